@@ -1,0 +1,38 @@
+"""Ego-to-exo transfer for LLaVA: Ego Adaptive Visual Tokens and Ego2Exo Sequence Distillation.
+
+Importing this package changes nothing and loads neither torch nor llava::
+
+    import llava_ego2exo
+    llava_ego2exo.register()          # hooks into whichever `llava` is installed
+    llava_ego2exo.unregister()        # puts every original object back
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+__all__ = ["Ego2ExoError", "register", "register_projector", "register_trainer", "unregister"]
+
+from .errors import Ego2ExoError
+from .registry import register_projector, register_trainer
+
+
+def register(*, mends: str | None = None) -> None:
+    """Hook into the installed `llava`; a second call changes nothing.
+
+    Args:
+        mends: which mends of upstream faults to apply: ``"all"``, ``"none"``, or ``"all,-name,..."``.
+            Unset: the environment variable ``LLAVA_EGO2EXO_MENDS``, else all.
+
+    Raises:
+        Ego2ExoError: no llava is installed, or a place we hook into is not as expected (nothing is changed then).
+    """
+    from .host.seams import register as register_host
+
+    register_host(mends=mends)
+
+
+def unregister() -> None:
+    """Put every original object of `llava` back; without a prior `register` nothing happens."""
+    from .host.seams import unregister as unregister_host
+
+    unregister_host()

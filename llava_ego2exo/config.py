@@ -1,0 +1,102 @@
+"""Every flag of the plugin, once: command line, checkpoint `config.json` and constructor read this dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from .errors import Ego2ExoError
+
+PREFIX = "ego2exo_"
+BLOCKS = ("cross_attention", "transformer")
+ATTENTIONS = ("auto", "folded", "sdpa", "flash")
+KEY_EMBEDDINGS = ("none", "frame", "frame+position")
+MODALITIES = ("video", "image")
+
+# What may be set anew when training goes on from an ego checkpoint; everything else shapes the weights.
+_FREE = ("attn", "lr", "visual_tokens", "modalities")
+
+
+def _flag(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Ego2ExoConfig:
+    """The plugin's flags, under their names without the prefix ``ego2exo_`` (paper section 3.2 for the tokens).
+
+    Raises:
+        Ego2ExoError: a value that no run can use.
+    """
+
+    num_tokens: int = _flag(16, "P: how many learnable ego tokens each video gets.")
+    layers: str = _flag("all", "Encoder layers the tokens read: `all`, or zero-based numbers as in `0,4,8`.")
+    block: str = _flag("cross_attention", "What reads a layer: `cross_attention` (plain, the paper's) or `transformer`.")
+    attn: str = _flag("auto", "How attention is computed: `auto` (by count), `folded`, `sdpa` or `flash`.")
+    visual_tokens: bool = _flag(True, "Pass the ordinary visual tokens too; False passes the ego tokens alone.")
+    modalities: str = _flag("video", "What gets ego tokens: `video`, `image` or `video,image`.")
+    key_embedding: str = _flag("none", "What is added to the keys: `none`, `frame` or `frame+position`.")
+    lr: float | None = _flag(None, "Learning rate of the ego tokens; unset: mm_projector_lr, else learning_rate.")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.num_tokens, bool) or not isinstance(self.num_tokens, int) or self.num_tokens < 1:
+            raise Ego2ExoError(f"--ego2exo_num_tokens {self.num_tokens}", "a whole number from 1", "leave it out for 16")
+        for name, allowed in (("block", BLOCKS), ("attn", ATTENTIONS), ("key_embedding", KEY_EMBEDDINGS)):
+            if getattr(self, name) not in allowed:
+                raise Ego2ExoError(
+                    f"--ego2exo_{name} {getattr(self, name)}", ", ".join(allowed), f"leave it out for {allowed[0]}"
+                )
+        if not self.modality_set or not self.modality_set <= set(MODALITIES):
+            raise Ego2ExoError(f"--ego2exo_modalities {self.modalities!r}", "video, image, or both with a comma")
+        if not isinstance(self.visual_tokens, bool):
+            raise Ego2ExoError(f"--ego2exo_visual_tokens {self.visual_tokens!r}", "True or False")
+        if self.lr is not None and not 0 < self.lr < 1:
+            raise Ego2ExoError(f"--ego2exo_lr {self.lr}", "a number above 0 and below 1", "leave it out to inherit")
+        self.layer_indices(None)
+
+    @property
+    def modality_set(self) -> frozenset[str]:
+        return frozenset(part.strip() for part in self.modalities.split(",") if part.strip())
+
+    def layer_indices(self, num_layers: int | None) -> tuple[int, ...]:
+        """The chosen layers, ascending.
+
+        Args:
+            num_layers: how many layers the vision encoder has; None checks the form alone.
+
+        Raises:
+            Ego2ExoError: empty, not numbers, given twice, or out of range.
+        """
+        remedy = "use `all`, or zero-based layer numbers as in `0,4,8`"
+        if self.layers.strip() == "all":
+            return tuple(range(num_layers or 0))
+        parts = [part.strip() for part in self.layers.split(",")]
+        upper = "" if num_layers is None else f" to {num_layers - 1} (the vision encoder has {num_layers} layers)"
+        allowed = f"`all`, or numbers from 0{upper}, each once"
+        if not all(part.isdigit() for part in parts):
+            raise Ego2ExoError(f"--ego2exo_layers {self.layers!r} holds something that is no number", allowed, remedy)
+        indices = [int(part) for part in parts]
+        if len(set(indices)) < len(indices):
+            raise Ego2ExoError(f"--ego2exo_layers {self.layers!r} names a layer twice", allowed, remedy)
+        if num_layers is not None and max(indices) >= num_layers:
+            raise Ego2ExoError(f"--ego2exo_layers {self.layers!r} is out of range", allowed, remedy)
+        return tuple(sorted(indices))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As keys of a checkpoint's `config.json`, each with its flag's name."""
+        return {PREFIX + key: value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_object(cls, source: Any) -> Ego2ExoConfig:
+        """Read the flags from anything that carries them as attributes (parsed arguments, a model's config)."""
+        values = {f.name: getattr(source, PREFIX + f.name) for f in fields(cls) if hasattr(source, PREFIX + f.name)}
+        return cls(**values)
+
+    def differences(self, other: Ego2ExoConfig) -> list[str]:
+        """Flags whose values differ and shape the weights, as ``name: mine / other's`` lines."""
+        names = [f.name for f in fields(self) if f.name not in _FREE]
+        return [
+            f"ego2exo_{name}: {getattr(self, name)} / {getattr(other, name)}"
+            for name in names
+            if getattr(self, name) != getattr(other, name)
+        ]

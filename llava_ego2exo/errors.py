@@ -1,0 +1,22 @@
+"""The one exception type of the package."""
+
+
+class Ego2ExoError(ValueError):
+    """Something the user gave cannot work.
+
+    The message always says three things: what was given, what is allowed, and what to do.
+
+    Args:
+        given: what was found, with its value ("--ego2exo_num_tokens 0").
+        allowed: what would have been accepted.
+        remedy: what the user should do next.
+    """
+
+    def __init__(self, given: str, allowed: str = "", remedy: str = "") -> None:
+        self.given, self.allowed, self.remedy = given, allowed, remedy
+        parts = [given.rstrip(".")]
+        if allowed:
+            parts.append(f"Allowed: {allowed.rstrip('.')}")
+        if remedy:
+            parts.append(f"What to do: {remedy.rstrip('.')}")
+        super().__init__(". ".join(parts) + ".")

@@ -1,0 +1,309 @@
+"""What is installed against what was tested: ``llava-ego2exo doctor [--json]``.
+
+It reads files and package metadata and imports torch alone (and flash-attn, where installed), so it runs on a machine
+on which llava cannot be imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import __version__, patching
+from .errors import Ego2ExoError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Library:
+    """One row of the version table; `needed` names the flavours that cannot train or load without it."""
+
+    name: str
+    tested: tuple[str, ...]
+    minimum: str
+    use: str
+    needed: tuple[str, ...] = ()
+
+
+BOTH = ("next", "pypi")
+PYTHON = Library("python", ("3.11",), "3.10", "everything", BOTH)
+LIBRARIES = (
+    Library("torch", ("2.13.0",), "2.1", "everything", BOTH),
+    Library("transformers", ("4.40.2", "4.45.2"), "4.40", "everything", BOTH),
+    Library("accelerate", ("0.34.2",), "0", "loading models and training", BOTH),
+    Library("einops", ("0.8.2",), "0.6.1", "reshaping tensors", BOTH),
+    Library("peft", ("0.10.0",), "0.10", "--lora_enable and merging"),
+    Library("bitsandbytes", ("0.50.2",), "0.43", "--bits 4 and --bits 8"),
+    Library("flash-attn", (), "2.5", "speed alone; sdpa does the same without it"),
+    Library("deepspeed", ("0.14.4",), "0", "training in LLaVA-NeXT, which imports it always", ("next",)),
+    Library("decord", ("0.6.0",), "0.6", "reading video files"),
+)
+# llava-torch comes from the time of transformers 4.36 and ran on 4.37.2.
+PYPI_MINIMUM = {"transformers": "4.37"}
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """Versions of a library, from `first` up to but not including `end`, that a flavour is known to fail with."""
+
+    library: str
+    flavour: str
+    first: str
+    end: str
+    why: str
+    stops: bool
+
+
+BREAKAGES = (
+    Breakage("transformers", "next", "0", "4.38", "no AcceleratorConfig yet: LLaVA-NeXT cannot train", True),
+    Breakage("transformers", "next", "4.47.1", "999", "no GradientAccumulationPlugin: LLaVA-NeXT cannot train", True),
+    Breakage("transformers", "pypi", "4.38", "999", "llava-torch cannot generate: it lacks cache_position", False),
+    Breakage("accelerate", "next", "1.0", "999", "LLaVA-NeXT's own trainer passes dispatch_batches: TypeError", False),
+)
+
+
+@dataclass
+class Findings:
+    """What stops training or loading, and what deserves a look."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def run(as_json: bool = False) -> int:
+    """Print the report; 1 when something stops training or loading, else 0.
+
+    Args:
+        as_json: print one JSON object in place of text.
+    """
+    report = examine()
+    print(json.dumps(report, indent=2) if as_json else _text(report))
+    return 1 if report["problems"] else 0
+
+
+def examine() -> dict[str, Any]:
+    """The whole report as a JSON-ready dictionary; no missing package makes it fail."""
+    findings = Findings()
+    host = _host(findings)
+    flavour = host["flavour"]
+    return {
+        "llava_ego2exo": __version__,
+        "host": host,
+        "faults": _faults(flavour, findings),
+        "versions": [_python(findings), *(_version(library, flavour, findings) for library in LIBRARIES)],
+        "hardware": _hardware(),
+        "problems": findings.problems,
+        "warnings": findings.warnings,
+    }
+
+
+def _host(findings: Findings) -> dict[str, Any]:
+    from .host import flavour as flavours
+
+    host: dict[str, Any] = {"name": None, "flavour": None, "path": None, "commit": None, "patch": None}
+    host["plugins"] = sorted(point.name for point in metadata.entry_points(group="llava.plugins"))
+    try:
+        folder, host["flavour"] = flavours.package_folder(), flavours.detect()
+        host |= {"path": str(folder), "commit": _commit(folder), "name": _host_name(folder, host["flavour"])}
+        host["patch"] = patching.status(folder)
+    except ValueError as error:  # Ego2ExoError, and what find_spec raises on a stand-in without a spec
+        findings.problems.append(str(error))
+    if host["patch"] == patching.UNPATCHED:
+        findings.warnings.append("llava is unpatched and loads no plugin by itself: run `llava-ego2exo patch apply`")
+    if host["patch"] == patching.PATCHED and "ego2exo" not in host["plugins"]:
+        findings.warnings.append("llava is patched, but llava-ego2exo is not installed: run `pip install` on it")
+    return host
+
+
+def _host_name(folder: Path, flavour: str) -> str:
+    """Name and version, from the metadata beside this very folder: a second llava may be installed elsewhere."""
+    names = {"llava", "llava-torch", "llava_torch"}
+    beside = metadata.distributions(path=[str(folder.parent)])
+    version = next((dist.version for dist in beside if (dist.metadata["Name"] or "").lower() in names), None)
+    project = folder.parent / "pyproject.toml"
+    if version is None and project.is_file():
+        text = project.read_text(encoding="utf-8", errors="replace")
+        match = re.search(r'^version\s*=\s*"(.+?)"', text, re.MULTILINE)
+        version = match[1] if match else None
+    return f"{'LLaVA-NeXT' if flavour == 'next' else 'llava-torch'} {version or '(version unknown)'}"
+
+
+def _commit(folder: Path) -> str | None:
+    if not (folder.parent / ".git").exists():  # not further up: site-packages may lie in another project's checkout
+        return None
+    command = ["git", "-C", str(folder.parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _faults(flavour: str | None, findings: Findings) -> list[dict[str, Any]] | None:
+    """The known upstream faults of this llava, and whether we mend each; None when they cannot be listed."""
+    try:
+        from .host.seams import SEAMS, enabled_mends
+
+        enabled = enabled_mends()
+    except Ego2ExoError as error:  # LLAVA_EGO2EXO_MENDS names a mend that does not exist
+        findings.problems.append(str(error))
+        return None
+    except ImportError as error:
+        findings.warnings.append(f"upstream faults are not listed: {error}")
+        return None
+    mends = [seam for seam in SEAMS if seam.kind == "mend" and flavour in seam.flavours]
+    return [
+        {"key": seam.key, "why": seam.why, "mended": seam.key in enabled, "remove_when": seam.remove_when}
+        for seam in mends
+    ]
+
+
+def _python(findings: Findings) -> dict[str, Any]:
+    found = platform.python_version()
+    verdict = _verdict(found, PYTHON.minimum, found.rpartition(".")[0] in PYTHON.tested)
+    if verdict == "too old":
+        findings.problems.append(f"python {found} is too old: {PYTHON.minimum} or later is needed")
+    return _row(PYTHON, found, verdict, "both")
+
+
+def _version(library: Library, flavour: str | None, findings: Findings) -> dict[str, Any]:
+    found, broken = _installed(library.name)
+    needed = flavour in library.needed if flavour else library.needed == BOTH
+    minimum = PYPI_MINIMUM.get(library.name, library.minimum) if flavour == "pypi" else library.minimum
+    if found is None:
+        verdict = "missing"
+        if needed:
+            findings.problems.append(f"{library.name} is missing; it is needed for {library.use}")
+    elif broken:
+        verdict = "broken"
+        findings.problems.append(f"{library.name} {found} cannot be imported ({broken}): reinstall or remove it")
+    else:
+        verdict = _verdict(found, minimum, found.split("+")[0] in library.tested)
+        if verdict == "too old":
+            where = findings.problems if needed else findings.warnings
+            where.append(f"{library.name} {found} is too old: {minimum} or later is needed")
+        _breakages(library.name, found, flavour, findings)
+    return _row(library, found, verdict, flavour)
+
+
+def _breakages(name: str, found: str, flavour: str | None, findings: Findings) -> None:
+    if found == "unknown":
+        return
+    for breakage in BREAKAGES:
+        within = _numbers(breakage.first) <= _numbers(found) < _numbers(breakage.end)
+        if within and (breakage.library, breakage.flavour) == (name, flavour):
+            where = findings.problems if breakage.stops else findings.warnings
+            where.append(f"{name} {found}: {breakage.why}")
+
+
+def _row(library: Library, found: str | None, verdict: str, flavour: str | None) -> dict[str, Any]:
+    return {
+        "name": library.name,
+        "found": found,
+        "verdict": verdict,
+        "tested": list(library.tested),
+        "needed": library.needed == BOTH or flavour in library.needed,
+        "use": library.use,
+    }
+
+
+def _installed(name: str) -> tuple[str | None, str]:
+    """Version of what Python would import (None: nothing), and why its import fails."""
+    module = name.replace("-", "_")
+    try:
+        if importlib.util.find_spec(module) is None:
+            return None, ""
+    except ValueError:  # a stand-in without a spec sits in sys.modules
+        return None, ""
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        found = "unknown"
+    if name not in ("torch", "flash-attn"):
+        return found, ""
+    try:  # compiled against one CUDA or torch: present and unusable is common, and transformers then fails with it
+        importlib.import_module(module)
+    except Exception as error:
+        return found, f"{type(error).__name__}: {error}"
+    return found, ""
+
+
+def _verdict(found: str, minimum: str, tested: bool) -> str:
+    if tested:
+        return "tested"
+    return "too old" if found != "unknown" and _numbers(found) < _numbers(minimum) else "untested"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers; "4.40.0.dev0", to which LLaVA-NeXT pins transformers, counts as 4.40.0."""
+    numbers = [int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part]
+    return tuple(numbers + [0] * (4 - len(numbers)))
+
+
+def _hardware() -> dict[str, Any]:
+    try:
+        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1)
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        memory = None
+    try:
+        disk = round(shutil.disk_usage(".").free / GIB, 1)
+    except OSError:
+        disk = None
+    return {"gpus": _gpus(), "memory_gib": memory, "free_disk_gib": disk}
+
+
+def _gpus() -> list[dict[str, Any]]:
+    try:
+        import torch
+
+        cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    except Exception:  # no torch, a broken one, or a driver that does not answer: the table says which
+        return []
+    return [{"name": card.name, "memory_gib": round(card.total_memory / GIB, 1)} for card in cards]
+
+
+def _text(report: dict[str, Any]) -> str:
+    host, hardware = report["host"], report["hardware"]
+    cards = ", ".join(f"{card['name']} ({card['memory_gib']} GiB)" for card in hardware["gpus"]) or "no CUDA device"
+    lines = [f"llava-ego2exo  {report['llava_ego2exo']}", f"llava          {host['name'] or 'none that is usable'}"]
+    if host["path"]:
+        lines += [f"  at           {host['path']}", f"  commit       {host['commit'] or 'unknown'}"]
+        lines += [f"  patch        {host['patch'] or 'not recognised'}"]
+    lines += [f"  plugins      {', '.join(host['plugins']) or 'none installed'}", "", "upstream faults in this llava"]
+    lines += _text_faults(report["faults"])
+    lines += ["", "versions", *map(_text_row, report["versions"])]
+    lines += ["", f"GPU            {cards}", f"host memory    {_gib(hardware['memory_gib'])}"]
+    lines += [f"free disk      {_gib(hardware['free_disk_gib'])}", ""]
+    lines += [f"warning: {text}" for text in report["warnings"]]
+    lines += [f"problem: {text}" for text in report["problems"]]
+    return "\n".join([*lines, "" if report["problems"] else "nothing found that stops training or loading"]).rstrip()
+
+
+def _text_faults(faults: list[dict[str, Any]] | None) -> list[str]:
+    if not faults:
+        return ["  unknown" if faults is None else "  none known"]
+    return [
+        f"  {'mended    ' if fault['mended'] else 'NOT mended'}   {fault['key']}: {fault['why']}" for fault in faults
+    ]
+
+
+def _text_row(row: dict[str, Any]) -> str:
+    note = "" if row["verdict"] == "tested" else f" (tested: {', '.join(row['tested']) or 'none'})"
+    if row["verdict"] == "missing":
+        note = f" ({'needed' if row['needed'] else 'only used'} for {row['use']})"
+    return f"  {row['name']:<13}{row['found'] or '-':<15}{row['verdict']}{note}"
+
+
+def _gib(value: float | None) -> str:
+    return "unknown" if value is None else f"{value} GiB"

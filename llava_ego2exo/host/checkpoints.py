@@ -1,0 +1,106 @@
+"""What lies in a folder that LLaVA or this plugin saved."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import Ego2ExoError
+
+LORA_EXTRAS = "non_lora_trainables.bin"
+PROJECTOR = "mm_projector.bin"
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint by its files: `full`, `lora` (adapter with extras) or `projector` (adapter alone).
+
+    Args:
+        path: folder, or hub name (taken as full unless files say otherwise).
+        kind: see above.
+    """
+
+    path: str
+    kind: str
+
+    @property
+    def extras_file(self) -> str | None:
+        """Weights that belong on top of the base's, beside LoRA."""
+        return {"lora": LORA_EXTRAS, "projector": PROJECTOR}.get(self.kind)
+
+
+def describe(path: str) -> Checkpoint:
+    """Tell a checkpoint's kind from its files, never from letters in its name."""
+    if _file(path, "adapter_config.json"):
+        return Checkpoint(path, "lora")
+    if any(_file(path, name) for name in (*_INDEXES, *_SINGLE)):
+        return Checkpoint(path, "full")
+    return Checkpoint(path, "projector" if _file(path, PROJECTOR) else "full")
+
+
+def _file(path: str, name: str) -> str | None:
+    """Where a checkpoint's file lies, fetched from the hub if need be; None where there is none."""
+    from transformers.utils import cached_file
+
+    if Path(path).is_dir():
+        return str(Path(path, name)) if Path(path, name).is_file() else None
+    try:
+        return cached_file(
+            path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        )
+    except OSError:
+        return None
+
+
+def weight_names(path: str) -> set[str]:
+    """Names of all tensors of a full checkpoint; empty where its files are of no known kind."""
+    import json
+
+    for name in _INDEXES:
+        found = _file(path, name)
+        if found:
+            return set(json.loads(Path(found).read_text())["weight_map"])
+    found = _file(path, _SINGLE[0])
+    if found:
+        from safetensors import safe_open
+
+        with safe_open(found, framework="pt") as handle:
+            return set(handle.keys())
+    found = _file(path, _SINGLE[1])
+    return set(torch.load(found, map_location="meta", weights_only=True)) if found else set()
+
+
+def extra_weights(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The tensors beside LoRA, under the names they have in a plain LLaVA model.
+
+    Raises:
+        Ego2ExoError: the file is missing.
+    """
+    if checkpoint.extras_file is None:
+        return {}
+    found = _file(checkpoint.path, checkpoint.extras_file)
+    if found is None:
+        raise Ego2ExoError(
+            f"{checkpoint.path} holds a LoRA adapter but no {checkpoint.extras_file}",
+            "adapter_model.safetensors, non_lora_trainables.bin and config.json in one folder",
+            "take the folder that training wrote at its end, or a checkpoint-* of a run with this plugin",
+        )
+    from .safe_load import only_weights
+
+    with only_weights():
+        weights = torch.load(found, map_location="cpu")
+    weights = {name.removeprefix("base_model."): tensor for name, tensor in weights.items()}
+    doubled = any(name.startswith("model.model.") for name in weights)
+    return {name.removeprefix("model.") if doubled else name: tensor for name, tensor in weights.items()}
+
+
+def latest_checkpoint(folder: str | None) -> str | None:
+    """The newest `checkpoint-N` of a run's folder."""
+    found = [path for path in Path(folder or ".").glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found and folder else None

@@ -1,0 +1,132 @@
+"""Everything that can be known to fail before the first weight loads."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from ..config import PREFIX, Ego2ExoConfig
+from ..errors import Ego2ExoError
+from ..registry import TRAINERS
+from . import llava_arch
+from .checkpoints import latest_checkpoint
+from .command_line import Settings, read_config
+from .data_check import check_data
+from .projector import check_type
+
+
+def check_run(settings: Settings) -> None:
+    """Refuse a command line that cannot work.
+
+    Raises:
+        Ego2ExoError: with what was given, what is allowed, and what to do.
+    """
+    flags = Ego2ExoConfig.from_object(_Attributes(settings.values))
+    _check_against_base(settings, flags)
+    _check_tower(settings, flags)
+    check_type(str(settings["mm_projector_type"]), llava_arch.original_projector_builder())
+    _check_parts(settings)
+    _check_bits(settings)
+    if settings["trainer_type"] is not None:
+        TRAINERS.get(settings["trainer_type"])
+    if flags.attn == "flash" and importlib.util.find_spec("flash_attn") is None:
+        raise Ego2ExoError("--ego2exo_attn flash, and flash-attn is not installed", "auto, folded, sdpa", "use auto")
+    adapter = settings["pretrain_mm_mlp_adapter"]
+    if adapter is not None and not Path(adapter).is_file():
+        raise Ego2ExoError(f"--pretrain_mm_mlp_adapter {adapter} is no file", "an mm_projector.bin")
+    _check_resume(settings, flags)
+    check_data(settings, flags)
+
+
+class _Attributes:
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+
+
+def _check_against_base(settings: Settings, flags: Ego2ExoConfig) -> None:
+    base = settings.base
+    if not base.get("ego2exo"):
+        return
+    if "ego2exo" in settings.given and not settings["ego2exo"]:
+        raise Ego2ExoError(
+            f"--ego2exo False, and {settings['model_name_or_path']} was trained with ego tokens",
+            "--ego2exo True, or leave it out",
+            "start from a checkpoint without ego tokens to train without them",
+        )
+    lines = Ego2ExoConfig.from_object(_Attributes(base)).differences(flags)
+    if lines:
+        raise Ego2ExoError(
+            f"the checkpoint was trained with other settings than the flags (checkpoint / flags): {'; '.join(lines)}",
+            "the checkpoint's own settings",
+            "leave these flags out to inherit them, or start from a checkpoint without ego tokens",
+        )
+
+
+def _check_tower(settings: Settings, flags: Ego2ExoConfig) -> None:
+    name = settings["vision_tower"]
+    if name is None:
+        raise Ego2ExoError(
+            "--ego2exo True without a vision tower: neither --vision_tower nor the base checkpoint names one",
+            "a CLIP, SigLIP or MLCD tower",
+            "pass --vision_tower, as LLaVA needs it to train with pictures",
+        )
+    if settings["s2"] or name == "imagebind_huge" or name.startswith("open_clip_hub"):
+        kind = "--s2 True" if settings["s2"] else f"--vision_tower {name}"
+        raise Ego2ExoError(f"{kind}: this tower does not expose the layers of whole frames", "CLIP, SigLIP, MLCD, hf:")
+    vision = read_config(name.removeprefix("hf:"))
+    vision = vision.get("vision_config", vision)
+    layers = vision.get("num_hidden_layers")
+    if isinstance(layers, int):
+        # LLaVA-NeXT removes SigLIP's last layer after loading it.
+        flags.layer_indices(layers - ("siglip" in str(vision.get("model_type", name))))
+
+
+def _check_parts(settings: Settings) -> None:
+    parts = settings["mm_tunable_parts"]
+    frozen = "--freeze_mm_mlp_adapter True" if settings["freeze_mm_mlp_adapter"] else None
+    if parts is not None and "mm_mlp_adapter" not in parts.split(","):
+        frozen = f"--mm_tunable_parts {parts}"
+    if frozen and not settings.base.get("ego2exo"):
+        raise Ego2ExoError(
+            f"{frozen} freezes the projector, and new ego tokens live in it",
+            "mm_mlp_adapter among --mm_tunable_parts, --freeze_mm_mlp_adapter False",
+            "add mm_mlp_adapter, or start from a checkpoint whose ego tokens are trained",
+        )
+
+
+def _check_bits(settings: Settings) -> None:
+    bits, parts = settings["bits"], settings["mm_tunable_parts"]
+    if settings["lora_enable"] and importlib.util.find_spec("peft") is None:
+        raise Ego2ExoError("--lora_enable True, and peft is not installed", "", "pip install 'llava-ego2exo[qlora]'")
+    if bits == 16:
+        return
+    if bits not in (4, 8):
+        raise Ego2ExoError(f"--bits {bits}", "16, 8 or 4")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise Ego2ExoError(f"--bits {bits}, and bitsandbytes is not installed", "", "pip install 'llava-ego2exo[qlora]'")
+    if not settings["lora_enable"] and not settings["tune_mm_mlp_adapter"] and parts != "mm_mlp_adapter":
+        raise Ego2ExoError(
+            f"--bits {bits} without LoRA: quantized weights cannot be trained",
+            "--lora_enable True, or training the projector alone (--mm_tunable_parts mm_mlp_adapter)",
+            "add --lora_enable True",
+        )
+    if settings["quant_type"] not in ("nf4", "fp4"):
+        raise Ego2ExoError(f"--quant_type {settings['quant_type']}", "nf4, fp4")
+
+
+def _check_resume(settings: Settings, flags: Ego2ExoConfig) -> None:
+    """LLaVA resumes by itself from any checkpoint-* in the output folder; it must be one of this run."""
+    checkpoint = latest_checkpoint(settings["output_dir"])
+    if checkpoint is None or not os.path.isfile(os.path.join(checkpoint, "config.json")):
+        return
+    found = read_config(checkpoint)
+    stored = Ego2ExoConfig.from_object(_Attributes(found))
+    lines = stored.differences(flags) if found.get("ego2exo") else [f"{PREFIX.rstrip('_')}: False / True"]
+    if lines:
+        raise Ego2ExoError(
+            f"{checkpoint} would be resumed, but was made with other flags (checkpoint / flags): {'; '.join(lines)}",
+            "the flags it was made with",
+            "use them, or another --output_dir",
+        )

@@ -1,0 +1,7 @@
+"""What one training run knows that LLaVA does not hand down to every seam."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+SEED: ContextVar[int] = ContextVar("ego2exo_seed", default=42)

@@ -1,0 +1,111 @@
+"""LLaVA's training JSON, checked whole before any weight loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..config import Ego2ExoConfig
+from ..errors import Ego2ExoError
+from .command_line import Settings
+
+_SHOWN = 5
+
+
+def check_data(settings: Settings, flags: Ego2ExoConfig) -> None:
+    """Every sample's conversations, placeholders and files.
+
+    Raises:
+        Ego2ExoError: names the first few faulty samples by file and index, and counts the rest.
+    """
+    faults = []
+    for file in data_files(settings["data_path"]):
+        for index, sample in enumerate(read_samples(file)):
+            faults += [f"{file}[{index}]: {fault}" for fault in _faults(sample, settings, flags)]
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise Ego2ExoError(
+            f"{len(faults)} fault(s) in the training data: {'; '.join(faults[:_SHOWN])}{more}",
+            '{"id", "video" or "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, '
+            '{"from": "gpt", "value": "..."}]} with files under --video_folder and --image_folder',
+            "mend or remove these samples",
+        )
+
+
+def data_files(data_path: str | None) -> list[str]:
+    """The JSON files that LLaVA reads for `--data_path`: one, `{a,b}.json`, or a YAML list.
+
+    Raises:
+        Ego2ExoError: one of them is not there.
+    """
+    if not data_path:
+        raise Ego2ExoError("no --data_path", "a JSON file of LLaVA samples", "pass --data_path train.json")
+    braces = re.match(r"^(.*)\{(.*)\}\.json$", data_path)
+    if braces:
+        files = [f"{braces.group(1)}{name}.json" for name in braces.group(2).split(",")]
+    elif data_path.endswith(".yaml") and Path(data_path).is_file():
+        import yaml
+
+        files = [dataset["json_path"] for dataset in yaml.safe_load(Path(data_path).read_text())["datasets"]]
+    else:
+        files = [data_path]
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:
+        raise Ego2ExoError(f"--data_path {data_path}: no file {', '.join(missing)}", "existing JSON files")
+    return files
+
+
+def read_samples(file: str) -> list[Any]:
+    """The samples of one JSON or JSONL file.
+
+    Raises:
+        Ego2ExoError: it is no JSON, or no list, or empty.
+    """
+    text = Path(file).read_text(encoding="utf-8")
+    try:
+        samples = [json.loads(line) for line in text.splitlines()] if file.endswith(".jsonl") else json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise Ego2ExoError(f"{file} is no JSON: {error}", "a JSON list of samples") from error
+    if not isinstance(samples, list) or not samples:
+        raise Ego2ExoError(f"{file} holds {type(samples).__name__} {str(samples)[:40]!r}", "a JSON list of samples")
+    return samples
+
+
+def _faults(sample: Any, settings: Settings, flags: Ego2ExoConfig) -> Iterator[str]:
+    if not isinstance(sample, dict):
+        yield f"is a {type(sample).__name__}, not an object"
+        return
+    turns = sample.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        yield "has no conversations"
+        return
+    if not all(isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns):
+        yield "has a turn without `from` and `value`"
+        return
+    if "image" in sample and not flags.visual_tokens and "image" not in flags.modality_set:
+        yield "is an image, which --ego2exo_visual_tokens False leaves without any token"
+    yield from _media_faults(sample, settings, "".join(str(turn["value"]) for turn in turns))
+
+
+def _media_faults(sample: dict[str, Any], settings: Settings, text: str) -> Iterator[str]:
+    kind = "image" if "image" in sample else "video" if "video" in sample else None
+    if kind is None:
+        if "<image>" in text:
+            yield "has a <image> placeholder but neither video nor image"
+        return
+    if kind == "video" and not isinstance(sample["video"], str):
+        yield f"has a {type(sample['video']).__name__} as video, where LLaVA reads one path"
+        return
+    files = sample[kind] if isinstance(sample[kind], list) else [sample[kind]]
+    placeholders = text.count("<image>")
+    if placeholders != len(files):
+        hint = " (LLaVA's placeholder is <image>, for videos too)" if "<video>" in text else ""
+        yield f"has {placeholders} <image> placeholder(s) for {len(files)} {kind}(s){hint}"
+    for file in files:
+        path = os.path.join(settings[f"{kind}_folder"] or "", str(file))
+        if not os.path.exists(path):
+            yield f"{kind} {path} is not there"

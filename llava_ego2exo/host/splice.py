@@ -1,0 +1,182 @@
+"""Ego tokens into the language model's input, right behind their video's visual tokens, by LLaVA's own splicing.
+
+`prepare_inputs_labels_for_multimodal` is called as it is, on ids into which each video has got P more: unique
+negative numbers below every id LLaVA knows. A hook on the embedding gives these rows their ego tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Ego2ExoConfig
+from .items import Item, Slot, check_visible, list_items, list_slots
+from .modalities import stashed_modalities
+from .patchboard import substituted
+from .projector import ego_branch
+from .vision import Captured, capture
+
+FIRST_ID = -201
+IGNORE_INDEX = -100
+
+
+def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:
+    """LLaVA's input preparation with ego tokens for models whose projector has them; others pass through."""
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def prepare_inputs_labels_for_multimodal(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        call = bound.arguments
+        branch = ego_branch(getattr(self.get_model(), "mm_projector", None))
+        idle = call["images"] is None or self.get_vision_tower() is None or call["input_ids"].shape[1] == 1
+        if branch is None or idle:
+            return original(self, *args, **kwargs)
+        batch = _read(self, call, branch.reader.num_tokens)
+        had_mask = call["attention_mask"] is not None
+        _expand(call, batch)
+        with contextlib.ExitStack() as stack:
+            if not batch.visual_tokens:
+                stack.enter_context(substituted(self, encode_images=functools.partial(_encode_unseen, self)))
+            captured = stack.enter_context(capture(self.get_vision_tower(), branch.reader.layers))
+            stack.enter_context(_fill(self.get_model().get_input_embeddings(), _Tokens(branch, captured, batch)))
+            result = original(*bound.args, **bound.kwargs)
+        return result if had_mask else (*result[:2], None, *result[3:])
+
+    return prepare_inputs_labels_for_multimodal
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One call's rows without padding, its items, and the placeholders whose item gets ego tokens."""
+
+    rows: list[Tensor]
+    labels: list[Tensor] | None
+    items: list[Item]
+    slots: list[Slot]
+    num_tokens: int
+    visual_tokens: bool
+
+    @property
+    def used(self) -> list[int]:
+        """Items with ego tokens, each once, in order."""
+        return sorted({slot.item for slot in self.slots})
+
+    @property
+    def total_frames(self) -> int:
+        return self.items[-1].last if self.items else 0
+
+
+def _read(model: Any, call: dict[str, Any], num_tokens: int) -> Batch:
+    flags = Ego2ExoConfig.from_object(model.config)
+    modalities = call.get("modalities", stashed_modalities())
+    modalities = [modalities] if isinstance(modalities, str) else modalities
+    items = list_items(call["images"], modalities, model.config)
+    ids, mask = call["input_ids"], call["attention_mask"]
+    mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    rows = [row[keep] for row, keep in zip(ids, mask, strict=True)]
+    labels = call["labels"]
+    labels = None if labels is None else [row[keep] for row, keep in zip(labels, mask, strict=True)]
+    slots = list_slots(rows, len(items))
+    check_visible(slots, items, flags.modality_set, flags.visual_tokens)
+    slots = [slot for slot in slots if items[slot.item].kind in flags.modality_set]
+    return Batch(rows, labels, items, slots, num_tokens, flags.visual_tokens)
+
+
+def _expand(call: dict[str, Any], batch: Batch) -> None:
+    """Put P ids behind (or, without visual tokens, in the place of) each slot, and pad the rows again."""
+    if not batch.slots:
+        return
+    mask = call["attention_mask"]
+    ids = [_insert(row, index, batch, ego_ids=True) for index, row in enumerate(batch.rows)]
+    call["input_ids"] = nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    kept = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+    call["attention_mask"] = kept.to(torch.bool if mask is None else mask.dtype)
+    if batch.labels is not None:
+        labels = [_insert(row, index, batch, ego_ids=False) for index, row in enumerate(batch.labels)]
+        call["labels"] = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX)
+
+
+def _insert(row: Tensor, index: int, batch: Batch, ego_ids: bool) -> Tensor:
+    pieces, last = [], 0
+    for slot in (slot for slot in batch.slots if slot.row == index):
+        start = FIRST_ID - batch.used.index(slot.item) * batch.num_tokens
+        new = torch.arange(start, start - batch.num_tokens, -1, dtype=row.dtype, device=row.device)
+        pieces += [row[last : slot.position + batch.visual_tokens], new if ego_ids else new.fill_(IGNORE_INDEX)]
+        last = slot.position + 1
+    return torch.cat([*pieces, row[last:]])
+
+
+class _Tokens:
+    """The batch's ego tokens, made once the tower has run: at the first embedding call."""
+
+    def __init__(self, branch: Any, captured: Captured, batch: Batch) -> None:
+        self.branch, self.captured, self.batch = branch, captured, batch
+        self._made: Tensor | None = None
+
+    def rows(self) -> Tensor:
+        """(videos * P, LLM width); (0, LLM width) with every parameter in the graph where no item gets tokens."""
+        if self._made is None:
+            chosen = [self.batch.items[index] for index in self.batch.used]
+            ranges = [(item.first, item.last) for item in chosen]
+            if chosen:
+                states = self.captured.frames(ranges, self.batch.total_frames)
+                self._made = self.branch(states, [last - first for first, last in ranges]).flatten(0, 1)
+            else:
+                self._made = self.branch.unused()
+            self.captured.calls.clear()
+        return self._made
+
+    @property
+    def wanted(self) -> bool:
+        """Nothing is to be done in inference without videos."""
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.branch.parameters())
+        return bool(self.batch.slots) or (trained and self._made is None)
+
+
+@contextlib.contextmanager
+def _fill(embedding: nn.Module, tokens: _Tokens) -> Any:
+    """Inside the block the embedding knows our ids.
+
+    Unique ids, not a count of calls, tell which token goes where. The scatter is out of place because under
+    gradient checkpointing a hook of LLaVA's may have made the embedding's output a leaf.
+    """
+    pending: list[Tensor] = []
+
+    def before(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        pending.append(args[0])
+        return (args[0].masked_fill(args[0] <= FIRST_ID, 0), *args[1:])
+
+    def after(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        ids = pending.pop()
+        if not tokens.wanted:
+            return output
+        rows, ours = tokens.rows(), ids <= FIRST_ID
+        if not rows.shape[0]:
+            return torch.cat([output, rows.to(output)])
+        return output.masked_scatter(ours[..., None], rows[FIRST_ID - ids[ours]].to(output))
+
+    handles = [embedding.register_forward_pre_hook(before), embedding.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _encode_unseen(model: Any, images: Tensor) -> Tensor:
+    """Run the tower for its layers' sake; what LLaVA then splices is dropped, so one patch is projected, not all.
+
+    The one patch keeps the projector in the graph (zero gradient), as distributed training needs.
+    """
+    features = model.get_vision_tower()(images)
+    one = model.get_model().mm_projector(features[:1, :1])
+    return one.expand(features.shape[0], features.shape[1], -1)

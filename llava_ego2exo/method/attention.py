@@ -1,0 +1,236 @@
+"""Cross-attention of a few learnable tokens over all patches of a video's frames (paper section 3.2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..config import ATTENTIONS
+from ..errors import Ego2ExoError
+
+_FLASH_HEAD_WIDTH = 256  # the widest head that flash-attn's kernels take
+
+
+class KeyEmbedding(NamedTuple):
+    """What is added to the keys (never to the values), in units of the states.
+
+    Attributes:
+        frame: (max_frames, D), row t for a video's frame t; None adds nothing.
+        position: (patches, D), row j for a frame's patch j; None adds nothing.
+    """
+
+    frame: Tensor | None = None
+    position: Tensor | None = None
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype in which a matrix product of `tensor` runs: its own, or autocast's where that is on."""
+    # Asked of torch by an empty product, since the functions that tell autocast's dtype differ between versions.
+    return (tensor.new_empty(0, 1) @ tensor.new_empty(1, 0)).dtype
+
+
+@torch.no_grad()
+def fill_random(parameter: Tensor, generator: torch.Generator | None, *, std: float = 0.0, bound: float = 0.0) -> None:
+    """Fill with N(0, std), or uniformly from -bound to bound when `bound` is not 0.
+
+    Drawn in float32 on the generator's device: one seed gives one start, whatever the parameter's dtype and device.
+    """
+    device = parameter.device if generator is None else generator.device
+    fresh = torch.empty(parameter.shape, dtype=torch.float32, device=device)
+    if bound:
+        fresh.uniform_(-bound, bound, generator=generator)
+    else:
+        fresh.normal_(0.0, std, generator=generator)
+    parameter.copy_(fresh)
+
+
+class Projection(nn.Linear):
+    """A linear layer with Xavier-uniform start that can also be applied head by head, for the folded path.
+
+    The head-wise products run inside `forward`, not on a borrowed `.weight`, so that whatever hooks modules
+    (ZeRO-3 gathers a layer's weights before its forward) sees them too.
+    """
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Weight uniform within sqrt(6 / (in + out)) either side of 0, bias 0."""
+        fill_random(self.weight, generator, bound=(6.0 / (self.in_features + self.out_features)) ** 0.5)
+        if self.bias is not None:
+            # In place, not by nn.init: transformers turns those functions off while it builds a model to load.
+            self.bias.data.zero_()
+
+    def forward(self, x: Tensor, fold: str = "") -> Tensor:
+        """The plain layer, or its rows split over x's heads.
+
+        Args:
+            x: (..., in); for "queries" (V, H, P, out / H); for "contexts" (V, H, P, in).
+            fold: "" plain; "queries" q W_h, of width `in`; "contexts" c W_h^T + b_h, of width out / H.
+        """
+        if not fold:
+            return super().forward(x)
+        weight = self.weight.view(x.shape[1], -1, self.in_features)
+        if fold == "queries":
+            return x @ weight
+        out = x @ weight.transpose(1, 2)
+        return out if self.bias is None else out + self.bias.view(x.shape[1], 1, -1)
+
+
+def _flash_device(tensor: Tensor) -> bool:
+    return tensor.is_cuda and compute_dtype(tensor) in (torch.float16, torch.bfloat16)
+
+
+def _flash_runs(tensor: Tensor, head_width: int) -> bool:
+    """Whether flash-attn takes these states: CUDA, half precision, heads not too wide, and installed."""
+    if head_width > _FLASH_HEAD_WIDTH or not _flash_device(tensor):
+        return False
+    try:
+        from flash_attn import flash_attn_varlen_func  # noqa: F401
+    except ImportError:  # absent, or built for another torch
+        return False
+    return True
+
+
+def resolve(attn: str, num_tokens: int, num_heads: int, width: int, tensor: Tensor) -> str:
+    """Choose the path: "folded", "sdpa" or "flash".
+
+    `auto` counts multiply-adds a patch. Projecting K and V costs 2 D^2 and attending with them 2 P D; folded, scores
+    and contexts cost P H D each. So folded is cheaper exactly when 2 P H D < 2 D^2 + 2 P D, that is P (H - 1) < D.
+    (What both share, or what does not grow with the patches, is left out.) Otherwise flash where it runs, else sdpa.
+
+    Args:
+        attn: one of `config.ATTENTIONS`.
+        num_tokens: P.
+        num_heads: H.
+        width: D.
+        tensor: the states, for their device and dtype.
+
+    Raises:
+        Ego2ExoError: an unknown `attn`, or "flash" where flash-attn cannot run.
+    """
+    if attn not in ATTENTIONS:
+        raise Ego2ExoError(f"attn {attn!r}", ", ".join(ATTENTIONS), "use auto")
+    if attn in ("folded", "sdpa"):
+        return attn
+    if attn == "auto" and num_tokens * (num_heads - 1) < width:
+        return "folded"
+    if _flash_runs(tensor, width // num_heads):
+        return "flash"
+    if attn == "auto":
+        return "sdpa"
+    raise Ego2ExoError(
+        f"attn 'flash' for {compute_dtype(tensor)} on {tensor.device.type} with heads of width {width // num_heads}",
+        f"float16 or bfloat16 on cuda, heads of width up to {_FLASH_HEAD_WIDTH}, and the package flash-attn installed",
+        "use auto, which needs no flash-attn, or install flash-attn and run in half precision on a GPU",
+    )
+
+
+class CrossAttention(nn.Module):
+    """Multi-head cross-attention with projections of its own (paper section 3.2).
+
+    Each path computes softmax((x Wq + bq)(h Wk)^T / sqrt(d)) (h Wv + bv) Wo + bo, to rounding.
+
+    Args:
+        width: D, of tokens and states.
+        num_heads: H; d = D / H.
+        attn: how to compute it, see :func:`resolve`.
+
+    Raises:
+        Ego2ExoError: `num_heads` is below 1 or does not divide `width`; an unknown `attn`.
+    """
+
+    def __init__(self, width: int, num_heads: int, attn: str = "auto") -> None:
+        super().__init__()
+        if num_heads < 1 or width < 1 or width % num_heads:
+            raise Ego2ExoError(
+                f"{num_heads} heads for width {width}", "a divisor of the width, from 1", "set another number of heads"
+            )
+        if attn not in ATTENTIONS:
+            raise Ego2ExoError(f"attn {attn!r}", ", ".join(ATTENTIONS), "use auto")
+        self.width, self.num_heads, self.attn = width, num_heads, attn
+        self.q = Projection(width, width)
+        # A key bias adds the same amount to all scores of a query and cancels in the softmax: it would be a
+        # parameter without a gradient.
+        self.k = Projection(width, width, bias=False)
+        self.v = Projection(width, width)
+        self.out = Projection(width, width)
+
+    def forward(
+        self, tokens: Tensor, states: Tensor, lengths: list[int], key_embedding: KeyEmbedding | None = None
+    ) -> Tensor:
+        """Let each video's tokens attend to all patches of all its frames.
+
+        Args:
+            tokens: (V, P, D), a row a video.
+            states: (sum of lengths, patches, D), the frames of all videos in turn, in the weights' dtype
+                (or autocast's).
+            lengths: frames of each video, V of them, each at least 1.
+            key_embedding: added to the keys alone, in the states' dtype and device.
+
+        Returns:
+            (V, P, D).
+
+        Raises:
+            Ego2ExoError: the path is "flash" and flash-attn cannot run here.
+        """
+        path = resolve(self.attn, tokens.shape[1], self.num_heads, self.width, states)
+        queries = self.q(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (V, H, P, d)
+        attend = {"folded": self._folded, "sdpa": self._sdpa, "flash": self._flash}[path]
+        heads = attend(queries, states, lengths, key_embedding or KeyEmbedding())  # (V, H, P, d)
+        return self.out(heads.transpose(1, 2).flatten(-2))
+
+    def _folded(self, queries: Tensor, states: Tensor, lengths: list[int], extra: KeyEmbedding) -> Tensor:
+        # Scaled before folding: the largest numbers come last, which spares float16 an overflow.
+        folded = self.k(queries * queries.shape[-1] ** -0.5, fold="queries").flatten(1, 2)  # (V, H * P, D)
+        contexts = []
+        for query, frames in zip(folded, states.split(lengths), strict=True):
+            scores = _embedding_scores(query, query @ frames.flatten(0, 1).T, frames.shape[0], extra)
+            weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+            contexts.append(weights @ frames.flatten(0, 1))
+        return self.v(torch.stack(contexts).unflatten(1, queries.shape[1:3]), fold="contexts")
+
+    def _keys_values(self, states: Tensor, lengths: list[int], extra: KeyEmbedding) -> tuple[Tensor, Tensor]:
+        """K and V of all patches, (sum of lengths * patches, H, d) each."""
+        keys = self.k(states)
+        # The projection is linear, so projecting the few embeddings replaces forming states + embedding.
+        if extra.frame is not None:
+            keys = keys + torch.cat([self.k(extra.frame[:length]) for length in lengths])[:, None]
+        if extra.position is not None:
+            keys = keys + self.k(extra.position)
+        split = (self.num_heads, self.width // self.num_heads)
+        return keys.flatten(0, 1).unflatten(-1, split), self.v(states).flatten(0, 1).unflatten(-1, split)
+
+    def _sdpa(self, queries: Tensor, states: Tensor, lengths: list[int], extra: KeyEmbedding) -> Tensor:
+        patches = [length * states.shape[1] for length in lengths]
+        keys, values = (x.split(patches) for x in self._keys_values(states, lengths, extra))
+        heads = [
+            functional.scaled_dot_product_attention(query[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None])
+            for query, key, value in zip(queries, keys, values, strict=True)
+        ]
+        return torch.cat(heads)
+
+    def _flash(self, queries: Tensor, states: Tensor, lengths: list[int], extra: KeyEmbedding) -> Tensor:
+        from flash_attn import flash_attn_varlen_func
+
+        videos, _, count, _ = queries.shape
+        keys, values = self._keys_values(states, lengths, extra)
+        packed = queries.transpose(1, 2).flatten(0, 1)  # (V * P, H, d)
+        ends = [0]
+        for length in lengths:
+            ends.append(ends[-1] + length * states.shape[1])
+        starts_q = torch.arange(videos + 1, dtype=torch.int32, device=states.device) * count
+        starts_k = torch.tensor(ends, dtype=torch.int32, device=states.device)
+        longest = max(lengths) * states.shape[1]
+        heads = flash_attn_varlen_func(packed, keys, values, starts_q, starts_k, count, longest)
+        return heads.unflatten(0, (videos, count)).transpose(1, 2)
+
+
+def _embedding_scores(query: Tensor, scores: Tensor, frames: int, extra: KeyEmbedding) -> Tensor:
+    """Add q'·e to the scores (H * P, frames * patches): a number a frame and a number a patch, never states + e."""
+    scores = scores.unflatten(-1, (frames, -1))
+    if extra.frame is not None:
+        scores = scores + (query @ extra.frame[:frames].T)[:, :, None]
+    if extra.position is not None:
+        scores = scores + (query @ extra.position.T)[:, None, :]
+    return scores.flatten(1)

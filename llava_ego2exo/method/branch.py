@@ -1,0 +1,52 @@
+"""The ego branch of a projector: the tokens that read the encoder, and their own way into the language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .ego_tokens import EgoAdaptiveTokens
+
+
+class EgoBranch(nn.Module):
+    """Ego Adaptive Visual Tokens followed by Projector_ego (paper section 3.2).
+
+    Args:
+        reader: the tokens with one attention a chosen encoder layer.
+        projector: maps (..., D) to (..., LLM width); shaped as the ordinary projector, weights of its own.
+    """
+
+    def __init__(self, reader: EgoAdaptiveTokens, projector: nn.Module) -> None:
+        super().__init__()
+        self.reader = reader
+        self.projector = projector
+
+    def forward(self, hidden_states: Mapping[int, Tensor], lengths: list[int]) -> Tensor:
+        """Ego tokens of several videos.
+
+        Args:
+            hidden_states: layer number -> (sum of lengths, patches, D), the frames of all videos in turn.
+            lengths: frames of each video.
+
+        Returns:
+            (videos, P, LLM width).
+        """
+        return self.projector(self.reader(hidden_states, lengths))
+
+    def unused(self) -> Tensor:
+        """An empty (0, LLM width) tensor that ties every parameter to the graph with a zero gradient.
+
+        Distributed training waits for a gradient of every parameter, also where a batch holds no video.
+        """
+        return self.projector(self.reader.unused())
+
+    def reset_parameters(self, seed: int) -> None:
+        """Fresh weights from `seed` alone: the same on every process, and the global generator is left untouched."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.reader.reset_parameters()
+            for module in self.projector.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()

@@ -1,0 +1,212 @@
+"""Ego Adaptive Visual Tokens: learnable tokens that read the frozen vision encoder layer by layer (section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isqrt
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ATTENTIONS, BLOCKS, KEY_EMBEDDINGS
+from ..errors import Ego2ExoError
+from .attention import CrossAttention, KeyEmbedding, Projection, compute_dtype, fill_random
+
+_TOKEN_STD = 0.02
+
+
+def _reset_layer_norm(layer: nn.LayerNorm) -> nn.LayerNorm:
+    # In place, not by nn.init: transformers turns those functions off while it builds a model to load.
+    layer.weight.data.fill_(1.0)
+    layer.bias.data.zero_()
+    return layer
+
+
+class TransformerBlock(nn.Module):
+    """The alternative to the plain cross-attention: pre-norm residual attention, then a pre-norm residual MLP.
+
+    Only the queries are normed; keys and values are the encoder's states as they are. Their projections absorb any
+    scale, and norming (frames * patches, D) at every layer would cost more than the attention itself.
+
+    Args:
+        width: D.
+        num_heads: H.
+        attn: see :func:`.attention.resolve`.
+    """
+
+    def __init__(self, width: int, num_heads: int, attn: str = "auto") -> None:
+        super().__init__()
+        # The names keep clear of "norm", by which hosts pick parameters.
+        self.ln_attn = _reset_layer_norm(nn.LayerNorm(width, eps=1e-6))
+        self.attn = CrossAttention(width, num_heads, attn)
+        self.ln_mlp = _reset_layer_norm(nn.LayerNorm(width, eps=1e-6))
+        self.mlp = nn.Sequential(Projection(width, 4 * width), nn.GELU(), Projection(4 * width, width))
+
+    def forward(
+        self, tokens: Tensor, states: Tensor, lengths: list[int], key_embedding: KeyEmbedding | None = None
+    ) -> Tensor:
+        """As :meth:`.attention.CrossAttention.forward`: (V, P, D) to (V, P, D)."""
+        tokens = tokens + self.attn(self.ln_attn(tokens), states, lengths, key_embedding)
+        return tokens + self.mlp(self.ln_mlp(tokens))
+
+
+_BLOCK_TYPES = {"cross_attention": CrossAttention, "transformer": TransformerBlock}
+
+
+def sincos(index: Tensor, width: int) -> Tensor:
+    """Sine and cosine of `index` (n,) at frequencies falling from 1 to nearly 1/10000: (n, width), float32.
+
+    An odd width drops the last cosine.
+    """
+    half = (width + 1) // 2
+    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float32, device=index.device) / max(half, 1))
+    angle = index.float()[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width]
+
+
+def frame_embedding(frames: int, width: int, device: torch.device) -> Tensor:
+    """Where in its video a frame stands: (frames, D), float32.
+
+    Frames fill the first half of the channels and patch positions the second, so the two are orthogonal, and one
+    linear map tells them apart whatever their indices.
+    """
+    half = (width + 1) // 2
+    return nn.functional.pad(sincos(torch.arange(frames, device=device), half), (0, width - half))
+
+
+def position_embedding(patches: int, width: int, device: torch.device) -> Tensor:
+    """Where in its frame a patch stands: (patches, D), float32, in the second half of the channels.
+
+    A square number of patches is a grid, row by row: half of these channels tell the row and half the column.
+    Any other number is taken as a sequence.
+    """
+    index, side, first = torch.arange(patches, device=device), isqrt(patches), (width + 1) // 2
+    room = width - first
+    if side * side != patches:
+        return nn.functional.pad(sincos(index, room), (first, 0))
+    rows = sincos(index.div(side, rounding_mode="floor"), room // 2)
+    columns = sincos(index % side, room - room // 2)
+    return nn.functional.pad(torch.cat([rows, columns], dim=1), (first, 0))
+
+
+class EgoAdaptiveTokens(nn.Module):
+    """P learnable tokens that read chosen layers of the frozen vision encoder in turn (paper section 3.2).
+
+    p_0 are the tokens; p_l = Block_l(p_{l-1}, h_l) over the chosen layers l. Each video starts from the same p_0.
+    State dict: `tokens` (P, D) and `blocks.<i>.…`, i counting the chosen layers from 0. No buffers, so that the
+    module can be built on the meta device and loaded.
+
+    Args:
+        num_tokens: P.
+        vision_width: D, the encoder's.
+        num_heads: H; must divide D.
+        layers: zero-based encoder layers to read, ascending.
+        block: "cross_attention" (plain: no residual, norm or positional encoding) or "transformer".
+        attn: how attention is computed, see :func:`.attention.resolve`.
+        key_embedding: what is added to the keys: "none", "frame", or "frame+position"; sin-cos, no parameters.
+
+    Raises:
+        Ego2ExoError: a value that cannot work.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        vision_width: int,
+        num_heads: int,
+        layers: Sequence[int],
+        block: str = "cross_attention",
+        attn: str = "auto",
+        key_embedding: str = "none",
+    ) -> None:
+        super().__init__()
+        if num_tokens < 1:
+            raise Ego2ExoError(f"num_tokens {num_tokens}", "a whole number from 1", "use 16, as the paper does")
+        self.layers = tuple(layers)
+        if not self.layers or min(self.layers) < 0 or list(self.layers) != sorted(set(self.layers)):
+            raise Ego2ExoError(
+                f"layers {list(layers)}", "zero-based layer numbers, ascending, each once", "name at least one layer"
+            )
+        given = {"block": block, "attn": attn, "key_embedding": key_embedding}
+        for (name, value), allowed in zip(given.items(), (BLOCKS, ATTENTIONS, KEY_EMBEDDINGS), strict=True):
+            if value not in allowed:
+                raise Ego2ExoError(f"{name} {value!r}", ", ".join(allowed), f"use {allowed[0]}")
+        self.width, self.key_embedding = vision_width, key_embedding
+        self.blocks = nn.ModuleList(_BLOCK_TYPES[block](vision_width, num_heads, attn) for _ in self.layers)
+        self.tokens = nn.Parameter(torch.empty(num_tokens, vision_width))
+        # The blocks have drawn their weights when they were built; drawing all anew would double the time.
+        fill_random(self.tokens, None, std=_TOKEN_STD)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw every parameter anew: tokens N(0, 0.02), weights Xavier-uniform, biases 0, layer norms 1 and 0.
+
+        Args:
+            generator: where numbers come from; given, the global generator is left untouched, and one seed gives
+                the same weights in every dtype and on every device. Weights must not be partitioned meanwhile.
+        """
+        fill_random(self.tokens, generator, std=_TOKEN_STD)
+        for module in self.blocks.modules():
+            if isinstance(module, Projection):
+                module.reset_parameters(generator)
+            elif isinstance(module, nn.LayerNorm):
+                _reset_layer_norm(module)
+
+    def forward(self, hidden_states: Mapping[int, Tensor] | Sequence[Tensor], lengths: list[int]) -> Tensor:
+        """Read the chosen layers.
+
+        Args:
+            hidden_states: by zero-based layer number, each (sum of lengths, patches, D): the frames of all videos in
+                turn. Any dtype and device; each layer is cast right before its use.
+            lengths: frames of each of the V videos; with none, nothing is read and the result is (0, P, D), tied to
+                every parameter as :meth:`unused` is.
+
+        Returns:
+            (V, P, D), on the tokens' device.
+
+        Raises:
+            Ego2ExoError: a chosen layer is missing, or states and lengths do not fit.
+        """
+        if len(lengths) == 0:
+            return self.unused().reshape(0, *self.tokens.shape)
+        if min(lengths) < 1:
+            raise Ego2ExoError(f"lengths {list(lengths)}", "at least one frame a video", "leave out empty videos")
+        for layer in self.layers:
+            self._check(hidden_states, layer, sum(lengths))
+        dtype, device = compute_dtype(self.tokens), self.tokens.device
+        tokens = self.tokens.expand(len(lengths), -1, -1)
+        for layer, block in zip(self.layers, self.blocks, strict=True):
+            states = hidden_states[layer].to(device=device, dtype=dtype)
+            tokens = block(tokens, states, list(lengths), self._embedding(max(lengths), states))
+        return tokens
+
+    def unused(self) -> Tensor:
+        """An empty (0, D) tensor through which every parameter gets a gradient of zero.
+
+        Distributed training waits for a gradient of each parameter, also where a batch holds no video. One zero
+        patch is read and sliced away; a product with zero would let an inf or nan through to the loss.
+        """
+        zeros = self.tokens.new_zeros(1, 1, self.width)
+        return self(dict.fromkeys(self.layers, zeros), [1])[0, :0]
+
+    def _embedding(self, frames: int, states: Tensor) -> KeyEmbedding:
+        """What the keys of `states` (frames of all videos, patches, D) get; computed anew, for there are no buffers."""
+        if self.key_embedding == "none":
+            return KeyEmbedding()
+        frame = frame_embedding(frames, self.width, states.device).to(states.dtype)
+        if self.key_embedding == "frame":
+            return KeyEmbedding(frame)
+        return KeyEmbedding(frame, position_embedding(states.shape[1], self.width, states.device).to(states.dtype))
+
+    def _check(self, hidden_states: Mapping[int, Tensor] | Sequence[Tensor], layer: int, frames: int) -> None:
+        known = hidden_states if isinstance(hidden_states, Mapping) else range(len(hidden_states))
+        if layer not in known:
+            raise Ego2ExoError(
+                f"no hidden states of layer {layer}", f"the chosen layers {list(self.layers)}", "collect these layers"
+            )
+        shape = tuple(hidden_states[layer].shape)
+        if len(shape) != 3 or shape[0] != frames or shape[1] < 1 or shape[2] != self.width:
+            raise Ego2ExoError(
+                f"hidden states of layer {layer} have shape {shape}",
+                f"({frames}, patches, {self.width}): the sum of lengths, one patch or more, the tokens' width",
+                "pass every frame of every video once, from the encoder the tokens were made for",
+            )

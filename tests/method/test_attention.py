@@ -1,0 +1,274 @@
+"""Every path of the cross-attention against the plain reference: forward, gradients, dtypes, choice of path."""
+
+import sys
+import types
+
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.method import attention
+from llava_ego2exo.method.attention import CrossAttention, KeyEmbedding, Projection, compute_dtype, resolve
+
+PATHS = ("folded", "sdpa", "flash")
+WIDTH, HEADS, TOKENS, PATCHES = 24, 3, 5, 6
+
+
+def plain_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k):
+    """What flash_attn_varlen_func computes, sequence by sequence, with its demands on the arguments."""
+    assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
+    assert (cu_seqlens_q.diff().max(), cu_seqlens_k.diff().max()) == (max_seqlen_q, max_seqlen_k)
+    assert (cu_seqlens_q[-1], cu_seqlens_k[-1]) == (q.shape[0], k.shape[0])
+    assert q.dtype == k.dtype == v.dtype and k.shape == v.shape and q.shape[1:] == k.shape[1:]
+    out = []
+    for i in range(len(cu_seqlens_q) - 1):
+        asked, seen = slice(cu_seqlens_q[i], cu_seqlens_q[i + 1]), slice(cu_seqlens_k[i], cu_seqlens_k[i + 1])
+        scores = torch.einsum("qhd,khd->hqk", q[asked], k[seen]).float() / q.shape[-1] ** 0.5
+        out.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1).to(v.dtype), v[seen]))
+    return torch.cat(out)
+
+
+@pytest.fixture
+def fake_flash(monkeypatch):
+    """A flash-attn in plain torch that also runs on the CPU; gives the list of its calls."""
+    calls = []
+    module = types.ModuleType("flash_attn")
+    module.flash_attn_varlen_func = lambda *args: calls.append(args) or plain_varlen(*args)
+    monkeypatch.setitem(sys.modules, "flash_attn", module)
+    monkeypatch.setattr(attention, "_flash_device", lambda tensor: True)
+    return calls
+
+
+@pytest.fixture
+def no_flash(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn", None)  # its import fails
+
+
+def inputs(lengths, patches=PATCHES, tokens=TOKENS, width=WIDTH):
+    states = torch.randn(sum(lengths), patches, width, requires_grad=True)
+    return torch.randn(len(lengths), tokens, width, requires_grad=True), states
+
+
+def built(attn, width=WIDTH, heads=HEADS):
+    module = CrossAttention(width, heads, attn)
+    for parameter in module.parameters():  # biases other than 0, or their use goes unseen
+        torch.nn.init.normal_(parameter, std=width**-0.5)
+    return module
+
+
+def embedding(frames, patches=PATCHES, width=WIDTH, kind="frame+position"):
+    frame = torch.randn(frames, width) if "frame" in kind else None
+    return KeyEmbedding(frame, torch.randn(patches, width) if "position" in kind else None)
+
+
+def added(extra, lengths, patches=PATCHES):
+    """The embedding as it is added to the states: (sum of lengths, patches, D)."""
+    frame = torch.zeros(max(lengths), WIDTH) if extra.frame is None else extra.frame
+    position = torch.zeros(patches, WIDTH) if extra.position is None else extra.position
+    return torch.cat([frame[:n] for n in lengths])[:, None] + position
+
+
+def plain(module, tokens, states, lengths, add=None):
+    weights = dict(module.named_parameters())
+    return reference.videos(reference.cross_attention, weights, tokens, states, lengths, module.num_heads, add)
+
+
+def gradients(module, out, *leaves):
+    weight = torch.linspace(-1, 1, out.numel()).view_as(out)
+    return torch.autograd.grad((out.float() * weight).sum(), [*module.parameters(), *leaves])
+
+
+def relative(got, wanted):
+    return ((got.float() - wanted).norm() / wanted.norm()).item()
+
+
+@pytest.mark.parametrize("lengths", [[1], [3], [2, 1, 4], [1, 1]], ids=str)
+@pytest.mark.parametrize("path", PATHS)
+def test_each_path_is_the_reference_forward_and_backward(path, lengths, fake_flash):
+    module, (tokens, states) = built(path), inputs(lengths)
+    got, wanted = module(tokens, states, lengths), plain(module, tokens, states, lengths)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    pairs = zip(gradients(module, got, tokens, states), gradients(module, wanted, tokens, states), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+    assert len(fake_flash) == (path == "flash")  # one call for all videos
+
+
+@pytest.mark.parametrize("kind", ["frame", "position", "frame+position"])
+@pytest.mark.parametrize("path", PATHS)
+def test_key_embedding_is_added_to_the_keys(path, kind, fake_flash):
+    lengths = [2, 4, 1]
+    module, (tokens, states), extra = built(path), inputs(lengths), embedding(4, kind=kind)
+    got = module(tokens, states, lengths, extra)
+    wanted = plain(module, tokens, states, lengths, added(extra, lengths))
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(got, module(tokens, states, lengths), atol=1e-3)
+    pairs = zip(gradients(module, got, states), gradients(module, wanted, states), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_key_embedding_leaves_the_values_alone(path, fake_flash):
+    module, (tokens, states) = built(path), inputs([2, 3])
+    torch.nn.init.zeros_(module.q.weight)
+    torch.nn.init.zeros_(module.q.bias)  # all scores 0: the output is the mean of the values, whatever the keys are
+    got, without = module(tokens, states, [2, 3], embedding(3)), module(tokens, states, [2, 3])
+    torch.testing.assert_close(got, without)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_batch_equals_each_video_alone(path, fake_flash):
+    lengths = [3, 1, 2]
+    module, (tokens, states), extra = built(path), inputs(lengths), embedding(3)
+    together = module(tokens, states, lengths, extra)
+    alone = [
+        module(row[None], part, [len(part)], extra) for row, part in zip(tokens, states.split(lengths), strict=True)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    patches=st.integers(1, 9),
+    tokens=st.integers(1, 7),
+    heads=st.sampled_from([1, 2, 3, 4]),
+    path=st.sampled_from(["auto", "folded", "sdpa"]),
+)
+def test_any_shape_agrees_with_the_reference(lengths, patches, tokens, heads, path):
+    module = built(path, heads=heads)
+    asked, states = inputs(lengths, patches, tokens)
+    torch.testing.assert_close(
+        module(asked, states, lengths), plain(module, asked, states, lengths), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_bfloat16_stays_within_a_hundredth(path, fake_flash):
+    lengths = [2, 3]
+    module, (tokens, states) = built(path).bfloat16(), inputs(lengths)
+    tokens, states = tokens.detach().bfloat16(), states.detach().bfloat16()
+    got = module(tokens, states, lengths)
+    assert got.dtype == torch.bfloat16
+    assert relative(got, plain(module.float(), tokens.float(), states.float(), lengths)) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("path", PATHS)
+def test_autocast_and_float16_run_forward_and_backward(path, dtype, fake_flash):
+    lengths = [2, 3]
+    module, (tokens, states), extra = built(path), inputs(lengths), embedding(3)
+    wanted = plain(module, tokens, states, lengths, added(extra, lengths))
+    with torch.autocast("cpu", dtype):
+        got = module(tokens, states, lengths, extra)
+        assert got.dtype == compute_dtype(tokens) == dtype
+    assert relative(got, wanted) < 1e-2
+    for mine, theirs in zip(gradients(module, got, tokens), gradients(module, wanted, tokens), strict=True):
+        assert mine.dtype == torch.float32 and relative(mine, theirs) < 5e-2
+    with torch.no_grad():
+        half = module.to(dtype)(tokens.to(dtype), states.to(dtype), lengths)
+    assert half.dtype == dtype and not half.requires_grad and half.isfinite().all()
+
+
+@pytest.mark.parametrize("attn", ["folded", "sdpa"])
+def test_folded_costs_what_the_rule_counts(attn):
+    def spent(patches):
+        tokens, states = inputs([1], patches)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            built(attn)(tokens, states, [1])
+        return counter.get_total_flops()
+
+    a_patch = (spent(30) - spent(10)) / 20 / 2  # multiply-adds
+    if attn == "folded":  # neither K nor V: nothing that grows with D squared
+        assert a_patch == 2 * TOKENS * HEADS * WIDTH
+    else:
+        assert a_patch >= 2 * WIDTH**2
+
+
+@pytest.mark.parametrize(
+    ("tokens", "heads", "width", "folded"),
+    [(16, 16, 1152, True), (64, 16, 1152, True), (77, 16, 1152, False), (1, 24, 24, True), (8, 4, 24, False)],
+)
+def test_auto_folds_by_count(tokens, heads, width, folded, no_flash):
+    assert (2 * tokens * heads * width < 2 * width**2 + 2 * tokens * width) is folded  # the costs, written out
+    assert resolve("auto", tokens, heads, width, torch.zeros(1)) == ("folded" if folded else "sdpa")
+
+
+def test_auto_takes_flash_where_it_runs_and_many_tokens_ask(fake_flash):
+    assert resolve("auto", 999, HEADS, WIDTH, torch.zeros(1)) == "flash"
+    assert resolve("auto", 1, HEADS, WIDTH, torch.zeros(1)) == "folded"
+    assert resolve("auto", 999, 1, 999, torch.zeros(1)) == "folded"  # one head folds for free
+    assert resolve("auto", 999, 2, 600, torch.zeros(1)) == "sdpa"  # heads of 300 are too wide for flash-attn
+    tokens, states = inputs([1, 2], tokens=30)
+    CrossAttention(WIDTH, HEADS)(tokens, states, [1, 2])
+    assert len(fake_flash) == 1
+
+
+def test_flash_needs_cuda_and_half_precision(monkeypatch, fake_flash):
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "flash_attn", types.SimpleNamespace(flash_attn_varlen_func=plain_varlen))
+    assert resolve("auto", 999, HEADS, WIDTH, torch.zeros(1)) == "sdpa"
+    assert resolve("auto", 999, HEADS, WIDTH, torch.zeros(1).half()) == "sdpa"
+    on_gpu = types.SimpleNamespace(is_cuda=True)
+    for dtype, runs in ((torch.float32, False), (torch.float16, True), (torch.bfloat16, True)):
+        monkeypatch.setattr(attention, "compute_dtype", lambda _, dtype=dtype: dtype)
+        assert attention._flash_runs(on_gpu, 72) is runs
+    assert not attention._flash_runs(on_gpu, 257)
+
+
+def test_auto_without_flash_attn_still_computes(no_flash, monkeypatch):
+    monkeypatch.setattr(attention, "_flash_device", lambda tensor: True)
+    module, (tokens, states) = built("auto"), inputs([2], tokens=40)
+    assert resolve("auto", 40, HEADS, WIDTH, states) == "sdpa"
+    torch.testing.assert_close(module(tokens, states, [2]), plain(module, tokens, states, [2]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_projection_by_heads_is_the_plain_layer_in_slices(heads):
+    layer, x = Projection(WIDTH, WIDTH), torch.randn(2, heads, TOKENS, WIDTH)
+    torch.nn.init.normal_(layer.bias)
+    rows = layer(x).unflatten(-1, (heads, -1))
+    torch.testing.assert_close(layer(x, fold="contexts"), torch.stack([rows[:, h, :, h] for h in range(heads)], 1))
+
+
+WRONG = [
+    (lambda: CrossAttention(24, 5), "5 heads for width 24.*divisor of the width"),
+    (lambda: CrossAttention(24, 0), "0 heads for width 24"),
+    (lambda: CrossAttention(0, 1), "1 heads for width 0"),
+    (lambda: CrossAttention(24, 3, "fast"), "attn 'fast'.*auto, folded, sdpa, flash.*use auto"),
+    (lambda: resolve("fast", 1, 1, 8, torch.zeros(1)), "attn 'fast'.*auto, folded, sdpa, flash.*use auto"),
+    (lambda: built("flash")(*inputs([1]), [1]), "'flash' for torch.float32 on cpu.*float16 or bfloat16.*use auto"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG, ids=[message[:20] for _, message in WRONG])
+def test_what_cannot_work_is_refused(call, message):
+    with pytest.raises(Ego2ExoError, match=message):
+        call()
+
+
+def test_flash_without_the_package_is_refused(no_flash, monkeypatch):
+    monkeypatch.setattr(attention, "_flash_device", lambda tensor: True)
+    with pytest.raises(Ego2ExoError, match="the package flash-attn installed.*install flash-attn"):
+        built("flash")(*inputs([1]), [1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", PATHS)
+def test_on_a_gpu_in_bfloat16(path):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if path == "flash":
+        pytest.importorskip("flash_attn", reason="flash-attn is not installed")
+    lengths = [2, 5]
+    module, (tokens, states) = built(path).bfloat16().cuda(), inputs(lengths)
+    tokens, states = tokens.detach().bfloat16().cuda(), states.detach().bfloat16().cuda()
+    got = module(tokens, states, lengths)
+    got.float().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+    assert relative(got, plain(module.float(), tokens.float(), states.float(), lengths)) < 1e-2

@@ -1,0 +1,293 @@
+"""The ego tokens against the plain reference, and what training, loading and hosts ask of them."""
+
+import copy
+import io
+import math
+import pickle
+
+import pytest
+import reference
+import torch
+
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens, frame_embedding, position_embedding, sincos
+
+BLOCKS = {"cross_attention": reference.cross_attention, "transformer": reference.transformer}
+WIDTH, HEADS, TOKENS, PATCHES, LENGTHS = 24, 3, 4, 9, [2, 1, 3]
+FORBIDDEN = ("norm", "lora_", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+FORBIDDEN += ("embed_tokens", "vision_tower")
+both_blocks = pytest.mark.parametrize("block", BLOCKS)
+
+
+def built(layers=(0, 1), strong=True, **options):
+    module = EgoAdaptiveTokens(TOKENS, WIDTH, HEADS, layers, **options)
+    if strong:  # attention far from uniform, biases other than 0
+        for name, parameter in module.named_parameters():
+            torch.nn.init.normal_(parameter, std=1.0 if name == "tokens" else 0.4)
+    return module
+
+
+def hidden(layers=2, lengths=LENGTHS, patches=PATCHES):
+    return [torch.randn(sum(lengths), patches, WIDTH) for _ in range(layers)]
+
+
+@pytest.mark.parametrize("attn", ["auto", "folded", "sdpa"])
+@both_blocks
+def test_equals_the_reference_forward_and_backward(block, attn):
+    module, states = built(block=block, attn=attn), [h.requires_grad_() for h in hidden()]
+    weights = dict(module.named_parameters())
+    got = module(states, LENGTHS)
+    wanted = reference.read(BLOCKS[block], weights, (0, 1), states, LENGTHS, HEADS)
+    assert got.shape == (len(LENGTHS), TOKENS, WIDTH)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    weight, leaves = torch.randn_like(got), [*weights.values(), *states]
+    pairs = zip(*(torch.autograd.grad((out * weight).mean(), leaves) for out in (got, wanted)), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("key_embedding", ["frame", "frame+position"])
+@both_blocks
+def test_key_embedding_equals_the_reference(block, key_embedding):
+    module, states = built(block=block, key_embedding=key_embedding), hidden()
+    frame = torch.cat([frame_embedding(n, WIDTH, torch.device("cpu")) for n in LENGTHS])
+    position = position_embedding(PATCHES, WIDTH, torch.device("cpu")) * ("position" in key_embedding)
+    weights = dict(module.named_parameters())
+    wanted = reference.read(BLOCKS[block], weights, (0, 1), states, LENGTHS, HEADS, frame[:, None] + position)
+    torch.testing.assert_close(module(states, LENGTHS), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_reads_the_chosen_layers_alone_and_from_a_mapping():
+    module, states = built((1, 3)), hidden(5)
+    got = module(states, LENGTHS)
+    wanted = reference.read(reference.cross_attention, dict(module.named_parameters()), (1, 3), states, LENGTHS, HEADS)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(got, module({1: states[1], 3: states[3]}, LENGTHS))
+    for layer in range(5):
+        changed = [h + torch.randn_like(h) if i == layer else h for i, h in enumerate(states)]
+        assert torch.equal(got, module(changed, LENGTHS)) is (layer not in (1, 3))
+
+
+def test_a_subset_has_weights_of_its_own_for_each_layer():
+    module = built((1, 3))
+    assert len(module.blocks) == 2 and not torch.equal(module.blocks[0].q.weight, module.blocks[1].q.weight)
+
+
+@both_blocks
+def test_a_batch_equals_each_video_alone(block):
+    module, states = built(block=block, key_embedding="frame+position"), hidden()
+    parts = zip(*(h.split(LENGTHS) for h in states), strict=True)
+    alone = [module(part, [length]) for part, length in zip(parts, LENGTHS, strict=True)]
+    torch.testing.assert_close(module(states, LENGTHS), torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
+@both_blocks
+def test_fresh_weights_learn(block):
+    module, states = built(block=block, strong=False), hidden()
+    before = module.tokens.detach().clone()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    module(states, LENGTHS).square().mean().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+    optimizer.step()
+    assert (module.tokens - before).abs().min() > 0
+
+
+@pytest.mark.parametrize("key_embedding", ["none", "frame", "frame+position"])
+def test_frame_order_matters_with_a_frame_embedding_only(key_embedding):
+    module, states = built(key_embedding=key_embedding), hidden(lengths=[5])
+    shuffled = module([h[[3, 0, 4, 1, 2]] for h in states], [5])
+    assert torch.allclose(module(states, [5]), shuffled, atol=1e-5) is (key_embedding == "none")
+
+
+@pytest.mark.parametrize("key_embedding", ["none", "frame", "frame+position"])
+def test_patch_order_matters_with_a_position_embedding_only(key_embedding):
+    module, states = built(key_embedding=key_embedding), hidden(lengths=[2])
+    shuffled = module([h.flip(1) for h in states], [2])
+    assert torch.allclose(module(states, [2]), shuffled, atol=1e-5) is (key_embedding != "frame+position")
+
+
+@pytest.mark.parametrize("width", [5, 24, 1152])
+def test_frames_and_positions_are_orthogonal_and_each_is_distinct(width):
+    frame, position = (make(49, width, torch.device("cpu")) for make in (frame_embedding, position_embedding))
+    assert frame.shape == position.shape == (49, width)
+    assert (frame @ position.T == 0).all()
+    for table in (frame, position):
+        assert torch.cdist(table, table).fill_diagonal_(9).min() > 1e-2
+
+
+def test_square_patches_are_a_grid_and_others_a_sequence():
+    grid = position_embedding(9, 16, torch.device("cpu"))[:, 8:].unflatten(0, (3, 3)).unflatten(-1, (2, 4))
+    assert torch.equal(grid[:, :, 0], sincos(torch.arange(3), 4)[:, None].expand(3, 3, 4))  # rows
+    assert torch.equal(grid[:, :, 1], sincos(torch.arange(3), 4)[None].expand(3, 3, 4))  # columns
+    assert torch.equal(position_embedding(8, 16, torch.device("cpu"))[:, 8:], sincos(torch.arange(8), 8))
+
+
+def test_sincos_by_hand():
+    row = sincos(torch.tensor([3]), 4)[0].tolist()
+    assert row == pytest.approx([math.sin(3), math.sin(0.03), math.cos(3), math.cos(0.03)], abs=1e-6)
+    assert sincos(torch.arange(4), 0).shape == (4, 0)
+
+
+@both_blocks
+def test_casts_states_to_the_tokens_dtype(block):
+    module, states = built(block=block, strong=False).bfloat16(), [h.half() for h in hidden()]
+    with torch.no_grad():
+        module.tokens.normal_()
+    got = module(states, LENGTHS)
+    assert got.dtype == torch.bfloat16
+    weights, exact = dict(module.float().named_parameters()), [h.bfloat16().float() for h in states]
+    wanted = reference.read(BLOCKS[block], weights, (0, 1), exact, LENGTHS, HEADS)
+    assert (got.float() - wanted).norm() / wanted.norm() < 1e-2
+
+
+@both_blocks
+def test_autocast_trains_float32_weights(block):
+    module, states = built(block=block), [h.bfloat16() for h in hidden()]
+    with torch.autocast("cpu", torch.bfloat16):
+        module(states, LENGTHS).float().square().mean().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in module.parameters())
+
+
+@both_blocks
+@pytest.mark.parametrize("key_embedding", ["none", "frame+position"])
+@pytest.mark.parametrize("attn", ["folded", "sdpa"])
+@pytest.mark.parametrize("empty", [lambda m: m.unused(), lambda m: m({}, [])], ids=["unused", "no videos"])
+def test_unused_gives_zero_gradients(block, attn, key_embedding, empty):
+    module = built(block=block, attn=attn, key_embedding=key_embedding)
+    out = empty(module)
+    assert out.numel() == 0 and out.shape[-1] == WIDTH
+    torch.cat([torch.ones(2, WIDTH, requires_grad=True), out.reshape(-1, WIDTH)]).sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None and (parameter.grad == 0).all(), name
+
+
+def test_no_videos_give_an_empty_row():
+    assert built()([], []).shape == (0, TOKENS, WIDTH)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_unused_lets_no_inf_or_nan_through(bad):
+    module = built()
+    with torch.no_grad():
+        module.blocks[-1].out.bias.fill_(bad)
+    assert not module(hidden(), LENGTHS).isfinite().any()
+    assert (torch.ones(()) + module.unused().sum()) == 1
+
+
+@both_blocks
+def test_copies_pickles_and_state_dicts(block):
+    module, states = built(block=block), hidden()
+    wanted, file = module(states, LENGTHS), io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    loaded = built(block=block)
+    assert not torch.equal(loaded(states, LENGTHS), wanted)
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), loaded):
+        assert torch.equal(other(states, LENGTHS), wanted)
+        assert other.tokens.data_ptr() != module.tokens.data_ptr()
+
+
+@both_blocks
+def test_built_on_meta_then_loaded(block):
+    module, states = built(block=block, key_embedding="frame+position"), hidden()
+    with torch.device("meta"):
+        empty = built(block=block, strong=False, key_embedding="frame+position")
+    empty.reset_parameters(torch.Generator().manual_seed(0))
+    assert empty.tokens.is_meta and not list(empty.buffers())
+    empty.load_state_dict(module.state_dict(), assign=True)
+    assert torch.equal(empty(states, LENGTHS), module(states, LENGTHS))
+
+
+def test_state_dict_keys():
+    attention = [f"{name}.{kind}" for name in ("q", "k", "v", "out") for kind in ("weight", "bias")]
+    attention.remove("k.bias")
+    plain = {"tokens", *(f"blocks.{i}.{key}" for i in (0, 1) for key in attention)}
+    assert set(built((4, 7)).state_dict()) == plain
+    others = [f"{name}.{kind}" for name in ("ln_attn", "ln_mlp", "mlp.0", "mlp.2") for kind in ("weight", "bias")]
+    block = {"tokens", *(f"blocks.0.attn.{key}" for key in attention), *(f"blocks.0.{key}" for key in others)}
+    assert set(built((4,), block="transformer").state_dict()) == block
+
+
+@both_blocks
+def test_no_name_is_one_that_hosts_match(block):
+    module = built(block=block)
+    names = [name for name, _ in module.named_modules()] + list(module.state_dict())
+    assert not [name for name in names if any(part in name for part in FORBIDDEN)]
+
+
+def check_start(module):
+    assert module.tokens.std().item() == pytest.approx(0.02, rel=0.3) and module.tokens.mean().abs() < 0.01
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif ".ln_" in name:
+            assert (parameter == 1).all(), name
+        elif name != "tokens":
+            bound = math.sqrt(6 / sum(parameter.shape))
+            assert 0.95 * bound < parameter.abs().max() <= bound, name
+
+
+@both_blocks
+def test_start_of_the_weights(block):
+    check_start(built(block=block, strong=False))
+    module = built(block=block)
+    module.reset_parameters()
+    check_start(module)
+
+
+@both_blocks
+def test_start_does_not_hang_on_init_functions_that_transformers_turns_off(block, monkeypatch):
+    for name in ("zeros_", "ones_", "uniform_", "normal_", "kaiming_uniform_", "xavier_uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
+    torch.use_deterministic_algorithms(True)  # uninitialised memory is nan then
+    try:
+        module = built(block=block, strong=False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    check_start(module)
+
+
+@both_blocks
+def test_reset_from_a_generator(block):
+    one, two = built(block=block), built(block=block).bfloat16()
+    state = torch.get_rng_state()
+    one.reset_parameters(torch.Generator().manual_seed(5))
+    two.reset_parameters(torch.Generator().manual_seed(5))
+    assert torch.equal(torch.get_rng_state(), state)
+    for mine, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(mine.bfloat16(), theirs)
+    check_start(one)
+    two.reset_parameters(torch.Generator().manual_seed(6))
+    assert not torch.equal(one.tokens.bfloat16(), two.tokens)
+
+
+def made(**given):
+    return EgoAdaptiveTokens(**{"num_tokens": 4, "vision_width": 24, "num_heads": 3, "layers": (0, 1), **given})
+
+
+WRONG = [
+    (lambda: made(num_tokens=0), "num_tokens 0.*from 1.*use 16"),
+    (lambda: made(layers=[]), r"layers \[\].*ascending.*at least one"),
+    (lambda: made(layers=[1, 1]), r"layers \[1, 1\].*each once"),
+    (lambda: made(layers=[2, 1]), r"layers \[2, 1\].*ascending"),
+    (lambda: made(layers=[-1, 1]), r"layers \[-1, 1\].*zero-based"),
+    (lambda: made(block="mlp"), "block 'mlp'.*cross_attention, transformer.*use cross_attention"),
+    (lambda: made(attn="fast"), "attn 'fast'.*auto, folded, sdpa, flash.*use auto"),
+    (lambda: made(key_embedding="time"), r"key_embedding 'time'.*none, frame, frame\+position.*use none"),
+    (lambda: made(num_heads=5), "5 heads for width 24.*divisor"),
+    (lambda: made()(hidden(1), LENGTHS), r"no hidden states of layer 1.*\[0, 1\].*collect"),
+    (lambda: made()({0: hidden(1)[0]}, LENGTHS), "no hidden states of layer 1"),
+    (lambda: made()([h[..., :20] for h in hidden()], LENGTHS), r"layer 0 have shape \(6, 9, 20\).*\(6, patches, 24\)"),
+    (lambda: made()(hidden(), [2, 3]), r"layer 0 have shape \(6, 9, 24\).*\(5, patches, 24\).*every frame"),
+    (lambda: made()([h[0] for h in hidden()], LENGTHS), r"have shape \(9, 24\)"),
+    (lambda: made()(hidden(patches=0), LENGTHS), r"have shape \(6, 0, 24\).*one patch or more"),
+    (lambda: made()(hidden(), [6, 0]), r"lengths \[6, 0\].*at least one frame.*leave out"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG, ids=[f"{i}" for i in range(len(WRONG))])
+def test_what_cannot_work_is_refused(call, message):
+    with pytest.raises(Ego2ExoError, match=message):
+        call()

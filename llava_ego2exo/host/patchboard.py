@@ -19,13 +19,13 @@ def resolve(module: Any, target: str) -> tuple[Any, str]:
     Raises:
         Ego2ExoError: a part of the path does not exist.
     """
-    owner, *rest = [module], *target.split(".")
-    current = owner[0]
-    for part in rest[:-1]:
-        current = getattr(current, part, _ABSENT)
-        if current is _ABSENT:
+    *parts, last = target.split(".")
+    owner = module
+    for part in parts:
+        owner = getattr(owner, part, _ABSENT)
+        if owner is _ABSENT:
             raise Ego2ExoError(f"the installed llava has no {module.__name__}.{target}")
-    return current, rest[-1]
+    return owner, last
 
 
 def parameters(value: Any) -> tuple[str, ...]:
@@ -51,6 +51,11 @@ class Patchboard:
         setattr(owner, name, replacement)
         self._undo.append((owner, name, own))
 
+    def add(self, owner: Any, name: str, value: Any) -> None:
+        """Set an attribute that the owner lacks."""
+        setattr(owner, name, value)
+        self._undo.append((owner, name, _ABSENT))
+
     def restore(self) -> None:
         """Undo everything, last first."""
         while self._undo:
@@ -71,6 +76,5 @@ def substituted(owner: Any, **values: Any) -> Iterator[None]:
             if hasattr(owner, name):
                 board.replace(owner, name, functools.partial(lambda value, _: value, value))
             else:
-                setattr(owner, name, value)
-                stack.callback(delattr, owner, name)
+                board.add(owner, name, value)
         yield

@@ -44,9 +44,9 @@ class EgoBranch(nn.Module):
 
     def reset_parameters(self, seed: int) -> None:
         """Fresh weights from `seed` alone: the same on every process, and the global generator is left untouched."""
+        self.reader.reset_parameters(torch.Generator().manual_seed(seed))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.reader.reset_parameters()
             for module in self.projector.modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()

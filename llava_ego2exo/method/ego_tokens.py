@@ -131,7 +131,8 @@ class EgoAdaptiveTokens(nn.Module):
         for (name, value), allowed in zip(given.items(), (BLOCKS, ATTENTIONS, KEY_EMBEDDINGS), strict=True):
             if value not in allowed:
                 raise Ego2ExoError(f"{name} {value!r}", ", ".join(allowed), f"use {allowed[0]}")
-        self.width, self.key_embedding = vision_width, key_embedding
+        # Kept as numbers: under ZeRO-3 and FSDP a parameter's own shape says nothing.
+        self.num_tokens, self.width, self.key_embedding = num_tokens, vision_width, key_embedding
         self.blocks = nn.ModuleList(_BLOCK_TYPES[block](vision_width, num_heads, attn) for _ in self.layers)
         self.tokens = nn.Parameter(torch.empty(num_tokens, vision_width))
         # The blocks have drawn their weights when they were built; drawing all anew would double the time.
@@ -150,6 +151,18 @@ class EgoAdaptiveTokens(nn.Module):
                 module.reset_parameters(generator)
             elif isinstance(module, nn.LayerNorm):
                 _reset_layer_norm(module)
+
+    def set_attn(self, attn: str) -> None:
+        """Compute attention another way from now on; the function stays the same.
+
+        Raises:
+            Ego2ExoError: an unknown `attn`.
+        """
+        if attn not in ATTENTIONS:
+            raise Ego2ExoError(f"attn {attn!r}", ", ".join(ATTENTIONS), f"use {ATTENTIONS[0]}")
+        for module in self.blocks.modules():
+            if isinstance(module, CrossAttention):
+                module.attn = attn
 
     def forward(self, hidden_states: Mapping[int, Tensor] | Sequence[Tensor], lengths: list[int]) -> Tensor:
         """Read the chosen layers.

@@ -167,9 +167,10 @@ def test_autocast_and_float16_run_forward_and_backward(path, dtype, fake_flash):
     with torch.autocast("cpu", dtype):
         got = module(tokens, states, lengths, extra)
         assert got.dtype == compute_dtype(tokens) == dtype
-    assert relative(got, wanted) < 1e-2
+    limit = 2e-2 if dtype == torch.bfloat16 else 4e-3  # autocast rounds weights and inputs too, the reference neither
+    assert relative(got, wanted) < limit
     for mine, theirs in zip(gradients(module, got, tokens), gradients(module, wanted, tokens), strict=True):
-        assert mine.dtype == torch.float32 and relative(mine, theirs) < 5e-2
+        assert mine.dtype == torch.float32 and relative(mine, theirs) < 2 * limit
     with torch.no_grad():
         half = module.to(dtype)(tokens.to(dtype), states.to(dtype), lengths)
     assert half.dtype == dtype and not half.requires_grad and half.isfinite().all()

@@ -23,7 +23,7 @@ def built(layers=(0, 1), strong=True, **options):
     module = EgoAdaptiveTokens(TOKENS, WIDTH, HEADS, layers, **options)
     if strong:  # attention far from uniform, biases other than 0
         for name, parameter in module.named_parameters():
-            torch.nn.init.normal_(parameter, std=1.0 if name == "tokens" else 0.4)
+            torch.nn.init.normal_(parameter, std=1.0 if name == "tokens" else WIDTH**-0.5)
     return module
 
 

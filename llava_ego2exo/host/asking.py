@@ -1,0 +1,48 @@
+"""One question to a LLaVA model, by LLaVA's own template, tokenizer helper and `generate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Ego2ExoError
+
+
+def prompt(question: str, template: str) -> str:
+    """The question in one of LLaVA's conversation templates.
+
+    Raises:
+        Ego2ExoError: LLaVA has no such template.
+    """
+    from llava.conversation import conv_templates
+
+    if template not in conv_templates:
+        raise Ego2ExoError(f"conversation template {template!r}", ", ".join(conv_templates))
+    conversation = conv_templates[template].copy()
+    conversation.append_message(conversation.roles[0], f"<image>\n{question}")
+    conversation.append_message(conversation.roles[1], None)
+    return conversation.get_prompt()
+
+
+def generate(model: Any, tokenizer: Any, frames: Tensor, question: str, template: str, new_tokens: int = 64) -> str:
+    """Greedy answer to one question about one video.
+
+    Args:
+        model: a LLaVA model.
+        tokenizer: its tokenizer.
+        frames: (T, 3, H, W), preprocessed.
+        question: without placeholder.
+        template: name of a conversation template.
+        new_tokens: most tokens of the answer.
+    """
+    from llava.mm_utils import tokenizer_image_token
+
+    ids = tokenizer_image_token(prompt(question, template), tokenizer, return_tensors="pt")[None].to(model.device)
+    images = [frames.to(model.device, model.dtype)]
+    with torch.inference_mode():
+        out = model.generate(
+            ids, images=images, modalities=["video"], do_sample=False, max_new_tokens=new_tokens, use_cache=True
+        )
+    return tokenizer.batch_decode(out, skip_special_tokens=True)[0].strip()

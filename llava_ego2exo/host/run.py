@@ -1,0 +1,83 @@
+"""`llava.train.train.train`: a run's checks before, inheritance on its command line, the loader call after."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .checks import check_run
+from .command_line import Settings, as_arguments, inherit, read
+from .context import SEED
+
+
+def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
+    """LLaVA's `train()`; a run without ego tokens passes through."""
+
+    @functools.wraps(original)
+    def train(*args: Any, **kwargs: Any) -> None:
+        host = sys.modules[original.__module__]
+        classes = (host.ModelArguments, host.DataArguments, host.TrainingArguments)
+        settings = read(classes, sys.argv[1:])
+        if not settings.on:
+            return original(*args, **kwargs)
+        settings, inherited = inherit(settings)
+        check_run(settings)
+        if "ego2exo" not in settings.given:
+            inherited["ego2exo"] = True
+        _say(f"ego2exo: inherited from {settings['model_name_or_path']}: {_listed(inherited)}")
+        token = SEED.set(int(settings["seed"]))
+        try:
+            with _command_line(sys.argv + as_arguments(inherited)):
+                original(*args, **kwargs)
+        finally:
+            SEED.reset(token)
+        _say(loader_call(settings))
+        return None
+
+    return train
+
+
+def _say(text: str) -> None:
+    from llava.train import train as host
+
+    if host.local_rank in (None, -1, 0):
+        print(text, flush=True)  # noqa: T201
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(values.items())) or "nothing"
+
+
+@contextlib.contextmanager
+def _command_line(argv: list[str]) -> Iterator[None]:
+    kept, sys.argv = sys.argv, argv
+    try:
+        yield
+    finally:
+        sys.argv = kept
+
+
+def loader_call(settings: Settings) -> str:
+    """The lines that load what a run saved, to be pasted into Python."""
+    folder = Path(settings["output_dir"])
+    lora, whole = (folder / "adapter_config.json").is_file(), not (folder / "mm_projector.bin").is_file()
+    base = None if whole and not lora else settings["model_name_or_path"]
+    name = "llava_ego2exo" + ("_lora" if lora else "")
+    return "\n".join(
+        [
+            f"ego2exo: saved to {folder}; load it with:",
+            "  import llava_ego2exo; llava_ego2exo.register()",
+            "  from llava.model.builder import load_pretrained_model",
+            "  tokenizer, model, image_processor, context_len = load_pretrained_model(",
+            f"      {str(folder)!r}, {base!r}, {name!r}, torch_dtype={_dtype(settings)!r}"
+            + (f", load_{settings['bits']}bit=True)" if settings["bits"] in (4, 8) else ")"),
+        ]
+    )
+
+
+def _dtype(settings: Settings) -> str:
+    return "bfloat16" if settings["bf16"] else "float16" if settings["fp16"] else "float32"

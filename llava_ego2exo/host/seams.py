@@ -1,0 +1,286 @@
+"""Every place where the plugin enters LLaVA, in one table; nothing else of the host is touched.
+
+A *hook* lets our names and models in; without them it passes everything through. A *mend* turns one upstream crash,
+silent loss or garbage into what was meant, and can be switched off: ``register(mends="all,-key")``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ..errors import Ego2ExoError
+from .flavour import NEXT, PYPI, detect
+
+BOTH = (NEXT, PYPI)
+_ARCH, _TRAIN, _TRAINER = "llava.model.llava_arch", "llava.train.train", "llava.train.llava_trainer"
+_BUILDER, _LM = "llava.model.builder", "llava.model.language_model"
+_TOWERS = "llava.model.multimodal_encoder"
+_PREPARE = "LlavaMetaForCausalLM.prepare_inputs_labels_for_multimodal"
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One replaced attribute of the host.
+
+    Args:
+        key: its name; seams that mend one fault share one.
+        kind: "hook" or "mend".
+        module: host module.
+        target: dotted name inside it.
+        wrap: ``file:function`` below `llava_ego2exo.host`; called with the original, returns the replacement.
+        params: parameters of the original that the wrapper relies on.
+        flavours: hosts it applies to.
+        why: what it is for; for a mend, the upstream fault.
+        remove_when: what upstream would have to do for it to go.
+    """
+
+    key: str
+    kind: str
+    module: str
+    target: str
+    wrap: str
+    params: tuple[str, ...]
+    flavours: tuple[str, ...]
+    why: str
+    remove_when: str
+
+
+def _hook(key: str, module: str, target: str, wrap: str, params: str, why: str, remove_when: str) -> Seam:
+    return Seam(key, "hook", module, target, wrap, tuple(params.split()), BOTH, why, remove_when)
+
+
+def _mend(
+    key: str, module: str, target: str, wrap: str, params: str, why: str, remove_when: str, flavours: Any = BOTH
+) -> Seam:
+    return Seam(key, "mend", module, target, wrap, tuple(params.split()), flavours, why, remove_when)
+
+
+_TABLES = "LLaVA looks these names up in a table that others can add to"
+_FORWARDS = (
+    ("llava_llama", "LlavaLlamaForCausalLM", BOTH),
+    ("llava_mistral", "LlavaMistralForCausalLM", BOTH),
+    ("llava_qwen", "LlavaQwenForCausalLM", (NEXT,)),
+    ("llava_mixtral", "LlavaMixtralForCausalLM", (NEXT,)),
+    ("llava_gemma", "LlavaGemmaForCausalLM", (NEXT,)),
+    ("llava_qwen_moe", "LlavaQwenMoeForCausalLM", (NEXT,)),
+)
+
+HOOKS = (
+    _hook("projector", _ARCH, "build_vision_projector", "projector:wrap_builder", "config delay_load",
+          "registered projector types, and any type behind ego2exo_", _TABLES),
+    _hook("initialize", _ARCH, "LlavaMetaModel.initialize_vision_modules", "initialize:wrap_initialize",
+          "self model_args fsdp", "gives a model in training its ego tokens", _TABLES),
+    _hook("splice", _ARCH, _PREPARE, "splice:wrap_prepare", "self input_ids attention_mask labels images",
+          "ego tokens behind their video's visual tokens", "LLaVA lets a projector add tokens to a video"),
+    _hook("loader", _BUILDER, "load_pretrained_model", "loading:wrap_loader",
+          "model_path model_base model_name load_8bit load_4bit device_map",
+          "loads and verifies checkpoints; class by config; Qwen with a base; CPU; any dtype; no pickled code",
+          "LLaVA's loader chooses by config and refuses missing weights"),
+    _hook("model-flags", _TRAIN, "ModelArguments", "arguments:with_model_flags", "mm_projector_type vision_tower",
+          "--ego2exo and its flags", "LLaVA takes flags from plugins"),
+    _hook("data-flags", _TRAIN, "DataArguments", "arguments:with_data_flags", "data_path image_folder",
+          "LLaVA-NeXT's video flags on llava-torch", "never: llava-torch has no videos"),
+    _hook("training-flags", _TRAIN, "TrainingArguments", "arguments:with_training_flags", "bits lora_enable",
+          "--trainer_type", "LLaVA takes flags from plugins"),
+    _hook("trainer", _TRAIN, "LLaVATrainer", "trainer:wrap_trainer", "", "registered trainers", _TABLES),
+    _hook("data", _TRAIN, "make_supervised_data_module", "dataset:wrap_data_module", "tokenizer data_args",
+          "an unreadable sample stops the run by name; videos on llava-torch", "LLaVA never replaces a sample"),
+    _hook("train", _TRAIN, "train", "run:wrap_train", "attn_implementation",
+          "checks before weights load, inheritance from the base's config, the loader call at the end",
+          "LLaVA checks its flags and keeps a checkpoint's settings"),
+)  # fmt: skip
+
+MENDS = (
+    _mend("modalities", _ARCH, _PREPARE, "modalities:wrap_prepare", "self input_ids images image_sizes",
+          "the batch is cut, silently, to as many rows as `modalities` has entries; "
+          "Mistral and Gemma pass image_sizes in its place", "upstream passes modalities for every row", (NEXT,)),
+    *(_mend("modalities", f"{_LM}.{module}", f"{name}.{method}", "modalities:wrap_model_method", "self images",
+            "some models' forward and generate do not take modalities or cache_position and crash",
+            "every LLaVA class takes both", flavours)
+      for module, name, flavours in _FORWARDS for method in ("forward", "generate")),
+    *(_mend("quantization", f"{_LM}.{module}", f"{name}.from_pretrained", "quantization:wrap_from_pretrained",
+            "cls", "--bits 4/8 and load_4bit die before quantizing, or quantize the projector",
+            "upstream passes one quantization_config that skips projector, tower and head", flavours)
+      for module, name, flavours in _FORWARDS),
+    *(_mend("attention", f"{_LM}.{module}", f"{name}.from_pretrained", "quantization:wrap_attention", "cls",
+            "flash attention is the default and a missing flash-attn an ImportError",
+            "upstream falls back to sdpa", flavours)
+      for module, name, flavours in _FORWARDS),
+    _mend("siglip-folder", _ARCH, "build_vision_tower", "towers:local_siglip", "vision_tower_cfg",
+          "a local SigLIP folder is read as CLIP", "upstream reads the folder's config", (NEXT,)),
+    _mend("hf-tower", f"{_TOWERS}.hf_vision", "HFVisionTower.load_model", "towers:hf_tower", "self",
+          "an hf: tower asks for CUDA and takes no device_map, so the loader crashes on it",
+          "load_model takes device_map", (NEXT,)),
+    _mend("training-loop", _TRAINER, "LLaVATrainer._inner_training_loop", "repairs:training_loop", "self",
+          "NameError: math at step 0 of every run", "upstream drops its copy of the loop", (NEXT,)),
+    _mend("accelerator", _TRAINER, "LLaVATrainer.create_accelerator_and_postprocess", "repairs:accelerator", "self",
+          "TypeError: dispatch_batches with accelerate >= 1.0", "upstream leaves it to transformers", (NEXT,)),
+    _mend("operations", _TRAINER, "LLaVATrainer.floating_point_ops", "repairs:operations", "self inputs",
+          "a quantized run without CUDA dies after step 1 (transformers <= 4.40)", "transformers <= 4.40 is gone"),
+    _mend("resume", _TRAINER, "LLaVATrainer._save_checkpoint", "repairs:save_checkpoint", "self model trial",
+          "checkpoint-N of a LoRA run lacks the projector, of a projector run everything else",
+          "upstream saves non_lora_trainables.bin in checkpoint-N"),
+    _mend("resume", _TRAINER, "LLaVATrainer._load_from_checkpoint", "repairs:load_checkpoint",
+          "self resume_from_checkpoint", "resume leaves the projector at its start values", "as above"),
+    _mend("resume", _TRAINER, "LLaVATrainer._load_rng_state", "repairs:random_state", "self checkpoint",
+          "resume fails on rng_state.pth with torch >= 2.6", "transformers >= 4.46"),
+    _mend("lora-targets", _TRAIN, "find_all_linear_names", "repairs:lora_targets", "model",
+          "LoRA also lands on the vision tower when the base checkpoint holds one",
+          "upstream names LoRA targets whole"),
+    _mend("save-without-cuda", _TRAIN, "safe_save_model_for_hf_trainer", "repairs:save_model", "trainer output_dir",
+          "the final save calls torch.cuda.synchronize()", "upstream asks whether there is CUDA"),
+    _mend("time-instruction", _TRAIN, "LazySupervisedDataset._get_item", "dataset:keep_turns", "self i",
+          "the time instruction is written into the stored sample once more every epoch",
+          "upstream copies the sample first", (NEXT,)),
+    _mend("exports", _TRAIN, "", "exports:missing_classes", "",
+          "NameError for Gemma and Qwen-MoE", "llava.model exports them", (NEXT,)),
+    _mend("exports", _BUILDER, "", "exports:missing_classes", "",
+          "NameError for Gemma and Qwen-MoE", "llava.model exports them", (NEXT,)),
+)  # fmt: skip
+
+SEAMS = (*HOOKS, *MENDS)
+MENDS_VARIABLE = "LLAVA_EGO2EXO_MENDS"
+
+
+def enabled_mends(mends: str | None = None) -> frozenset[str]:
+    """Keys of the mends to apply.
+
+    Args:
+        mends: "all", "none", or a comma list that adds ``key`` and removes ``-key``; None reads the environment.
+
+    Raises:
+        Ego2ExoError: a key that no mend has.
+    """
+    known = frozenset(seam.key for seam in MENDS)
+    chosen: set[str] = set()
+    for part in (mends or os.environ.get(MENDS_VARIABLE) or "all").split(","):
+        key = part.strip().removeprefix("-")
+        if key not in known | {"all", "none"}:
+            raise Ego2ExoError(f"mends {part.strip()!r}", f"all, none, {', '.join(sorted(known))}, each also with -")
+        if part.strip().startswith("-"):
+            chosen.discard(key)
+        else:
+            chosen |= known if key == "all" else set() if key == "none" else {key}
+    return frozenset(chosen)
+
+
+class _Registration:
+    """What is hooked now."""
+
+    def __init__(self, seams: tuple[Seam, ...]) -> None:
+        from .importing import AfterImport
+        from .patchboard import Patchboard
+
+        self.board = Patchboard()
+        by_module: dict[str, list[Seam]] = {}
+        for seam in seams:
+            by_module.setdefault(seam.module, []).append(seam)
+        hooks: dict[str, Callable[[ModuleType], None]] = {
+            name: functools.partial(self._enter, tuple(group)) for name, group in by_module.items()
+        }
+        self.finder = AfterImport(hooks)
+
+    def start(self) -> None:
+        try:
+            self.finder.install()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        self.finder.remove()
+        self.board.restore()
+
+    def _enter(self, seams: tuple[Seam, ...], module: ModuleType) -> None:
+        """Check every seam of a module, then replace; a surprise in one leaves all as they were."""
+        try:
+            for seam in seams:
+                _check(seam, module)
+            for seam in seams:
+                self._replace(seam, module)
+        except BaseException:
+            unregister()
+            self.stop()
+            raise
+
+    def _replace(self, seam: Seam, module: ModuleType) -> None:
+        from .patchboard import resolve
+
+        file, function = seam.wrap.split(":")
+        wrap = getattr(importlib.import_module(f"{__package__}.{file}"), function)
+        if not seam.target:
+            for name, value in wrap(module).items():
+                self.board.add(module, name, value)
+            return
+        owner, name = resolve(module, seam.target)
+        self.board.replace(owner, name, wrap)
+
+
+def _check(seam: Seam, module: ModuleType) -> None:
+    import inspect
+
+    from .patchboard import parameters, resolve
+
+    if not seam.target:
+        return
+    owner, name = resolve(module, seam.target)
+    value = inspect.getattr_static(owner, name, None)
+    missing = [param for param in seam.params if param not in parameters(value)]
+    if value is None or missing:
+        found = f"lacks the parameters {', '.join(missing)}" if value is not None else "does not exist"
+        raise Ego2ExoError(
+            f"seam {seam.key}: {seam.module}.{seam.target} {found}",
+            "LLaVA-NeXT df17966 or llava-torch 1.2.2",
+            f"install one of these, or switch the mend off with {MENDS_VARIABLE}=all,-{seam.key}"
+            if seam.kind == "mend"
+            else "install one of these",
+        )
+
+
+_current: _Registration | None = None
+
+
+def register(mends: str | None = None) -> None:
+    """Enter the installed `llava`; see :func:`llava_ego2exo.register`."""
+    global _current
+    if _current is not None:
+        return
+    flavour, enabled = detect(), enabled_mends(mends)
+    _register_trainer()
+    seams = tuple(s for s in SEAMS if flavour in s.flavours and (s.kind == "hook" or s.key in enabled))
+    if "llava" not in sys.modules:
+        importlib.import_module("llava")
+        if _current is not None:  # a patched llava has called us while it was imported
+            return
+    _current = _Registration(seams)
+    try:
+        _current.start()
+    except BaseException:
+        _current = None
+        raise
+
+
+def _register_trainer() -> None:
+    from ..registry import TRAINERS
+    from .trainer import build_trainer
+
+    TRAINERS.add("ego2exo", build_trainer)
+
+
+def unregister() -> None:
+    """Leave the installed `llava` as it was; see :func:`llava_ego2exo.unregister`."""
+    global _current
+    if _current is not None:
+        registration, _current = _current, None
+        registration.stop()
+        from ..registry import TRAINERS
+
+        if "ego2exo" in TRAINERS:
+            TRAINERS.remove("ego2exo")

@@ -63,6 +63,7 @@ def language_sizes(vocabulary: int, **changes: Any) -> dict[str, Any]:
     sizes = {
         "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS // 2, "vocab_size": vocabulary, "max_position_embeddings": 2048,
+        "initializer_range": 0.2,
     }  # fmt: skip
     return {**sizes, **changes}
 

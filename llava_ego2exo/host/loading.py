@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -144,6 +145,9 @@ class Loading:
         quantized = self.call["load_4bit"] or self.call["load_8bit"]
         with contextlib.ExitStack() as stack:
             stack.enter_context(only_weights())
+            stack.enter_context(_quiet())
+            llama = importlib.import_module("llava.model.language_model.llava_llama")
+            stack.enter_context(substituted(llama, LlavaConfig=_ReadConfig(self.config)))
             stack.enter_context(substituted(self.host, AutoTokenizer=_BaseTokenizer(self), **names))
             if quantized and self.checkpoint.kind == "lora":
                 from peft.tuners.lora import LoraModel
@@ -249,6 +253,35 @@ class _ClassFromConfig:
         if info["mismatched_keys"]:
             raise Ego2ExoError(f"{path}: weights of other shapes than its config says: {info['mismatched_keys'][:3]}")
         return model
+
+
+class _ReadConfig:
+    """Stands in for LlavaConfig, which LLaVA reads in every branch with a base, whatever the model."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def from_pretrained(self, *_args: Any, **_kwargs: Any) -> Any:
+        return self._config
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Leave out transformers' warning of newly initialised weights: the ones meant are in the next file to load.
+
+    `check_missing` refuses all others, so nothing is lost with the warning.
+    """
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def expected(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "newly initialized" not in text and "TRAIN this model" not in text
+
+    logger.addFilter(expected)
+    try:
+        yield
+    finally:
+        logger.removeFilter(expected)
 
 
 class _BaseTokenizer:

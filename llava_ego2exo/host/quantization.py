@@ -102,6 +102,8 @@ def _quantized(linear: nn.Linear, request: Any) -> nn.Module:
             )
         else:
             new = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=request.llm_int8_threshold)
+            # peft 0.10 reads this switch, which bitsandbytes has dropped since.
+            new.state.memory_efficient_backward = getattr(new.state, "memory_efficient_backward", False)
     weight = linear.weight.data
     if request.load_in_4bit:
         kind = {"quant_type": request.bnb_4bit_quant_type, "compress_statistics": request.bnb_4bit_use_double_quant}

@@ -1,0 +1,31 @@
+"""What every test shares: no hub, one thread (tiny matrices are faster on one), and where real data lies."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("WANDB_DISABLED", "true")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+REAL_VIDEOS = Path(os.environ.get("EGO2EXO_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "videos"
+
+
+@pytest.fixture
+def real_videos() -> Path:
+    """Folder of the real videos that lie beside the repository on the developers' machines."""
+    if not REAL_VIDEOS.is_dir():
+        pytest.skip(f"no real videos at {REAL_VIDEOS} (set EGO2EXO_SHARED)")
+    return REAL_VIDEOS
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="no CUDA device")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)

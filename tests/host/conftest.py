@@ -1,0 +1,108 @@
+"""Host tests run on whichever `llava` is importable: LLaVA-NeXT or llava-torch."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+if importlib.util.find_spec("llava") is None:
+    collect_ignore_glob = ["test_*.py"]
+
+import llava_ego2exo
+from llava_ego2exo.demo.render import render_set
+from llava_ego2exo.demo.tiny import tiny_llava
+
+
+@pytest.fixture(scope="session")
+def flavour():
+    from llava_ego2exo.host.flavour import detect
+
+    return detect()
+
+
+@pytest.fixture(scope="session")
+def kinds(flavour):
+    """Language models with a tiny checkpoint in this flavour."""
+    return ("llama", "qwen") if flavour == "next" else ("llama",)
+
+
+@pytest.fixture
+def registered():
+    """The plugin hooked in for one test."""
+    llava_ego2exo.register()
+    yield
+    llava_ego2exo.unregister()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Rendered videos with their training JSON, and a base checkpoint for each kind of language model."""
+    return World(tmp_path_factory.mktemp("world"))
+
+
+class World:
+    """Files that the host tests train on and load."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.videos = root / "videos"
+        self.data = render_set(self.videos)
+        self._bases: dict[str, Path] = {}
+
+    def base(self, kind: str = "llama") -> Path:
+        """A tiny LLaVA checkpoint without ego tokens."""
+        if kind not in self._bases:
+            self._bases[kind] = tiny_llava(self.root / f"base_{kind}", kind)
+        return self._bases[kind]
+
+    def template(self, kind: str) -> str:
+        return {"llama": "v1", "qwen": "qwen_1_5"}[kind]
+
+    def arguments(self, out: Path, kind: str = "llama", **flags) -> list[str]:
+        """A training command line; `flags` overrides, None leaves a flag out."""
+        values = {
+            "model_name_or_path": self.base(kind), "version": self.template(kind), "data_path": self.data,
+            "video_folder": self.videos, "output_dir": out, "ego2exo": True, "ego2exo_num_tokens": 4,
+            "num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 5e-3, "mm_projector_lr": 5e-3,
+            "lora_enable": True, "lora_r": 16, "lora_alpha": 32, "use_cpu": True, "frames_upbound": 4,
+            "model_max_length": 1024, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
+            "dataloader_num_workers": 0, "disable_tqdm": True, "gradient_checkpointing": False, **flags,
+        }  # fmt: skip
+        return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+@pytest.fixture
+def train(world, monkeypatch, registered):
+    """Run LLaVA's own `train()` in this process; returns the trainer it made."""
+    return run_training(world, monkeypatch)
+
+
+def run_training(world, monkeypatch):
+    def run(out: Path, kind: str = "llama", **flags):
+        from accelerate.state import AcceleratorState
+        from llava.train import train as host
+
+        AcceleratorState._reset_state(True)
+        made = []
+        original = host.LLaVATrainer
+
+        class Spy(type(original)):
+            def __call__(cls, *args, **kwargs):
+                made.append(original(*args, **kwargs))
+                return made[-1]
+
+        monkeypatch.setattr(host, "LLaVATrainer", Spy("LLaVATrainer", (original,), {}))
+        monkeypatch.setattr(sys, "argv", ["train", *world.arguments(out, kind, **flags)])
+        try:
+            host.train()
+        finally:
+            monkeypatch.setattr(host, "LLaVATrainer", original)
+        return made[0]
+
+    return run
+
+
+def losses(trainer) -> list[float]:
+    """The logged training losses."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -1,0 +1,89 @@
+"""The main job on tiny models: train with --ego2exo True, load with LLaVA's loader, ask."""
+
+import pytest
+import torch
+
+from llava_ego2exo.demo.ask import ask
+from llava_ego2exo.demo.render import QUESTION
+from llava_ego2exo.errors import Ego2ExoError
+
+from .conftest import losses
+
+
+def load(*args, **kwargs):
+    from llava.model.builder import load_pretrained_model
+
+    return load_pretrained_model(*args, **kwargs)
+
+
+WAYS = {
+    "lora": {},
+    "lora_bf16": {"bf16": True},
+    "qlora4": {"bits": 4, "bf16": True},
+    "qlora8": {"bits": 8, "bf16": True},
+    "full": {"lora_enable": False, "learning_rate": 2e-3},
+    "projector": {"lora_enable": False, "tune_mm_mlp_adapter": True},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["llama", "qwen"])
+def test_a_student_trains_loads_and_answers_as_in_memory(kind, way, world, kinds, train, tmp_path):
+    if kind not in kinds:
+        pytest.skip("llava-torch has no Qwen")
+    epochs = 8 if way in ("projector", "qlora8") else 60
+    trainer = train(tmp_path / "student", kind, num_train_epochs=epochs, **WAYS[way])
+    history = losses(trainer)
+    assert history[-1] < (0.95 * history[0] if epochs == 8 else 0.2), history
+    model = trainer.model.eval()
+    model = getattr(getattr(model, "base_model", None), "model", model) if hasattr(model, "peft_config") else model
+    base = None if way == "full" else str(world.base(kind))
+    dtype = "bfloat16" if "bf16" in WAYS[way] else "float32"
+    bits = WAYS[way].get("bits")
+    loaded = load(str(tmp_path / "student"), base, "x", torch_dtype=dtype, **({f"load_{bits}bit": True} if bits else {}))
+    loaded[1].get_vision_tower().to(model.get_vision_tower().dtype)
+    for video in sorted(world.videos.glob("*.mp4")):
+        memory = ask((loaded[0], model, loaded[2], 0), str(video), QUESTION, world.template(kind), frames_upbound=4)
+        assert ask(loaded, str(video), QUESTION, world.template(kind), frames_upbound=4) == memory
+        if epochs == 60:
+            assert memory == "A {} block moves {}.".format(*video.stem.split("_")[1:])
+
+
+def test_the_tokens_themselves_learn_and_nothing_frozen_moves(world, train, tmp_path):
+    trainer = train(tmp_path / "student", num_train_epochs=1, per_device_train_batch_size=2)
+    fresh = train(tmp_path / "other", num_train_epochs=1, learning_rate=1e-12, mm_projector_lr=1e-12)
+    name = "mm_projector.ego_tokens.reader.tokens"
+    trained = {n: p for n, p in trainer.model.named_parameters()}
+    start = {n: p for n, p in fresh.model.named_parameters()}
+    assert [n for n in trained if n.endswith(name)]
+    for key, value in trained.items():
+        if "mm_projector" in key:
+            assert not torch.equal(value, start[key]), key
+        elif "vision_tower" in key or "lora_" not in key:
+            assert torch.equal(value, start[key]) and not value.requires_grad, key
+    groups = [id(p) for group in trainer.optimizer.param_groups for p in group["params"]]
+    wanted = [id(p) for p in trainer.model.parameters() if p.requires_grad]
+    assert sorted(groups) == sorted(wanted)
+
+
+def test_rates(world, train, tmp_path):
+    trainer = train(tmp_path / "s", num_train_epochs=1, ego2exo_lr=0.007, mm_projector_lr=0.003, learning_rate=0.001)
+    names = {id(p): n for n, p in trainer.model.named_parameters()}
+    rates = {names[id(p)]: group["initial_lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    for name, rate in rates.items():
+        assert rate == (0.007 if "ego_tokens" in name else 0.003 if "mm_projector" in name else 0.001), name
+
+
+def test_real_videos(real_videos, world, train, tmp_path):
+    from llava_ego2exo.demo.render import sample, write_samples
+
+    answers = {"flipping_a_pancake.mkv": "A hand flips a pancake.", "xU25MMA2N4aVtYay.mp4": "People stand in a room."}
+    data = write_samples(tmp_path / "real.json", [sample(name, answer) for name, answer in answers.items()])
+    flags = {"data_path": data, "video_folder": real_videos, "num_train_epochs": 60}
+    train(tmp_path / "student", **flags)
+    loaded = load(str(tmp_path / "student"), str(world.base()), "x", torch_dtype="float32")
+    for name, answer in answers.items():
+        assert ask(loaded, str(real_videos / name), QUESTION, "v1", frames_upbound=4) == answer
+    bad = write_samples(tmp_path / "bad.json", [sample(name, "?") for name in (*answers, "corrupted.mp4")])
+    with pytest.raises(Ego2ExoError, match="corrupted.mp4"):
+        train(tmp_path / "other", **{**flags, "data_path": bad})

@@ -56,9 +56,13 @@ class Settings:
 
     @property
     def on(self) -> bool:
-        """Whether this run trains ego tokens: by flag, by projector type, or because the base has them."""
-        asked = self["ego2exo"] or str(self["mm_projector_type"]).startswith(PREFIX)
-        return bool(asked or (self.base.get("ego2exo") and "ego2exo" not in self.given))
+        """Whether this run trains ego tokens: by flag, by projector type, or because the base has them.
+
+        A base that has them and `--ego2exo False` contradict each other, which the checks of such a run refuse.
+        """
+        return bool(
+            self["ego2exo"] or str(self["mm_projector_type"]).startswith(PREFIX) or self.base.get("ego2exo", False)
+        )
 
 
 def read(classes: tuple[type, ...], argv: list[str]) -> Settings:

@@ -65,8 +65,8 @@ def random_state(original: Callable[..., Any]) -> Callable[..., Any]:
         import numpy as np
 
         safe = getattr(torch.serialization, "safe_globals", None)
-        core = getattr(np, "_core", None) or np.core
-        types = [core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+        rebuild = np.zeros(0).__reduce__()[0]  # numpy has moved it between versions
+        types = [rebuild, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
         with safe(types) if safe else contextlib.nullcontext():
             return original(self, checkpoint)
 

@@ -84,6 +84,7 @@ def run_training(world, monkeypatch):
         from llava.train import train as host
 
         AcceleratorState._reset_state(True)
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # a bf16 run before leaves it at bf16
         made = []
         original = host.LLaVATrainer
 

@@ -31,7 +31,7 @@ WAYS = {
 def test_a_student_trains_loads_and_answers_as_in_memory(kind, way, world, kinds, train, tmp_path):
     if kind not in kinds:
         pytest.skip("llava-torch has no Qwen")
-    epochs = 8 if way in ("projector", "qlora8") else 60
+    epochs = 8 if way == "projector" else 60
     trainer = train(tmp_path / "student", kind, num_train_epochs=epochs, **WAYS[way])
     history = losses(trainer)
     assert history[-1] < (0.95 * history[0] if epochs == 8 else 0.2), history
@@ -43,7 +43,9 @@ def test_a_student_trains_loads_and_answers_as_in_memory(kind, way, world, kinds
     loaded = load(str(tmp_path / "student"), base, "x", torch_dtype=dtype, **({f"load_{bits}bit": True} if bits else {}))
     loaded[1].get_vision_tower().to(model.get_vision_tower().dtype)
     for video in sorted(world.videos.glob("*.mp4")):
-        memory = ask((loaded[0], model, loaded[2], 0), str(video), QUESTION, world.template(kind), frames_upbound=4)
+        # A quantized model in training has float32 norms between bf16 layers and runs under the trainer's autocast.
+        with torch.autocast("cpu", torch.bfloat16, enabled=bits is not None):
+            memory = ask((loaded[0], model, loaded[2], 0), str(video), QUESTION, world.template(kind), frames_upbound=4)
         assert ask(loaded, str(video), QUESTION, world.template(kind), frames_upbound=4) == memory
         if epochs == 60:
             assert memory == "A {} block moves {}.".format(*video.stem.split("_")[1:])

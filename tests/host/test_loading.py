@@ -1,0 +1,190 @@
+"""Saved checkpoints of every kind, through LLaVA's real `load_pretrained_model`."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.merge import merge
+
+EPOCHS = 3
+
+
+def load(path, base=None, name="x", **kwargs):
+    from llava.model.builder import load_pretrained_model
+
+    return load_pretrained_model(str(path), base and str(base), name, **{"torch_dtype": "float32", **kwargs})
+
+
+@pytest.fixture
+def lora(world, train, tmp_path):
+    train(tmp_path / "lora", num_train_epochs=EPOCHS)
+    return tmp_path / "lora"
+
+
+def logits(model, seed=0):
+    torch.manual_seed(seed)
+    ids = torch.tensor([[1, 40, -200, 50, 60, 70]])
+    video = torch.randn(3, 3, 28, 28, dtype=model.dtype)
+    with torch.no_grad():
+        return model(ids, images=[video], modalities=["video"]).logits
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen"])
+def test_merged_equals_unmerged(kind, world, kinds, train, tmp_path):
+    if kind not in kinds:
+        pytest.skip("llava-torch has no Qwen")
+    train(tmp_path / "lora", kind, num_train_epochs=EPOCHS)
+    merge(str(tmp_path / "lora"), str(world.base(kind)), str(tmp_path / "merged"), "float32")
+    adapted, merged = load(tmp_path / "lora", world.base(kind))[1], load(tmp_path / "merged")[1]
+    assert type(merged).__name__ == {"llama": "LlavaLlamaForCausalLM", "qwen": "LlavaQwenForCausalLM"}[kind]
+    torch.testing.assert_close(logits(adapted), logits(merged), atol=1e-5, rtol=1e-5)
+    for (name, a), (_, b) in zip(adapted.named_parameters(), merged.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+    base = load(world.base(kind))[1]
+    assert not torch.allclose(logits(base)[:, -1], logits(merged)[:, -1], atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", torch.bfloat16, None])
+def test_any_dtype(dtype, world, registered):
+    model = load(world.base(), torch_dtype=dtype)[1]
+    assert model.dtype == {"float32": torch.float32, None: torch.float16, "float16": torch.float16}.get(
+        dtype, torch.bfloat16
+    )
+
+
+def test_unknown_dtype(world, registered):
+    with pytest.raises(Ego2ExoError, match="torch_dtype 'int8'.*float16, bfloat16, float32"):
+        load(world.base(), torch_dtype="int8")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bits_quantize_the_language_model_alone(bits, world, lora, registered):
+    bnb = pytest.importorskip("bitsandbytes")
+    wanted = {4: bnb.nn.Linear4bit, 8: bnb.nn.Linear8bitLt}[bits]
+    full = load(world.base(), torch_dtype="bfloat16", **{f"load_{bits}bit": True})[1]
+    student = load(lora, world.base(), torch_dtype="bfloat16", **{f"load_{bits}bit": True})[1]
+    for model in (full, student):
+        found = {name for name, module in model.named_modules() if isinstance(module, wanted)}
+        assert found and all("model.layers." in name for name in found)
+        assert sum("q_proj" in name and not name.endswith("lora_A") for name in found) >= 2
+        assert torch.isfinite(logits(model)).all()
+        assert model.lm_head.weight.dtype == torch.bfloat16
+    assert any("lora_" in name for name, _ in student.named_parameters())
+
+
+def test_projector_only(world, train, tmp_path):
+    trainer = train(tmp_path / "p", num_train_epochs=EPOCHS, lora_enable=False, tune_mm_mlp_adapter=True)
+    saved = torch.load(tmp_path / "p" / "mm_projector.bin", weights_only=True)
+    model = load(tmp_path / "p", world.base())[1]
+    state = model.state_dict()
+    for name, value in saved.items():
+        assert torch.equal(state[name.removeprefix("base_model.")], value), name
+    assert len(saved) == sum("mm_projector" in n for n, _ in trainer.model.named_parameters())
+    merge(str(tmp_path / "p"), str(world.base()), str(tmp_path / "m"))
+    assert torch.equal(logits(load(tmp_path / "m")[1]), logits(model))
+
+
+def test_a_tuned_tower_is_kept(world, train, tmp_path):
+    """LLaVA-NeXT loads such a tower into the meta device and goes on with garbage."""
+    trainer = train(tmp_path / "f", num_train_epochs=1, lora_enable=False)
+    tower = trainer.model.get_vision_tower().vision_tower
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.add_(0.01)
+    trainer.model.config.save_pretrained(tmp_path / "g")
+    trainer.model.save_pretrained(tmp_path / "g")
+    for file in world.base().glob("*token*"):
+        shutil.copy(file, tmp_path / "g")
+    loaded = load(tmp_path / "g")[1].get_vision_tower().vision_tower
+    for (name, a), b in zip(tower.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(a, b.to(a.dtype)), name
+
+
+def test_class_comes_from_the_config_not_from_the_path(world, kinds, registered, tmp_path):
+    if "qwen" not in kinds:
+        pytest.skip("llava-torch has no Qwen")
+    misleading = tmp_path / "my-llama-vicuna-mistral"
+    shutil.copytree(world.base("qwen"), misleading)
+    config = json.loads((misleading / "config.json").read_text())
+    assert type(load(misleading, name="llava_mistral")[1]).__name__ == "LlavaQwenForCausalLM"
+    config["model_type"] = "llava"  # as the OneVision hub configs say
+    (misleading / "config.json").write_text(json.dumps(config))
+    assert type(load(misleading)[1]).__name__ == "LlavaQwenForCausalLM"
+    config["architectures"] = ["LlavaForConditionalGeneration"]
+    (misleading / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Ego2ExoError, match="LlavaForConditionalGeneration"):
+        load(misleading)
+
+
+def test_an_adapter_without_its_base(lora, world, registered):
+    with pytest.raises(Ego2ExoError, match=f"LoRA adapter without its base.*{world.base()}"):
+        load(lora)
+
+
+def test_a_whole_model_with_a_base(world, registered):
+    with pytest.raises(Ego2ExoError, match="holds a whole model"):
+        load(world.base(), world.base())
+
+
+def test_a_base_of_another_width(lora, world, registered, tmp_path):
+    from llava_ego2exo.demo.tiny import language_sizes, tiny_tower
+    from llava_ego2exo.host.assemble import assemble
+
+    sizes = language_sizes(512, hidden_size=32)
+    other = assemble("llava_llama", tmp_path / "other", sizes, tiny_tower(tmp_path / "t"))
+    with pytest.raises(Ego2ExoError, match="hidden_size 64.*has 32"):
+        load(lora, other)
+
+
+def test_missing_weights(lora, world, registered):
+    (lora / "non_lora_trainables.bin").rename(lora / "kept")
+    with pytest.raises(Ego2ExoError, match="no non_lora_trainables.bin"):
+        load(lora, world.base())
+    weights = torch.load(lora / "kept", weights_only=True)
+    torch.save({n: w for n, w in weights.items() if "tokens" not in n}, lora / "non_lora_trainables.bin")
+    with pytest.raises(Ego2ExoError, match="in no file of.*ego_tokens"):
+        load(lora, world.base())
+    torch.save({**weights, "base_model.model.model.nonsense": torch.ones(1)}, lora / "non_lora_trainables.bin")
+    with pytest.raises(Ego2ExoError, match="nonsense is .*no such weight"):
+        load(lora, world.base())
+
+
+class Payload:
+    def __reduce__(self):
+        return (exec, ("import builtins; builtins.ego2exo_hacked = True",))
+
+
+@pytest.mark.parametrize("file", ["non_lora_trainables.bin", "adapter_model.bin"])
+def test_pickled_code_never_runs(file, lora, world, registered):
+    import builtins
+
+    (lora / "adapter_model.safetensors").rename(lora / "away") if file == "adapter_model.bin" else None
+    torch.save({"weight": torch.ones(1), "evil": Payload()}, lora / file, pickle_module=pickle)
+    with pytest.raises(Ego2ExoError, match=f"{file} is no plain weight file"):
+        load(lora, world.base())
+    assert not hasattr(builtins, "ego2exo_hacked")
+
+
+def test_merge_refuses_a_full_folder(lora, world, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").touch()
+    with pytest.raises(Ego2ExoError, match="not empty"):
+        merge(str(lora), str(world.base()), str(tmp_path / "out"))
+    assert (tmp_path / "out" / "precious").exists()
+
+
+def test_tied_embeddings_survive(world, registered, tmp_path):
+    from llava_ego2exo.demo.tiny import language_sizes, tiny_tower
+    from llava_ego2exo.host.assemble import assemble
+
+    folder = assemble(
+        "llava_llama", tmp_path / "tied", language_sizes(512, tie_word_embeddings=True), tiny_tower(tmp_path / "t")
+    )
+    for file in world.base().glob("*token*"):
+        shutil.copy(file, folder)
+    model = load(folder)[1]
+    assert model.lm_head.weight.data_ptr() == model.get_model().embed_tokens.weight.data_ptr()

@@ -4,7 +4,6 @@ import sys
 import types
 
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.method import attention
 from llava_ego2exo.method.attention import CrossAttention, KeyEmbedding, Projection, compute_dtype, resolve
+
+from . import reference
 
 PATHS = ("folded", "sdpa", "flash")
 WIDTH, HEADS, TOKENS, PATCHES = 24, 3, 5, 6

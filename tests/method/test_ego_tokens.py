@@ -6,11 +6,12 @@ import math
 import pickle
 
 import pytest
-import reference
 import torch
 
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens, frame_embedding, position_embedding, sincos
+
+from . import reference
 
 BLOCKS = {"cross_attention": reference.cross_attention, "transformer": reference.transformer}
 WIDTH, HEADS, TOKENS, PATCHES, LENGTHS = 24, 3, 4, 9, [2, 1, 3]

@@ -1,0 +1,257 @@
+"""Tiny LLaVA models in memory, batches for them, and what upstream itself would make of these with ego rows added."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import os
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from llava_ego2exo.demo.tiny import language_sizes, tiny_tower
+from llava_ego2exo.host.loading import llava_class
+
+SEED = int(os.environ.get("EGO2EXO_TEST_SEED", time.time_ns() % 2**31))  # fresh; shown on failure, set to repeat
+VOCABULARY, P, PATCHES, PLACEHOLDER = 96, 3, 16, -200
+_FOLDER = tempfile.TemporaryDirectory(prefix="ego2exo-")
+_EXTRA = {
+    "gemma": {"head_dim": 16},
+    "mixtral": {"num_local_experts": 2, "num_experts_per_tok": 1},
+    "qwen_moe": {
+        "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
+    },
+}  # fmt: skip
+
+
+def is_next() -> bool:
+    from llava_ego2exo.host.flavour import detect
+
+    return detect() == "next"
+
+
+@functools.cache
+def clip_folder() -> Path:
+    torch.manual_seed(SEED)
+    return tiny_tower(Path(_FOLDER.name) / "tower")
+
+
+def build_plain(kind: str = "llama", **language) -> nn.Module:
+    """A language model without a tower, as a training run starts from."""
+    torch.manual_seed(SEED)
+    cls = llava_class(f"llava_{kind}")
+    sizes = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, **_EXTRA.get(kind, {}), **language}
+    return cls(cls.config_class(**language_sizes(VOCABULARY, **sizes))).eval()
+
+
+def model_args(tower: object = None, **flags) -> SimpleNamespace:
+    """What LLaVA's train script hands to `initialize_vision_modules`."""
+    values = {
+        "vision_tower": str(tower or clip_folder()), "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch",
+        "pretrain_mm_mlp_adapter": None, "mm_patch_merge_type": "flat", "mm_projector_type": "mlp2x_gelu",
+        "mm_resampler_type": None, "add_faster_video": False,
+    }  # fmt: skip
+    return SimpleNamespace(**{**values, **flags})
+
+
+def build(kind: str = "llama", tower: object = None, config: dict | None = None, ego: bool = True, **flags) -> nn.Module:
+    """A model with tower and projector, attached by LLaVA's (registered: our) `initialize_vision_modules`.
+
+    Args:
+        kind: language model.
+        tower: its folder; None takes the tiny CLIP.
+        config: keys of the model's config, set afterwards.
+        ego: with ego tokens.
+        flags: model arguments.
+    """
+    model = build_plain(kind)
+    torch.manual_seed(SEED + 1)
+    flags = {"ego2exo": True, "ego2exo_num_tokens": P, **flags} if ego else flags
+    model.get_model().initialize_vision_modules(model_args(tower, **flags))
+    pooling = {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "bilinear", "mm_newline_position": "one_token"}
+    for key, value in {**pooling, **(config or {})}.items():
+        setattr(model.config, key, value)
+    return model.eval()
+
+
+def branch_of(model: nn.Module) -> nn.Module:
+    return model.get_model().mm_projector.ego_tokens
+
+
+def ego_grads(model: nn.Module) -> dict[str, torch.Tensor | None]:
+    return {name: parameter.grad for name, parameter in branch_of(model).named_parameters()}
+
+
+def hooks_of(model: nn.Module) -> int:
+    modules = list(model.modules())
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+
+
+class Batch:
+    """Rows written as text: "." a word, "V" a video, "I" a picture, "C" a picture in five crops.
+
+    Args:
+        rows: one string a row; all rows are padded to one length.
+        left: pad on the left.
+        size: pixels.
+        offset: added to the seed.
+    """
+
+    def __init__(self, *rows: str, left: bool = False, size: int = 28, offset: int = 0) -> None:
+        print(f"EGO2EXO_TEST_SEED={SEED}")
+        self.generator = torch.Generator().manual_seed(SEED + offset)
+        self.images: list[torch.Tensor] = []
+        self.kinds: list[str] = []
+        self.slots: list[list[int]] = []
+        self.rows: list[list[int]] = []
+        for row in rows:
+            words = self._randint(8, VOCABULARY, len(row))
+            self.slots.append([self._add(kind, size) for kind in row if kind != "."])
+            self.rows.append([PLACEHOLDER if k != "." else w for k, w in zip(row, words, strict=True)])
+            if not self.slots[-1]:
+                self._add("I", size)  # LLaVA's stand-in for a text row
+        self.labels = [[-100 if t < 0 or i < 2 else t for i, t in enumerate(row)] for row in self.rows]
+        self.left = left
+
+    def _randint(self, low: int, high: int, count: int) -> list[int]:
+        return torch.randint(low, high, (count,), generator=self.generator).tolist()
+
+    def _add(self, kind: str, size: int) -> int:
+        frames = {"V": self._randint(2, 6, 1)[0], "I": 1, "C": 5}[kind]
+        self.images.append(torch.randn(frames, 3, size, size, generator=self.generator))
+        self.kinds.append("video" if kind == "V" else "image")
+        return len(self.images) - 1
+
+    def pad(self, rows: list[list[int]], fill: int) -> torch.Tensor:
+        width = max(map(len, rows))
+        fills = [[fill] * (width - len(row)) for row in rows]
+        return torch.tensor([f + r if self.left else r + f for r, f in zip(rows, fills, strict=True)])
+
+    @property
+    def ids(self) -> torch.Tensor:
+        return self.pad(self.rows, 0)
+
+    @property
+    def mask(self) -> torch.Tensor:
+        return self.pad([[1] * len(row) for row in self.rows], 0)
+
+    @property
+    def told(self) -> dict:
+        """`modalities`, where the host takes them."""
+        return {"modalities": self.kinds} if is_next() else {}
+
+    def call(self, **changes) -> dict:
+        """Arguments of a model's forward."""
+        given = {"input_ids": self.ids, "attention_mask": self.mask, "labels": self.pad(self.labels, -100)}
+        return {**given, "images": self.images, **self.told, **changes}
+
+    def asked(self, **changes) -> dict:
+        """Arguments of a model's generate."""
+        settings = {"do_sample": False, "max_new_tokens": 6, "temperature": None, "top_p": None, "eos_token_id": None}
+        given = {"inputs": self.ids, "attention_mask": self.mask, "images": self.images, **self.told}
+        return {**given, **settings, **changes}
+
+
+def prepare(model: nn.Module, call: dict) -> tuple:
+    """The (registered) input preparation."""
+    call = {"image_sizes": None, **call}
+    names = ("input_ids", "position_ids", "attention_mask", "past_key_values", "labels", "images")
+    rest = {name: value for name, value in call.items() if name not in names}
+    return model.prepare_inputs_labels_for_multimodal(*[call.get(name) for name in names], **rest)
+
+
+def upstream_prepare(model: nn.Module, call: dict) -> tuple:
+    """LLaVA's own preparation, without any wrapper, on the model without its ego branch."""
+    plain = copy.deepcopy(model)
+    projector = plain.get_model().mm_projector
+    if hasattr(projector, "ego_tokens"):
+        del projector.ego_tokens
+        if isinstance(projector, nn.Sequential):
+            projector.__class__ = nn.Sequential
+    plain.config.tokenizer_model_max_length, plain.config.tokenizer_padding_side = None, "right"
+    original = inspect.unwrap(type(model).prepare_inputs_labels_for_multimodal)
+    plain.prepare_inputs_labels_for_multimodal = functools.partial(original, plain)
+    return prepare(plain, call)
+
+
+def hidden_states(model: nn.Module, images: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Layer outputs of all frames without class token, by a call of the encoder itself."""
+    tower = model.get_vision_tower()
+    frames = torch.cat([x[None] if x.ndim == 3 else x for x in images])
+    states = tower.vision_tower(frames.to(tower.dtype), output_hidden_states=True).hidden_states[1:]
+    return [state[:, -(tower.num_patches_per_side**2) :] for state in states]
+
+
+@torch.no_grad()
+def ego_rows(model: nn.Module, batch: Batch, chosen: list[int]) -> torch.Tensor:
+    """(items, P, width) of the chosen items."""
+    ends = torch.tensor([0] + [x.shape[0] for x in batch.images]).cumsum(0).tolist()
+    states = hidden_states(model, batch.images)
+    branch = branch_of(model)
+    read = {i: torch.cat([states[i][ends[j] : ends[j + 1]] for j in chosen]) for i in branch.reader.layers}
+    return branch(read, [batch.images[j].shape[0] for j in chosen])
+
+
+@torch.no_grad()
+def expected(
+    model: nn.Module, batch: Batch, ego: str = "video", visual: bool = True, limit: int | None = None,
+    side: str = "right", **extra,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Upstream's own embeddings, labels and mask of a batch, with the ego rows put in by hand.
+
+    Every placeholder gets a marker word behind it, every word a label that tells its place: the marker's row in
+    upstream's result is where the ego rows go, and rows without a label are visual tokens.
+    """
+    marked, places = [], []
+    for row in batch.rows:
+        ids, labels = [], []
+        for position, token in enumerate(row):
+            ids += [token] + [5] * (token < 0)
+            labels += [position] + [1000 + sum(t < 0 for t in row[:position])] * (token < 0)
+        marked.append(ids)
+        places.append(labels)
+    right = copy.copy(batch)
+    right.left = False
+    call = {"input_ids": right.pad(marked, 0), "labels": right.pad(places, -100), "images": batch.images, **batch.told}
+    call["attention_mask"] = right.pad([[1] * len(row) for row in marked], 0)
+    if is_next():
+        call["modalities"] = batch.kinds + ["image"] * len(batch.rows)
+    _, _, mask, _, embeds, found = upstream_prepare(model, {**call, **extra})
+    last = len(batch.images) - 1
+    slots = [[min(item, last) for item in row] for row in batch.slots]
+    used = sorted({item for row in slots for item in row if batch.kinds[item] in ego.split(",")})
+    tokens = ego_rows(model, batch, used) if used else None
+    rows, labels = [], []
+    for index, keep in enumerate(mask.bool()):
+        pieces, marks, pending = [], [], []
+        for vector, place in zip(embeds[index][keep], found[index][keep].tolist(), strict=True):
+            if place == -100:
+                pending.append(vector)
+                continue
+            ours = place >= 1000 and slots[index][place - 1000] in used
+            if visual or not ours:
+                pieces += pending
+                marks += [-100] * len(pending)
+            pending = []
+            if ours:
+                pieces += list(tokens[used.index(slots[index][place - 1000])])
+                marks += [-100] * branch_of(model).reader.num_tokens
+            elif place < 1000:
+                pieces.append(vector)
+                marks.append(batch.labels[index][place])
+        rows.append(torch.stack(pieces)[:limit])
+        labels.append(torch.tensor(marks)[:limit])
+    return _stack(rows, 0.0, side), _stack(labels, -100, side), _stack([torch.ones(len(r)) for r in rows], 0, side).long()
+
+
+def _stack(rows: list[torch.Tensor], fill: float, side: str) -> torch.Tensor:
+    width = max(len(row) for row in rows)
+    out = rows[0].new_full((len(rows), width, *rows[0].shape[1:]), fill)
+    for index, row in enumerate(rows):
+        out[index, slice(width - len(row), None) if side == "left" else slice(len(row))] = row
+    return out

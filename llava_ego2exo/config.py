@@ -31,7 +31,9 @@ class Ego2ExoConfig:
 
     num_tokens: int = _flag(16, "P: how many learnable ego tokens each video gets.")
     layers: str = _flag("all", "Encoder layers the tokens read: `all`, or zero-based numbers as in `0,4,8`.")
-    block: str = _flag("cross_attention", "What reads a layer: `cross_attention` (plain, the paper's) or `transformer`.")
+    block: str = _flag(
+        "cross_attention", "What reads a layer: `cross_attention` (plain, the paper's) or `transformer`."
+    )
     attn: str = _flag("auto", "How attention is computed: `auto` (by count), `folded`, `sdpa` or `flash`.")
     visual_tokens: bool = _flag(True, "Pass the ordinary visual tokens too; False passes the ego tokens alone.")
     modalities: str = _flag("video", "What gets ego tokens: `video`, `image` or `video,image`.")
@@ -40,7 +42,9 @@ class Ego2ExoConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.num_tokens, bool) or not isinstance(self.num_tokens, int) or self.num_tokens < 1:
-            raise Ego2ExoError(f"--ego2exo_num_tokens {self.num_tokens}", "a whole number from 1", "leave it out for 16")
+            raise Ego2ExoError(
+                f"--ego2exo_num_tokens {self.num_tokens}", "a whole number from 1", "leave it out for 16"
+            )
         for name, allowed in (("block", BLOCKS), ("attn", ATTENTIONS), ("key_embedding", KEY_EMBEDDINGS)):
             if getattr(self, name) not in allowed:
                 raise Ego2ExoError(

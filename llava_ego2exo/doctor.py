@@ -21,56 +21,9 @@ from typing import Any
 
 from . import __version__, patching
 from .errors import Ego2ExoError
+from .versions import BOTH, BREAKAGES, LIBRARIES, PYPI_MINIMUM, PYTHON, Library
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Library:
-    """One row of the version table; `needed` names the flavours that cannot train or load without it."""
-
-    name: str
-    tested: tuple[str, ...]
-    minimum: str
-    use: str
-    needed: tuple[str, ...] = ()
-
-
-BOTH = ("next", "pypi")
-PYTHON = Library("python", ("3.11",), "3.10", "everything", BOTH)
-LIBRARIES = (
-    Library("torch", ("2.13.0",), "2.1", "everything", BOTH),
-    Library("transformers", ("4.40.2", "4.45.2"), "4.40", "everything", BOTH),
-    Library("accelerate", ("0.34.2",), "0", "loading models and training", BOTH),
-    Library("einops", ("0.8.2",), "0.6.1", "reshaping tensors", BOTH),
-    Library("peft", ("0.10.0",), "0.10", "--lora_enable and merging"),
-    Library("bitsandbytes", ("0.50.2",), "0.43", "--bits 4 and --bits 8"),
-    Library("flash-attn", (), "2.5", "speed alone; sdpa does the same without it"),
-    Library("deepspeed", ("0.14.4",), "0", "training in LLaVA-NeXT, which imports it always", ("next",)),
-    Library("decord", ("0.6.0",), "0.6", "reading video files"),
-)
-# llava-torch comes from the time of transformers 4.36 and ran on 4.37.2.
-PYPI_MINIMUM = {"transformers": "4.37"}
-
-
-@dataclass(frozen=True)
-class Breakage:
-    """Versions of a library, from `first` up to but not including `end`, that a flavour is known to fail with."""
-
-    library: str
-    flavour: str
-    first: str
-    end: str
-    why: str
-    stops: bool
-
-
-BREAKAGES = (
-    Breakage("transformers", "next", "0", "4.38", "no AcceleratorConfig yet: LLaVA-NeXT cannot train", True),
-    Breakage("transformers", "next", "4.47.1", "999", "no GradientAccumulationPlugin: LLaVA-NeXT cannot train", True),
-    Breakage("transformers", "pypi", "4.38", "999", "llava-torch cannot generate: it lacks cache_position", False),
-    Breakage("accelerate", "next", "1.0", "999", "LLaVA-NeXT's own trainer passes dispatch_batches: TypeError", False),
-)
 
 
 @dataclass
@@ -163,9 +116,10 @@ def _faults(flavour: str | None, findings: Findings) -> list[dict[str, Any]] | N
         findings.warnings.append(f"upstream faults are not listed: {error}")
         return None
     mends = [seam for seam in SEAMS if seam.kind == "mend" and flavour in seam.flavours]
+    faults = {(seam.key, seam.why): seam for seam in mends}  # one fault may sit in several classes
     return [
         {"key": seam.key, "why": seam.why, "mended": seam.key in enabled, "remove_when": seam.remove_when}
-        for seam in mends
+        for seam in faults.values()
     ]
 
 

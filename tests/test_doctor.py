@@ -190,8 +190,6 @@ def test_transformers_range(make_llava, seams, versions, flavour, version, verdi
 @pytest.mark.parametrize(
     ("flavour", "name", "version", "warning"),
     [
-        ("pypi", "transformers", "4.40.2", "lacks cache_position"),
-        ("next", "accelerate", "1.2.0", "dispatch_batches"),
         ("next", "peft", "0.4.0", "peft 0.4.0 is too old: 0.10 or later"),
     ],
 )

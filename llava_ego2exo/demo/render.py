@@ -12,7 +12,9 @@ MOVES = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 QUESTION = "What moves, and where to?"
 
 
-def render_clip(path: Path, colour: str, move: str, frames: int = 8, size: int = 64, rate: int = 2, seed: int = 0) -> None:
+def render_clip(
+    path: Path, colour: str, move: str, frames: int = 8, size: int = 64, rate: int = 2, seed: int = 0
+) -> None:
     """Write one video.
 
     Args:

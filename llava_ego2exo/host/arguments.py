@@ -41,7 +41,9 @@ def with_model_flags(original: type) -> type:
 
 def with_data_flags(original: type) -> type:
     """`DataArguments` with LLaVA-NeXT's video flags where the host lacks them."""
-    return _extend(original, [(name, kind, _field(default, text)) for name, (kind, default, text) in _VIDEO_FLAGS.items()])
+    return _extend(
+        original, [(name, kind, _field(default, text)) for name, (kind, default, text) in _VIDEO_FLAGS.items()]
+    )
 
 
 def with_training_flags(original: type) -> type:

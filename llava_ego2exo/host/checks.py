@@ -24,6 +24,7 @@ def check_run(settings: Settings) -> None:
         Ego2ExoError: with what was given, what is allowed, and what to do.
     """
     flags = Ego2ExoConfig.from_object(_Attributes(settings.values))
+    read_config(settings["model_name_or_path"])
     _check_against_base(settings, flags)
     _check_tower(settings, flags)
     check_type(str(settings["mm_projector_type"]), llava_arch.original_projector_builder())
@@ -31,6 +32,8 @@ def check_run(settings: Settings) -> None:
     _check_bits(settings)
     if settings["trainer_type"] is not None:
         TRAINERS.get(settings["trainer_type"])
+    if settings["trainer_mode"] not in (None, "regular"):
+        raise Ego2ExoError(f"--trainer_mode {settings['trainer_mode']} with --ego2exo True", "regular", "leave it out")
     if flags.attn == "flash" and importlib.util.find_spec("flash_attn") is None:
         raise Ego2ExoError("--ego2exo_attn flash, and flash-attn is not installed", "auto, folded, sdpa", "use auto")
     adapter = settings["pretrain_mm_mlp_adapter"]
@@ -105,7 +108,9 @@ def _check_bits(settings: Settings) -> None:
     if bits not in (4, 8):
         raise Ego2ExoError(f"--bits {bits}", "16, 8 or 4")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise Ego2ExoError(f"--bits {bits}, and bitsandbytes is not installed", "", "pip install 'llava-ego2exo[qlora]'")
+        raise Ego2ExoError(
+            f"--bits {bits}, and bitsandbytes is not installed", "", "pip install 'llava-ego2exo[qlora]'"
+        )
     if not settings["lora_enable"] and not settings["tune_mm_mlp_adapter"] and parts != "mm_mlp_adapter":
         raise Ego2ExoError(
             f"--bits {bits} without LoRA: quantized weights cannot be trained",

@@ -74,7 +74,11 @@ def read(classes: tuple[type, ...], argv: list[str]) -> Settings:
     parsed, _ = HfArgumentParser(classes).parse_known_args(argv, namespace=sentinel)
     given = {name: value for name, value in vars(parsed).items() if value is not _UNSET and name in defaults}
     values = {**defaults, **given}
-    return Settings(values, frozenset(given), read_config(values.get("model_name_or_path")))
+    try:
+        base = read_config(values.get("model_name_or_path"))
+    except Ego2ExoError:
+        base = {}  # a run without ego tokens meets LLaVA's own message; one with them is refused by its checks
+    return Settings(values, frozenset(given), base)
 
 
 def read_config(path: str | None) -> dict[str, Any]:
@@ -103,7 +107,9 @@ def inherit(settings: Settings) -> tuple[Settings, dict[str, Any]]:
     """
     sources = dict(INHERITED)
     if settings.base.get("ego2exo"):
-        sources |= {"ego2exo": "ego2exo"} | {PREFIX + f.name: PREFIX + f.name for f in dataclasses.fields(Ego2ExoConfig)}
+        sources |= {"ego2exo": "ego2exo"} | {
+            PREFIX + f.name: PREFIX + f.name for f in dataclasses.fields(Ego2ExoConfig)
+        }
     found = {}
     for flag, key in sources.items():
         value = settings.base.get(key)

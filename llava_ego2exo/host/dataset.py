@@ -138,5 +138,3 @@ def keep_turns(original: Callable[..., Any]) -> Callable[..., Any]:
             self.list_data_dict[i] = kept
 
     return _get_item
-
-

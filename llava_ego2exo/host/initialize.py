@@ -44,7 +44,9 @@ def _ensure_branch(model: Any, model_args: Any) -> None:
     facts = inspect_tower(model.get_vision_tower())
     trained = getattr(model.config, "ego2exo", False)
     # Without --ego2exo an ego checkpoint goes on as it is.
-    flags = Ego2ExoConfig.from_object(model_args if getattr(model_args, "ego2exo", False) or not trained else model.config)
+    flags = Ego2ExoConfig.from_object(
+        model_args if getattr(model_args, "ego2exo", False) or not trained else model.config
+    )
     if ego_branch(model.mm_projector) is None:
         reference = next(model.mm_projector.parameters(), torch.empty(0))
         config = model.config

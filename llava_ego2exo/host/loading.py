@@ -193,7 +193,9 @@ class Loading:
         holes = [n for n, p in model.named_parameters() if p.is_meta]
         holes += [n for n, p in model.named_parameters() if "ego_tokens" in n and not torch.isfinite(p).all()]
         if holes:
-            raise Ego2ExoError(f"weights without values after loading: {', '.join(holes[:4])}", "", "report this as a bug")
+            raise Ego2ExoError(
+                f"weights without values after loading: {', '.join(holes[:4])}", "", "report this as a bug"
+            )
 
 
 def _unmerged(lora_model: Any, *_args: Any, **_kwargs: Any) -> Any:
@@ -215,10 +217,11 @@ def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any])
             )
         return
     if base is None:
+        kind = "LoRA adapter" if checkpoint.kind == "lora" else "projector"
         raise Ego2ExoError(
-            f"{checkpoint.path} holds a {'LoRA adapter' if checkpoint.kind == 'lora' else 'projector'} without its base",
+            f"{checkpoint.path} holds a {kind} without its base",
             "the checkpoint that training started from as model_base",
-            f'pass model_base="{trained_base(checkpoint.path) or "..."}", or merge it first: llava-ego2exo merge',
+            f"pass model_base={trained_base(checkpoint.path) or '...'!r}, or merge it first: llava-ego2exo merge",
         )
     other = read_config(base)
     for key in ("hidden_size", "num_hidden_layers", "vocab_size"):

@@ -74,7 +74,9 @@ def wrap_builder(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]
         if not projector_type.startswith(PREFIX):
             return original(config, delay_load=delay_load, **kwargs)
         projector = build_base(original, config, delay_load=delay_load, **kwargs)
-        return attach(projector, build_branch(original, config, Ego2ExoConfig.from_object(config), stored_facts(config)))
+        return attach(
+            projector, build_branch(original, config, Ego2ExoConfig.from_object(config), stored_facts(config))
+        )
 
     return build_vision_projector
 

@@ -65,8 +65,9 @@ def take_request(kwargs: dict[str, Any]) -> Any:
 
 def _through_transformers(inner: Any, cls: Any, path: Any, args: Any, kwargs: dict[str, Any], request: Any) -> Any:
     """CUDA: transformers quantizes shard by shard as it loads, so that no whole copy lies in memory."""
+    if not kwargs.get("low_cpu_mem_usage"):  # training; the loader asks for it and has prepared its config itself
+        kwargs["config"] = prepare_tower(kwargs.get("config") or cls.config_class.from_pretrained(path), path)
     kwargs["low_cpu_mem_usage"] = True
-    kwargs["config"] = prepare_tower(kwargs.get("config") or cls.config_class.from_pretrained(path), path)
     kwargs.setdefault("device_map", {"": torch.cuda.current_device()})
     return inner(cls, path, *args, quantization_config=request, **kwargs)
 

@@ -83,7 +83,7 @@ def adapter_only(args: Any) -> bool:
 
 
 def save_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A LoRA `checkpoint-N` lacks projector and config, a projector's lacks optimizer and state: both lose on resume."""
+    """A LoRA `checkpoint-N` lacks projector and config, a projector's lacks optimizer and state; save them too."""
     from transformers import Trainer
 
     @functools.wraps(original)

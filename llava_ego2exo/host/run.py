@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,9 +43,7 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _say(text: str) -> None:
-    from llava.train import train as host
-
-    if host.local_rank in (None, -1, 0):
+    if os.environ.get("RANK", "0") == "0":
         print(text, flush=True)  # noqa: T201
 
 

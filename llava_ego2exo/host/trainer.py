@@ -108,5 +108,3 @@ def trainable_table(model: nn.Module, optimizer: Any) -> str:
     for (name, rate, decay), (tensors, size) in sorted(rows.items()):
         lines.append(f"{name:<18}{tensors:>8}{size:>14,}{rate:>10.2g}{decay:>8.2g}")
     return "\n".join(lines)
-
-

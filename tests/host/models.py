@@ -46,7 +46,10 @@ def build_plain(kind: str = "llama", **language) -> nn.Module:
     torch.manual_seed(SEED)
     cls = llava_class(f"llava_{kind}")
     sizes = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, **_EXTRA.get(kind, {}), **language}
-    return cls(cls.config_class(**language_sizes(VOCABULARY, **sizes))).eval()
+    model = cls(cls.config_class(**language_sizes(VOCABULARY, **sizes))).eval()
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return model
 
 
 def model_args(tower: object = None, **flags) -> SimpleNamespace:
@@ -59,7 +62,9 @@ def model_args(tower: object = None, **flags) -> SimpleNamespace:
     return SimpleNamespace(**{**values, **flags})
 
 
-def build(kind: str = "llama", tower: object = None, config: dict | None = None, ego: bool = True, **flags) -> nn.Module:
+def build(
+    kind: str = "llama", tower: object = None, config: dict | None = None, ego: bool = True, **flags
+) -> nn.Module:
     """A model with tower and projector, attached by LLaVA's (registered: our) `initialize_vision_modules`.
 
     Args:
@@ -76,6 +81,9 @@ def build(kind: str = "llama", tower: object = None, config: dict | None = None,
     pooling = {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "bilinear", "mm_newline_position": "one_token"}
     for key, value in {**pooling, **(config or {})}.items():
         setattr(model.config, key, value)
+    if ego:
+        with torch.no_grad():  # fresh tokens are so much alike that a wrong order would hardly show
+            branch_of(model).reader.tokens.mul_(50.0)
     return model.eval()
 
 
@@ -152,7 +160,7 @@ class Batch:
 
     def asked(self, **changes) -> dict:
         """Arguments of a model's generate."""
-        settings = {"do_sample": False, "max_new_tokens": 6, "temperature": None, "top_p": None, "eos_token_id": None}
+        settings = {"do_sample": False, "max_new_tokens": 6, "temperature": None, "top_p": None}
         given = {"inputs": self.ids, "attention_mask": self.mask, "images": self.images, **self.told}
         return {**given, **settings, **changes}
 
@@ -246,7 +254,11 @@ def expected(
                 marks.append(batch.labels[index][place])
         rows.append(torch.stack(pieces)[:limit])
         labels.append(torch.tensor(marks)[:limit])
-    return _stack(rows, 0.0, side), _stack(labels, -100, side), _stack([torch.ones(len(r)) for r in rows], 0, side).long()
+    return (
+        _stack(rows, 0.0, side),
+        _stack(labels, -100, side),
+        _stack([torch.ones(len(r)) for r in rows], 0, side).long(),
+    )
 
 
 def _stack(rows: list[torch.Tensor], fill: float, side: str) -> torch.Tensor:

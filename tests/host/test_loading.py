@@ -95,13 +95,16 @@ def test_a_tuned_tower_is_kept(world, train, tmp_path):
     with torch.no_grad():
         for parameter in tower.parameters():
             parameter.add_(0.01)
-    trainer.model.config.save_pretrained(tmp_path / "g")
-    trainer.model.save_pretrained(tmp_path / "g")
+    whole = tmp_path / "whole_llama"
+    trainer.model.save_pretrained(whole)
     for file in world.base().glob("*token*"):
-        shutil.copy(file, tmp_path / "g")
-    loaded = load(tmp_path / "g")[1].get_vision_tower().vision_tower
-    for (name, a), b in zip(tower.named_parameters(), loaded.parameters(), strict=True):
-        assert torch.equal(a, b.to(a.dtype)), name
+        shutil.copy(file, whole)
+    student = train(tmp_path / "l", num_train_epochs=1, model_name_or_path=whole)
+    assert not [name for name, _ in student.model.named_parameters() if "lora_" in name and "vision_tower" in name]
+    for arguments in ((whole,), (tmp_path / "l", whole)):
+        loaded = load(*arguments)[1].get_vision_tower().vision_tower
+        for (name, a), b in zip(tower.named_parameters(), loaded.parameters(), strict=True):
+            assert torch.equal(a, b.to(a.dtype)), name
 
 
 def test_class_comes_from_the_config_not_from_the_path(world, kinds, registered, tmp_path):

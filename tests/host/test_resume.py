@@ -39,7 +39,9 @@ def test_a_checkpoint_loads_with_the_standard_loader(world, train, tmp_path):
     trainer = train(tmp_path / "s", num_train_epochs=2, save_strategy="steps", save_steps=2, max_steps=2)
     from llava.model.builder import load_pretrained_model
 
-    model = load_pretrained_model(str(tmp_path / "s" / "checkpoint-2"), str(world.base()), "x", torch_dtype="float32")[1]
+    model = load_pretrained_model(str(tmp_path / "s" / "checkpoint-2"), str(world.base()), "x", torch_dtype="float32")[
+        1
+    ]
     state = model.state_dict()
     for name, value in weights(trainer).items():
         if "lora_" not in name:
@@ -65,7 +67,12 @@ def test_training_goes_on_from_an_ego_checkpoint(world, train, tmp_path):
     """Without any ego flag the tokens, their settings and LLaVA's own ones are inherited."""
     train(tmp_path / "a", num_train_epochs=1, lora_enable=False, ego2exo_layers="0,2", ego2exo_key_embedding="frame")
     (tmp_path / "a").rename(tmp_path / "a_llama")
-    on = {"model_name_or_path": tmp_path / "a_llama", "ego2exo": None, "ego2exo_num_tokens": None, "learning_rate": 1e-12}
+    on = {
+        "model_name_or_path": tmp_path / "a_llama",
+        "ego2exo": None,
+        "ego2exo_num_tokens": None,
+        "learning_rate": 1e-12,
+    }
     trainer = train(tmp_path / "b", num_train_epochs=1, mm_projector_lr=1e-12, **on)
     config = trainer.model.config
     assert config.ego2exo and config.ego2exo_layers == "0,2" and config.ego2exo_num_tokens == 4

@@ -9,7 +9,7 @@ import torch
 import llava_ego2exo
 from llava_ego2exo.errors import Ego2ExoError
 
-from .models import P, Batch, branch_of, build, ego_grads, ego_rows, expected, hooks_of, is_next, prepare
+from .models import Batch, P, branch_of, build, ego_grads, ego_rows, expected, hooks_of, is_next, prepare
 
 pytestmark = pytest.mark.usefixtures("registered")
 next_only = pytest.mark.skipif(not is_next(), reason="llava-torch has neither `modalities` nor newline positions")

@@ -40,7 +40,9 @@ def test_a_student_trains_loads_and_answers_as_in_memory(kind, way, world, kinds
     base = None if way == "full" else str(world.base(kind))
     dtype = "bfloat16" if "bf16" in WAYS[way] else "float32"
     bits = WAYS[way].get("bits")
-    loaded = load(str(tmp_path / "student"), base, "x", torch_dtype=dtype, **({f"load_{bits}bit": True} if bits else {}))
+    loaded = load(
+        str(tmp_path / "student"), base, "x", torch_dtype=dtype, **({f"load_{bits}bit": True} if bits else {})
+    )
     loaded[1].get_vision_tower().to(model.get_vision_tower().dtype)
     for video in sorted(world.videos.glob("*.mp4")):
         # A quantized model in training has float32 norms between bf16 layers and runs under the trainer's autocast.
@@ -89,3 +91,50 @@ def test_real_videos(real_videos, world, train, tmp_path):
     bad = write_samples(tmp_path / "bad.json", [sample(name, "?") for name in (*answers, "corrupted.mp4")])
     with pytest.raises(Ego2ExoError, match="corrupted.mp4"):
         train(tmp_path / "other", **{**flags, "data_path": bad})
+
+
+VARIANTS = {
+    "transformer block": {"ego2exo_block": "transformer"},
+    "some layers": {"ego2exo_layers": "0,2"},
+    "frame keys": {"ego2exo_key_embedding": "frame"},
+    "frame and position keys": {"ego2exo_key_embedding": "frame+position"},
+    "sdpa": {"ego2exo_attn": "sdpa"},
+    "ego tokens alone": {"ego2exo_visual_tokens": False},
+    "images too": {"ego2exo_modalities": "video,image"},
+    "another projector": {"mm_projector_type": "mlp2x_gelu", "ego2exo_num_tokens": 16},
+    "checkpointing, reentrant": {"gradient_checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_setting_survives_saving(name, world, train, tmp_path):
+    trainer = train(tmp_path / "s", **VARIANTS[name])
+    config = trainer.model.config
+    for flag, value in VARIANTS[name].items():
+        if flag.startswith("ego2exo"):
+            assert getattr(config, flag) == value
+    loaded = load(str(tmp_path / "s"), str(world.base()), "x", torch_dtype="float32")[1]
+    loaded.get_vision_tower().to(trainer.model.get_vision_tower().dtype)
+    ids = torch.tensor([[1, 40, -200, 50, 60, 70]])
+    call = {"images": [torch.rand(3, 3, 28, 28)], "modalities": ["video"]}
+    with torch.no_grad():
+        expected = trainer.model.eval()(ids, **call).logits
+        torch.testing.assert_close(loaded(ids, **call).logits, expected, atol=1e-4, rtol=1e-4)
+    patches = 0 if name == "ego tokens alone" else expected.shape[1] - 5 - config.ego2exo_num_tokens
+    assert (
+        expected.shape[1] == 5 + config.ego2exo_num_tokens + patches and (patches > 0) == config.ego2exo_visual_tokens
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["lora_bf16", "qlora4"])
+def test_on_cuda(way, world, kinds, train, tmp_path):
+    """bf16 with sdpa, and --bits 4 through transformers' own quantization, on the first GPU."""
+    kind = kinds[-1]
+    trainer = train(tmp_path / "s", kind, num_train_epochs=60, use_cpu=None, **WAYS[way])
+    assert trainer.model.device.type == "cuda" and losses(trainer)[-1] < 0.3
+    bits = {"load_4bit": True} if way == "qlora4" else {}
+    loaded = load(str(tmp_path / "s"), str(world.base(kind)), "x", torch_dtype="bfloat16", **bits)
+    for video in sorted(world.videos.glob("*.mp4")):
+        answer = "A {} block moves {}.".format(*video.stem.split("_")[1:])
+        assert ask(loaded, str(video), QUESTION, world.template(kind), frames_upbound=4) == answer

@@ -54,6 +54,13 @@ def test_wrong_flags(name, world, train, no_weights, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_zeroth_order(flavour, world, train, no_weights, tmp_path):
+    if flavour != "next":
+        pytest.skip("llava-torch has no --trainer_mode")
+    with pytest.raises(Ego2ExoError, match="--trainer_mode zo"):
+        train(tmp_path / "out", trainer_mode="zo")
+
+
 def test_tunable_parts(flavour, world, train, no_weights, tmp_path):
     if flavour != "next":
         pytest.skip("llava-torch has no --mm_tunable_parts")
@@ -119,8 +126,3 @@ def test_an_undecodable_video_stops_the_run(workers, world, train, tmp_path):
     (tmp_path / "d.json").write_text(json.dumps([GOOD, sample("broken.mp4", "no")]))
     with pytest.raises(Ego2ExoError, match="broken.mp4"):
         train(tmp_path / "out", data_path=tmp_path / "d.json", video_folder=folder, dataloader_num_workers=workers)
-
-
-def test_base_of_another_settings(world, train, tmp_path):
-    with pytest.raises(Ego2ExoError, match="no number"):
-        train(tmp_path / "out", ego2exo_layers="-1")

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from .classes import llava_class
 from .llava_arch import module as arch
-from .loading import llava_class
 
 
 def assemble(key: str, folder: Path, language: dict[str, Any], tower: Path, seed: int = 0, **settings: Any) -> Path:

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import importlib
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,21 +17,12 @@ import torch
 
 from ..errors import Ego2ExoError
 from .checkpoints import Checkpoint, describe, extra_weights
+from .classes import CLASSES, class_key, llava_class, torch_dtype
 from .command_line import read_config
 from .patchboard import substituted
 from .safe_load import only_weights
+from .stand_ins import BaseTokenizer, ClassFromConfig, ReadConfig, quiet
 from .tower_weights import prepare_tower
-
-# model_type -> (module below llava.model.language_model, class). MPT is broken upstream in both flavours.
-CLASSES = {
-    "llava_llama": ("llava_llama", "LlavaLlamaForCausalLM"),
-    "llava_qwen": ("llava_qwen", "LlavaQwenForCausalLM"),
-    "llava_mistral": ("llava_mistral", "LlavaMistralForCausalLM"),
-    "llava_mixtral": ("llava_mixtral", "LlavaMixtralForCausalLM"),
-    "llava_gemma": ("llava_gemma", "LlavaGemmaForCausalLM"),
-    "llava_qwen_moe": ("llava_qwen_moe", "LlavaQwenMoeForCausalLM"),
-}
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def wrap_loader(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,51 +45,6 @@ def wrap_loader(original: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return load_pretrained_model
-
-
-def torch_dtype(value: Any) -> torch.dtype:
-    """The dtype meant by LLaVA's `torch_dtype` argument; unset is its default, float16.
-
-    Raises:
-        Ego2ExoError: it is neither a float dtype nor the name of one.
-    """
-    found = _DTYPES.get(str(value or "float16").removeprefix("torch."))
-    if found is None:
-        raise Ego2ExoError(f"torch_dtype {value!r}", ", ".join(_DTYPES), "pass one of these")
-    return found
-
-
-def class_key(config: dict[str, Any], path: str) -> str | None:
-    """Key in `CLASSES` for a checkpoint's config; None where it is no LLaVA model or one we do not serve.
-
-    Raises:
-        Ego2ExoError: it says `llava` (as the OneVision hub configs do) and its architecture is not LLaVA's either.
-    """
-    kind = config.get("model_type", "")
-    if kind != "llava":
-        return kind if kind in CLASSES else None
-    architectures = config.get("architectures") or ["?"]
-    for key, (_, name) in CLASSES.items():
-        if architectures[0] == name:
-            return key
-    raise Ego2ExoError(
-        f"{path}: model_type 'llava' with architecture {architectures[0]}",
-        ", ".join(name for _, name in CLASSES.values()),
-        "take the original LLaVA weights; transformers' own `LlavaForConditionalGeneration` format is another one",
-    )
-
-
-def llava_class(key: str) -> Any:
-    """The host's class for a key of `CLASSES`.
-
-    Raises:
-        Ego2ExoError: the installed llava or transformers has no such model.
-    """
-    module, name = CLASSES[key]
-    try:
-        return getattr(importlib.import_module(f"llava.model.language_model.{module}"), name)
-    except ImportError as error:
-        raise Ego2ExoError(f"the installed llava has no {name} ({error})", "", "install LLaVA-NeXT") from error
 
 
 class Loading:
@@ -140,15 +85,15 @@ class Loading:
     @contextlib.contextmanager
     def substitutions(self) -> Any:
         """Everything that LLaVA's function looks up by name and must find otherwise."""
-        proxy = _ClassFromConfig(self)
+        proxy = ClassFromConfig(self)
         names = {name: proxy for _, name in CLASSES.values()}
         quantized = self.call["load_4bit"] or self.call["load_8bit"]
         with contextlib.ExitStack() as stack:
             stack.enter_context(only_weights())
-            stack.enter_context(_quiet())
+            stack.enter_context(quiet())
             llama = importlib.import_module("llava.model.language_model.llava_llama")
-            stack.enter_context(substituted(llama, LlavaConfig=_ReadConfig(self.config)))
-            stack.enter_context(substituted(self.host, AutoTokenizer=_BaseTokenizer(self), **names))
+            stack.enter_context(substituted(llama, LlavaConfig=ReadConfig(self.config)))
+            stack.enter_context(substituted(self.host, AutoTokenizer=BaseTokenizer(self), **names))
             if quantized and self.checkpoint.kind == "lora":
                 from peft.tuners.lora import LoraModel
 
@@ -240,62 +185,3 @@ def trained_base(path: str) -> str | None:
 
     file = Path(path, "adapter_config.json")
     return json.loads(file.read_text()).get("base_model_name_or_path") if file.is_file() else None
-
-
-class _ClassFromConfig:
-    """Stands in for every LLaVA class in the loader: builds the class that the checkpoint's config says."""
-
-    def __init__(self, loading: Loading) -> None:
-        self._loading = loading
-
-    def from_pretrained(self, path: str, *_args: Any, **kwargs: Any) -> Any:
-        loading = self._loading
-        kwargs.update(config=loading.config, torch_dtype=loading.dtype, low_cpu_mem_usage=True)
-        model, info = llava_class(loading.key).from_pretrained(path, output_loading_info=True, **kwargs)
-        loading.check_missing(info["missing_keys"])
-        if info["mismatched_keys"]:
-            raise Ego2ExoError(f"{path}: weights of other shapes than its config says: {info['mismatched_keys'][:3]}")
-        return model
-
-
-class _ReadConfig:
-    """Stands in for LlavaConfig, which LLaVA reads in every branch with a base, whatever the model."""
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-
-    def from_pretrained(self, *_args: Any, **_kwargs: Any) -> Any:
-        return self._config
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Leave out transformers' warning of newly initialised weights: the ones meant are in the next file to load.
-
-    `check_missing` refuses all others, so nothing is lost with the warning.
-    """
-    logger = logging.getLogger("transformers.modeling_utils")
-
-    def expected(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return "newly initialized" not in text and "TRAIN this model" not in text
-
-    logger.addFilter(expected)
-    try:
-        yield
-    finally:
-        logger.removeFilter(expected)
-
-
-class _BaseTokenizer:
-    """AutoTokenizer that reads the base's tokenizer where LLaVA asks an adapter's folder, which has none."""
-
-    def __init__(self, loading: Loading) -> None:
-        self._loading = loading
-
-    def from_pretrained(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        from transformers import AutoTokenizer
-
-        loading = self._loading
-        asked_adapter = loading.checkpoint.kind != "full" and path == loading.checkpoint.path
-        return AutoTokenizer.from_pretrained(loading.base if asked_adapter else path, *args, **kwargs)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from .checkpoints import describe, extra_weights, weight_names
+from .classes import torch_dtype
 from .command_line import read_config
-from .loading import torch_dtype
 
 
 def write_merged(adapter: str, base: str, out: Path, dtype: str | None) -> None:

@@ -74,6 +74,7 @@ def loader_call(settings: Settings) -> str:
             "  tokenizer, model, image_processor, context_len = load_pretrained_model(",
             f"      {str(folder)!r}, {base!r}, {name!r}, torch_dtype={_dtype(settings)!r}"
             + (f", load_{settings['bits']}bit=True)" if settings["bits"] in (4, 8) else ")"),
+            *([f"or merge it first: llava-ego2exo merge {folder} --base {base} --out {folder}-merged"] if base else []),
         ]
     )
 

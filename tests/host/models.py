@@ -261,6 +261,26 @@ def expected(
     )
 
 
+def check_rows(
+    model: nn.Module, batch: Batch, ego: str = "video", visual: bool = True, sizes: list | None = None, **options
+) -> tuple:
+    """The registered preparation gives exactly `expected`, and leaves no hook behind."""
+    given = {"image_sizes": sizes}
+    for name, key in (("limit", "tokenizer_model_max_length"), ("side", "tokenizer_padding_side")):
+        if name in options:
+            setattr(model.config, key, options[name])
+    wanted = expected(model, batch, ego, visual, **options, **given)
+    before = hooks_of(model)
+    with torch.no_grad():
+        ids, positions, mask, cache, embeds, labels = prepare(model, batch.call(**given))
+    assert ids is None and positions is None and cache is None
+    assert torch.equal(embeds, wanted[0])
+    assert torch.equal(labels, wanted[1])
+    assert torch.equal(mask, wanted[2])
+    assert hooks_of(model) == before
+    return wanted
+
+
 def _stack(rows: list[torch.Tensor], fill: float, side: str) -> torch.Tensor:
     width = max(len(row) for row in rows)
     out = rows[0].new_full((len(rows), width, *rows[0].shape[1:]), fill)

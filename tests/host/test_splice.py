@@ -26,32 +26,16 @@ CASES = {
 }
 
 
-def check(model, batch, ego="video", visual=True, sizes=None, **options):
-    given = {"image_sizes": sizes}
-    for name, key in (("limit", "tokenizer_model_max_length"), ("side", "tokenizer_padding_side")):
-        if name in options:
-            setattr(model.config, key, options[name])
-    wanted = expected(model, batch, ego, visual, **options, **given)
-    with torch.no_grad():
-        ids, positions, mask, cache, embeds, labels = prepare(model, batch.call(**given))
-    assert ids is None and positions is None and cache is None
-    assert torch.equal(embeds, wanted[0])
-    assert torch.equal(labels, wanted[1])
-    assert torch.equal(mask, wanted[2])
-    assert hooks_of(model) == 0
-    return embeds, wanted
-
-
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("name", CASES)
 def test_rows_stand_behind_their_video(name, side):
-    check(build(), Batch(*CASES[name], left=side == "left"), side=side)
+    check_rows(build(), Batch(*CASES[name], left=side == "left"), side=side)
 
 
 @pytest.mark.parametrize("flags", [{"ego2exo_block": "transformer"}, {"ego2exo_layers": "1,3"}, {"ego2exo_attn": "sdpa"},
                                    {"mm_projector_type": "linear"}, {"ego2exo_key_embedding": "frame+position"}])  # fmt: skip
 def test_whatever_the_branch_is(flags):
-    check(build(**flags), Batch("..V.", "..", "V.V."))
+    check_rows(build(**flags), Batch("..V.", "..", "V.V."))
 
 
 def test_each_video_gets_its_own_tokens():
@@ -69,7 +53,7 @@ def test_truncation_at_every_length(side):
     model, batch = build(), Batch("..V..", "...", ".V.I.V")
     longest = expected(model, batch)[0].shape[1]
     for limit in range(1, longest + 2):
-        check(model, batch, limit=limit, side=side)
+        check_rows(model, batch, limit=limit, side=side)
 
 
 @pytest.mark.parametrize("mask", [True, False])
@@ -127,7 +111,7 @@ def test_a_tensor_of_pictures(ego):
 @pytest.mark.parametrize("ego", ["image", "video,image"])
 @pytest.mark.parametrize("name", CASES)
 def test_images_get_tokens_when_asked(name, ego):
-    check(build(ego2exo_modalities=ego), Batch(*CASES[name]), ego)
+    check_rows(build(ego2exo_modalities=ego), Batch(*CASES[name]), ego)
 
 
 @next_only
@@ -136,7 +120,7 @@ def test_images_get_tokens_when_asked(name, ego):
 def test_newline_tokens(newline, merge):
     model = build(mm_patch_merge_type="spatial_unpad", config={"mm_newline_position": newline})
     model.config.mm_patch_merge_type = merge
-    check(model, Batch("..V..", "..I.V.", "..."))
+    check_rows(model, Batch("..V..", "..I.V.", "..."))
 
 
 @next_only
@@ -145,23 +129,23 @@ def test_a_picture_in_crops_beside_a_video(ratio):
     config = {"image_aspect_ratio": ratio, "image_grid_pinpoints": [[56, 56]]}
     model = build(mm_patch_merge_type="spatial_unpad", config=config)
     batch = Batch("..C.V..", "..V", "C...")
-    check(model, batch, sizes=[(60, 40)] * len(batch.images))
+    check_rows(model, batch, sizes=[(60, 40)] * len(batch.images))
     model.config.ego2exo_modalities = "video,image"
-    check(model, batch, "video,image", sizes=[(60, 40)] * len(batch.images))
+    check_rows(model, batch, "video,image", sizes=[(60, 40)] * len(batch.images))
 
 
 @next_only
 def test_a_placeholder_too_many_takes_the_item_before_it():
     batch = Batch("..V..", ".V.V.")
     batch.images, batch.kinds = batch.images[:2], batch.kinds[:2]
-    check(build(), batch)
+    check_rows(build(), batch)
 
 
 def test_too_many_images_are_left_over():
     batch = Batch("..V..", "..V")
     batch.images.append(torch.randn(3, 3, 28, 28))
     batch.kinds.append("video")
-    check(build(), batch)
+    check_rows(build(), batch)
 
 
 @next_only
@@ -200,12 +184,12 @@ class TestWithoutVisualTokens:
     def test_ego_rows_alone(self, side):
         model = build(ego2exo_visual_tokens=False)
         batch = Batch("..V..", "....", "V.V")
-        embeds, _ = check(model, batch, visual=False, side=side)
+        embeds, *_ = check_rows(model, batch, visual=False, side=side)
         assert embeds.shape[1] == max(4 + P, 4, 1 + 2 * P)
 
     def test_images_too(self):
         model = build(ego2exo_visual_tokens=False, ego2exo_modalities="video,image")
-        check(model, Batch("..V..", "..", ".I.", "I.V"), "video,image", visual=False)
+        check_rows(model, Batch("..V..", "..", ".I.", "I.V"), "video,image", visual=False)
 
     @pytest.mark.parametrize("rows", [("..I.",), ("..V.", ".I."), ("..I.V",)])
     def test_an_image_would_vanish(self, rows):
@@ -221,7 +205,7 @@ class TestWithoutVisualTokens:
 
     def test_text_alone(self):
         model = build(ego2exo_visual_tokens=False)
-        check(model, Batch("....", ".."), visual=False)
+        check_rows(model, Batch("....", ".."), visual=False)
 
     def test_every_projector_parameter_has_a_gradient(self):
         """Distributed training waits for each; the ordinary projector's are zero."""
@@ -451,7 +435,7 @@ def test_half_precision_with_a_float_tower(dtype):
 
 def test_a_second_register_inserts_once():
     llava_ego2exo.register()
-    check(build(), Batch("..V..", "V."))
+    check_rows(build(), Batch("..V..", "V."))
 
 
 def test_a_step_with_a_cache_passes_through():

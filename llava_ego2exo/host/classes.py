@@ -1,0 +1,66 @@
+"""Which of LLaVA's classes, and which dtype, a checkpoint means: read from its config, never from its path."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+
+from ..errors import Ego2ExoError
+
+# model_type -> (module below llava.model.language_model, class). MPT is broken upstream in both flavours.
+CLASSES = {
+    "llava_llama": ("llava_llama", "LlavaLlamaForCausalLM"),
+    "llava_qwen": ("llava_qwen", "LlavaQwenForCausalLM"),
+    "llava_mistral": ("llava_mistral", "LlavaMistralForCausalLM"),
+    "llava_mixtral": ("llava_mixtral", "LlavaMixtralForCausalLM"),
+    "llava_gemma": ("llava_gemma", "LlavaGemmaForCausalLM"),
+    "llava_qwen_moe": ("llava_qwen_moe", "LlavaQwenMoeForCausalLM"),
+}
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def torch_dtype(value: Any) -> torch.dtype:
+    """The dtype meant by LLaVA's `torch_dtype` argument; unset is its default, float16.
+
+    Raises:
+        Ego2ExoError: it is neither a float dtype nor the name of one.
+    """
+    found = _DTYPES.get(str(value or "float16").removeprefix("torch."))
+    if found is None:
+        raise Ego2ExoError(f"torch_dtype {value!r}", ", ".join(_DTYPES), "pass one of these")
+    return found
+
+
+def class_key(config: dict[str, Any], path: str) -> str | None:
+    """Key in `CLASSES` for a checkpoint's config; None where it is no LLaVA model or one we do not serve.
+
+    Raises:
+        Ego2ExoError: it says `llava` (as the OneVision hub configs do) and its architecture is not LLaVA's either.
+    """
+    kind = config.get("model_type", "")
+    if kind != "llava":
+        return kind if kind in CLASSES else None
+    architectures = config.get("architectures") or ["?"]
+    for key, (_, name) in CLASSES.items():
+        if architectures[0] == name:
+            return key
+    raise Ego2ExoError(
+        f"{path}: model_type 'llava' with architecture {architectures[0]}",
+        ", ".join(name for _, name in CLASSES.values()),
+        "take the original LLaVA weights; transformers' own `LlavaForConditionalGeneration` format is another one",
+    )
+
+
+def llava_class(key: str) -> Any:
+    """The host's class for a key of `CLASSES`.
+
+    Raises:
+        Ego2ExoError: the installed llava or transformers has no such model.
+    """
+    module, name = CLASSES[key]
+    try:
+        return getattr(importlib.import_module(f"llava.model.language_model.{module}"), name)
+    except ImportError as error:
+        raise Ego2ExoError(f"the installed llava has no {name} ({error})", "", "install LLaVA-NeXT") from error

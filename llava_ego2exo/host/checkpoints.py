@@ -73,7 +73,10 @@ def weight_names(path: str) -> set[str]:
         with safe_open(found, framework="pt") as handle:
             return set(handle.keys())
     found = _file(path, _SINGLE[1])
-    return set(torch.load(found, map_location="meta", weights_only=True)) if found else set()
+    from .safe_load import only_weights
+
+    with only_weights():
+        return set(torch.load(found, map_location="meta")) if found else set()
 
 
 def extra_weights(checkpoint: Checkpoint) -> dict[str, Any]:

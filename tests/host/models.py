@@ -107,12 +107,14 @@ class Batch:
         rows: one string a row; all rows are padded to one length.
         left: pad on the left.
         size: pixels.
+        frames: of every video; None draws 2 to 5 for each.
         offset: added to the seed.
     """
 
-    def __init__(self, *rows: str, left: bool = False, size: int = 28, offset: int = 0) -> None:
+    def __init__(self, *rows: str, left: bool = False, size: int = 28, frames: int | None = None, offset: int = 0) -> None:
         print(f"EGO2EXO_TEST_SEED={SEED}")
         self.generator = torch.Generator().manual_seed(SEED + offset)
+        self.frames = frames
         self.images: list[torch.Tensor] = []
         self.kinds: list[str] = []
         self.slots: list[list[int]] = []
@@ -130,7 +132,7 @@ class Batch:
         return torch.randint(low, high, (count,), generator=self.generator).tolist()
 
     def _add(self, kind: str, size: int) -> int:
-        frames = {"V": self._randint(2, 6, 1)[0], "I": 1, "C": 5}[kind]
+        frames = {"V": self.frames or self._randint(2, 6, 1)[0], "I": 1, "C": 5}[kind]
         self.images.append(torch.randn(frames, 3, size, size, generator=self.generator))
         self.kinds.append("video" if kind == "V" else "image")
         return len(self.images) - 1
@@ -279,6 +281,18 @@ def check_rows(
     assert torch.equal(mask, wanted[2])
     assert hooks_of(model) == before
     return wanted
+
+
+def greedy(model: nn.Module, batch: Batch, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Greedy tokens and their logits by whole forwards, without a cache."""
+    ids, found, scores = batch.ids, [], []
+    for _ in range(steps):
+        call = {"input_ids": ids, "images": batch.images, "modalities": batch.kinds, "use_cache": False}
+        logits = model(**call).logits[:, -1]
+        scores.append(logits)
+        found.append(logits.argmax(-1))
+        ids = torch.cat([ids, found[-1][:, None]], 1)
+    return torch.stack(found, 1), torch.stack(scores, 1)
 
 
 def _stack(rows: list[torch.Tensor], fill: float, side: str) -> torch.Tensor:

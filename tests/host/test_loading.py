@@ -172,6 +172,50 @@ def test_pickled_code_never_runs(file, lora, world, registered):
     assert not hasattr(builtins, "ego2exo_hacked")
 
 
+def test_a_whole_model_with_pickled_code(world, registered, tmp_path):
+    import builtins
+
+    evil = tmp_path / "evil_llama"
+    shutil.copytree(world.base(), evil, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save({"model.embed_tokens.weight": torch.ones(1), "evil": Payload()}, evil / "pytorch_model.bin")
+    with pytest.raises(Ego2ExoError, match="pytorch_model.bin is no plain weight file"):
+        load(evil)
+    assert not hasattr(builtins, "ego2exo_hacked")
+
+
+PARTS = {
+    "mm_mlp_adapter": {"lora_enable": False},
+    "mm_mlp_adapter,mm_language_model": {},
+    "mm_vision_tower,mm_mlp_adapter,mm_language_model": {"lora_enable": False, "bf16": True},
+}
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_tunable_parts(parts, flavour, world, train, tmp_path):
+    if flavour != "next":
+        pytest.skip("llava-torch has no --mm_tunable_parts")
+    trainer = train(tmp_path / "qwen", "qwen", mm_tunable_parts=parts, **PARTS[parts])
+    base = None if "tower" in parts else world.base("qwen")
+    dtype = "bfloat16" if "tower" in parts else "float32"
+    state = load(tmp_path / "qwen", base, torch_dtype=dtype)[1].state_dict()
+    for name, value in trainer.model.named_parameters():
+        if value.requires_grad and "lora_" not in name:
+            saved = state[name.removeprefix("base_model.model.")]
+            assert torch.equal(saved.to(value.dtype), value), name
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_training_quantizes_the_language_model_alone(bits, world, train, tmp_path):
+    bnb = pytest.importorskip("bitsandbytes")
+    wanted = {4: bnb.nn.Linear4bit, 8: bnb.nn.Linear8bitLt}[bits]
+    model = train(tmp_path / "s", bits=bits, bf16=True, max_steps=1).model
+    found = [name for name, module in model.named_modules() if isinstance(module, wanted)]
+    assert len(found) == 14 and all(".layers." in name and "vision" not in name for name in found)
+    if bits == 4:
+        states = [module.weight.quant_state for module in model.modules() if isinstance(module, wanted)]
+        assert all(state.quant_type == "nf4" and state.nested for state in states)
+
+
 def test_merge_refuses_a_full_folder(lora, world, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").touch()

@@ -9,7 +9,9 @@ import torch
 import llava_ego2exo
 from llava_ego2exo.errors import Ego2ExoError
 
-from .models import Batch, P, branch_of, build, ego_grads, ego_rows, expected, hooks_of, is_next, prepare
+from .models import (
+    Batch, P, branch_of, build, check_rows, ego_grads, ego_rows, expected, greedy, hooks_of, is_next, prepare,
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("registered")
 next_only = pytest.mark.skipif(not is_next(), reason="llava-torch has neither `modalities` nor newline positions")
@@ -222,18 +224,6 @@ class TestWithoutVisualTokens:
         prepare(model, Batch("..V..", "V.V").call())
         assert seen == [(1, 1, 32)]
         assert "encode_images" not in vars(model)
-
-
-def greedy(model, batch, steps):
-    """Greedy tokens by whole forwards, without a cache."""
-    ids, found, scores = batch.ids, [], []
-    for _ in range(steps):
-        call = {"input_ids": ids, "images": batch.images, **batch.told, "use_cache": False}
-        logits = model(**call).logits[:, -1]
-        scores.append(logits)
-        found.append(logits.argmax(-1))
-        ids = torch.cat([ids, found[-1][:, None]], 1)
-    return torch.stack(found, 1), torch.stack(scores, 1)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen"])

@@ -1,0 +1,75 @@
+"""Every language model class of the installed llava: a batch with video and text forward, backward and generate."""
+
+import pytest
+import torch
+
+from llava_ego2exo.errors import Ego2ExoError
+
+from .models import Batch, branch_of, build, check_rows, ego_grads, greedy, is_next, model_args
+
+pytestmark = pytest.mark.usefixtures("registered")
+
+KINDS = ("llama", "mistral", "qwen", "mixtral", "gemma", "qwen_moe") if is_next() else ("llama", "mistral")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_and_backward(kind):
+    model, batch = build(kind).train(), Batch("....V..", "......", "..I..")
+    loss = model(**batch.call(modalities=batch.kinds)).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, grad in ego_grads(model).items():
+        assert grad is not None and grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows(kind):
+    check_rows(build(kind), Batch("..V..", "....", ".I.V."))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_depends_on_modalities(kind):
+    """A model whose own code cannot carry `modalities` sees its videos all the same."""
+    if not is_next():
+        pytest.skip("llava-torch needs no modalities: frames tell")
+    model, batch = build(kind), Batch("....V..")
+    with torch.no_grad():
+        video = model(**batch.call(modalities=["video"])).logits.shape[1]
+        image = model(**batch.call(modalities=["image"])).logits.shape[1]
+    frames = batch.images[0].shape[0]
+    assert video == 6 + 4 * frames + 3 + 0
+    assert image == 6 + 16 * frames
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_generate(kind):
+    model, batch, calls = build(kind), Batch("..V..I."), []
+    branch_of(model).register_forward_hook(lambda *_: calls.append(1))
+    made = model.generate(**batch.asked(modalities=batch.kinds, output_logits=True, return_dict_in_generate=True))
+    assert len(calls) == 1
+    tokens, scores = greedy(model, batch, 6)
+    torch.testing.assert_close(torch.stack(made.logits, 1), scores, atol=1e-3, rtol=1e-3)
+    assert torch.equal(made.sequences[:, -6:], tokens)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_batch_without_images(kind):
+    model = build(kind)
+    batch = Batch("....", "......")
+    made = model.generate(**batch.asked(images=None))
+    assert made.shape == (2, 6)
+
+
+def test_mpt():
+    """Upstream's MPT calls the preparation without position_ids, in both hosts: dead before ego tokens come in."""
+    from llava.model.language_model import llava_mpt
+
+    config = llava_mpt.LlavaMptConfig(d_model=64, n_heads=4, n_layers=2, vocab_size=96, max_seq_len=128)
+    config.attn_config.alibi = True
+    model = llava_mpt.LlavaMptForCausalLM(config)
+    model.get_model().initialize_vision_modules(model_args(ego2exo=True))
+    batch = Batch("..V..")
+    with pytest.raises((TypeError, Ego2ExoError)) as caught:
+        model(**{k: v for k, v in batch.call().items() if k != "modalities"})
+    print(caught.value)

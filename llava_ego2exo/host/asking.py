@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import register
 from ..errors import Ego2ExoError
 
 
@@ -46,3 +47,17 @@ def generate(model: Any, tokenizer: Any, frames: Tensor, question: str, template
             ids, images=images, modalities=["video"], do_sample=False, max_new_tokens=new_tokens, use_cache=True
         )
     return tokenizer.batch_decode(out, skip_special_tokens=True)[0].strip()
+
+
+def load(path: str, base: str | None = None, **options: Any) -> tuple[Any, Any, Any, int]:
+    """Tokenizer, model, image processor and context length, by LLaVA's own loader with the plugin in it.
+
+    Args:
+        path: folder of a checkpoint.
+        base: the checkpoint it was trained from, where it holds no whole model.
+        options: further arguments of LLaVA's `load_pretrained_model`.
+    """
+    from llava.model.builder import load_pretrained_model
+
+    register()
+    return load_pretrained_model(path, base, "llava_ego2exo", **options)

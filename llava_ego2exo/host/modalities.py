@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from ..errors import Ego2ExoError
+
 _STASH: ContextVar[list[str] | None] = ContextVar("ego2exo_modalities", default=None)
 
 
@@ -20,18 +22,38 @@ def stashed_modalities() -> list[str] | None:
     return _STASH.get()
 
 
+def bind(
+    signature: inspect.Signature, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> inspect.BoundArguments:
+    """Arguments of the input preparation by name, defaults filled in.
+
+    Raises:
+        Ego2ExoError: the model passes other ones, as MPT's class does in both hosts.
+    """
+    try:
+        bound = signature.bind(model, *args, **kwargs)
+    except TypeError as error:
+        raise Ego2ExoError(
+            f"{type(model).__name__} calls LLaVA's input preparation wrongly ({error})",
+            "a model class that fits the installed llava (Llama, Qwen2, Mistral, ...)",
+            "choose another language model: upstream cannot run this one either",
+        ) from error
+    bound.apply_defaults()
+    return bound
+
+
 def wrap_model_method(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a LLaVA class's `forward` or `generate` accept `modalities`, and `forward` accept `cache_position`."""
+    """Let a LLaVA class's `forward` or `generate` accept `modalities`, and `forward` what transformers passes it."""
     known = inspect.signature(original).parameters
-    if "modalities" in known and "cache_position" in known | {"inputs": None}:
-        return original
-    drops_position = original.__name__ == "forward" and "cache_position" not in known
+    is_forward = original.__name__ == "forward"
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if drops_position:
+        if is_forward and "cache_position" not in known:
             # transformers >= 4.38 always passes it; these models derive it from the cache themselves.
             kwargs.pop("cache_position", None)
+        if is_forward and "output_router_logits" not in known and kwargs.get("output_router_logits") is False:
+            del kwargs["output_router_logits"]  # Mixtral's generate passes it, though it asks for nothing
         if "modalities" in known or "modalities" not in kwargs:
             return original(self, *args, **kwargs)
         token = _STASH.set(kwargs.pop("modalities"))
@@ -55,8 +77,7 @@ def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def prepare_inputs_labels_for_multimodal(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
+        bound = bind(signature, self, args, kwargs)
         call, stashed = bound.arguments, _STASH.get()
         modalities = call["modalities"]
         if isinstance(modalities, str):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..config import Ego2ExoConfig
 from .items import Item, Slot, check_visible, list_items, list_slots
-from .modalities import stashed_modalities
+from .modalities import bind, stashed_modalities
 from .patchboard import substituted
 from .projector import ego_branch
 from .vision import Captured, capture
@@ -33,8 +33,7 @@ def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def prepare_inputs_labels_for_multimodal(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
+        bound = bind(signature, self, args, kwargs)
         call = bound.arguments
         branch = ego_branch(getattr(self.get_model(), "mm_projector", None))
         idle = call["images"] is None or self.get_vision_tower() is None or call["input_ids"].shape[1] == 1

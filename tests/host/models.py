@@ -111,7 +111,9 @@ class Batch:
         offset: added to the seed.
     """
 
-    def __init__(self, *rows: str, left: bool = False, size: int = 28, frames: int | None = None, offset: int = 0) -> None:
+    def __init__(
+        self, *rows: str, left: bool = False, size: int = 28, frames: int | None = None, offset: int = 0
+    ) -> None:
         print(f"EGO2EXO_TEST_SEED={SEED}")
         self.generator = torch.Generator().manual_seed(SEED + offset)
         self.frames = frames

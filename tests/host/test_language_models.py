@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+import llava_ego2exo
 from llava_ego2exo.errors import Ego2ExoError
 
-from .models import Batch, branch_of, build, check_rows, ego_grads, greedy, is_next, model_args
+from .models import Batch, P, branch_of, build, check_rows, ego_grads, greedy, is_next, model_args
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -37,7 +38,7 @@ def test_loss_depends_on_modalities(kind):
         video = model(**batch.call(modalities=["video"])).logits.shape[1]
         image = model(**batch.call(modalities=["image"])).logits.shape[1]
     frames = batch.images[0].shape[0]
-    assert video == 6 + 4 * frames + 3 + 0
+    assert video == 6 + 4 * frames + P
     assert image == 6 + 16 * frames
 
 
@@ -70,6 +71,11 @@ def test_mpt():
     model = llava_mpt.LlavaMptForCausalLM(config)
     model.get_model().initialize_vision_modules(model_args(ego2exo=True))
     batch = Batch("..V..")
-    with pytest.raises((TypeError, Ego2ExoError)) as caught:
-        model(**{k: v for k, v in batch.call().items() if k != "modalities"})
-    print(caught.value)
+    call = {key: value for key, value in batch.call().items() if key != "modalities"}
+    with pytest.raises(
+        Ego2ExoError, match="LlavaMptForCausalLM calls LLaVA's input preparation wrongly.*choose another"
+    ):
+        model(**call)
+    llava_ego2exo.unregister()
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        model(**call)

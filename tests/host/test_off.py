@@ -161,7 +161,9 @@ def test_a_projector_file(tmp_path):
 
     def run():
         model = build_plain()
-        model.get_model().initialize_vision_modules(model_args(pretrain_mm_mlp_adapter=str(tmp_path / "mm_projector.bin")))
+        model.get_model().initialize_vision_modules(
+            model_args(pretrain_mm_mlp_adapter=str(tmp_path / "mm_projector.bin"))
+        )
         return dict(model.get_model().mm_projector.state_dict())
 
     first, second = both(run)

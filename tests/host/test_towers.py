@@ -90,7 +90,12 @@ def siglip_folder(root: Path, whole: bool) -> Path:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     config = SiglipVisionConfig(
-        hidden_size=1152, intermediate_size=64, num_hidden_layers=3, num_attention_heads=16, image_size=384, patch_size=14
+        hidden_size=1152,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=16,
+        image_size=384,
+        patch_size=14,
     )
     SiglipVisionModel(config).save_pretrained(root)
     if whole:  # as the hub's folder says it
@@ -218,7 +223,9 @@ class Blocks(nn.Module):
 
 
 @next_only
-@pytest.mark.parametrize("module, name", [("open_clip_encoder", "OpenCLIPVisionTower"), ("imagebind", "ImageBindWrapper")])
+@pytest.mark.parametrize(
+    "module, name", [("open_clip_encoder", "OpenCLIPVisionTower"), ("imagebind", "ImageBindWrapper")]
+)
 def test_towers_that_hide_their_layers_are_refused(module, name):
     """The host's own classes around an encoder of that kind; the real ones need packages and downloads."""
     import importlib

@@ -61,7 +61,8 @@ def command_line(base: str, kind: str, material: Material, epochs: int) -> list[
         "data_path": material.data, "video_folder": material.folder, "output_dir": "student",
         "num_train_epochs": epochs, "per_device_train_batch_size": 4, "frames_upbound": FRAMES,
         "model_max_length": 1024, "lora_enable": True, "lora_r": 16, "lora_alpha": 32,
-        "learning_rate": 5e-3, "mm_projector_lr": 5e-3, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,
+        "learning_rate": 5e-3, "mm_projector_lr": 5e-3, "logging_steps": 1, "save_strategy": "no",
+        "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,
         **({} if torch.cuda.is_available() else {"use_cpu": True}),
     }  # fmt: skip
     parts = [part for name, value in flags.items() for part in (f"--{name}", str(value))]

@@ -10,8 +10,19 @@ import llava_ego2exo
 from llava_ego2exo.errors import Ego2ExoError
 
 from .models import (
-    Batch, P, branch_of, build, check_rows, ego_grads, ego_rows, expected, greedy, hooks_of, is_next, prepare,
-)  # fmt: skip
+    Batch,
+    P,
+    branch_of,
+    build,
+    check_rows,
+    ego_grads,
+    ego_rows,
+    expected,
+    greedy,
+    hooks_of,
+    is_next,
+    prepare,
+)
 
 pytestmark = pytest.mark.usefixtures("registered")
 next_only = pytest.mark.skipif(not is_next(), reason="llava-torch has neither `modalities` nor newline positions")
@@ -34,8 +45,16 @@ def test_rows_stand_behind_their_video(name, side):
     check_rows(build(), Batch(*CASES[name], left=side == "left"), side=side)
 
 
-@pytest.mark.parametrize("flags", [{"ego2exo_block": "transformer"}, {"ego2exo_layers": "1,3"}, {"ego2exo_attn": "sdpa"},
-                                   {"mm_projector_type": "linear"}, {"ego2exo_key_embedding": "frame+position"}])  # fmt: skip
+BRANCHES = (
+    {"ego2exo_block": "transformer"},
+    {"ego2exo_layers": "1,3"},
+    {"ego2exo_attn": "sdpa"},
+    {"mm_projector_type": "linear"},
+    {"ego2exo_key_embedding": "frame+position"},
+)
+
+
+@pytest.mark.parametrize("flags", BRANCHES, ids=str)
 def test_whatever_the_branch_is(flags):
     check_rows(build(**flags), Batch("..V.", "..", "V.V."))
 

@@ -11,7 +11,7 @@ from llava_ego2exo.demo.tiny import tiny_tower
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.vision import Captured, inspect_tower
 
-from .models import P, Batch, branch_of, build, check_rows, clip_folder, ego_grads, is_next, prepare
+from .models import Batch, P, branch_of, build, check_rows, clip_folder, ego_grads, is_next, prepare
 
 pytestmark = pytest.mark.usefixtures("registered")
 next_only = pytest.mark.skipif(not is_next(), reason="llava-torch builds CLIP towers alone")

@@ -1,0 +1,154 @@
+"""Write the parts of README and docs that the code already says; `--check` only compares.
+
+A generated part stands between ``<!-- made: NAME -->`` and ``<!-- end -->``; NAME is a key of `PARTS`. Needs torch and
+transformers, but no llava.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import fields, make_dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from llava_ego2exo import versions  # noqa: E402
+from llava_ego2exo.host import arguments, command_line  # noqa: E402
+from llava_ego2exo.host.seams import HOOKS, MENDS, Seam  # noqa: E402
+
+MARK = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, tuple("-" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def code(text: object) -> str:
+    """As code in Markdown."""
+    return f"`{text}`"
+
+
+def flags(extend: Callable[[type], type]) -> str:
+    """Flags that one of LLaVA's argument classes gains."""
+    gained = fields(extend(make_dataclass("Empty", [])))
+    rows = ((code(f"--{f.name}"), "unset" if f.default is None else code(f.default), f.metadata["help"]) for f in gained)
+    return table(("flag", "default", "what it does"), rows)
+
+
+def inherited() -> str:
+    """Flags that are taken from the base checkpoint when they are not given."""
+    rows = ((code(f"--{flag}"), code(key)) for flag, key in command_line.INHERITED.items())
+    return table(("flag", "key in config.json"), rows)
+
+
+def tested() -> str:
+    """The version table that `llava-ego2exo doctor` compares with."""
+    rows = (
+        (library.name, ", ".join(library.tested) or "none", "any" if library.minimum == "0" else library.minimum,
+         library.use)
+        for library in (versions.PYTHON, *versions.LIBRARIES)
+    )  # fmt: skip
+    return table(("", "tested", "from", "for"), rows)
+
+
+def hosts(seam: Seam) -> str:
+    """Which llava a seam is for."""
+    return "both" if len(seam.flavours) == 2 else {"next": "LLaVA-NeXT", "pypi": "llava-torch"}[seam.flavours[0]]
+
+
+def place(seam: Seam) -> str:
+    """Module and name that a seam replaces."""
+    return code(".".join(part for part in (seam.module, seam.target) if part))
+
+
+def seams(chosen: tuple[Seam, ...]) -> str:
+    """One row for each replaced name."""
+    rows = ((code(s.key), place(s), hosts(s), code(s.wrap), s.why, s.remove_when) for s in chosen)
+    return table(("key", "replaced", "llava", "by (below `host/`)", "why", "remove when"), rows)
+
+
+def mends() -> str:
+    """One row for each mend: what goes wrong without it."""
+    rows: dict[str, list[str]] = {}
+    for seam in MENDS:
+        row = rows.setdefault(seam.key, ["", ""])
+        row[0] = row[0] if row[0] in ("both", hosts(seam)) else "both" if row[0] else hosts(seam)
+        row[1] += "" if seam.why in row[1] else ("; " if row[1] else "") + seam.why
+    return table(("key", "llava", "what goes wrong without it"), ((code(k), *row) for k, row in rows.items()))
+
+
+FOLDERS = {
+    "llava_ego2exo/demo": "the main job at toy size, on drawn videos or yours",
+    "llava_ego2exo/host": "all that knows llava, and nothing else does",
+    "llava_ego2exo/method": "the paper in torch alone",
+    "docs": "how it enters LLaVA, flags, data, loading, upstream faults",
+    "eval": "for evaluation recipes",
+    "patches": "the one-line patch of a LLaVA checkout",
+    "scripts": "set up, test, demo, training recipe, generated documents",
+    "tests": "as the package; `tests/host` runs on whichever llava is importable",
+}
+
+
+def tree() -> str:
+    """Folders, and the package's files by the first sentence of their docstrings."""
+    lines = ["setup.py                    packaging", "pyproject.toml              tool settings", "llava_ego2exo/"]
+    for folder in ("", "method", "host", "demo"):
+        path = Path("llava_ego2exo", folder)
+        if folder:
+            lines.append(f"  {folder + '/':<26}{FOLDERS[path.as_posix()]}")
+        indent = "    " if folder else "  "
+        lines += [f"{indent + file.name:<28}{sentence(file)}" for file in sorted((ROOT / path).glob("*.py"))
+                  if sentence(file)]  # fmt: skip
+    lines += [f"{name + '/':<28}{text}" for name, text in FOLDERS.items() if "/" not in name]
+    return "\n".join(["```text", *lines, "```"])
+
+
+def sentence(file: Path) -> str:
+    """The first sentence of a module's docstring."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    first = text.split("\n\n")[0].replace("``", "`").replace("\n", " ")
+    return re.split(r"(?<=\w)\. |\.$|: `", first)[0]
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "flags": lambda: flags(arguments.with_model_flags),
+    "training_flags": lambda: flags(arguments.with_training_flags),
+    "video_flags": lambda: flags(arguments.with_data_flags),
+    "inherited": inherited,
+    "tested": tested,
+    "hooks": lambda: seams(HOOKS),
+    "mend_seams": lambda: seams(MENDS),
+    "mends": mends,
+    "tree": tree,
+}
+
+
+def rewritten(text: str) -> str:
+    """A document with its generated parts anew."""
+    return MARK.sub(lambda mark: f"{mark[1]}{PARTS[mark[2]]()}\n{mark[3]}", text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when something is out of date")
+    check, stale = parser.parse_args().check, []
+    for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        old = file.read_text(encoding="utf-8")
+        new = rewritten(old)
+        if new != old:
+            stale.append(file.relative_to(ROOT).as_posix())
+            if not check:
+                file.write_text(new, encoding="utf-8")
+    print(f"{'out of date' if check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

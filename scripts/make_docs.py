@@ -38,8 +38,13 @@ def code(text: object) -> str:
 def flags(extend: Callable[[type], type]) -> str:
     """Flags that one of LLaVA's argument classes gains."""
     gained = fields(extend(make_dataclass("Empty", [])))
-    rows = ((code(f"--{f.name}"), "unset" if f.default is None else code(f.default), f.metadata["help"]) for f in gained)
+    rows = ((code(f"--{f.name}"), default(f.default), f.metadata["help"]) for f in gained)
     return table(("flag", "default", "what it does"), rows)
+
+
+def default(value: object) -> str:
+    """A flag's default."""
+    return "unset" if value is None else code(value)
 
 
 def inherited() -> str:

@@ -71,7 +71,7 @@ def command_line(base: str, kind: str, material: Material, epochs: int) -> list[
 
 def shown(command: list[str]) -> str:
     """A command line as it can be pasted into a shell, one flag a line."""
-    return shlex.join(command).replace(" --", " \\\n    --")
+    return " ".join(f"\\\n    {part}" if part.startswith("--") else shlex.quote(part) for part in command)
 
 
 def absolute(search_path: str) -> str:

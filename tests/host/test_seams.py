@@ -238,7 +238,9 @@ print(hasattr(llava.model.builder.load_pretrained_model, "__wrapped__"))"""
 
 
 def test_without_llava():
-    code = """import llava_ego2exo
+    code = """import importlib.util, llava_ego2exo
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "llava" else find_spec(name, *rest)
 try:
     llava_ego2exo.register()
 except llava_ego2exo.Ego2ExoError as error:

@@ -1,0 +1,162 @@
+"""What README and docs say is what the code does: commands, tables, code blocks, recipe."""
+
+import ast
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from llava_ego2exo.config import PREFIX, Ego2ExoConfig
+from llava_ego2exo.versions import LIBRARIES, PYTHON
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("*/*.md"))]
+SCRIPTS = ["scripts/test.sh", "scripts/demo.sh", "scripts/train_qlora.sh", ".ci/run"]
+
+
+def read(file):
+    return (ROOT / file).read_text(encoding="utf-8")
+
+
+def blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def shell_commands(text):
+    for block in blocks(text, "bash"):
+        for line in filter(str.strip, block.splitlines()):
+            yield shlex.split(line, comments=True)
+
+
+def flags_given_to(command):
+    return {part.split("=")[0] for part in command if part.startswith("--")}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_are_executable_and_parse(name):
+    assert os.access(ROOT / name, os.X_OK)
+    assert "set -euo pipefail" in read(name)
+    subprocess.run(["bash", "-n", ROOT / name], check=True)
+
+
+def test_the_two_commands():
+    commands = list(shell_commands(read("README.md")))
+    assert [command[:2] for command in commands[:2]] == [["bash", "scripts/test.sh"], ["bash", "scripts/demo.sh"]]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_commands_exist(document):
+    """Scripts are there, and our console script knows each subcommand and flag."""
+    from llava_ego2exo.cli import build_parser
+
+    for command in shell_commands(document.read_text(encoding="utf-8")):
+        words = [word for word in command if not re.match(r"[A-Z_0-9]+=", word)]
+        if words[0] == "bash":
+            assert (ROOT / words[1]).is_file(), command
+        if words[0] == "llava-ego2exo":
+            build_parser().parse_args([word for word in words[1:] if word != "[PATH]"])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_code_blocks_compile_and_links_lead_somewhere(document):
+    text = document.read_text(encoding="utf-8")
+    for block in blocks(text, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("llava_ego2exo"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), block
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert target.startswith("http") or (document.parent / target).exists(), target
+
+
+def test_generated_parts_are_current():
+    done = subprocess.run([sys.executable, ROOT / "scripts/make_docs.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\nrun: python scripts/make_docs.py"
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/flags.md"])
+def test_flags_table(document):
+    rows = re.findall(rf"^\| `--{PREFIX}(\w+)` \| (.+?) \| (.+) \|$", read(document), re.MULTILINE)
+    expected = [
+        (flag.name, "unset" if flag.default is None else f"`{flag.default}`", flag.metadata["help"])
+        for flag in fields(Ego2ExoConfig)
+    ]
+    assert rows == expected
+
+
+def test_versions_are_those_of_doctor_and_of_the_scripts():
+    readme, installed = read("README.md"), read("scripts/requirements-test.txt") + read("scripts/_environment.sh")
+    for library in (PYTHON, *LIBRARIES):
+        assert f"| {library.name} | {', '.join(library.tested) or 'none'} |" in readme
+        for version in re.findall(rf"^(?:pip install .*)?\b{library.name}==([\d.]+)", readme, re.MULTILINE):
+            assert version in library.tested
+        if library.name in ("python", "flash-attn"):
+            continue
+        assert f"{library.name}=={library.tested[0]}" in installed or f":-{library.tested[0]}" in installed, library
+
+
+def recipe(tmp_path, *further):
+    """The arguments that train_qlora.sh gives to its launcher."""
+    stub = tmp_path / "torchrun"
+    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    stub.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", ROOT / "scripts/train_qlora.sh", *further]
+    done = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def training_commands(tmp_path):
+    yield recipe(tmp_path, "--max_steps", "10")
+    for name in ("README.md", "docs/flags.md", "docs/data.md", "docs/loading.md"):
+        yield from (command for command in shell_commands(read(name)) if "llava_ego2exo.train" in command)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llava") is None, reason="no llava is importable")
+def test_training_flags_exist(tmp_path):
+    """In the recipe and in the documents; LLaVA's parser, with the plugin in it, leaves nothing over."""
+    from transformers import HfArgumentParser
+
+    import llava_ego2exo
+
+    llava_ego2exo.register()
+    try:
+        from llava.train import train as host
+
+        parser = HfArgumentParser((host.ModelArguments, host.DataArguments, host.TrainingArguments))
+    finally:
+        llava_ego2exo.unregister()
+    commands = list(training_commands(tmp_path))
+    assert len(commands) == 2
+    for command in commands:
+        arguments = command[command.index("llava_ego2exo.train") + 1 :]
+        parsed, left_over = parser.parse_known_args(arguments)
+        assert not left_over
+        assert parsed.ego2exo and parsed.lora_enable and parsed.bits == 4 and parsed.bf16
+
+
+def test_the_recipe_is_the_papers(tmp_path):
+    words = recipe(tmp_path)
+    given = dict(zip(words, words[1:], strict=False))
+    expected = {
+        "--lora_r": "64", "--lora_alpha": "16", "--lora_dropout": "0.05", "--learning_rate": "1e-5",
+        "--mm_projector_lr": "2e-6", "--num_train_epochs": "3", "--lr_scheduler_type": "cosine",
+        "--warmup_ratio": "0.03", "--weight_decay": "0.0", "--video_fps": "1", "--ego2exo_num_tokens": "16",
+    }  # fmt: skip
+    assert {name: given[name] for name in expected} == expected
+    assert int(given["--per_device_train_batch_size"]) * int(given["--gradient_accumulation_steps"]) == 128
+    assert int(given["--frames_upbound"]) <= 180
+
+
+def test_demo_flags_in_the_script_exist():
+    from llava_ego2exo.demo.__main__ import parse
+
+    told = set(re.findall(r"(--\w+)", read("scripts/demo.sh"))) - {"--ego2exo"}
+    assert told == {"--videos", "--data", "--out"}
+    parse(["--videos", "DIR", "--data", "JSON", "--out", "DIR"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -175,10 +176,10 @@ class CrossAttention(nn.Module):
             Ego2ExoError: the path is "flash" and flash-attn cannot run here.
         """
         path = resolve(self.attn, tokens.shape[1], self.num_heads, self.width, states)
-        queries = self.q(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (V, H, P, d)
+        queries = rearrange(self.q(tokens), "v p (h d) -> v h p d", h=self.num_heads)
         attend = {"folded": self._folded, "sdpa": self._sdpa, "flash": self._flash}[path]
         heads = attend(queries, states, lengths, key_embedding or KeyEmbedding())  # (V, H, P, d)
-        return self.out(heads.transpose(1, 2).flatten(-2))
+        return self.out(rearrange(heads, "v h p d -> v p (h d)"))
 
     def _folded(self, queries: Tensor, states: Tensor, lengths: list[int], extra: KeyEmbedding) -> Tensor:
         # Scaled before folding: the largest numbers come last, which spares float16 an overflow.

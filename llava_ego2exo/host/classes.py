@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import warnings
 from typing import Any
 
 import torch
 
 from ..errors import Ego2ExoError
+from .command_line import read_config
 
 # model_type -> (module below llava.model.language_model, class). MPT is broken upstream in both flavours.
 CLASSES = {
@@ -64,3 +67,26 @@ def llava_class(key: str) -> Any:
         return getattr(importlib.import_module(f"llava.model.language_model.{module}"), name)
     except ImportError as error:
         raise Ego2ExoError(f"the installed llava has no {name} ({error})", "", "install LLaVA-NeXT") from error
+
+
+def wrap_class(original: classmethod) -> classmethod:
+    """Mend: training chooses the class by letters anywhere in the path; the checkpoint's config says which it is."""
+    inner = original.__func__
+
+    @functools.wraps(inner)
+    def from_pretrained(cls: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+        key = _stored_key(path) if isinstance(path, str) else None
+        meant = llava_class(key) if key else cls
+        if meant is cls or cls.__name__ not in {name for _, name in CLASSES.values()}:
+            return inner(cls, path, *args, **kwargs)
+        warnings.warn(f"{path} is a {meant.__name__} by its config; the host asked for {cls.__name__}.", stacklevel=2)
+        return meant.from_pretrained(path, *args, **kwargs)
+
+    return classmethod(from_pretrained)
+
+
+def _stored_key(path: str) -> str | None:
+    try:
+        return class_key(read_config(path), path)
+    except Ego2ExoError:
+        return None  # unreadable, or not LLaVA's format: what follows says so in its own words

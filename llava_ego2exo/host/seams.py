@@ -109,6 +109,10 @@ MENDS = (
             "cls", "--bits 4/8 and load_4bit die before quantizing, or quantize the projector",
             "upstream passes one quantization_config that skips projector, tower and head", flavours)
       for module, name, flavours in _FORWARDS),
+    *(_mend("class-letters", f"{_LM}.{module}", f"{name}.from_pretrained", "classes:wrap_class", "cls",
+            "training chooses the class by letters in the path, and another class's weights are silently dropped",
+            "upstream chooses by config", flavours)
+      for module, name, flavours in _FORWARDS),
     *(_mend("attention", f"{_LM}.{module}", f"{name}.from_pretrained", "quantization:wrap_attention", "cls",
             "flash attention is the default and a missing flash-attn an ImportError",
             "upstream falls back to sdpa", flavours)

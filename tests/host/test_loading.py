@@ -183,6 +183,17 @@ def test_a_whole_model_with_pickled_code(world, registered, tmp_path):
     assert not hasattr(builtins, "ego2exo_hacked")
 
 
+def test_training_takes_the_class_from_the_config(world, kinds, train, tmp_path):
+    """`yi` or `llama` anywhere in the path makes LLaVA-NeXT train a Qwen as a Llama, without its biases."""
+    if "qwen" not in kinds:
+        pytest.skip("llava-torch has no Qwen")
+    misleading = tmp_path / "yi" / "llama"
+    shutil.copytree(world.base("qwen"), misleading)
+    with pytest.warns(UserWarning, match="is a LlavaQwenForCausalLM by its config"):
+        trainer = train(tmp_path / "s", "qwen", model_name_or_path=misleading, num_train_epochs=1)
+    assert type(trainer.model.base_model.model).__name__ == "LlavaQwenForCausalLM"
+
+
 PARTS = {
     "mm_mlp_adapter": {"lora_enable": False},
     "mm_mlp_adapter,mm_language_model": {},

@@ -15,9 +15,9 @@ def main() -> None:
     """Register, then run LLaVA's `train`; wrong input ends with one line and exit code 1."""
     try:
         register()
-        from llava.train.train import train
+        from .host.run import run_train
 
-        train()
+        run_train()
     except Ego2ExoError as error:
         sys.exit(f"llava_ego2exo: error: {error}")
 

@@ -31,6 +31,8 @@ make_venv() {
 install() {
     local pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check)
     echo "installing into $VENV: $TORCH_SPEC, transformers $TRANSFORMERS and the rest (some minutes, once)"
+    # A second time over: pip would name as errors all that llava-torch asks for and must not get.
+    "$VENV/bin/python" -m pip uninstall --quiet --yes llava-torch >/dev/null 2>&1 || true
     "${pip[@]}" "$TORCH_SPEC"
     "${pip[@]}" "$TORCH_SPEC" "transformers==$TRANSFORMERS" -r "$ROOT/scripts/requirements-test.txt"
     "${pip[@]}" --no-deps "$LLAVA_TORCH"

@@ -42,6 +42,13 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
     return train
 
 
+def run_train() -> None:
+    """LLaVA's `train()` on this process's command line, with whatever is registered."""
+    from llava.train.train import train
+
+    train()
+
+
 def _say(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(text, flush=True)  # noqa: T201

@@ -102,8 +102,8 @@ MENDS = (
           "the batch is cut, silently, to as many rows as `modalities` has entries; "
           "Mistral and Gemma pass image_sizes in its place", "upstream passes modalities for every row", (NEXT,)),
     *(_mend("modalities", f"{_LM}.{module}", f"{name}.{method}", "modalities:wrap_model_method", "self images",
-            "some models' forward and generate do not take modalities or cache_position and crash",
-            "every LLaVA class takes both", flavours)
+            "some models' forward and generate do not take modalities, cache_position or "
+            "output_router_logits (Mixtral) and crash", "every LLaVA class takes all three", flavours)
       for module, name, flavours in _FORWARDS for method in ("forward", "generate")),
     *(_mend("quantization", f"{_LM}.{module}", f"{name}.from_pretrained", "quantization:wrap_from_pretrained",
             "cls", "--bits 4/8 and load_4bit die before quantizing, or quantize the projector",
@@ -257,7 +257,6 @@ def register(mends: str | None = None) -> None:
     if _current is not None:
         return
     flavour, enabled = detect(), enabled_mends(mends)
-    _register_trainer()
     seams = tuple(s for s in SEAMS if flavour in s.flavours and (s.kind == "hook" or s.key in enabled))
     if "llava" not in sys.modules:
         importlib.import_module("llava")
@@ -265,9 +264,10 @@ def register(mends: str | None = None) -> None:
             return
     _current = _Registration(seams)
     try:
+        _register_trainer()
         _current.start()
     except BaseException:
-        _current = None
+        unregister()
         raise
 
 

@@ -2,12 +2,14 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import llava_ego2exo
 from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.items import Item, list_items
 
 from .models import (
     Batch,
@@ -127,6 +129,20 @@ def test_a_tensor_of_pictures(ego):
     result = prepare(model, batch.call(images=torch.cat(batch.images)))
     assert torch.equal(result[4], wanted[0])
     assert result[4].shape[1] == 4 + 16 + P * ("image" in ego)
+    if is_next():
+        told = prepare(model, batch.call(images=torch.cat(batch.images), modalities=["video", "video"]))
+        assert torch.equal(told[4], wanted[0])
+
+
+@pytest.mark.parametrize("merge, ratio, kind", [
+    ("flat", "pad", "video"), ("spatial", "pad", "image"), ("flat", "anyres", "image"), ("spatial", "anyres", "image"),
+])  # fmt: skip
+def test_several_pictures_where_nothing_is_said(merge, ratio, kind):
+    config = SimpleNamespace(mm_patch_merge_type=merge, image_aspect_ratio=ratio)
+    images = [torch.zeros(4, 3, 2, 2), torch.zeros(1, 3, 2, 2), torch.zeros(3, 2, 2)]
+    items = list_items(images, None, config)
+    assert items == [Item(kind, 0, 4), Item("image", 4, 5), Item("image", 5, 6)]
+    assert list_items(torch.zeros(2, 4, 3, 2, 2), None, config) == [Item(kind, 0, 4), Item(kind, 4, 8)]
 
 
 @pytest.mark.parametrize("ego", ["image", "video,image"])

@@ -52,7 +52,7 @@ def train(out: Path, base: Path, kind: str, material: Material, epochs: int) -> 
 def command_line(base: str, kind: str, material: Material, epochs: int) -> list[str]:
     """The training command; paths of the run itself are relative to its working folder.
 
-    LLaVA's train script reads the model's class from letters in the path, so nothing of the user's path is in it.
+    LLaVA's train script chooses by letters in the model's path, so nothing of the user's own path is in it.
     """
     import torch
 

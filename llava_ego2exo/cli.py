@@ -83,7 +83,8 @@ def add_merge(subparsers: argparse._SubParsersAction) -> None:
 def _merge(args: argparse.Namespace) -> int:
     from .merge import merge
 
-    merge(args.adapter, args.base, args.out, dtype=args.dtype)
+    out = merge(args.adapter, args.base, args.out, dtype=args.dtype)
+    print(f"merged into {out}; load it with load_pretrained_model({str(out)!r}, None, 'llava_ego2exo')")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,8 @@ def read_video(path: str, fps: int = 1, frames_upbound: int = 0, force_sample: b
         import decord
     except ImportError as error:
         raise Ego2ExoError("decord is not installed", "", "pip install 'llava-ego2exo[eval]'") from error
+    if not os.path.isfile(path):
+        raise Ego2ExoError(f"video {path} is not there", "an existing file", "check the path")
     try:
         reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
         rate, total = reader.get_avg_fps(), len(reader)
@@ -58,7 +61,9 @@ def read_video(path: str, fps: int = 1, frames_upbound: int = 0, force_sample: b
         frames = reader.get_batch(indices).asnumpy()
     except (RuntimeError, OSError, IndexError, decord.DECORDError) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise Ego2ExoError(f"video {path} does not decode: {reason}", "a file that ffmpeg plays") from error
+        raise Ego2ExoError(
+            f"video {path} does not decode: {reason}", "a file that ffmpeg plays", "encode it again"
+        ) from error
     return Clip(frames, [index / rate for index in indices], total / rate)
 
 

@@ -20,7 +20,7 @@ def prompt(question: str, template: str) -> str:
     from llava.conversation import conv_templates
 
     if template not in conv_templates:
-        raise Ego2ExoError(f"conversation template {template!r}", ", ".join(conv_templates))
+        raise Ego2ExoError(f"conversation template {template!r}", ", ".join(conv_templates), "name one of these")
     conversation = conv_templates[template].copy()
     conversation.append_message(conversation.roles[0], f"<image>\n{question}")
     conversation.append_message(conversation.roles[1], None)

@@ -30,6 +30,9 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
         if "ego2exo" not in settings.given:
             inherited["ego2exo"] = True
         _say(f"ego2exo: inherited from {settings['model_name_or_path']}: {_listed(inherited)}")
+        if needs_plain_ddp(settings):
+            inherited["ddp_find_unused_parameters"] = False
+            _say("ego2exo: set --ddp_find_unused_parameters False (LoRA with gradient checkpointing under torchrun)")
         token = SEED.set(int(settings["seed"]))
         try:
             with _command_line(sys.argv + as_arguments(inherited)):
@@ -40,6 +43,18 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
         return None
 
     return train
+
+
+def needs_plain_ddp(settings: Settings) -> bool:
+    """Whether the run would die under torchrun, with one process too, with "mark a variable ready only once".
+
+    transformers lets DDP search for unused parameters in every PEFT model, which reentrant checkpointing forbids. There
+    is nothing to find: a batch without a video still ties the ego tokens to its loss. A tuned vision tower has layers
+    behind the chosen one, so there the choice stays the user's.
+    """
+    tower = "mm_vision_tower" in (settings["mm_tunable_parts"] or "")
+    asked = "ddp_find_unused_parameters" in settings.given or settings["gradient_checkpointing_kwargs"]
+    return bool(settings["lora_enable"] and settings["gradient_checkpointing"] and not asked and not tower)
 
 
 def run_train() -> None:

@@ -167,7 +167,11 @@ def enabled_mends(mends: str | None = None) -> frozenset[str]:
     for part in (mends or os.environ.get(MENDS_VARIABLE) or "all").split(","):
         key = part.strip().removeprefix("-")
         if key not in known | {"all", "none"}:
-            raise Ego2ExoError(f"mends {part.strip()!r}", f"all, none, {', '.join(sorted(known))}, each also with -")
+            raise Ego2ExoError(
+                f"mends {part.strip()!r}",
+                f"all, none, {', '.join(sorted(known))}, each also with -",
+                f"change register(mends=...), or the variable {MENDS_VARIABLE}",
+            )
         if part.strip().startswith("-"):
             chosen.discard(key)
         else:

@@ -45,6 +45,16 @@ def test_our_train_module(world, tmp_path):
     assert (tmp_path / "out" / "non_lora_trainables.bin").is_file()
 
 
+def test_torchrun_with_lora_and_checkpointing(world, tmp_path):
+    """DDP wraps the model here, with one process too; LLaVA's default settings die in it."""
+    arguments = world.arguments(tmp_path / "out", max_steps=2, gradient_checkpointing=True, ddp_backend="gloo")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", "-m", "llava_ego2exo.train"]
+    done = run([*launch, *arguments])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "set --ddp_find_unused_parameters False" in done.stdout
+    assert (tmp_path / "out" / "non_lora_trainables.bin").is_file()
+
+
 def test_our_train_module_ends_with_one_line_on_wrong_input(world, tmp_path):
     done = run(["-m", "llava_ego2exo.train", *flags(world, tmp_path / "out"), "--ego2exo_num_tokens", "0"])
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -74,7 +74,8 @@ def _host(findings: Findings) -> dict[str, Any]:
         findings.problems.append(str(error))
     if host["patch"] == patching.UNPATCHED:
         findings.warnings.append(
-            "llava is unpatched and loads no plugin by itself: `llava-ego2exo patch apply` for programs that know only llava"
+            "llava is unpatched and loads no plugin by itself: "
+            "run `llava-ego2exo patch apply` for programs that know only llava"
         )
     if host["patch"] == patching.PATCHED and "ego2exo" not in host["plugins"]:
         findings.warnings.append("llava is patched, but llava-ego2exo is not installed: run `pip install` on it")

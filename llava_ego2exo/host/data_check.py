@@ -23,7 +23,7 @@ def check_data(settings: Settings, flags: Ego2ExoConfig) -> None:
         Ego2ExoError: names the first few faulty samples by file and index, and counts the rest.
     """
     faults = []
-    for file in data_files(settings["data_path"]):
+    for file in data_files(settings["data_path"], lists="mm_newline_position" in settings.values):
         for index, sample in enumerate(read_samples(file)):
             faults += [f"{file}[{index}]: {fault}" for fault in _faults(sample, settings, flags)]
     if faults:
@@ -36,11 +36,15 @@ def check_data(settings: Settings, flags: Ego2ExoConfig) -> None:
         )
 
 
-def data_files(data_path: str | None) -> list[str]:
+def data_files(data_path: str | None, lists: bool = True) -> list[str]:
     """The JSON files that LLaVA reads for `--data_path`: one, `{a,b}.json`, or a YAML list.
 
+    Args:
+        data_path: the flag's value.
+        lists: whether the host reads several files, as LLaVA-NeXT does and llava-torch does not.
+
     Raises:
-        Ego2ExoError: one of them is not there.
+        Ego2ExoError: the host does not read such a path, or a file is not there.
     """
     if not data_path:
         raise Ego2ExoError("no --data_path", "a JSON file of LLaVA samples", "pass --data_path train.json")
@@ -53,6 +57,9 @@ def data_files(data_path: str | None) -> list[str]:
         files = [dataset["json_path"] for dataset in yaml.safe_load(Path(data_path).read_text())["datasets"]]
     else:
         files = [data_path]
+    if data_path.endswith(".jsonl") or (files != [data_path] and not lists):
+        allowed = "one .json file, `{a,b}.json` or a .yaml list (.jsonl only inside it)" if lists else "one .json file"
+        raise Ego2ExoError(f"--data_path {data_path} is not read by this llava", allowed, "write one JSON list")
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
         raise Ego2ExoError(f"--data_path {data_path}: no file {', '.join(missing)}", "existing JSON files")

@@ -101,6 +101,20 @@ def test_no_training_json(text, world, train, no_weights, tmp_path):
         train(tmp_path / "out", data_path=tmp_path / "bad.json")
 
 
+def test_a_jsonl_file_is_not_read_alone(world, train, no_weights, tmp_path):
+    (tmp_path / "d.jsonl").write_text(json.dumps(GOOD))
+    with pytest.raises(Ego2ExoError, match="d.jsonl is not read by this llava.*one .json file"):
+        train(tmp_path / "out", data_path=tmp_path / "d.jsonl")
+
+
+def test_several_files(flavour, world, train, no_weights, tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(json.dumps([{}]))
+    fault = "2 fault" if flavour == "next" else "is not read by this llava"
+    with pytest.raises(Ego2ExoError, match=fault):
+        train(tmp_path / "out", data_path=tmp_path / "{a,b}.json")
+
+
 def test_many_bad_samples_are_counted(world, train, no_weights, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps([{}] * 9))
     with pytest.raises(Ego2ExoError, match="9 fault.*and 4 more"):

@@ -104,3 +104,16 @@ class Ego2ExoConfig:
             for name in names
             if getattr(self, name) != getattr(other, name)
         ]
+
+
+def other_settings(lines: list[str]) -> Ego2ExoError:
+    """The refusal to train on with flags that do not fit the checkpoint's weights.
+
+    Args:
+        lines: what differs, as :meth:`Ego2ExoConfig.differences` gives it.
+    """
+    return Ego2ExoError(
+        f"the checkpoint was trained with other settings than the flags (checkpoint / flags): {'; '.join(lines)}",
+        "the checkpoint's own settings",
+        "leave these flags out to inherit them, or start from a checkpoint without ego tokens",
+    )

@@ -34,7 +34,7 @@ def train(out: Path, base: Path, kind: str, material: Material, epochs: int) -> 
     """
     command = command_line(base.name, kind, material, epochs)
     log = out / "train.log"
-    _say(f"\ncd {shlex.quote(str(out))}\n{shown(command)}\n\ntraining, less than a minute; its output goes to {log}")
+    _say(f"\ncd {shlex.quote(str(out))}\n{shown(command)}\n\ntraining; its output goes to {log}")
     with log.open("w") as stream:
         environment = {**os.environ, "PYTHONPATH": absolute(os.environ.get("PYTHONPATH", ""))}
         argv = [sys.executable, *command[1:]]

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..config import PREFIX, Ego2ExoConfig
+from ..config import PREFIX, Ego2ExoConfig, other_settings
 from ..errors import Ego2ExoError
 from ..registry import TRAINERS
 from . import llava_arch
@@ -60,11 +60,7 @@ def _check_against_base(settings: Settings, flags: Ego2ExoConfig) -> None:
         )
     lines = Ego2ExoConfig.from_object(_Attributes(base)).differences(flags)
     if lines:
-        raise Ego2ExoError(
-            f"the checkpoint was trained with other settings than the flags (checkpoint / flags): {'; '.join(lines)}",
-            "the checkpoint's own settings",
-            "leave these flags out to inherit them, or start from a checkpoint without ego tokens",
-        )
+        raise other_settings(lines)
 
 
 def _check_tower(settings: Settings, flags: Ego2ExoConfig) -> None:

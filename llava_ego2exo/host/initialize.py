@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from ..config import PREFIX, Ego2ExoConfig
-from ..errors import Ego2ExoError
+from ..config import PREFIX, Ego2ExoConfig, other_settings
 from . import llava_arch
 from .context import SEED
 from .projector import CHILD, attach, base_type, build_branch, ego_branch, store, stored_facts
@@ -64,11 +63,7 @@ def _check_same(trained: Ego2ExoConfig, asked: Ego2ExoConfig, trained_on: Any, f
     if trained_on != found:
         lines.append(f"vision encoder: {trained_on} / {found}")
     if lines:
-        raise Ego2ExoError(
-            f"the checkpoint was trained with other settings than the flags (checkpoint / flags): {'; '.join(lines)}",
-            "the checkpoint's own settings",
-            "leave these flags out to inherit them, or start from a checkpoint without ego tokens",
-        )
+        raise other_settings(lines)
 
 
 def _apply_free(model: Any, flags: Ego2ExoConfig) -> None:

@@ -89,9 +89,8 @@ def save_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def _save_checkpoint(self: Any, model: Any, trial: Any, metrics: Any = None) -> Any:
         folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-        if adapter_only(self.args) and self.is_world_process_zero():
-            os.makedirs(folder, exist_ok=True)
         if adapter_only(self.args):
+            os.makedirs(folder, exist_ok=True)
             Trainer._save_checkpoint(self, model, trial, metrics)  # state alone: LLaVA's own _save writes no weights
         result = original(self, model, trial, metrics)
         if getattr(self.args, "lora_enable", False):

@@ -25,8 +25,8 @@ def test_help_loads_nothing_heavy():
     loaded = loaded_after(code)
     assert "llava_ego2exo.cli" in loaded
     assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
-    ours = {name for name in loaded if name.startswith("llava_ego2exo")}
-    assert ours == {"llava_ego2exo" + tail for tail in ("", ".cli", ".errors", ".registry")}
+    ours = {name.removeprefix("llava_ego2exo") for name in loaded if name.startswith("llava_ego2exo")}
+    assert {name for name in ours if not name.startswith(".commands")} == {"", ".cli", ".errors", ".registry"}
 
 
 def test_importing_the_package_loads_two_modules_of_it():
@@ -51,7 +51,7 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(add.__name__.removeprefix("add_") in text for add in cli.SUBCOMMANDS)
+    assert all(command.__name__.rpartition(".")[2] in text for command in cli.SUBCOMMANDS)
 
 
 def test_version(capsys):

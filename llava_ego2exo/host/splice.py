@@ -21,6 +21,7 @@ from .items import Item, Slot, check_visible, list_items, list_slots
 from .modalities import bind, stashed_modalities
 from .patchboard import substituted
 from .projector import ego_branch
+from .switches import tokens_are_off
 from .vision import Captured, capture
 
 FIRST_ID = -201
@@ -37,7 +38,7 @@ def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:
         call = bound.arguments
         branch = ego_branch(getattr(self.get_model(), "mm_projector", None))
         idle = call["images"] is None or self.get_vision_tower() is None or call["input_ids"].shape[1] == 1
-        if branch is None or idle:
+        if branch is None or idle or tokens_are_off():
             return original(self, *args, **kwargs)
         batch = _read(self, call, branch.reader.num_tokens)
         had_mask = call["attention_mask"] is not None

@@ -1,0 +1,1 @@
+"""From paired videos to a training file: pairs, teacher answers, targets."""

@@ -1,0 +1,197 @@
+"""Pairs: one segment seen by the ego camera and by one or more exo cameras, and the file that lists them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import Ego2ExoError
+from .listing import listed, repeated
+from .record import EXAMPLE, FIELDS, record_faults
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One segment: its ego clip (what the teacher sees) and its exo views (what the student sees).
+
+    Args:
+        segment: its name, unique in a file.
+        ego: path of the ego video, made absolute.
+        exo: view -> path of that exo video, made absolute; at least one.
+        start_s: where the segment begins in the ego video, in seconds; None: at its start.
+        end_s: where it ends, in seconds; None: at the video's end.
+        offset_s: seconds to add to ego time for exo time.
+        split: "train", "val" or "test".
+        take: the recording that the segment belongs to; empty: the segment is a take of its own.
+
+    Raises:
+        Ego2ExoError: a value is not allowed; all of them are named.
+    """
+
+    segment: str
+    ego: str
+    exo: dict[str, str]
+    start_s: float | None = None
+    end_s: float | None = None
+    offset_s: float = 0.0
+    split: str = "train"
+    take: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ego, os.PathLike):
+            object.__setattr__(self, "ego", os.fspath(self.ego))
+        if isinstance(self.exo, dict):
+            paths = {v: os.fspath(p) if isinstance(p, os.PathLike) else p for v, p in self.exo.items()}
+            object.__setattr__(self, "exo", paths)
+        faults = record_faults(asdict(self))
+        if faults:
+            raise Ego2ExoError(f"pair {ascii(self.segment)[:60]}: {listed(faults)}", EXAMPLE, "mend these values")
+        object.__setattr__(self, "ego", os.path.abspath(self.ego))
+        object.__setattr__(self, "exo", {view: os.path.abspath(path) for view, path in self.exo.items()})
+        object.__setattr__(self, "take", self.take or self.segment)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """View -> path, "ego" first."""
+        return {"ego": self.ego, **self.exo}
+
+
+def pair_from_record(record: dict[str, Any], folder: str | Path) -> Pair:
+    """A `Pair` from one record whose relative paths count from `folder`.
+
+    Raises:
+        Ego2ExoError: the record is not allowed.
+    """
+    faults = record_faults(record)
+    if faults:
+        raise Ego2ExoError(f"record {listed(faults)}", EXAMPLE, "mend these values")
+    values = {key: value for key, value in record.items() if value is not None}
+    values["ego"] = os.path.join(folder, record["ego"])
+    values["exo"] = {view: os.path.join(folder, path) for view, path in record["exo"].items()}
+    return Pair(**values)
+
+
+def read_pairs(path: str | Path) -> list[Pair]:
+    """The pairs of a `pairs.jsonl`, in its order. Files are not looked at; `require_files` does that.
+
+    Raises:
+        Ego2ExoError: the file is missing, empty or faulty; names the first faulty lines and counts the rest.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    faults: list[str] = []
+    pairs: list[Pair] = []
+    lines: list[int] = []
+    for number, line in enumerate(read_text(path, "a pairs.jsonl").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line, object_pairs_hook=_unique_keys)
+        except (ValueError, RecursionError) as error:
+            faults.append(f"line {number} is no JSON: {_reason(error)}")
+            continue
+        wrong = record_faults(record)
+        faults += [f"line {number} {fault}" for fault in wrong]
+        if not wrong:
+            pairs.append(pair_from_record(record, folder))
+            lines.append(number)
+    for name in repeated(pair.segment for pair in pairs):
+        where = [str(line) for line, pair in zip(lines, pairs, strict=True) if pair.segment == name]
+        faults.append(f"segment {name!r} stands in lines {', '.join(where[:10])}{' ...' if len(where) > 10 else ''}")
+    if faults:
+        raise Ego2ExoError(
+            f"{path}: {len(faults)} fault(s): {listed(faults)}",
+            f"one such object a line: {EXAMPLE}",
+            "mend these lines",
+        )
+    if not pairs:
+        raise Ego2ExoError(f"{path} holds no pair", "one pair a line", "make it with `llava-ego2exo pairs build`")
+    return pairs
+
+
+def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> Path:
+    """Write a `pairs.jsonl`: beside its place first, then renamed, so that a half-written file never stands there.
+
+    Raises:
+        Ego2ExoError: there is no pair, a segment's name stands twice, or the file cannot be written.
+    """
+    pairs, path = list(pairs), Path(os.path.abspath(path))
+    twice = repeated(pair.segment for pair in pairs)
+    if twice or not pairs:
+        given = f"{path}: segment(s) named twice: {listed(twice)}" if twice else f"{path}: no pair to write"
+        raise Ego2ExoError(given, "one or more pairs, each segment once", "give each segment a name of its own")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text("".join(f"{_line(pair, path.parent)}\n" for pair in pairs), encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise Ego2ExoError(f"{path} cannot be written: {error.strerror}", "a path in a folder of yours") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def require_files(pairs: Sequence[Pair]) -> None:
+    """Refuse pairs whose videos are not there.
+
+    Raises:
+        Ego2ExoError: names the first missing files and counts the rest.
+    """
+    faults = [
+        f"{pair.segment} {view}: {path}"
+        for pair in pairs
+        for view, path in pair.files.items()
+        if not os.path.isfile(path)
+    ]
+    if faults:
+        raise Ego2ExoError(
+            f"{len(faults)} video(s) of the pairs are not there: {listed(faults)}",
+            "existing files",
+            "mend the paths, or leave these pairs out with `llava-ego2exo pairs check --write-clean`",
+        )
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        Ego2ExoError: it is not there, is a folder, may not be read, or is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Ego2ExoError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}", what) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Ego2ExoError(
+            f"{ascii(os.fspath(path))[1:-1]} cannot be read: {reason}", what, "check the path"
+        ) from error
+
+
+def _line(pair: Pair, folder: Path) -> str:
+    values = asdict(pair)
+    values["ego"] = _relative(pair.ego, folder)
+    values["exo"] = {view: _relative(path, folder) for view, path in pair.exo.items()}
+    return json.dumps({field: values[field] for field in FIELDS}, ensure_ascii=False)
+
+
+def _relative(path: str, folder: Path) -> str:
+    file = Path(path)
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
+
+
+def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = repeated(key for key, _ in items)
+    if twice:
+        raise ValueError(f"key(s) {', '.join(map(ascii, twice))} stand twice in one object")
+    return dict(items)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deep" if isinstance(error, RecursionError) else str(error)

@@ -1,0 +1,110 @@
+"""Where the ego tokens look: their attention weights over all patches of a video's frames, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .attention import CrossAttention, KeyEmbedding
+from .ego_tokens import EgoAdaptiveTokens
+
+
+def attention_weights(
+    module: CrossAttention,
+    tokens: Tensor,
+    states: Tensor,
+    lengths: list[int],
+    key_embedding: KeyEmbedding | None = None,
+) -> list[Tensor]:
+    """The softmax inside one cross-attention, which none of its paths keeps.
+
+    Args:
+        module: the attention.
+        tokens: (V, P, D), a row a video.
+        states: (sum of lengths, patches, D), the frames of all videos in turn.
+        lengths: frames of each video.
+        key_embedding: what the module got with them.
+
+    Returns:
+        A video: (H, P, frames, patches), float32; sums to 1 over frames and patches together.
+    """
+    extra = key_embedding or KeyEmbedding()
+    queries = rearrange(module.q(tokens), "v p (h d) -> v h p d", h=module.num_heads)
+    folded = module.k(queries * queries.shape[-1] ** -0.5, fold="queries")  # (V, H, P, D): scores without keys
+    return [_softmax(query, frames, extra) for query, frames in zip(folded, states.split(lengths), strict=True)]
+
+
+def _softmax(query: Tensor, frames: Tensor, extra: KeyEmbedding) -> Tensor:
+    scores = torch.einsum("hpd,fnd->hpfn", query, frames)
+    if extra.frame is not None:
+        scores = scores + torch.einsum("hpd,fd->hpf", query, extra.frame[: frames.shape[0]])[..., None]
+    if extra.position is not None:
+        scores = scores + torch.einsum("hpd,nd->hpn", query, extra.position)[:, :, None]
+    return scores.flatten(2).softmax(-1, dtype=torch.float32).view_as(scores)
+
+
+class Recorded:
+    """Weights of one run of the tokens: for each chosen layer in turn, a tensor a video."""
+
+    def __init__(self, per_head: bool) -> None:
+        self.per_head = per_head
+        self.layers: list[list[Tensor]] = []
+
+    def maps(self) -> list[Tensor]:
+        """A video: (layers, P, frames, patches), or (layers, H, P, frames, patches) where heads are kept apart."""
+        return [torch.stack(video) for video in zip(*self.layers, strict=True)]
+
+    @torch.no_grad()
+    def _keep(self, module: CrossAttention, args: tuple[Tensor, Tensor, list[int], KeyEmbedding]) -> None:
+        weights = attention_weights(module, *args)
+        self.layers.append(weights if self.per_head else [video.mean(0) for video in weights])
+
+
+@contextmanager
+def recorded(reader: EgoAdaptiveTokens, per_head: bool = False) -> Iterator[Recorded]:
+    """Keep the weights of the one run that `reader` does inside the block, whoever runs it.
+
+    The hooks sit on each layer's attention, so its tokens are those that the layers before it made. The run itself
+    is untouched, whichever way it computes attention.
+
+    Args:
+        reader: the tokens.
+        per_head: keep heads apart instead of averaging over them.
+    """
+    record = Recorded(per_head)
+    with ExitStack() as stack:
+        for module in reader.blocks.modules():
+            if isinstance(module, CrossAttention):
+                stack.callback(module.register_forward_pre_hook(record._keep).remove)
+        yield record
+
+
+@torch.no_grad()
+def attention_maps(
+    reader: EgoAdaptiveTokens,
+    hidden_states: Mapping[int, Tensor] | Sequence[Tensor],
+    lengths: list[int],
+    per_head: bool = False,
+) -> list[Tensor]:
+    """How much of its attention each token gives to each patch, in every chosen layer (paper section 3.2).
+
+    Args:
+        reader: the tokens.
+        hidden_states: as :meth:`.ego_tokens.EgoAdaptiveTokens.forward` takes them.
+        lengths: frames of each video.
+        per_head: keep heads apart instead of averaging over them.
+
+    Returns:
+        A video: (layers, P, frames, patches), float32, the chosen layers in ascending order; with `per_head`
+        (layers, H, P, frames, patches). Sums to 1 over frames and patches together.
+
+    Raises:
+        Ego2ExoError: states and lengths do not fit the tokens.
+    """
+    with recorded(reader, per_head) as record:
+        reader(hidden_states, lengths)
+    return record.maps() if lengths else []

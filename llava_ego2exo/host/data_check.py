@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
-from .command_line import Settings
+
+if TYPE_CHECKING:  # command_line brings torch, which this check can do without
+    from .command_line import Settings
 
 _SHOWN = 5
 
@@ -25,7 +27,7 @@ def check_data(settings: Settings, flags: Ego2ExoConfig) -> None:
     faults = []
     for file in data_files(settings["data_path"], lists="mm_newline_position" in settings.values):
         for index, sample in enumerate(read_samples(file)):
-            faults += [f"{file}[{index}]: {fault}" for fault in _faults(sample, settings, flags)]
+            faults += [f"{file}[{index}]: {fault}" for fault in sample_faults(sample, settings, flags)]
     if faults:
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise Ego2ExoError(
@@ -82,7 +84,14 @@ def read_samples(file: str) -> list[Any]:
     return samples
 
 
-def _faults(sample: Any, settings: Settings, flags: Ego2ExoConfig) -> Iterator[str]:
+def sample_faults(sample: Any, settings: Settings | Mapping[str, Any], flags: Ego2ExoConfig) -> Iterator[str]:
+    """What is wrong with one sample, in words: its form, its placeholders and its files.
+
+    Args:
+        sample: one object of the JSON list.
+        settings: `video_folder` and `image_folder`, what its paths are relative to.
+        flags: the plugin's, which say what gets tokens.
+    """
     if not isinstance(sample, dict):
         yield f"is a {type(sample).__name__}, not an object"
         return
@@ -98,7 +107,7 @@ def _faults(sample: Any, settings: Settings, flags: Ego2ExoConfig) -> Iterator[s
     yield from _media_faults(sample, settings, "".join(str(turn["value"]) for turn in turns))
 
 
-def _media_faults(sample: dict[str, Any], settings: Settings, text: str) -> Iterator[str]:
+def _media_faults(sample: dict[str, Any], settings: Settings | Mapping[str, Any], text: str) -> Iterator[str]:
     kind = "image" if "image" in sample else "video" if "video" in sample else None
     if kind is None:
         if "<image>" in text:

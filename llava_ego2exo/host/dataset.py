@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 from ..video import read_video, time_instruction
+from .placement import placement_of
 
 
 def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -64,7 +65,8 @@ def _strict(base: type) -> type:
                 raise _refuse(self, self._reading, sys.exc_info()[1])
             self._reading = index
             try:
-                return super()._get_item(index)
+                with placement_of(self.list_data_dict[index]):
+                    return super()._get_item(index)
             except (Ego2ExoError, KeyboardInterrupt):
                 raise
             except Exception as error:
@@ -106,7 +108,8 @@ def _video_sample(dataset: Any, sample: dict[str, Any], host: Any) -> dict[str, 
     turns = copy.deepcopy(sample["conversations"])
     if args.add_time_instruction:
         turns[0]["value"] = f"<image>\n{time_instruction(clip)}\n{turns[0]['value'].replace('<image>', '')}"
-    sources = host.preprocess_multimodal([turns], args)
+    with placement_of(sample):
+        sources = host.preprocess_multimodal([turns], args)
     data = host.preprocess(sources, dataset.tokenizer, has_image=True)
     pixels = args.image_processor.preprocess(list(clip.frames), return_tensors="pt")["pixel_values"]
     return {"input_ids": data["input_ids"][0], "labels": data["labels"][0], "image": pixels, "modality": "video"}

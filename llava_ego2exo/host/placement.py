@@ -1,0 +1,53 @@
+"""Mend: LLaVA moves a lone placeholder to the front of its turn; a distillation sample keeps it where it stands."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+PLACEHOLDER = "<image>"
+_KEEP: ContextVar[bool] = ContextVar("ego2exo_keep_placement", default=False)
+
+
+@contextlib.contextmanager
+def placement_of(sample: dict[str, Any]) -> Iterator[None]:
+    """Turns prepared inside keep their placeholder's place if the sample is one of distillation.
+
+    Others are left to LLaVA, so that a file trains as it always did.
+    """
+    token = _KEEP.set("ego_video" in sample)
+    try:
+        yield
+    finally:
+        _KEEP.reset(token)
+
+
+def keep_placement(original: Callable[..., Any]) -> Callable[..., Any]:
+    """LLaVA's `preprocess_multimodal`; the paper puts the video before or after the query, at random."""
+
+    @functools.wraps(original)
+    def preprocess_multimodal(sources: Any, data_args: Any) -> Any:
+        behind = [_split(turn["value"]) if _KEEP.get() else None for source in sources for turn in source]
+        prepared = original(sources, data_args)
+        turns = [turn for source in prepared for turn in source]
+        for turn, query in zip(turns, behind, strict=True):
+            if query is not None:
+                turn["value"] = _behind(turn["value"], query)
+        return prepared
+
+    return preprocess_multimodal
+
+
+def _split(text: str) -> str | None:
+    """The query that a lone placeholder stands behind; None for any other turn."""
+    query = text.removesuffix(PLACEHOLDER)
+    return query.strip() if query != text and PLACEHOLDER not in query and query.strip() else None
+
+
+def _behind(prepared: str, query: str) -> str:
+    """The placeholder, with whatever LLaVA has put around it, from before the query to behind it."""
+    around = prepared.removesuffix(f"\n{query}")
+    return f"{query}\n{around}" if around != prepared else prepared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ _TEXT = [
 ]
 
 
-def tiny_tokenizer(folder: Path, kind: str) -> Path:
+def tiny_tokenizer(folder: Path, kind: str, texts: Sequence[str] = ()) -> Path:
     """A byte-level tokenizer that can write any text.
 
     Args:
         folder: where to.
         kind: "qwen" (chat tokens, no BOS) or "llama" (BOS, EOS, UNK).
+        texts: further ones whose words are to be single tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -32,9 +34,9 @@ def tiny_tokenizer(folder: Path, kind: str) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=512 + 2 * len(texts), special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(_TEXT, trainer)
+    tokenizer.train_from_iterator([*_TEXT, *texts], trainer)
     if qwen:
         roles = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "additional_special_tokens": special[1:]}
     else:
@@ -70,13 +72,19 @@ def language_sizes(vocabulary: int, **changes: Any) -> dict[str, Any]:
     return {**sizes, **changes}
 
 
-def tiny_llava(folder: Path, kind: str = "llama", seed: int = 0, **settings: Any) -> Path:
+def tiny_llava(
+    folder: Path, kind: str = "llama", seed: int = 0, tower: Path | None = None, texts: Sequence[str] = (),
+    language: dict[str, Any] | None = None, **settings: Any,
+) -> Path:  # fmt: skip
     """A whole LLaVA checkpoint: tower beside it, tokenizer inside.
 
     Args:
         folder: where to; its name must hold `kind`, by which LLaVA-NeXT's train script chooses the class.
         kind: "llama" or "qwen".
         seed: of the random weights.
+        tower: of an existing vision tower; None makes one with random weights beside `folder`.
+        texts: for the tokenizer, see :func:`tiny_tokenizer`.
+        language: arguments of the language model's config that differ from :func:`language_sizes`.
         settings: keys of LLaVA's config.
     """
     import torch
@@ -84,15 +92,16 @@ def tiny_llava(folder: Path, kind: str = "llama", seed: int = 0, **settings: Any
     from ..host.assemble import assemble
 
     folder.mkdir(parents=True, exist_ok=True)
-    tiny_tokenizer(folder, "qwen" if kind == "qwen" else "llama")
+    tiny_tokenizer(folder, "qwen" if kind == "qwen" else "llama", texts)
     added = json.loads((folder / "tokenizer.json").read_text())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tower = tiny_tower(folder.parent / "vision_tower")
+    if tower is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            tower = tiny_tower(folder.parent / "vision_tower")
     ids = {token["content"]: token["id"] for token in added["added_tokens"]}
     begin, end, pad = ("<|endoftext|>", "<|im_end|>", "<|endoftext|>") if kind == "qwen" else ("<s>", "</s>", "<unk>")
     tokens = {"bos_token_id": ids[begin], "eos_token_id": ids[end], "pad_token_id": ids[pad]}
     vocabulary = len(added["model"]["vocab"])
     pooling = {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "bilinear", "mm_newline_position": "no_token"}
-    sizes = language_sizes(vocabulary, **tokens)
+    sizes = language_sizes(vocabulary, **{**tokens, **(language or {})})
     return assemble(f"llava_{kind}", folder, sizes, tower, seed, **{**pooling, **settings})

@@ -1,0 +1,129 @@
+"""The two cameras of the paired world: frames of a scene, and the clips' files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from .world import Scene
+
+SIZE, FRAMES, RATE = 64, 4, 1  # pixels, frames a clip, frames a second
+VIEWS = ("ego", "exo")
+_FINE = 4  # drawn this many times larger, then shrunk: smooth edges
+
+_SKIN = (224, 172, 134)
+_COLOURS = {
+    "blue": (50, 80, 200), "green": (40, 140, 60), "pink": (240, 130, 170), "white": (235, 235, 235),
+    "brown": (130, 85, 50), "grey": (125, 125, 130), "yellow": (200, 180, 90),
+    "beige": (215, 200, 165), "purple": (140, 100, 160), "teal": (70, 140, 140),
+    "apple": (220, 30, 30), "book": (30, 40, 150), "cup": (250, 250, 250), "knife": (20, 20, 20),
+    "phone": (30, 200, 230), "sponge": (250, 220, 20),
+    "box": (170, 120, 60), "jar": (90, 170, 90), "plate": (200, 160, 200),
+    "clock": (250, 250, 250), "lamp": (255, 230, 90), "mirror": (170, 220, 250), "plant": (30, 110, 40),
+}  # fmt: skip
+_ROUND = ("apple", "cup", "clock", "plate", "plant")
+_FLAT, _TALL = ("knife", "sponge"), ("phone", "jar", "lamp")
+
+
+class _Camera:
+    """A picture in camera units of `SIZE`, shifted and scaled as a whole."""
+
+    def __init__(self, background: tuple[int, ...], rng: np.random.Generator) -> None:
+        from PIL import Image, ImageDraw
+
+        self.image = Image.new("RGB", (SIZE * _FINE, SIZE * _FINE), background)
+        self.pen = ImageDraw.Draw(self.image)
+        self.shift, self.scale = rng.uniform(-3, 3, 2), rng.uniform(0.93, 1.07)
+
+    def _at(self, x: float, y: float) -> tuple[float, float]:
+        centre = SIZE / 2
+        return tuple(((v - centre) * self.scale + centre + d) * _FINE for v, d in zip((x, y), self.shift, strict=True))
+
+    def box(self, x0: float, y0: float, x1: float, y1: float, colour: tuple[int, ...]) -> None:
+        self.pen.rectangle([*self._at(x0, y0), *self._at(x1, y1)], fill=colour)
+
+    def disc(self, x: float, y: float, r: float, colour: tuple[int, ...]) -> None:
+        self.pen.ellipse([*self._at(x - r, y - r), *self._at(x + r, y + r)], fill=colour)
+
+    def arm(self, x0: float, y0: float, x1: float, y1: float, width: float, colour: tuple[int, ...]) -> None:
+        self.pen.line([*self._at(x0, y0), *self._at(x1, y1)], fill=colour, width=round(width * _FINE * self.scale))
+
+    def thing(self, name: str, x: float, y: float, r: float) -> None:
+        """An object by colour and shape, about `r` in radius."""
+        colour = _COLOURS[name]
+        if name in _ROUND:
+            self.disc(x, y, r, colour)
+        else:
+            wide, high = (1.3, 0.6) if name in _FLAT else (0.6, 1.3) if name in _TALL else (1.0, 1.0)
+            self.box(x - r * wide, y - r * high, x + r * wide, y + r * high, colour)
+
+    def frame(self, light: float, rng: np.random.Generator) -> np.ndarray:
+        from PIL import Image
+
+        small = np.asarray(self.image.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float32)
+        return np.clip(small * light + rng.normal(0, 5, small.shape), 0, 255).astype(np.uint8)
+
+
+def draw(scene: Scene, view: str) -> np.ndarray:
+    """A clip of one camera: (`FRAMES`, `SIZE`, `SIZE`, 3) uint8; each half of it shows one event."""
+    rng = np.random.default_rng([scene.seed, VIEWS.index(view)])
+    light, pose = rng.uniform(0.85, 1.15), int(rng.integers(2**31))
+    paint = {"ego": _ego, "exo": _exo}[view]
+    frames = []
+    for index in range(FRAMES):
+        jitter = rng.uniform(-1, 1, 2)
+        camera = paint(scene, index * len(scene.events) // FRAMES, jitter, np.random.default_rng(pose))
+        frames.append(camera.frame(light, rng))
+    return np.stack(frames)
+
+
+def _exo(scene: Scene, index: int, jitter: np.ndarray, pose: np.random.Generator) -> _Camera:
+    """From the front: the person's left is on the right, and what is near the person is higher up."""
+    event = scene.events[index]
+    camera = _Camera(_COLOURS[scene.wall], pose)
+    camera.thing(scene.item, 10, 11, 6)
+    camera.disc(32, 9, 6, _SKIN)
+    camera.box(22, 15, 42, 36, _COLOURS[scene.shirt])
+    camera.box(-9, 33, 73, 73, _COLOURS[scene.table])
+    for name, x in zip(scene.clutter, (6, 58), strict=True):
+        camera.thing(name, x, 38, 3)
+    left, near = event.region.endswith("left"), event.region.startswith("near")
+    x, y = (45 if left else 19) + jitter[0], (42 if near else 55) + jitter[1]
+    shoulders = {"left": 41, "right": 23}
+    for hand, shoulder in shoulders.items():
+        outer = shoulder + (4 if hand == "left" else -4)
+        reach = (x, y) if hand == event.hand else (outer, 34)
+        camera.arm(shoulder, 18, *reach, 3, _COLOURS[scene.shirt])
+        camera.disc(*reach, 2.6, _SKIN)
+    camera.thing(event.object, x, y + 3.5, 3.3)
+    return camera
+
+
+def _ego(scene: Scene, index: int, jitter: np.ndarray, pose: np.random.Generator) -> _Camera:
+    """From the person's eyes: arms come in from below, and the held thing is large."""
+    event = scene.events[index]
+    camera = _Camera(_COLOURS[scene.table], pose)
+    for name, x in zip(scene.clutter, (56, 8), strict=True):
+        camera.thing(name, x, 6, 4)
+    left, near = event.region.endswith("left"), event.region.startswith("near")
+    x, y = (19 if left else 45) + jitter[0], (44 if near else 19) + jitter[1]
+    for hand, corner in (("left", 8), ("right", 56)):
+        reach = (x, y) if hand == event.hand else (corner, 62)
+        camera.arm(corner, 70, *reach, 6, _COLOURS[scene.shirt])
+        camera.disc(*reach, 5, _SKIN)
+    camera.thing(event.object, x, y - 7, 8)
+    return camera
+
+
+def write_clip(path: Path, frames: np.ndarray) -> None:
+    """Write frames as a video file, with little loss: at this size a codec's blur would hide a hand."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "8", "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv444p"
+        stream.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

@@ -1,0 +1,127 @@
+"""The demo's vision encoder: a small CLIP tower, pretrained on single frames and the words that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .cameras import FRAMES, SIZE, VIEWS, draw
+from .world import Scene, words
+
+WIDTH, LAYERS, HEADS, PATCH = 64, 4, 4, 8
+_MEAN, _STD = 0.5, 0.25  # of each colour, as the tower's image processor is told
+
+
+class WordReader(nn.Module):
+    """One attention query a word over the tower's patches, and how likely the word belongs to the frame.
+
+    A query a word, as a single one for all words learns a held object far more slowly.
+
+    Args:
+        count: number of words.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(count, WIDTH) * WIDTH**-0.5)
+        self.weight = nn.Parameter(torch.randn(count, WIDTH) * WIDTH**-0.5)
+        self.bias = nn.Parameter(torch.full((count,), -1.0))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(frames, patches, `WIDTH`) to logits (frames, words)."""
+        attention = (patches @ self.queries.T).softmax(1)  # (frames, patches, words)
+        read = attention.transpose(1, 2) @ patches
+        return (read * self.weight).sum(-1) + self.bias
+
+
+def material(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, list[str]]:
+    """One frame of each event and view.
+
+    Returns:
+        Frames (N, 3, `SIZE`, `SIZE`) as the tower takes them, targets (N, words) of 0 and 1, and the words.
+    """
+    frames, told = [], []
+    for scene in scenes:
+        for view in VIEWS:
+            clip = draw(scene, view)
+            for index in range(len(scene.events)):
+                frames.append(clip[index * FRAMES // len(scene.events)])
+                told.append(words(scene, view, index))
+    known = sorted(set().union(*told))
+    pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float().div(255)
+    targets = torch.tensor([[float(word in said) for word in known] for said in told])
+    return (pixels - _MEAN) / _STD, targets, known
+
+
+def pretrain(scenes: Sequence[Scene], folder: Path, seed: int, steps: int, batch: int = 64,
+             report: Callable[[int, float], None] | None = None) -> Path:  # fmt: skip
+    """Train a tower from nothing and save it with its image processor.
+
+    Args:
+        scenes: none of those held out for tests.
+        folder: where to.
+        seed: of weights and batches.
+        steps: optimizer steps.
+        batch: frames a step.
+        report: called with step and loss now and then.
+
+    Returns:
+        `folder`.
+    """
+    from transformers import CLIPVisionModel
+
+    pixels, targets, known = material(scenes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tower, reader = CLIPVisionModel(_config()), WordReader(len(known))
+        _sine_positions(tower)
+        parameters = [*tower.parameters(), *reader.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+        for step in range(steps):
+            chosen = torch.randint(len(pixels), (batch,))
+            patches = tower(pixels[chosen]).last_hidden_state[:, 1:]
+            logits = reader(functional.layer_norm(patches, (WIDTH,)))
+            loss = functional.binary_cross_entropy_with_logits(logits, targets[chosen], reduction="none").sum(1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            if report is not None and step % 50 == 0:
+                report(step, loss.item())
+    return _save(tower, folder)
+
+
+def _config() -> object:
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        image_size=SIZE, patch_size=PATCH, projection_dim=WIDTH, hidden_act="gelu", initializer_factor=1.0,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _sine_positions(tower: nn.Module) -> None:
+    """Start positions where neighbours are alike: learning the picture's layout from nothing takes too long."""
+    from ..method.ego_tokens import position_embedding
+
+    table = tower.vision_model.embeddings.position_embedding.weight  # class token first
+    table[1:] = 0.5 * position_embedding(len(table) - 1, WIDTH, table.device)
+
+
+def _save(tower: nn.Module, folder: Path) -> Path:
+    from transformers import CLIPImageProcessor
+
+    tower.save_pretrained(folder)
+    CLIPImageProcessor(
+        do_resize=False, do_center_crop=False, size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE},
+        image_mean=[_MEAN] * 3, image_std=[_STD] * 3,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder

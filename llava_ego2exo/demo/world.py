@@ -1,0 +1,167 @@
+"""A small paired world: one scene seen by two cameras at once, and the words for it.
+
+Two things happen in a clip. Each is a hand, the object it holds, and where on the table: small to the exo camera, which
+sees the whole person, and large to the ego camera. Shirt, table, wall and what hangs there are plain to the exo camera.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import product
+
+import numpy as np
+
+HANDS = ("left", "right")
+OBJECTS = ("apple", "book", "cup", "knife", "phone", "sponge")
+REGIONS = ("far left", "far right", "near left", "near right")  # as the person sees them
+SHIRTS, TABLES = ("blue", "green", "pink", "white"), ("brown", "grey", "yellow")
+WALLS, ITEMS = ("beige", "purple", "teal"), ("clock", "lamp", "mirror", "plant")
+CLUTTER = ("box", "jar", "plate")  # lies about and is never held
+
+# Six of the 24 (object, region) pairs, each object once, are seen in tests alone, with either hand. Whole triples
+# must not be held out instead: a pair would then be left with one hand, which training would learn by heart.
+HELD_OUT = frozenset((name, REGIONS[index % 4]) for index, name in enumerate(OBJECTS))
+
+QUESTION_TYPES = ("hand", "object", "region", "order")
+ORDINALS = ("first", "second")
+DESCRIBE = "Describe what the hands do."
+ORDER = "In what order are the objects held?"
+ASK = {"hand": "Which hand is used {}?", "object": "Which object is held {}?", "region": "Where is the {} object held?"}
+SCENE = {
+    "shirt": "What colour is the shirt?", "table": "What colour is the table?",
+    "wall": "What colour is the wall?", "item": "What is on the wall?",
+}  # fmt: skip
+CAPTION = "Describe the room."
+
+
+@dataclass(frozen=True)
+class Event:
+    """One hand holds one object at one region of the table."""
+
+    hand: str
+    object: str
+    region: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one clip shows.
+
+    Args:
+        events: what happens first and what second, with two different objects.
+        shirt, table, wall, item: what the exo camera plainly sees.
+        clutter: two things that lie about.
+        seed: of camera shift, light and noise.
+    """
+
+    events: tuple[Event, Event]
+    shirt: str
+    table: str
+    wall: str
+    item: str
+    clutter: tuple[str, str]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A multiple-choice question about a scene; `options[0]` is not always the answer."""
+
+    kind: str
+    text: str
+    options: tuple[str, ...]
+    answer: str
+
+
+def scenes(count: int, seed: int, held_out: bool = False) -> Iterator[Scene]:
+    """Random scenes.
+
+    Args:
+        count: how many.
+        seed: one seed, one list.
+        held_out: take only pairs of `HELD_OUT` (tests), else only the others (all training).
+    """
+    rng = np.random.default_rng([seed, int(held_out)])
+    pairs = [pair for pair in product(OBJECTS, REGIONS) if (pair in HELD_OUT) == held_out]
+    for _ in range(count):
+        first = pairs[rng.integers(len(pairs))]
+        others = [pair for pair in pairs if pair[0] != first[0]]
+        second = others[rng.integers(len(others))]
+        events = tuple(Event(str(rng.choice(HANDS)), *pair) for pair in (first, second))
+        look = (str(rng.choice(names)) for names in (SHIRTS, TABLES, WALLS, ITEMS))
+        clutter = tuple(str(name) for name in rng.choice(CLUTTER, 2, replace=False))
+        yield Scene(events, *look, clutter, int(rng.integers(2**31)))  # type: ignore[arg-type]
+
+
+def describe(scene: Scene) -> str:
+    """What the ego camera makes plain."""
+    parts = [f"the {event.hand} hand holds the {event.object} at the {event.region}" for event in scene.events]
+    return f"{', then '.join(parts)}."
+
+
+def caption(scene: Scene) -> str:
+    """What the exo camera makes plain."""
+    return f"a {scene.shirt} shirt, a {scene.table} table, a {scene.wall} wall and a {scene.item}."
+
+
+def questions(scene: Scene) -> list[Question]:
+    """Two questions each on hand, object and region, and one on the order."""
+    rng = np.random.default_rng([scene.seed, 7])
+    held = [event.object for event in scene.events]
+    absent = [name for name in OBJECTS if name not in held]
+    asked = []
+    for event, ordinal in zip(scene.events, ORDINALS, strict=True):
+        objects = tuple(sorted([*held, *(str(name) for name in rng.choice(absent, 2, replace=False))]))
+        for kind, options in (("hand", HANDS), ("object", objects), ("region", REGIONS)):
+            asked.append(Question(kind, ASK[kind].format(ordinal), options, getattr(event, kind)))
+    orders = tuple(f"{a} then {b}" for a, b in (sorted(held), sorted(held, reverse=True)))
+    return [*asked, Question("order", ORDER, orders, f"{held[0]} then {held[1]}")]
+
+
+def scene_answers(scene: Scene) -> list[tuple[str, str]]:
+    """Questions on what the exo camera plainly sees, with their answers."""
+    return [(CAPTION, caption(scene)), *((text, getattr(scene, kind)) for kind, text in SCENE.items())]
+
+
+def ego_answers(scene: Scene) -> list[tuple[str, str]]:
+    """What the teacher is trained on: the description and the questions without their options."""
+    return [(DESCRIBE, describe(scene)), *((question.text, question.answer) for question in questions(scene))]
+
+
+def queries() -> dict[str, list[str]]:
+    """The queries that the teacher is asked about each clip, by kind, as `llava-ego2exo teach --queries` reads them."""
+    spatial = {f"spatial {kind} {n}": [ASK[kind].format(n)] for n in ORDINALS for kind in ("hand", "object", "region")}
+    return {"descriptive": [DESCRIBE], "temporal": [ORDER], **spatial}
+
+
+def chance() -> dict[str, float]:
+    """Accuracy of guessing, in percent."""
+    shares = {"hand": 2, "object": 4, "region": 4, "order": 2}
+    return {kind: 100.0 / shares[kind] for kind in QUESTION_TYPES}
+
+
+def vocabulary() -> list[str]:
+    """Every text of the world, for the tokenizer."""
+    some = Scene((Event("left", "cup", "far left"), Event("right", "book", "near right")), "blue", "brown", "teal",
+                 "lamp", ("box", "jar"), 0)  # fmt: skip
+    texts = [text for pair in ego_answers(some) + scene_answers(some) for text in pair]
+    lists = (HANDS, OBJECTS, REGIONS, SHIRTS, TABLES, WALLS, ITEMS)
+    words = [f" {word}" for names in lists for name in names for word in name.split()]
+    return [*texts, *words, *(word.strip() for word in words)]
+
+
+def words(scene: Scene, view: str, index: int) -> set[str]:
+    """Words of one frame for the encoder's pretraining.
+
+    The exo camera's words are those of its caption: nobody has told the encoder what small hands hold.
+
+    Args:
+        scene: what the clip shows.
+        view: "ego" or "exo".
+        index: of the event that the frame shows.
+    """
+    if view == "exo":
+        return {f"{field.name} {getattr(scene, field.name)}" for field in fields(scene) if field.name in SCENE}
+    event = scene.events[index]
+    return {f"hand {event.hand}", f"object {event.object}", f"region {event.region}"}

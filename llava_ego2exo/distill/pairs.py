@@ -89,9 +89,9 @@ def read_pairs(path: str | Path) -> list[Pair]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line, object_pairs_hook=_unique_keys)
+            record = json.loads(line, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
-            faults.append(f"line {number} is no JSON: {_reason(error)}")
+            faults.append(f"line {number} is no JSON: {json_reason(error)}")
             continue
         wrong = record_faults(record)
         faults += [f"line {number} {fault}" for fault in wrong]
@@ -184,14 +184,16 @@ def _relative(path: str, folder: Path) -> str:
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
 
 
-def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads(object_pairs_hook=...)`: a dictionary; ValueError where a key stands twice."""
     twice = repeated(key for key, _ in items)
     if twice:
         raise ValueError(f"key(s) {', '.join(map(ascii, twice))} stand twice in one object")
     return dict(items)
 
 
-def _reason(error: Exception) -> str:
+def json_reason(error: Exception) -> str:
+    """Why `json.loads` failed, in few words."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
     return "nested too deep" if isinstance(error, RecursionError) else str(error)

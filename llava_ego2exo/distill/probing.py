@@ -1,0 +1,122 @@
+"""What one video file really holds: every frame is decoded.
+
+Run as a program it answers paths on standard input with one line of JSON each, so that a decoder that hangs or crashes
+takes down a process of its own (`probe_pool` starts these).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a file holds, or why it cannot be read.
+
+    Args:
+        error: empty where every frame decodes.
+        duration_s: from the first frame to the end of the last, in seconds.
+        rate: frames a second, from the frames' own times.
+        frames: number of frames that decode.
+        declared: number of frames that the file says it has; 0 where it says nothing.
+        width: pixels.
+        height: pixels.
+        sha256: of the file's bytes.
+    """
+
+    error: str = ""
+    duration_s: float = 0.0
+    rate: float = 0.0
+    frames: int = 0
+    declared: int = 0
+    width: int = 0
+    height: int = 0
+    sha256: str = ""
+
+
+def probe(path: str) -> Probe:
+    """Decode a whole file with PyAV, and its first and last frame with decord, which training reads with."""
+    if not os.path.isfile(path):
+        return Probe(error="is not there" if not os.path.isdir(path) else "is a folder")
+    try:
+        digest = file_hash(path)
+        values = _decode(path)
+    except Exception as error:
+        # Whatever a decoder throws at a strange file is the answer here; it must not end the check.
+        return Probe(error=f"does not decode: {_reason(error)}")
+    error = values.pop("error") or _decord_error(path)
+    return Probe(error=error, sha256=digest, **values)
+
+
+def file_hash(path: str) -> str:
+    """sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _decode(path: str) -> dict[str, Any]:
+    import av
+
+    with av.open(path) as container:
+        if not container.streams.video:
+            return {"error": "holds no video stream"}
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        times, width, height = [], stream.width, stream.height
+        for frame in container.decode(stream):
+            times.append(frame.time)
+        declared, average = stream.frames, float(stream.average_rate or 0)
+    count = len(times)
+    if not count:
+        return {"error": "holds no frame"}
+    known = [time for time in times if time is not None]
+    span = max(known) - min(known) if known else 0.0
+    rate = (len(known) - 1) / span if span > 0 else average
+    duration = span + 1 / rate if known and rate else (count / rate if rate else 0.0)
+    # A file that was cut off while being copied may still decode up to there.
+    lost = declared - count if declared - count > max(2, declared // 50) else 0
+    error = f"decodes {count} frames of the {declared} that it says it has" if lost else ""
+    return {
+        "error": error, "duration_s": duration, "rate": rate, "frames": count, "declared": declared, "width": width,
+        "height": height,
+    }  # fmt: skip
+
+
+def _decord_error(path: str) -> str:
+    try:
+        import decord
+    except ImportError:
+        return ""
+    try:
+        reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+        reader.get_batch([0, len(reader) - 1])
+    except Exception as error:
+        return f"does not decode with decord: {_reason(error)}"
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[-1] if lines else type(error).__name__)[-160:]
+
+
+def main() -> None:
+    """Answer paths, one JSON string a line, until standard input ends."""
+    # Decoders write to file descriptors 1 and 2 on their own; only our answers may reach the reader.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        answers.write(json.dumps(asdict(probe(json.loads(line)))) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import doctor, merge, patch
+from .commands import doctor, merge, pairs, patch, targets
 from .errors import Ego2ExoError
 
-SUBCOMMANDS = (doctor, patch, merge)
+SUBCOMMANDS = (doctor, patch, pairs, targets, merge)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -48,7 +48,7 @@ def probe(path: str) -> Probe:
         values = _decode(path)
     except Exception as error:
         # Whatever a decoder throws at a strange file is the answer here; it must not end the check.
-        return Probe(error=f"does not decode: {_reason(error)}")
+        return Probe(error=f"does not decode: {short_reason(error)}")
     error = values.pop("error") or _decord_error(path)
     return Probe(error=error, sha256=digest, **values)
 
@@ -99,12 +99,13 @@ def _decord_error(path: str) -> str:
         reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
         reader.get_batch([0, len(reader) - 1])
     except Exception as error:
-        return f"does not decode with decord: {_reason(error)}"
+        return f"does not decode with decord: {short_reason(error)}"
     return ""
 
 
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+def short_reason(error: Exception) -> str:
+    """What a decoder says, in one line."""
+    lines = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
     return (lines[-1] if lines else type(error).__name__)[-160:]
 
 

@@ -1,0 +1,191 @@
+"""`llava-ego2exo pairs`: find, cut and check paired videos."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """``pairs build | egoexo4d | cut | check``"""
+    parser = subparsers.add_parser("pairs", help="find, cut and check paired ego and exo videos")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_build(commands)
+    _add_egoexo4d(commands)
+    _add_cut(commands)
+    _add_check(commands)
+
+
+def _add_build(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("build", help="write pairs.jsonl from the names of files, or from a manifest")
+    parser.add_argument("--videos", metavar="DIR", help="folder of videos; with --manifest: where its paths count from")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the pairs.jsonl to write")
+    parser.add_argument("--manifest", metavar="FILE", help="a CSV, TSV, JSON or JSONL file that lists the pairs")
+    parser.add_argument(
+        "--pattern",
+        help="how paths below DIR are built: a template such as '{take}/{segment}_{view}', or a regular expression "
+        "with groups of these names; default: <segment>_ego and <segment>_exo<N>",
+    )
+    parser.add_argument("--ego-view", default="ego", metavar="NAME", help="what {view} reads for the ego camera (ego)")
+    parser.add_argument("--skip-unpaired", action="store_true", help="leave out segments that lack their ego or exo")
+    _add_splits(parser, "all pairs are for training")
+    parser.set_defaults(run=_build)
+
+
+def _add_egoexo4d(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("egoexo4d", help="cut the keystep segments of an Ego-Exo4D download into pairs")
+    parser.add_argument("--root", required=True, metavar="DIR", help="the download: takes.json, annotations/, takes/")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where cuts, pairs.jsonl and missing.txt go")
+    parser.add_argument("--views", default="all", help="all, best (the take's best_exo), or cameras: cam01,cam03 (all)")
+    parser.add_argument("--takes", metavar="NAMES", help="only these takes, separated by commas")
+    parser.add_argument("--scenarios", metavar="NAMES", help="only these scenarios, separated by commas")
+    parser.add_argument("--min-seconds", type=float, default=0.0, metavar="S", help="shortest segment (0)")
+    parser.add_argument(
+        "--max-seconds", type=float, default=float("inf"), metavar="S", help="longest segment (no limit)"
+    )
+    parser.add_argument("--essential", action="store_true", help="only segments marked is_essential")
+    parser.add_argument("--no-cut", action="store_true", help="only write pairs.jsonl, with times in the long videos")
+    parser.add_argument("--require-all", action="store_true", help="stop where any video is missing")
+    _add_splits(parser, "the splits of the annotation files", takes=False)
+    _add_cutting(parser)
+    parser.set_defaults(run=_egoexo4d)
+
+
+def _add_cut(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("cut", help="cut the segments of a pairs.jsonl into files of their own")
+    parser.add_argument("--pairs", required=True, metavar="FILE", help="a pairs.jsonl with start_s and end_s")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where cuts and the new pairs.jsonl go")
+    _add_cutting(parser)
+    parser.set_defaults(run=_cut)
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("check", help="decode every file and look for faults; exit code 1 where there are any")
+    parser.add_argument("--pairs", required=True, metavar="FILE", help="the pairs.jsonl")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.5, metavar="S", help="seconds that lengths may differ (0.5)"
+    )
+    parser.add_argument("--limit", type=float, default=120.0, metavar="S", help="seconds that one file may take (120)")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="files at a time (0: one a processor, up to 8)"
+    )
+    parser.add_argument("--videos", metavar="DIR", help="look for unpaired files here and below, not beside the pairs")
+    parser.add_argument("--pattern", help="how paths below --videos are built, as in `pairs build`")
+    parser.add_argument("--ego-view", default="ego", metavar="NAME", help="as in `pairs build` (ego)")
+    parser.add_argument("--skip-unpaired", action="store_true", help="do not look for unpaired files")
+    parser.add_argument("--show", type=int, default=5, metavar="N", help="findings shown of each kind (5)")
+    parser.add_argument("--report", metavar="FILE", help="also write all findings as JSON")
+    parser.add_argument("--write-clean", metavar="FILE", help="also write a pairs.jsonl without what is at fault")
+    parser.set_defaults(run=_check)
+
+
+def _add_splits(parser: argparse.ArgumentParser, default: str, takes: bool = True) -> None:
+    if takes:
+        help_take = "regular expression that finds the take in a segment's name; default: each segment is a take"
+        parser.add_argument("--take-pattern", metavar="REGEX", help=help_take)
+    parser.add_argument(
+        "--split", metavar="SHARES", help=f"by take, as in train=0.8,val=0.1,test=0.1; default: {default}"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of --split (0)")
+
+
+def _add_cutting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--crf", type=int, default=18, help="quality of x264, 0 (lossless) to 51 (18)")
+    parser.add_argument("--tolerance", type=float, default=0.5, metavar="S", help="seconds that an end may lack (0.5)")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="cuts at a time (0: one a processor, up to 8)"
+    )
+
+
+def _build(args: argparse.Namespace) -> int:
+    from ..distill import building
+    from ..distill.pairs import write_pairs
+    from ..errors import Ego2ExoError
+
+    if not (args.videos or args.manifest) or (args.manifest and args.pattern):
+        given = "--pattern with --manifest" if args.manifest else "neither --videos nor --manifest"
+        raise Ego2ExoError(given, "--videos DIR, perhaps with --pattern; or --manifest FILE", "pass one of them")
+    has_splits = False
+    if args.manifest:
+        pairs, has_splits = building.build_from_manifest(args.manifest, args.videos)
+    else:
+        found = building.build_from_folder(args.videos, args.pattern, args.ego_view, args.skip_unpaired)
+        pairs = found.pairs
+        for what, lines in (("unpaired segment(s) left out", found.unpaired_lines()), ("other video(s)", found.other)):
+            if lines:
+                print(f"{len(lines)} {what}: {'; '.join(lines[:5])}{' ...' if len(lines) > 5 else ''}")
+    pairs = building.assign(pairs, args.take_pattern, args.split, args.seed, has_splits)
+    out = write_pairs(args.out, pairs)
+    print(f"{out}: {building.summary(pairs)}")
+    print(f"look at the files next: llava-ego2exo pairs check --pairs {args.out}")
+    return 0
+
+
+def _egoexo4d(args: argparse.Namespace) -> int:
+    from ..distill.building import assign, summary
+    from ..distill.egoexo4d import Filters, read_takes
+    from ..distill.missing import write_missing
+    from ..distill.pairs import write_pairs
+    from ..errors import Ego2ExoError
+
+    views = args.views if args.views in ("all", "best") else _names(args.views)
+    filters = Filters(
+        views=views, takes=_names(args.takes), scenarios=_names(args.scenarios), min_s=args.min_seconds,
+        max_s=args.max_seconds, essential=args.essential,
+    )  # fmt: skip
+    takes = read_takes(args.root, filters)
+    for line in takes.lines():
+        print(line)
+    listing = write_missing(args.out, takes.missing)
+    if takes.missing:
+        print(f"missing videos are listed in {listing}")
+        if args.require_all:
+            raise Ego2ExoError(f"{len(takes.missing)} video(s) missing", "", f"download them: see {listing}")
+    pairs = assign(takes.pairs, None, args.split, args.seed)
+    print(f"found {summary(pairs)}")
+    if args.no_cut:
+        print(f"wrote {write_pairs(f'{args.out}/pairs.jsonl', pairs)}")
+        return 0
+    return _cut_and_write(pairs, args)
+
+
+def _cut(args: argparse.Namespace) -> int:
+    from ..distill.pairs import read_pairs
+    from ..errors import Ego2ExoError
+
+    if os.path.realpath(args.pairs) == os.path.realpath(f"{args.out}/pairs.jsonl"):
+        raise Ego2ExoError(f"--out {args.out} would overwrite {args.pairs}", "another folder", "pass another --out")
+    return _cut_and_write(read_pairs(args.pairs), args)
+
+
+def _cut_and_write(pairs, args: argparse.Namespace) -> int:
+    from ..distill.building import summary
+    from ..distill.cut_pairs import cut_pairs
+    from ..distill.pairs import write_pairs
+    from ..errors import Ego2ExoError
+
+    result = cut_pairs(pairs, args.out, args.crf, args.tolerance, args.workers)
+    print(f"{result.made} cut(s) made, {result.kept} kept, {result.whole} whole video(s) need none")
+    for line in result.failures:
+        print(f"failed: {line}")
+    if not result.pairs:
+        raise Ego2ExoError(f"all of {len(pairs)} pair(s) failed", "", "see the lines above")
+    out = write_pairs(f"{args.out}/pairs.jsonl", result.pairs)
+    print(f"{out}: {summary(result.pairs)}")
+    if result.failures:
+        print(f"{len(result.failures)} cut(s) failed; {len(pairs) - len(result.pairs)} pair(s) are left out")
+    return 1 if result.failures else 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from ..distill.check_run import run_check
+
+    return run_check(
+        args.pairs, print, tolerance_s=args.tolerance, limit_s=args.limit, workers=args.workers, videos=args.videos,
+        pattern=args.pattern, ego_view=args.ego_view, skip_unpaired=args.skip_unpaired, shown=args.show,
+        report_to=args.report, write_clean=args.write_clean,
+    )  # fmt: skip
+
+
+def _names(text: str | None) -> frozenset[str] | None:
+    return None if text is None else frozenset(name.strip() for name in text.split(",") if name.strip())

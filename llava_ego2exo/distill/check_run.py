@@ -1,0 +1,78 @@
+"""Probe a pairs file, check it, and say what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from ..errors import Ego2ExoError
+from .check_report import report
+from .checking import check_pairs, clean, unpaired_findings
+from .finding import EGO, find_pairs, unpaired_beside
+from .pairs import Pair, read_pairs, write_pairs
+from .probe_pool import probe_files
+
+
+def run_check(
+    path: str | Path, say: Callable[[str], None], *, tolerance_s: float = 0.5, limit_s: float = 120.0, workers: int = 0,
+    videos: str | None = None, pattern: str | None = None, ego_view: str = EGO, skip_unpaired: bool = False,
+    shown: int = 5, report_to: str | None = None, write_clean: str | None = None, progress: bool = True,
+) -> int:  # fmt: skip
+    """Check a `pairs.jsonl` and return the exit code: 0 where nothing is wrong, else 1.
+
+    Args:
+        path: the file.
+        say: gets each line of the report.
+        tolerance_s: seconds by which lengths may differ.
+        limit_s: seconds that one file may take.
+        workers: files at a time; 0: one a processor, at most 8.
+        videos: folder to look for unpaired files in, with `pattern` and `ego_view`; None: beside the pairs' files.
+        pattern: as in `find_pairs`.
+        ego_view: as in `find_pairs`.
+        skip_unpaired: do not look for unpaired files.
+        shown: findings shown of each kind.
+        report_to: JSON file for all findings and what each file holds.
+        write_clean: pairs file for what is not at fault.
+        progress: show a progress bar.
+
+    Raises:
+        Ego2ExoError: the pairs file is faulty, a number is out of range, or a file cannot be written.
+    """
+    if tolerance_s < 0 or shown < 0:
+        raise Ego2ExoError(f"--tolerance {tolerance_s:g}, --show {shown}", "0 or more", "mend the number")
+    if pattern and not videos:
+        raise Ego2ExoError("--pattern without --videos", "the folder that it is for", "pass --videos DIR too")
+    pairs = read_pairs(path)
+    unpaired = {} if skip_unpaired else _unpaired(pairs, videos, pattern, ego_view)
+    probes = probe_files([file for pair in pairs for file in pair.files.values()], workers, limit_s, progress)
+    findings = check_pairs(pairs, probes, tolerance_s) + unpaired_findings(pairs, unpaired)
+    for line in report(pairs, probes, findings, shown):
+        say(line)
+    if report_to:
+        whole = {
+            "findings": [{**asdict(finding), "is_fault": finding.is_fault} for finding in findings],
+            "files": {file: asdict(probe) for file, probe in probes.items()},
+        }
+        _write(report_to, json.dumps(whole, indent=1, ensure_ascii=False))
+    faults = sum(finding.is_fault for finding in findings)
+    if write_clean:
+        kept = clean(pairs, findings)
+        where = write_pairs(write_clean, kept) if kept else f"{write_clean} is not written"
+        say(f"\n{where}: {len(kept)} of {len(pairs)} pair(s) are without fault")
+    say(f"\n{faults} fault(s)" if faults else f"\n{len(pairs)} pair(s), {len(probes)} file(s): nothing is wrong")
+    return 1 if faults else 0
+
+
+def _unpaired(pairs: list[Pair], videos: str | None, pattern: str | None, ego_view: str) -> dict[str, dict[str, str]]:
+    if videos:
+        return find_pairs(videos, pattern, ego_view).unpaired
+    return unpaired_beside(file for pair in pairs for file in pair.files.values())
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Ego2ExoError(f"{path} cannot be written: {error.strerror}", "a path in a folder of yours") from error

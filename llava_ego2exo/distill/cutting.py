@@ -1,0 +1,187 @@
+"""Cut segments out of long videos: frame by frame, encoded again, so that each cut holds exactly its frames.
+
+A cut is written beside its place and renamed when it is complete, and says in its own metadata what it was cut from;
+so a run that was stopped goes on where it was, and a cut of another video or other times is never taken for the right
+one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from .av_import import require_av
+from .probing import short_reason
+
+TITLE = "llava-ego2exo cut"
+_EDGE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One cut to make.
+
+    Args:
+        source: the long video.
+        target: the file to write, `.mp4`.
+        start_s: seconds after the first frame of the source.
+        end_s: the first instant that no longer belongs to the cut; None: to the end.
+        crf: quality of x264, 0 (lossless) to 51.
+        tolerance_s: how much may be missing at the end of the source.
+    """
+
+    source: str
+    target: str
+    start_s: float
+    end_s: float | None
+    crf: int = 18
+    tolerance_s: float = 0.5
+
+    def mark(self) -> str:
+        """What the cut's metadata says: source by size, first and last bytes; times; quality."""
+        values = [_fingerprint(self.source), round(self.start_s, 6), self.end_s and round(self.end_s, 6), self.crf]
+        return f"{TITLE} {json.dumps(values)}"
+
+
+def make(cut: Cut) -> str:
+    """Make one cut where it is not there yet.
+
+    Returns:
+        "kept" where the right cut was there, "made" where it was made, else what went wrong, in words.
+    """
+    av = require_av()
+    part = f"{cut.target}.{os.getpid()}.{threading.get_ident()}.part"
+    try:
+        if os.path.exists(cut.target) and made_as(cut.target) == cut.mark():
+            return "kept"
+        missing = _write(cut, part)
+        if missing:
+            return missing
+        os.replace(part, cut.target)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        return f"{cut.source} cannot be cut: {short_reason(error)}"
+    finally:
+        if os.path.exists(part):
+            os.unlink(part)
+    return "made"
+
+
+def made_as(path: str) -> str:
+    """The mark in a cut's metadata; empty where the file is no complete cut of ours."""
+    av = require_av()
+    try:
+        with av.open(path) as container:
+            mark = container.metadata.get("comment", "")
+            return (
+                mark if mark.startswith(TITLE) and container.streams.video and container.streams.video[0].frames else ""
+            )
+    except (av.error.FFmpegError, OSError):
+        return ""
+
+
+def duration(path: str) -> float:
+    """Seconds from the first frame of a video to the end of the last; decodes only its end.
+
+    Raises:
+        ValueError: it holds no frame that says its time.
+    """
+    av = require_av()
+    with av.open(path) as container:
+        if not container.streams.video:
+            raise ValueError("holds no video stream")
+        stream = container.streams.video[0]
+        first = stream.start_time or 0
+        whole = container.duration / av.time_base if container.duration else 0.0
+        if whole > 20:
+            container.seek(int((whole - 10) * av.time_base), backward=True)
+        last = max((frame.pts for frame in container.decode(stream) if frame.pts is not None), default=None)
+        if last is None:
+            raise ValueError("holds no frame with a time")
+        return float((last - first) * stream.time_base) + 1 / float(stream.average_rate or 30)
+
+
+def _write(cut: Cut, part: str) -> str:
+    """Write the cut to `part`; what went wrong, or nothing."""
+    av = require_av()
+    with av.open(cut.source) as source:
+        if not source.streams.video:
+            return f"{cut.source} holds no video stream"
+        stream = source.streams.video[0]
+        stream.thread_type = "AUTO"
+        rate = Fraction(stream.average_rate or 30).limit_denominator(1001)
+        with av.open(part, "w", format="mp4", options={"movflags": "use_metadata_tags"}) as target:
+            target.metadata["comment"] = cut.mark()
+            seconds = _encode(_frames(source, stream, cut), target, stream.time_base, rate, cut.crf)
+    if seconds is None:
+        return f"{cut.source} has no frame between {cut.start_s:g} and {cut.end_s or float('inf'):g} s"
+    if cut.end_s is not None and seconds < cut.end_s - cut.start_s - cut.tolerance_s:
+        return f"{cut.source} ends {cut.end_s - cut.start_s - seconds:.2f} s before the segment does ({cut.end_s:g} s)"
+    return ""
+
+
+def _frames(container: Any, stream: Any, cut: Cut) -> Iterator[Any]:
+    """The frames shown from `start_s` on and before `end_s`."""
+    first, base = stream.start_time or 0, stream.time_base
+    # Half a millisecond: times in files are rounded to their time base, which may be 1/1000.
+    slack = 0.0005
+    container.seek(first + max(int((cut.start_s - 1) / base), 0), stream=stream, backward=True)
+    for frame in container.decode(stream):
+        if frame.pts is None:
+            raise ValueError("its frames do not say their times; convert it to .mp4 first")
+        seconds = float((frame.pts - first) * base)
+        if cut.end_s is not None and seconds >= cut.end_s - slack:
+            return
+        if seconds >= cut.start_s - slack:
+            yield frame
+
+
+def _encode(frames: Iterator[Any], target: Any, base: Fraction, rate: Fraction, crf: int) -> float | None:
+    """Encode frames with their own times, from 0; the seconds they last, None where there is none."""
+    out, first, last = None, 0, 0
+    for frame in frames:
+        frame = _upright(frame)
+        if out is None:
+            out = target.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"})
+            # x264 with 4:2:0 colour takes even sizes only.
+            out.width, out.height, out.pix_fmt = (
+                frame.width - frame.width % 2,
+                frame.height - frame.height % 2,
+                "yuv420p",
+            )
+            out.codec_context.time_base = base
+            first = frame.pts
+        last = frame.pts
+        frame.pts, frame.time_base, frame.pict_type = frame.pts - first, base, 0
+        target.mux(out.encode(frame))
+    if out is None:
+        return None
+    target.mux(out.encode())
+    return float((last - first) * base) + float(1 / rate)
+
+
+def _upright(frame: Any) -> Any:
+    """The frame turned as players show it: the cut has no note of rotation."""
+    turns = round(frame.rotation / 90) % 4
+    if not turns:
+        return frame
+    import numpy as np
+
+    turned = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    upright = type(frame).from_ndarray(turned, format="rgb24")
+    upright.pts, upright.time_base = frame.pts, frame.time_base
+    return upright
+
+
+def _fingerprint(path: str) -> str:
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(_EDGE)
+        file.seek(max(size - _EDGE, 0))
+        digest = hashlib.sha256(b"%d\n" % size + head + file.read(_EDGE))
+    return digest.hexdigest()[:32]

@@ -1,0 +1,167 @@
+"""Pairs from a download of Ego-Exo4D: its takes, its keystep annotations and its downscaled videos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import Ego2ExoError
+from .egoexo4d_files import annotations, camera_files, take_list, view_names
+from .listing import listed
+from .pairs import Pair
+from .record import record_faults
+
+DOWNSCALED = "frame_aligned_videos/downscaled/448"
+
+
+@dataclass
+class Takes:
+    """What the annotations ask for and what of it is there.
+
+    Args:
+        pairs: segments in the takes' downscaled videos, with `start_s` and `end_s`; only views whose files are there.
+        missing: files that are not there, with the take's uid behind them.
+        unknown: annotated takes that takes.json does not name.
+        faults: segments and takes that cannot be used, and why.
+        excluded: number of segments that the filters left out.
+    """
+
+    pairs: list[Pair] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    excluded: int = 0
+
+    def lines(self) -> list[str]:
+        """What was left out, by count and with the first few of each."""
+        parts = {
+            "video(s) missing": list(self.missing),
+            "annotated take(s) not in takes.json": self.unknown,
+            "segment(s) or take(s) not usable": self.faults,
+        }
+        lines = [f"{len(items)} {what}: {listed(items, 3)}" for what, items in parts.items() if items]
+        return lines + [f"{self.excluded} segment(s) excluded by your filters"] * bool(self.excluded)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which segments and views are wanted.
+
+    Args:
+        views: "all", "best" (the data set's own `best_exo`), or names of cameras.
+        takes: names of takes; None: all.
+        scenarios: names of scenarios; None: all.
+        min_s: shortest segment, in seconds.
+        max_s: longest segment, in seconds.
+        essential: only segments marked `is_essential`.
+    """
+
+    views: str | Sequence[str] = "all"
+    takes: frozenset[str] | None = None
+    scenarios: frozenset[str] | None = None
+    min_s: float = 0.0
+    max_s: float = float("inf")
+    essential: bool = False
+
+    def wants(self, entry: dict[str, Any], segment: dict[str, Any]) -> bool:
+        """Whether a segment of an annotated take is wanted."""
+        seconds = segment["end_time"] - segment["start_time"]
+        return (
+            (self.takes is None or str(entry.get("take_name")) in self.takes)
+            and (self.scenarios is None or str(entry.get("scenario")) in self.scenarios)
+            and self.min_s <= seconds <= self.max_s
+            and (not self.essential or bool(segment.get("is_essential")))
+        )
+
+
+def read_takes(root: str | Path, filters: Filters = Filters()) -> Takes:
+    """Read `takes.json` and the keystep annotations below `root`, and look which videos are there.
+
+    Raises:
+        Ego2ExoError: a file is missing or not in the format, a filter names a take or scenario that is not there, or
+            no pair comes out.
+    """
+    root = Path(os.path.abspath(root))
+    by_uid = {take["take_uid"]: take for take in take_list(root / "takes.json")}
+    entries = list(annotations(root))
+    _check_filters(filters, [entry for _, _, entry in entries])
+    result = Takes()
+    for split, uid, entry in entries:
+        wanted = list(_wanted(entry, filters, result))
+        if not wanted:
+            continue
+        if uid not in by_uid:
+            result.unknown.append(f"{entry.get('take_name', '?')} ({uid})")
+            continue
+        _add_take(result, root, by_uid[uid], split, wanted, filters)
+    if not result.pairs:
+        raise Ego2ExoError(
+            f"no pair in {root}: {'; '.join(result.lines()) or 'no annotated segment'}",
+            f"takes/<take_name>/{DOWNSCALED}/<camera>.mp4 for an annotated take",
+            "download them: egoexo -o ROOT --parts metadata annotations downscaled_takes/448 --benchmarks keystep",
+        )
+    return result
+
+
+def _add_take(
+    result: Takes,
+    root: Path,
+    take: dict[str, Any],
+    split: str,
+    wanted: list[tuple[int, float, float]],
+    filters: Filters,
+) -> None:
+    name, uid = take["take_name"], take["take_uid"]
+    folder = root / (take.get("root_dir") or f"takes/{name}") / DOWNSCALED
+    ego, exo = camera_files(take)
+    if not ego or not exo:
+        result.faults.append(f"{name}: takes.json names {len(ego)} ego and {len(exo)} exo videos")
+        return
+    views = view_names(list(exo))
+    if filters.views == "best":
+        exo = {camera: file for camera, file in exo.items() if camera == take.get("best_exo")}
+    elif filters.views != "all":
+        exo = {camera: file for camera, file in exo.items() if camera in filters.views}
+    if not exo:
+        result.faults.append(f"{name}: none of its cameras {', '.join(views)} is wanted")
+        return
+    paths = {camera: folder / file for camera, file in exo.items()}
+    lacking = [path for path in (folder / ego[0], *paths.values()) if not path.is_file()]
+    result.missing.update(dict.fromkeys(map(str, lacking), uid))
+    there = {views[camera]: str(path) for camera, path in paths.items() if path not in lacking}
+    if folder / ego[0] in lacking or not there:
+        return
+    for index, start, end in wanted:
+        values = {
+            "segment": f"{name}_{index:04d}", "ego": str(folder / ego[0]), "exo": there, "start_s": start, "end_s": end,
+            "split": split, "take": name,
+        }  # fmt: skip
+        faults = record_faults(values)
+        result.faults += [f"{name} segment {index}: {fault}" for fault in faults]
+        if not faults:
+            result.pairs.append(Pair(**values))
+
+
+def _wanted(entry: dict[str, Any], filters: Filters, result: Takes) -> Iterator[tuple[int, float, float]]:
+    for index, segment in enumerate(entry["segments"]):
+        times = [segment.get(key) if isinstance(segment, dict) else None for key in ("start_time", "end_time")]
+        if not all(isinstance(time, (int, float)) and not isinstance(time, bool) for time in times):
+            result.faults.append(f"{entry.get('take_name')} segment {index} has the times {times}")
+        elif filters.wants(entry, segment):
+            yield index, float(times[0]), float(times[1])
+        else:
+            result.excluded += 1
+
+
+def _check_filters(filters: Filters, entries: list[dict[str, Any]]) -> None:
+    for flag, wanted, key in (("--takes", filters.takes, "take_name"), ("--scenarios", filters.scenarios, "scenario")):
+        known = {str(entry.get(key)) for entry in entries}
+        strange = sorted((wanted or frozenset()) - known)
+        if strange:
+            some = ", ".join(sorted(known)[:10])
+            raise Ego2ExoError(
+                f"{flag}: no annotated take has {listed(strange)}", f"{some}{', ...' * (len(known) > 10)}"
+            )

@@ -1,0 +1,129 @@
+"""Everything that keeps pairs and answers from becoming a training file, found at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import Ego2ExoError
+from .listing import listed, repeated
+from .progress import run_all
+from .targets import PLACEHOLDER
+
+if TYPE_CHECKING:
+    from .answers import Answer
+    from .pairs import Pair
+
+_BLOCK = 1 << 20
+
+
+class Faults:
+    """Faults of several sorts, raised together.
+
+    Each sort says its offenders (the first few and a count) and what to do about them.
+    """
+
+    def __init__(self) -> None:
+        self._given: list[str] = []
+        self._remedies: list[str] = []
+        self._caught: list[Ego2ExoError] = []
+
+    def add(self, offenders: Sequence[str], what: str, remedy: str) -> None:
+        """One sort of fault; nothing happens without offenders."""
+        if offenders:
+            self._given.append(f"{len(offenders)} {what}: {listed(offenders)}")
+            self._remedies.append(remedy)
+
+    def caught(self, error: Ego2ExoError) -> None:
+        """An error that another check raised."""
+        allowed = f" (allowed: {error.allowed.rstrip('.')})" if error.allowed else ""
+        self._given.append(error.given.rstrip(".") + allowed)
+        self._remedies += [error.remedy.rstrip(".")] if error.remedy else []
+        self._caught.append(error)
+
+    def raise_if_any(self) -> None:
+        """Raises: Ego2ExoError: there are faults."""
+        if len(self._given) == len(self._caught) == 1:
+            raise self._caught[0]
+        if self._given:
+            raise Ego2ExoError(
+                " | ".join(self._given),
+                "whole videos that are there, and one answer of one teacher for each segment and kind",
+                "; ".join(dict.fromkeys(self._remedies)),
+            )
+
+
+def check_pairs(pairs: Sequence[Pair], faults: Faults) -> None:
+    """Training reads whole files, so each pair is one that was cut, and all its files are there."""
+    uncut = [p.segment for p in pairs if p.start_s is not None or p.end_s is not None or p.offset_s]
+    faults.add(
+        uncut,
+        "pair(s) are parts of longer videos (start_s, end_s or offset_s), and training reads whole files",
+        "cut them first with `llava-ego2exo pairs cut`, and give the pairs that it writes",
+    )
+    missing = [
+        f"{p.segment} {view}: {path}" for p in pairs for view, path in p.files.items() if not os.path.isfile(path)
+    ]
+    faults.add(missing, "video(s) of the pairs are not there", "mend the paths in the pairs file")
+
+
+def check_answers(
+    pairs: Sequence[Pair], segments: Iterable[str], answers: Sequence[Answer], faults: Faults
+) -> list[str]:
+    """The answers fit the pairs; returns those that are missing, as "segment kind".
+
+    Args:
+        pairs: of the split.
+        segments: of all splits.
+        answers: of one teacher.
+        faults: where to add what is wrong.
+    """
+    known = set(segments)
+    strangers = [f"{a.segment} {a.kind}" for a in answers if a.segment not in known]
+    faults.add(strangers, "answer(s) of segments that the pairs lack", "give the pairs that the teacher was given")
+    twice = repeated(f"{a.segment} {a.kind}" for a in answers)
+    faults.add(
+        twice,
+        "segment(s) and kind(s) with several answers, of other queries",
+        "let the teacher answer each set of queries into a folder of its own",
+    )
+    odd = [f"{a.segment} {a.kind}" for a in answers if PLACEHOLDER in a.query or not a.query.strip()]
+    faults.add(odd, f"answer(s) whose query is empty or holds {PLACEHOLDER}", "mend the queries, and answer again")
+    given = {(a.segment, a.kind) for a in answers}
+    kinds = sorted({a.kind for a in answers})
+    return [f"{p.segment} {kind}" for p in pairs for kind in kinds if (p.segment, kind) not in given]
+
+
+def check_videos(pairs: Sequence[Pair], answers: Sequence[Answer], faults: Faults) -> list[str]:
+    """Answers were made from the very ego videos that the pairs name; returns segments where nobody can tell.
+
+    An answer keeps the hash of its video. One that was made on a part of a longer video, before it was cut, has the
+    hash of the long one: such segments are returned.
+    """
+    asked: dict[str, set[str]] = {}
+    parts = []
+    for answer in answers:
+        if answer.start_s is None and answer.end_s is None:
+            asked.setdefault(answer.segment, set()).add(answer.video)
+        else:
+            parts.append(answer.segment)
+    known = [pair for pair in pairs if pair.segment in asked]
+    hashes = run_all(file_hash, [pair.ego for pair in known], min(8, os.cpu_count() or 1), "ego videos", "file")
+    changed = [pair for pair, found in zip(known, hashes, strict=True) if asked[pair.segment] != {found}]
+    faults.add(
+        [f"{pair.segment}: {pair.ego}" for pair in changed],
+        "ego video(s) are not those that the teacher saw",
+        "run `llava-ego2exo teach` again, which answers the changed ones alone",
+    )
+    return sorted(set(parts) & {pair.segment for pair in pairs})
+
+
+def file_hash(path: str) -> str:
+    """sha256 of a file's bytes, as hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,86 @@
+"""The k likeliest tokens at each place of an answer, on disk: what logit distillation needs without a teacher."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import Ego2ExoError
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Teacher logits of one answer, as numpy arrays.
+
+    Args:
+        ids: (T, k) int32, token ids, likeliest first.
+        logits: (T, k) float16, their logits before softmax, descending.
+        tokens: (T,) int32, the answer's own tokens, its end token included where there is one.
+    """
+
+    ids: Any
+    logits: Any
+    tokens: Any
+
+
+def top_k_path(folder: str | Path, key: str) -> Path:
+    """Where an answers folder keeps the logits of one answer."""
+    return Path(folder, "top_k", key[:2], f"{key}.npz")
+
+
+def save_top_k(folder: str | Path, key: str, top: TopK) -> Path:
+    """Write one answer's logits; a half-written file never stands at the place.
+
+    Raises:
+        Ego2ExoError: the shapes do not fit each other.
+    """
+    import numpy as np
+
+    _check(top, f"answer {key}")
+    path = top_k_path(folder, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    arrays = {
+        "ids": np.asarray(top.ids, np.int32),
+        "logits": np.asarray(top.logits, np.float16),
+        "tokens": np.asarray(top.tokens, np.int32),
+    }
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load_top_k(folder: str | Path, key: str) -> TopK:
+    """Read one answer's logits.
+
+    Raises:
+        Ego2ExoError: there are none, or the file is damaged.
+    """
+    import numpy as np
+
+    path = top_k_path(folder, key)
+    remedy = "run the same `llava-ego2exo teach` again with --top-k"
+    if not path.is_file():
+        raise Ego2ExoError(f"no top-k logits at {path}", "answers made with `llava-ego2exo teach --top-k K`", remedy)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            top = TopK(stored["ids"], stored["logits"], stored["tokens"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise Ego2ExoError(f"{path} is damaged ({error})", "", f"delete it, and {remedy}") from error
+    _check(top, str(path))
+    return top
+
+
+def _check(top: TopK, where: str) -> None:
+    ids, logits, tokens = (tuple(value.shape) for value in (top.ids, top.logits, top.tokens))
+    if len(ids) != 2 or ids != logits or tokens != ids[:1]:
+        raise Ego2ExoError(f"{where}: top-k ids {ids}, logits {logits}, tokens {tokens}", "(T, k), (T, k) and (T,)")

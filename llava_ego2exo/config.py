@@ -1,8 +1,9 @@
-"""Every flag of the plugin, once: command line, checkpoint `config.json` and constructor read this dataclass."""
+"""Every flag of the plugin, once: command line, checkpoint `config.json` and constructors read these dataclasses."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from typing import Any
 
 from .errors import Ego2ExoError
@@ -104,6 +105,75 @@ class Ego2ExoConfig:
             for name in names
             if getattr(self, name) != getattr(other, name)
         ]
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The distillation's flags, under their names without the prefix ``ego2exo_`` (paper section 3.1 is weight 0).
+
+    They belong to a run, not to a model: a checkpoint's `config.json` keeps them for the record, nothing inherits them.
+
+    Raises:
+        Ego2ExoError: a value that no run can use.
+    """
+
+    kd_weight: float = _flag(
+        0.0, "Weight of the KL to the teacher's token distribution; 0: cross-entropy on the teacher's answers alone."
+    )
+    kd_temperature: float = _flag(1.0, "Temperature of both distributions in the KL.")
+    teacher: str = _flag(
+        "self",
+        "Who gives the distribution: `self` (the base, LoRA and ego tokens off), `cached`, or a checkpoint's path.",
+    )
+    teacher_base: str | None = _flag(None, "Base checkpoint of a LoRA or projector teacher.")
+    answers: str | None = _flag(None, "For `cached`: the answers folder that `teach --top-k` wrote.")
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("kd_weight", "0 or more"), ("kd_temperature", "above 0")):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+            if not number or value < 0 or (value == 0 and name == "kd_temperature"):
+                raise Ego2ExoError(f"--{PREFIX}{name} {value}", f"a number {lowest}", "leave it out for the default")
+        if not isinstance(self.teacher, str) or not self.teacher.strip():
+            raise Ego2ExoError(f"--{PREFIX}teacher {self.teacher!r}", "self, cached, or a checkpoint's path")
+        if self.kind == "cached" and not self.answers:
+            raise Ego2ExoError(
+                f"--{PREFIX}teacher cached without --{PREFIX}answers",
+                "the folder that `llava-ego2exo teach --top-k` wrote",
+                f"pass --{PREFIX}answers, or another --{PREFIX}teacher",
+            )
+        if self.kind != "cached" and self.answers:
+            raise Ego2ExoError(
+                f"--{PREFIX}answers {self.answers} with --{PREFIX}teacher {self.teacher}",
+                f"--{PREFIX}answers with --{PREFIX}teacher cached",
+                f"pass --{PREFIX}teacher cached, or leave --{PREFIX}answers out",
+            )
+        if self.kind != "path" and self.teacher_base:
+            raise Ego2ExoError(
+                f"--{PREFIX}teacher_base {self.teacher_base} with --{PREFIX}teacher {self.teacher}",
+                "a base for a checkpoint that holds LoRA or a projector alone",
+                f"leave --{PREFIX}teacher_base out",
+            )
+
+    @property
+    def on(self) -> bool:
+        """Whether the run has a KL."""
+        return self.kd_weight > 0
+
+    @property
+    def kind(self) -> str:
+        """`self`, `cached` or `path`."""
+        return self.teacher if self.teacher in ("self", "cached") else "path"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As keys of a checkpoint's `config.json`, each with its flag's name."""
+        return {PREFIX + key: value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_object(cls, source: Any) -> DistillConfig:
+        """Read the flags from anything that carries them as attributes."""
+        values = {f.name: getattr(source, PREFIX + f.name) for f in fields(cls) if hasattr(source, PREFIX + f.name)}
+        return cls(**values)
 
 
 def other_settings(lines: list[str]) -> Ego2ExoError:

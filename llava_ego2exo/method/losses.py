@@ -1,0 +1,182 @@
+"""Cross-entropy on the teacher's answer and KL to the teacher's token distribution, chunk by chunk (section 3.1).
+
+Both start from the hidden states before the language model's head, so that the logits of a whole batch (answer tokens *
+vocabulary, in float32, for student and teacher) never exist: each chunk's logits are made, reduced to two numbers and
+thrown away, and made once more when gradients are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import Ego2ExoError
+
+Head = Callable[[Tensor], Tensor]
+# Logits in one chunk: 64 MiB in float32. Some five tensors of this size live at once.
+MAX_ELEMENTS = 2**24
+
+
+class Teacher(Protocol):
+    """What the teacher says about M answer tokens."""
+
+    def __len__(self) -> int: ...
+
+    def part(self, first: int, last: int) -> Teacher: ...
+
+    def kl(self, logits: Tensor, temperature: float) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FullTeacher:
+    """A teacher over its whole vocabulary, kept as hidden states; its logits are made with each chunk's.
+
+    Args:
+        head: maps (n, D') to (n, V).
+        hidden: (M, D'), the teacher's final hidden states that predict the tokens.
+    """
+
+    head: Head
+    hidden: Tensor
+
+    def __len__(self) -> int:
+        return self.hidden.shape[0]
+
+    def part(self, first: int, last: int) -> FullTeacher:
+        """Tokens `first` to `last`, the latter not included."""
+        return FullTeacher(self.head, self.hidden[first:last])
+
+    def kl(self, logits: Tensor, temperature: float) -> Tensor:
+        """Sum over tokens of T^2 KL(teacher || student), a scalar; `logits` are the student's, (n, V) in float32."""
+        with torch.no_grad():
+            taught = self.head(self.hidden).float()
+        require_equal_vocabularies(logits.shape[-1], taught.shape[-1])
+        return tempered_kl(taught, logits, temperature)
+
+
+@dataclass(frozen=True)
+class TopKTeacher:
+    """A teacher's k largest logits of each token.
+
+    Both distributions are renormalised over these k tokens: what the teacher thought of the others is not known. For
+    k = V this is the KL over the whole vocabulary; for small k the KL does not see what the student gives to other
+    tokens (the cross-entropy does).
+
+    Args:
+        ids: (M, k) int64, tokens of the vocabulary.
+        logits: (M, k), any float dtype.
+    """
+
+    ids: Tensor
+    logits: Tensor
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def part(self, first: int, last: int) -> TopKTeacher:
+        """Tokens `first` to `last`, the latter not included."""
+        return TopKTeacher(self.ids[first:last], self.logits[first:last])
+
+    def kl(self, logits: Tensor, temperature: float) -> Tensor:
+        """As :meth:`FullTeacher.kl`, over the teacher's k tokens."""
+        return tempered_kl(self.logits.float(), logits.gather(-1, self.ids), temperature)
+
+
+def tempered_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), summed over tokens.
+
+    The factor keeps the gradient's size when T changes.
+
+    Args:
+        teacher: (n, V) logits, float32; no gradient goes there.
+        student: (n, V) logits, float32.
+        temperature: T.
+
+    Returns:
+        A scalar.
+    """
+    target = F.log_softmax(teacher.detach() / temperature, dim=-1)
+    found = F.log_softmax(student / temperature, dim=-1)
+    return F.kl_div(found, target, reduction="sum", log_target=True) * temperature**2
+
+
+def require_equal_vocabularies(student: int, teacher: int) -> None:
+    """Refuse a KL between distributions over different tokens.
+
+    Raises:
+        Ego2ExoError: with both sizes and the alternative.
+    """
+    if student != teacher:
+        raise Ego2ExoError(
+            f"the student's vocabulary has {student} tokens, the teacher's {teacher}",
+            "equal vocabularies for the KL",
+            "take a teacher of the same language model, or train on its answers alone (sequence distillation, which "
+            "needs no equal vocabulary): --ego2exo_kd_weight 0",
+        )
+
+
+def distillation_sums(
+    head: Head,
+    hidden: Tensor,
+    labels: Tensor,
+    teacher: Teacher | None = None,
+    temperature: float = 1.0,
+    max_elements: int = MAX_ELEMENTS,
+) -> Tensor:
+    """Cross-entropy and KL of answer tokens.
+
+    Args:
+        head: the student's, maps (n, D) to (n, V); called twice for each chunk where gradients are on.
+        hidden: (N, D), the student's final hidden states that predict the tokens.
+        labels: (N,) int64, the tokens.
+        teacher: what the teacher says about the first M <= N of them; the others get cross-entropy alone.
+        temperature: of the KL.
+        max_elements: most logits of one chunk.
+
+    Returns:
+        (2,) float32: the sums of cross-entropy over N tokens and of the KL over M. With N = 0 both are zero, tied to
+        the student's graph with a zero gradient.
+
+    Raises:
+        Ego2ExoError: the teacher speaks of more tokens than there are, or of another vocabulary.
+    """
+    known = 0 if teacher is None else len(teacher)
+    if known > labels.shape[0]:
+        raise Ego2ExoError(f"a teacher's {known} tokens for {labels.shape[0]} answer tokens", "at most as many")
+    size = _chunk_size(head, hidden, max_elements)
+    sums = hidden.new_zeros(2, dtype=torch.float32)
+    for first, last in _chunks(known, labels.shape[0], size):
+        part = teacher.part(first, last) if teacher is not None and first < known else None
+        sums = sums + checkpoint(
+            _chunk_sums, head, hidden[first:last], labels[first:last], part, temperature,
+            use_reentrant=False, preserve_rng_state=False,
+        )  # fmt: skip
+    return sums
+
+
+def _chunk_size(head: Head, hidden: Tensor, max_elements: int) -> int:
+    """Tokens of one chunk. The vocabulary's size comes from an empty call, as a head may be wrapped by its host."""
+    with torch.no_grad():
+        vocabulary = head(hidden[:0]).shape[-1]
+    return max(1, max_elements // vocabulary)
+
+
+def _chunks(known: int, total: int, size: int) -> list[tuple[int, int]]:
+    """Ranges of at most `size` tokens, none across `known`; one empty range where there is no token."""
+    ranges = []
+    for start, end in ((0, known), (known, total)):
+        ranges += [(first, min(first + size, end)) for first in range(start, end, size)]
+    return ranges or [(0, 0)]
+
+
+def _chunk_sums(head: Head, hidden: Tensor, labels: Tensor, teacher: Teacher | None, temperature: float) -> Tensor:
+    logits = head(hidden).float()
+    entropy = F.cross_entropy(logits, labels, reduction="sum")
+    kl = logits[:0].sum() if teacher is None else teacher.kl(logits, temperature)
+    return torch.stack([entropy, kl])

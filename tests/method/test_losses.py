@@ -1,0 +1,146 @@
+"""Cross-entropy and KL from hidden states: what torch computes from whole logits, in chunks."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.method.losses import FullTeacher, TopKTeacher, distillation_sums, tempered_kl
+
+N, D, V = 11, 8, 37
+SEED = 5
+
+
+@pytest.fixture
+def world():
+    torch.manual_seed(SEED)
+    return {
+        "head": nn.Linear(D, V), "hidden": torch.randn(N, D, requires_grad=True), "labels": torch.randint(0, V, (N,)),
+        "taught_head": nn.Linear(D + 3, V), "taught": torch.randn(N, D + 3),
+    }  # fmt: skip
+
+
+def reference(head, hidden, labels, taught, temperature):
+    """From whole logits, by torch's own functions."""
+    logits = head(hidden)
+    target = F.softmax(taught / temperature, -1)
+    found = F.log_softmax(logits[: len(taught)] / temperature, -1)
+    kl = F.kl_div(found, target, reduction="sum") * temperature**2
+    return torch.stack([F.cross_entropy(logits, labels, reduction="sum"), kl])
+
+
+@pytest.mark.parametrize("known", [0, 4, N])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("tokens", [1, 3, 100])
+def test_equals_torch_on_whole_logits_with_gradients(tokens, temperature, known, world):
+    head, hidden, labels = world["head"], world["hidden"], world["labels"]
+    teacher = FullTeacher(world["taught_head"], world["taught"][:known])
+    found = distillation_sums(head, hidden, labels, teacher, temperature, tokens * V)
+    expected = reference(head, hidden, labels, world["taught_head"](world["taught"][:known]), temperature)
+    torch.testing.assert_close(found, expected)
+    watched = [hidden, *head.parameters()]
+    weights = torch.tensor([1.0, 0.7])
+    ours = torch.autograd.grad(found @ weights, watched)
+    for mine, theirs in zip(ours, torch.autograd.grad(expected @ weights, watched), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_zero_for_equal_logits(temperature, world):
+    teacher = FullTeacher(world["head"], world["hidden"].detach())
+    kl = distillation_sums(world["head"], world["hidden"], world["labels"], teacher, temperature)[1]
+    assert kl.abs() < 1e-5
+    assert torch.autograd.grad(kl, world["hidden"])[0].abs().max() < 1e-6
+    assert torch.equal(tempered_kl(world["taught"], world["taught"], temperature), torch.tensor(0.0))
+
+
+def test_no_gradient_reaches_the_teacher(world):
+    hidden = world["taught"].requires_grad_()
+    teacher = FullTeacher(world["taught_head"], hidden)
+    distillation_sums(world["head"], world["hidden"], world["labels"], teacher)[1].backward()
+    assert hidden.grad is None and all(p.grad is None for p in world["taught_head"].parameters())
+    assert world["hidden"].grad.abs().sum() > 0
+
+
+def test_no_token_gives_zero_with_a_gradient_path(world):
+    none = world["hidden"][:0]
+    sums = distillation_sums(world["head"], none, world["labels"][:0])
+    assert sums.tolist() == [0, 0]
+    sums.sum().backward()
+    for value in (world["hidden"], *world["head"].parameters()):
+        assert torch.equal(value.grad, torch.zeros_like(value))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_all_of_the_vocabulary_as_top_k_is_the_full_kl(temperature, world):
+    taught = world["taught_head"](world["taught"]).detach()
+    logits, ids = taught.sort(dim=-1, descending=True)
+    full = FullTeacher(world["taught_head"], world["taught"])
+    given = world["head"], world["hidden"], world["labels"]
+    expected = distillation_sums(*given, full, temperature, 3 * V)
+    torch.testing.assert_close(distillation_sums(*given, TopKTeacher(ids, logits), temperature, 3 * V), expected)
+
+
+def test_top_k_is_the_kl_renormalised_over_these_tokens(world):
+    logits, ids = world["taught_head"](world["taught"]).detach().topk(5)
+    given = world["head"], world["hidden"], world["labels"]
+    found = distillation_sums(*given, TopKTeacher(ids, logits.half()), 2.0, 2 * V)[1]
+    student = world["head"](world["hidden"]).gather(-1, ids)
+    target = F.softmax(logits.half().float() / 2, -1)
+    expected = F.kl_div(F.log_softmax(student / 2, -1), target, reduction="sum") * 4
+    torch.testing.assert_close(found, expected)
+
+
+def test_unequal_vocabularies(world):
+    teacher = FullTeacher(nn.Linear(D + 3, V + 2), world["taught"])
+    with pytest.raises(Ego2ExoError, match=f"has {V} tokens, the teacher's {V + 2}.*sequence distillation"):
+        distillation_sums(world["head"], world["hidden"], world["labels"], teacher)
+
+
+def test_more_teacher_than_answer(world):
+    teacher = FullTeacher(world["taught_head"], world["taught"])
+    with pytest.raises(Ego2ExoError, match=f"teacher's {N} tokens for {N - 1} answer tokens"):
+        distillation_sums(world["head"], world["hidden"][1:], world["labels"][1:], teacher)
+
+
+def test_half_precision_states_are_reduced_in_float32(world):
+    head = world["head"].bfloat16()
+    hidden = world["hidden"].detach().bfloat16().requires_grad_()
+    sums = distillation_sums(head, hidden, world["labels"], FullTeacher(head, hidden.detach()))
+    expected = F.cross_entropy(head(hidden).float(), world["labels"], reduction="sum")
+    assert sums.dtype == torch.float32
+    torch.testing.assert_close(sums[0], expected)
+    sums.sum().backward()
+    assert hidden.grad.dtype == torch.bfloat16
+
+
+class Largest(TorchDispatchMode):
+    """The largest floating point tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+def test_no_full_logits_exist(world):
+    """Forward and backward of 64 tokens in chunks of 4: nothing larger than a chunk's logits or the head itself."""
+    hidden, labels = torch.randn(64, D, requires_grad=True), torch.randint(0, V, (64,))
+    for teacher in (
+        FullTeacher(world["taught_head"], torch.randn(64, D + 3)),
+        TopKTeacher(torch.randint(0, V, (64, 6)), torch.randn(64, 6)),
+    ):
+        with Largest() as seen:
+            distillation_sums(world["head"], hidden, labels, teacher, 2.0, 4 * V).sum().backward()
+        assert seen.elements <= max(4 * V, V * (D + 3), 64 * (D + 3)) < 64 * V
+    with Largest() as seen:
+        reference(world["head"], hidden, labels, torch.randn(64, V), 2.0).sum().backward()
+    assert seen.elements >= 64 * V

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from ..errors import Ego2ExoError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +73,9 @@ class Results:
         settings: name -> value, for the record.
         commands: the commands that were run, as typed.
         seconds: part of the run -> wall-clock seconds.
+
+    Raises:
+        Ego2ExoError: an accuracy that is none, or a variant whose seeds or question types do not fit together.
     """
 
     variants: Mapping[str, Mapping[str, Sequence[float]]]
@@ -81,3 +87,27 @@ class Results:
     settings: Mapping[str, Any] = field(default_factory=dict)
     commands: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        measured = {
+            **self.variants,
+            **{f"{v}, {how}": x for v, hows in self.ablations.items() for how, x in hows.items()},
+        }
+        faults = [f"{name}: {fault}" for name, types in measured.items() if (fault := self._fault(types))]
+        faults += [f"{name}: an ablation of no variant" for name in self.ablations if name not in self.variants]
+        faults += ["a variant is called chance"] * ("chance" in self.variants)
+        if faults:
+            raise Ego2ExoError(
+                f"results of {len(faults)} variant(s) cannot be shown: {'; '.join(faults[:5])}",
+                "for each question type of `chance` the percent right of each seed, as many for every type",
+            )
+
+    def _fault(self, types: Mapping[str, Sequence[float]]) -> str:
+        if set(types) != set(self.chance):
+            return f"question types {', '.join(types)} instead of {', '.join(self.chance)}"
+        if len({len(seeds) for seeds in types.values()}) != 1 or not all(types.values()):
+            return "seeds " + ", ".join(f"{name} {len(seeds)}" for name, seeds in types.items())
+        wrong = [
+            value for seeds in types.values() for value in seeds if not (math.isfinite(value) and 0 <= value <= 100)
+        ]
+        return f"accuracy {wrong[0]}" if wrong else ""

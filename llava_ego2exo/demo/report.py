@@ -1,0 +1,186 @@
+"""The demo's report: `report.html`, one file that works from disk, and `metrics.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .results import Look, Results, Shown
+from .summary import (
+    CHANCE,
+    LABELS,
+    MEAN,
+    VARIANTS,
+    ablation_rows,
+    ablation_table,
+    differences,
+    legend,
+    metrics,
+    rows,
+    table,
+    with_mean,
+)
+
+__all__ = ["ablation_table", "metrics", "report_html", "table", "write_report"]
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(results: Results, out: str | Path) -> Path:
+    """Write `report.html` and `metrics.json`, each whole or not at all.
+
+    Args:
+        results: what to show.
+        out: the folder, made where it is not there.
+
+    Returns:
+        The report.
+
+    Raises:
+        Ego2ExoError: matplotlib is not installed.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    html = report_html(results)
+    _write(folder / "metrics.json", json.dumps(metrics(results), indent=2, default=str) + "\n")
+    return _write(folder / "report.html", html)
+
+
+def report_html(results: Results) -> str:
+    """The report as text."""
+    from .figures import curves, require_matplotlib
+    from .thumbnails import gradient
+
+    require_matplotlib()
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            results=results,
+            rows=rows(results),
+            ablations=ablation_rows(results),
+            differences=differences(results),
+            legend=legend(results),
+            bars=list(_bars(results)),
+            ablation_bars=list(_ablation_bars(results)),
+            curves=curves(results.curves, list(results.variants), "curves") if results.curves else "",
+            items=[_item(item) for item in results.items],
+            looks=[_look(look) for look in results.looks],
+            gradient=gradient(),
+            labels=LABELS,
+            meanings={name: VARIANTS[name] for name in rows(results) if name in VARIANTS},
+            CHANCE=CHANCE,
+            MEAN=MEAN,
+        )
+    )
+
+
+def environment() -> Any:
+    """Templates of this package, everything escaped that is not markup of our own."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(signed=signed, duration=duration)
+    return made
+
+
+def duration(seconds: float) -> str:
+    """Seconds, and minutes from two on: "45.3 s", "12 min 5 s"."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{int(round(seconds)) // 60} min {int(round(seconds)) % 60} s"
+
+
+def signed(points: float) -> str:
+    """A difference, with a real minus sign."""
+    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def columns(results: Results) -> dict[str, dict[str, Any]]:
+    """Question type or "mean" -> variant -> percent of each seed."""
+    full = {name: with_mean(types) for name, types in results.variants.items()}
+    return {column: {name: types[column] for name, types in full.items()} for column in (MEAN, *results.chance)}
+
+
+def chance(results: Results) -> dict[str, float]:
+    """Question type or "mean" -> percent right by chance."""
+    return {column: row["mean"] for column, row in rows(results)[CHANCE].items()}
+
+
+def _bars(results: Results) -> Iterator[str]:
+    from .figures import bars
+
+    if results.variants:
+        for number, (column, values) in enumerate(columns(results).items()):
+            title = "mean over question types" if column == MEAN else column
+            label = f"Percent right of each variant, {title}; the numbers stand in the table above"
+            colours = range(len(values))
+            yield bars([(title, values, chance(results)[column])], colours, f"bars{number}", label)
+
+
+def _ablation_bars(results: Results) -> Iterator[str]:
+    from .figures import bars
+
+    for number, (name, hows) in enumerate(ablation_rows(results).items()):
+        values = {LABELS.get(how, how): with_mean(results.ablations[name][how])[MEAN] for how in hows}
+        label = f"Percent right of {name}, mean over question types, by ablation; the numbers stand in the table"
+        colours = [list(results.variants).index(name)] * len(values)
+        yield bars([(name, values, chance(results)[MEAN])], colours, f"ablation{number}", label)
+
+
+def _item(item: Shown) -> dict[str, Any]:
+    from .thumbnails import picture_uri
+
+    return {
+        "shown": item,
+        "ego": [picture_uri(frame) for frame in item.ego_frames],
+        "exo": [picture_uri(frame) for frame in item.exo_frames],
+    }
+
+
+def _look(look: Look) -> dict[str, Any]:
+    from .thumbnails import heat, picture_uri
+
+    layers = []
+    for name, layer in zip(look.layers, look.maps, strict=True):
+        shares, times = scaled(layer)
+        pairs = zip(heat(shares), layer, strict=True)
+        cells = [{"heat": picture_uri(colours), "told": _told(frame)} for colours, frame in pairs]
+        layers.append({"name": name, "times": times, "cells": cells})
+    height, width = look.frames.shape[1:3]
+    frames = [picture_uri(frame) for frame in look.frames]
+    return {"title": look.title, "frames": frames, "ratio": f"{width} / {height}", "layers": layers}
+
+
+def scaled(layer: Any) -> tuple[Any, float]:
+    """A layer's attention (T, h, w) from 0 to 1 for colours, and its largest as a multiple of the even share.
+
+    1 is the largest, but at least twice the even share: a layer that looks everywhere alike is to look so.
+    """
+    times = layer * layer.size
+    return times / max(times.max(), 2.0), float(times.max())
+
+
+def _told(frame: Any) -> str:
+    """A frame's attention (h, w) in words."""
+    row, column = divmod(int(frame.argmax()), frame.shape[1])
+    return f"{100 * float(frame.sum()):.0f}% of the attention, most at row {row + 1}, column {column + 1}"
+
+
+def _write(path: Path, text: str) -> Path:
+    """Beside its place first, then renamed: a half-written file never stands there."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

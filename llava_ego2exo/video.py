@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import Ego2ExoError
+
+# How much a video may be shorter than its segment: the last frame's length is a guess.
+_MISSING_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,26 @@ def sample_indices(total: int, fps: float, frames_per_second: int, upbound: int,
     return indices
 
 
-def read_video(path: str, fps: int = 1, frames_upbound: int = 0, force_sample: bool = False) -> Clip:
-    """Decode the sampled frames of one video.
+def read_video(
+    path: str,
+    fps: int = 1,
+    frames_upbound: int = 0,
+    force_sample: bool = False,
+    start_s: float | None = None,
+    end_s: float | None = None,
+) -> Clip:
+    """Decode the sampled frames of one video, or of a part of it as if it had been cut out.
+
+    Args:
+        path: of the file.
+        fps: frames wanted a second.
+        frames_upbound: most frames; 0 for no bound.
+        force_sample: always take `frames_upbound` frames.
+        start_s: where the part begins, in seconds after the first frame; None: with it.
+        end_s: where it ends, in seconds; None: with the last frame.
 
     Raises:
-        Ego2ExoError: decord is missing, or the file does not decode.
+        Ego2ExoError: decord is missing, the file does not decode, or it does not reach over the part.
     """
     try:
         import decord
@@ -56,15 +75,37 @@ def read_video(path: str, fps: int = 1, frames_upbound: int = 0, force_sample: b
         raise Ego2ExoError(f"video {path} is not there", "an existing file", "check the path")
     try:
         reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-        rate, total = reader.get_avg_fps(), len(reader)
-        indices = sample_indices(total, rate, fps, frames_upbound, force_sample)
-        frames = reader.get_batch(indices).asnumpy()
+        rate = reader.get_avg_fps()
+        first, last = _part(reader, rate, path, start_s, end_s)
+        indices = sample_indices(last - first, rate, fps, frames_upbound, force_sample)
+        frames = reader.get_batch([first + index for index in indices]).asnumpy()
     except (RuntimeError, OSError, IndexError, decord.DECORDError) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise Ego2ExoError(
             f"video {path} does not decode: {reason}", "a file that ffmpeg plays", "encode it again"
         ) from error
-    return Clip(frames, [index / rate for index in indices], total / rate)
+    return Clip(frames, [index / rate for index in indices], (last - first) / rate)
+
+
+def _part(reader: Any, rate: float, path: str, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+    """(first, last + 1) frames that are shown from `start_s` on and before `end_s`."""
+    if start_s is None and end_s is None:
+        return 0, len(reader)
+    import numpy as np
+
+    # By the frames' own times: an average rate drifts away in a video of changing rate.
+    times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
+    times = times - times[0]
+    duration, start, end = times[-1] + 1 / rate, start_s or 0.0, math.inf if end_s is None else end_s
+    # Times in files are rounded to their time base, which may be a thousandth.
+    first, last = (int(np.searchsorted(times, second - 0.0005)) for second in (start, end))
+    if first >= last or (end_s is not None and end_s > duration + _MISSING_S):
+        raise Ego2ExoError(
+            f"video {path} lasts {duration:.2f} s, and the part is {start:g} s to {'its end' if end_s is None else end_s}",
+            "a part that lies inside the video",
+            "mend start_s and end_s of the pair",
+        )
+    return first, last
 
 
 def time_instruction(clip: Clip) -> str:

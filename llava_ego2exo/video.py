@@ -100,8 +100,9 @@ def _part(reader: Any, rate: float, path: str, start_s: float | None, end_s: flo
     # Times in files are rounded to their time base, which may be a thousandth.
     first, last = (int(np.searchsorted(times, second - 0.0005)) for second in (start, end))
     if first >= last or (end_s is not None and end_s > duration + _MISSING_S):
+        until = "its end" if end_s is None else f"{end_s:g} s"
         raise Ego2ExoError(
-            f"video {path} lasts {duration:.2f} s, and the part is {start:g} s to {'its end' if end_s is None else end_s}",
+            f"video {path} lasts {duration:.2f} s, and the part is {start:g} s to {until}",
             "a part that lies inside the video",
             "mend start_s and end_s of the pair",
         )

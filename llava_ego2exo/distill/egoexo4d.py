@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 from .egoexo4d_files import annotations, camera_files, take_list, view_names
-from .listing import listed
+from .listing import listed, repeated
 from .pairs import Pair
 from .record import record_faults
 
@@ -87,6 +87,10 @@ def read_takes(root: str | Path, filters: Filters = Filters()) -> Takes:
     root = Path(os.path.abspath(root))
     by_uid = {take["take_uid"]: take for take in take_list(root / "takes.json")}
     entries = list(annotations(root))
+    both = repeated(uid for _, uid, _ in entries)
+    if both:
+        given = f"{len(both)} take(s) stand in both annotation files: {listed(both)}"
+        raise Ego2ExoError(given, "a take in one split only", "download the annotations again")
     _check_filters(filters, [entry for _, _, entry in entries])
     result = Takes()
     for split, uid, entry in entries:

@@ -131,7 +131,8 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> Path:
     except OSError as error:
         raise Ego2ExoError(f"{path} cannot be written: {error.strerror}", "a path in a folder of yours") from error
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
     return path
 
 

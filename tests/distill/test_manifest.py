@@ -1,0 +1,109 @@
+"""Manifests: three formats give the same pairs; whatever is wrong is named, with its row."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llava_ego2exo import Ego2ExoError
+from llava_ego2exo.distill.manifest import read_manifest
+from llava_ego2exo.distill.pairs import Pair
+
+CSV = """segment,take,ego,exo1,exo:front,start_s,end_s,offset_s,split
+a,t,v/a.mp4,v/a1.mp4,,1,2.5,-0.5,val
+"b, c",,v/b.mp4,,"v/b f.mp4",,,,
+"""
+
+
+def manifest(path, text):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def expected(folder):
+    return [
+        Pair("a", folder / "v/a.mp4", {"exo1": folder / "v/a1.mp4"}, 1.0, 2.5, -0.5, "val", "t"),
+        Pair("b, c", folder / "v/b.mp4", {"front": folder / "v/b f.mp4"}),
+    ]
+
+
+def test_csv_tsv_and_semicolons(tmp_path):
+    assert read_manifest(manifest(tmp_path / "m.csv", CSV)) == (expected(tmp_path), True)
+    table = CSV.replace('"b, c"', "bc").replace(",", "\t")
+    assert read_manifest(manifest(tmp_path / "m.tsv", table))[0][0] == expected(tmp_path)[0]
+    table = "\ufeff" + CSV.replace('"b, c"', "bc").replace(",", ";").replace("\n", "\r\n")
+    assert read_manifest(manifest(tmp_path / "n.csv", table))[0][0] == expected(tmp_path)[0]
+
+
+def test_json_and_jsonl(tmp_path):
+    rows = [
+        {"segment": "a", "take": "t", "ego": "v/a.mp4", "exo": "v/a1.mp4", "start_s": 1, "end_s": 2.5, "offset_s": -0.5,
+         "split": "val"},
+        {"segment": "b, c", "ego": "v/b.mp4", "exo": {"front": "v/b f.mp4"}},
+    ]  # fmt: skip
+    assert read_manifest(manifest(tmp_path / "m.json", json.dumps(rows)))[0] == expected(tmp_path)
+    lines = "\n".join(map(json.dumps, rows))
+    assert read_manifest(manifest(tmp_path / "m.jsonl", lines)) == (expected(tmp_path), True)
+    assert read_manifest(manifest(tmp_path / "n.jsonl", json.dumps(rows[1]))) == (expected(tmp_path)[1:], False)
+
+
+def test_paths_count_from_the_folder_that_is_given(tmp_path):
+    assert read_manifest(manifest(tmp_path / "m.csv", CSV), tmp_path / "else")[0] == expected(tmp_path / "else")
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.json", "m.jsonl"])
+def test_all_unknown_columns_are_named(tmp_path, name):
+    row = {"segment": "a", "ego": "e", "exo1": "x", "fps": 3, "Exo2": 4, "": 5}
+    text = f"{','.join(row)}\n{','.join(map(str, row.values()))}\n" if name == "m.csv" else json.dumps([row])
+    text = text[1:-1] if name == "m.jsonl" else text
+    with pytest.raises(Ego2ExoError, match=r"3 unknown column\(s\): fps, Exo2, \(no name\)\..*exo1, exo2"):
+        read_manifest(manifest(tmp_path / name, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("m.xlsx", "", "suffix '.xlsx'"),
+        ("m.csv", "", "holds no row"),
+        ("m.csv", "segment,ego,exo1\n", "holds no row"),
+        ("m.csv", "segment,ego,ego,exo1\na,b,c,d\n", "'ego' twice"),
+        ("m.csv", "segment,ego,exo1\na,b\n", "line 2 has 2 cells under 3 columns"),
+        ("m.csv", 'segment,ego,exo1\na,"b\n', "is no CSV"),
+        ("m.csv", "segment,ego,exo1\na,b,\n", "line 2 lacks exo"),
+        ("m.csv", "segment,ego,exo,exo1\na,b,c,d\n", "names the view exo1 twice"),
+        ("m.csv", "segment,ego,exo1,start_s\na,b,c,1.5s\n", "line 2 start_s '1.5s' is no number"),
+        ("m.csv", "segment,ego,exo1,start_s\na,b,c,nan\n", "line 2 start_s nan is not a number"),
+        ("m.csv", "segment,ego,exo1\na,b,c\na,d,e\n", "segment 'a' stands in several rows"),
+        ("m.json", '{"segment": "a"}', "holds no list"),
+        ("m.json", "[1]", "entry 0 is a number, not an object"),
+        ("m.json", "[", "is no JSON"),
+        ("m.jsonl", '{"segment": "a", "segment": "b"}', "'segment' stand twice"),
+        ("m.csv", b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, name, text, message):
+    with pytest.raises(Ego2ExoError, match=message):
+        read_manifest(manifest(tmp_path / name, text))
+
+
+CELLS = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=8) | st.sampled_from(
+    ["segment", "ego", "exo", "exo1", "exo:x", "start_s", "1e400", "nan", '"', ",", ";", "\n", "\0"]
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["m.csv", "m.tsv", "m.json", "m.jsonl"]),
+    st.binary(max_size=120)
+    | st.lists(st.lists(CELLS, max_size=5), max_size=5).map(lambda rows: "\n".join(map(",".join, rows)).encode())
+    | st.lists(st.dictionaries(CELLS, CELLS | st.floats() | st.none() | st.lists(CELLS)), max_size=3).map(
+        lambda rows: json.dumps(rows).encode()
+    ),
+)
+def test_nothing_else_is_raised(tmp_path, name, content):
+    try:
+        pairs, _ = read_manifest(manifest(tmp_path / name, content))
+    except Ego2ExoError:
+        return
+    assert all(isinstance(pair, Pair) for pair in pairs) and pairs

@@ -1,0 +1,206 @@
+"""Cuts hold exactly their frames, survive being stopped, and are never taken for others."""
+
+import os
+import struct
+
+import av
+import numpy as np
+import pytest
+
+from llava_ego2exo import Ego2ExoError
+from llava_ego2exo.cli import main
+from llava_ego2exo.distill import cutting
+from llava_ego2exo.distill.cut_pairs import cut_pairs
+from llava_ego2exo.distill.cutting import Cut, duration, made_as, make
+from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
+from llava_ego2exo.distill.probing import probe
+
+from .videos import numbers, render
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """Two takes' worth of frames: ego and exo of 30 s at 10 frames a second, with a key frame every 25."""
+    folder = tmp_path_factory.mktemp("long")
+    return {"ego": render(folder / "e.mp4", 30), "exo1": render(folder / "x.mkv", 30, shade=80)}
+
+
+def pair(long, segment="s", **changes):
+    values = {"ego": long["ego"], "exo": {"exo1": long["exo1"]}, "start_s": 12.3, "end_s": 14.1, "offset_s": 0.5}
+    return Pair(segment, **{**values, **changes})
+
+
+def quiet(pairs, out, **settings):
+    return cut_pairs(pairs, out, progress=False, workers=2, **settings)
+
+
+def test_cuts_are_frame_exact_and_exo_is_shifted(long, tmp_path):
+    result = quiet([pair(long), pair(long, "t", start_s=None, end_s=2.0, offset_s=0.0)], tmp_path)
+    assert (result.made, result.kept, result.failures) == (4, 0, [])
+    assert numbers(tmp_path / "s_ego.mp4") == list(range(123, 141))
+    assert numbers(tmp_path / "s_exo1.mp4") == list(range(128, 146))
+    assert numbers(tmp_path / "t_exo1.mp4") == list(range(20))
+    new = result.pairs[0]
+    assert (new.start_s, new.end_s, new.offset_s) == (None, None, 0.0) and new.ego == str(tmp_path / "s_ego.mp4")
+    seen = probe(new.ego)
+    assert not seen.error and seen.frames == 18 and abs(seen.duration_s - 1.8) < 0.01 and abs(seen.rate - 10) < 0.05
+
+
+def test_without_an_end_the_exo_ends_with_the_ego(long, tmp_path):
+    ego = render(tmp_path / "short.mp4", 3)
+    result = quiet([pair(long, ego=ego, start_s=1.0, end_s=None)], tmp_path / "out")
+    assert numbers(tmp_path / "out/s_ego.mp4") == list(range(10, 30))
+    assert numbers(tmp_path / "out/s_exo1.mp4") == list(range(15, 35)) and not result.failures
+
+
+def test_whole_files_stay_where_they_are(long, tmp_path):
+    whole = pair(long, start_s=0.0, end_s=None, offset_s=0.0)
+    result = quiet([whole, pair(long, "t")], tmp_path)
+    assert (
+        result.pairs[0] == whole and result.whole == 2 and sorted(os.listdir(tmp_path)) == ["t_ego.mp4", "t_exo1.mp4"]
+    )
+
+
+def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(long, tmp_path, monkeypatch):
+    pairs = [pair(long, f"s{n}", start_s=n, end_s=n + 0.5) for n in range(4)]
+    count = []
+    real = cutting._write
+
+    def stops(cut, part):
+        count.append(part)
+        open(part, "wb").close()
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        return real(cut, part)
+
+    monkeypatch.setattr(cutting, "_write", stops)
+    with pytest.raises(KeyboardInterrupt):
+        cut_pairs(pairs, tmp_path, progress=False, workers=1)
+    monkeypatch.undo()
+    done = {name: (tmp_path / name).stat().st_mtime_ns for name in os.listdir(tmp_path)}
+    assert 0 < len(done) < 8 and all(name.endswith(".mp4") for name in done)
+    result = quiet(pairs, tmp_path)
+    assert (result.made, result.kept) == (8 - len(done), len(done))
+    assert all((tmp_path / name).stat().st_mtime_ns == then for name, then in done.items())
+    assert numbers(tmp_path / "s3_ego.mp4") == list(range(30, 35))
+    assert (quiet(pairs, tmp_path).made, quiet(pairs, tmp_path).kept) == (0, 8)
+
+
+def test_a_cut_of_other_times_quality_or_source_is_made_again(long, tmp_path):
+    quiet([pair(long)], tmp_path)
+    assert quiet([pair(long, end_s=13.0)], tmp_path).made == 2
+    assert numbers(tmp_path / "s_ego.mp4") == list(range(123, 130))
+    assert quiet([pair(long, end_s=13.0)], tmp_path, crf=30).made == 2
+    other = {**long, "ego": render(tmp_path / "new/e.mp4", 30, shade=160)}
+    again = quiet([pair(other, end_s=13.0)], tmp_path, crf=30)
+    assert (again.made, again.kept) == (1, 1)
+
+
+def test_a_moved_source_needs_no_new_cut(long, tmp_path):
+    first = {"ego": render(tmp_path / "a/e.mp4", 3), "exo1": render(tmp_path / "a/x.mp4", 3, shade=9)}
+    quiet([pair(first, start_s=1, end_s=2)], tmp_path / "out")
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = {view: tmp_path / "b" / path.name for view, path in first.items()}
+    assert quiet([pair(moved, start_s=1, end_s=2)], tmp_path / "out").kept == 2
+
+
+def test_what_fails_is_told_and_left_out(long, tmp_path):
+    short = render(tmp_path / "short.mp4", 13)
+    pairs = [
+        pair(long, "late", start_s=31, end_s=32),
+        pair(long, "short", exo={"exo1": short, "exo2": long["exo1"]}),
+        pair(long, "good"),
+    ]
+    result = quiet(pairs, tmp_path / "out")
+    assert [new.segment for new in result.pairs] == ["short", "good"] and list(result.pairs[0].exo) == ["exo2"]
+    text = "\n".join(result.failures)
+    assert "late ego: " in text and "no frame between 31 and 32 s" in text
+    assert "short exo1: " in text and "ends 1.60 s before the segment does (14.6 s)" in text
+    assert not [name for name in os.listdir(tmp_path / "out") if name.endswith(".part") or "late" in name]
+    assert not quiet([pair(long, "near", end_s=30.3, offset_s=0.0)], tmp_path / "out").failures
+
+
+def test_refused_before_any_cut(long, tmp_path):
+    write = write_pairs(tmp_path / "s_ego.mp4", [pair(long)])  # a text file in the way
+    cases = [
+        ([pair(long), pair(long, "t", ego=tmp_path / "no.mp4")], {}, "1 video.*not there: t ego"),
+        ([pair(long, offset_s=-13.0)], {}, r"1 segment\(s\) begin before their exo videos: s begins at -0.7 s"),
+        (
+            [pair(long, "a_b", exo={"c": long["exo1"]}), pair(long, "a", exo={"b_c": long["exo1"]})],
+            {},
+            "named .*a_b_c.mp4",
+        ),
+        ([pair(long)], {"crf": 99}, "--crf 99"),
+        ([pair(long)], {"tolerance_s": -1}, "--tolerance -1"),
+        ([pair(long)], {}, r"1 file\(s\) in the way are no finished cuts: .*s_ego.mp4"),
+    ]
+    for pairs, settings, message in cases:
+        with pytest.raises(Ego2ExoError, match=message):
+            quiet(pairs, tmp_path, **settings)
+    assert os.listdir(tmp_path) == ["s_ego.mp4"] and write.read_text()
+
+
+def test_a_source_is_never_overwritten(long, tmp_path):
+    source = render(tmp_path / "s_ego.mp4", 3)
+    before = source.read_bytes()
+    with pytest.raises(Ego2ExoError, match="in the way"):
+        quiet([pair(long, ego=source, start_s=1, end_s=2)], tmp_path)
+    assert source.read_bytes() == before
+
+
+def test_a_torn_cut_is_no_cut(long, tmp_path):
+    cut = Cut(str(long["ego"]), str(tmp_path / "c.mp4"), 1.0, 2.0)
+    assert make(cut) == "made" and made_as(cut.target) == cut.mark() and make(cut) == "kept"
+    data = (tmp_path / "c.mp4").read_bytes()
+    (tmp_path / "c.mp4").write_bytes(data[: len(data) // 2])
+    assert made_as(cut.target) == "" and make(cut) == "made" and numbers(cut.target) == list(range(10, 20))
+
+
+def test_odd_sizes(tmp_path):
+    source = render(tmp_path / "odd.mkv", 25.0, size=(63, 161), pix_fmt="yuv444p")
+    assert duration(str(source)) == pytest.approx(25.0, abs=0.01)
+    assert make(Cut(str(source), str(tmp_path / "c.mp4"), 24.0, 24.5)) == "made"
+    seen = probe(str(tmp_path / "c.mp4"))
+    assert (seen.error, seen.height, seen.width) == ("", 62, 160) and numbers(tmp_path / "c.mp4") == list(
+        range(240, 245)
+    )
+
+
+def test_a_rotated_video_is_cut_as_players_show_it(tmp_path):
+    source = render(tmp_path / "r.mp4", 1)
+    data = bytearray(source.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    # A quarter turn clockwise: right (1, 0) goes down (0, 1).
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 64 << 16, 0, 1 << 30)
+    source.write_bytes(data)
+    assert make(Cut(str(source), str(tmp_path / "c.mp4"), 0.5, 1.0)) == "made"
+    with av.open(str(tmp_path / "c.mp4")) as container:
+        picture = next(container.decode(video=0)).to_ndarray(format="gray")
+    with av.open(str(source)) as container:
+        stored = list(container.decode(video=0))[5].to_ndarray(format="gray")
+    assert picture.shape == (160, 64) and np.abs(picture.astype(int) - np.rot90(stored, -1)).max() < 40
+
+
+def test_real_videos_are_cut_and_the_corrupted_one_is_named(real_videos, tmp_path):
+    pairs = [
+        Pair("p", real_videos / "flipping_a_pancake.mkv", {"exo1": real_videos / "xU25MMA2N4aVtYay.mp4"}, 1.0, 2.0),
+        Pair("c", real_videos / "flipping_a_pancake.mkv", {"exo1": real_videos / "corrupted.mp4"}, 3.0, 5.0),
+    ]
+    result = quiet(pairs, tmp_path)
+    assert [new.segment for new in result.pairs] == ["p"] and len(result.failures) == 1
+    assert "c exo1: " in result.failures[0] and "corrupted.mp4 cannot be cut" in result.failures[0]
+    assert [probe(path).frames for path in result.pairs[0].files.values()] == [30, 30]
+
+
+def test_command(long, tmp_path, capsys):
+    path = write_pairs(tmp_path / "pairs.jsonl", [pair(long), pair(long, "late", start_s=31, end_s=32)])
+    assert main(["pairs", "cut", "--pairs", str(path), "--out", str(tmp_path)]) == 1
+    assert "would overwrite" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert main(["pairs", "cut", "--pairs", str(path), "--out", str(out), "--workers", "1"]) == 1
+    text = capsys.readouterr().out
+    assert "2 cut(s) made, 0 kept" in text and "failed: late ego" in text and "1 pair(s) are left out" in text
+    assert [new.segment for new in read_pairs(out / "pairs.jsonl")] == ["s"]
+    write_pairs(path, [pair(long)])
+    assert main(["pairs", "cut", "--pairs", str(path), "--out", str(out)]) == 0
+    assert "0 cut(s) made, 2 kept" in capsys.readouterr().out

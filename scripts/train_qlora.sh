@@ -5,10 +5,13 @@
 #   bash scripts/train_qlora.sh
 #   bash scripts/train_qlora.sh --max_steps 10 --output_dir runs/try     # further flags go to the training command
 #
-# It uses the environment that it is called in, not the scripts' .venv. It was not run on a GPU yet.
+# The training file is what scripts/teach.sh writes. Run again, it goes on from the newest checkpoint in OUT.
+# It uses the environment that it is called in, not the scripts' .venv. It was not run on a GPU yet; the tests run it
+# with a stub in place of torchrun.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_recipe.sh"
 
-MODEL=lmms-lab/llava-onevision-qwen2-7b-ov    # or lmms-lab/LLaVA-Video-7B-Qwen2
+MODEL=lmms-lab/llava-onevision-qwen2-7b-ov    # or lmms-lab/LLaVA-Video-7B-Qwen2; the teacher's, so that both share it
 DATA=data/train.json                          # LLaVA's JSON: docs/data.md
 VIDEOS=data/videos                            # what the JSON's paths are relative to
 OUT=runs/llava-qwen-ego2exo                   # LLaVA reads models by letters in their path: keep "llava" and "qwen" in
@@ -20,43 +23,31 @@ MAX_LENGTH=16384
 
 # The paper's global batch is 128: samples a step on the GPU, times steps that are added up.
 BATCH=1
-ACCUMULATION=128
+ACCUMULATION=$(accumulation "$BATCH")
+
+# Sequence distillation alone, as in the paper. To also draw the student to the teacher's distribution over each answer
+# token, take one of the other lines: `self` is the base with LoRA and ego tokens off, seeing the ego clip, so that no
+# second model is in memory; `cached` reads what `teach --top-k` kept, so that no teacher runs at all.
+KL=()
+# KL=(--ego2exo_kd_weight 0.5 --ego2exo_kd_temperature 1 --ego2exo_teacher self)
+# KL=(--ego2exo_kd_weight 0.5 --ego2exo_kd_temperature 1 --ego2exo_teacher cached --ego2exo_answers data/answers)
 
 export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0}"
 
 exec torchrun --standalone --nproc_per_node 1 -m llava_ego2exo.train \
-    --ego2exo True \
-    --ego2exo_num_tokens 16 \
+    "${RECIPE[@]}" \
+    "${KL[@]}" \
     --model_name_or_path "$MODEL" \
     --version qwen_1_5 \
     --data_path "$DATA" \
     --video_folder "$VIDEOS" \
-    --video_fps 1 \
     --frames_upbound "$FRAMES" \
-    --lazy_preprocess True \
     --output_dir "$OUT" \
     --bits 4 \
     --quant_type nf4 \
     --double_quant True \
-    --bf16 True \
-    --lora_enable True \
-    --lora_r 64 \
-    --lora_alpha 16 \
-    --lora_dropout 0.05 \
-    --learning_rate 1e-5 \
-    --mm_projector_lr 2e-6 \
-    --num_train_epochs 3 \
     --per_device_train_batch_size "$BATCH" \
     --gradient_accumulation_steps "$ACCUMULATION" \
-    --lr_scheduler_type cosine \
-    --warmup_ratio 0.03 \
-    --weight_decay 0.0 \
     --model_max_length "$MAX_LENGTH" \
-    --gradient_checkpointing True \
-    --dataloader_num_workers 4 \
-    --save_strategy steps \
     --save_steps 100 \
-    --save_total_limit 2 \
-    --logging_steps 1 \
-    --report_to none \
     "$@"

@@ -1,0 +1,68 @@
+"""The training scripts under a real torchrun, with a tiny model and no GPU."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def run(world, tmp_path):
+    """Run a script in a folder of its own; `flags` go behind the script's, so that they win."""
+    stubs = {
+        "torchrun": f'exec "{sys.executable}" -m torch.distributed.run "$@"',
+        "srun": 'while [[ "$1" == --* ]]; do shift; done\nexec "$@"',
+        "scontrol": "echo localhost",
+    }
+    (tmp_path / "bin").mkdir()
+    for name, text in stubs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(SCRIPTS / "_recipe.sh", tmp_path / "scripts")
+
+    def run_script(name, processes, **flags):
+        arguments = world.arguments(
+            Path("runs/llava-qwen-ego2exo"), bits=16, bf16=False, gradient_accumulation_steps=1, ddp_backend="gloo",
+            gradient_checkpointing=True, per_device_train_batch_size=1, **flags,
+        )  # fmt: skip
+        variables = {
+            "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "GPUS": processes, "SLURM_GPUS_ON_NODE": processes,
+            "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost",
+            "SLURM_CPUS_PER_TASK": "2", "SLURM_SUBMIT_DIR": str(tmp_path),
+        }  # fmt: skip
+        command = ["bash", SCRIPTS / name, *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout, tmp_path / "runs/llava-qwen-ego2exo"
+
+    return run_script
+
+
+@pytest.mark.slow
+def test_one_machine(run):
+    told, out = run("train_torchrun.sh", "2", max_steps=2)
+    assert told.count("load_pretrained_model(") == 1 and (out / "non_lora_trainables.bin").is_file()
+    assert json.loads((out / "adapter_config.json").read_text())["r"] == 16
+
+
+@pytest.mark.slow
+def test_slurm_goes_on_from_the_newest_whole_checkpoint(run):
+    """With one process: transformers cannot resume several that have no GPU (torch knows no device "cpu:0")."""
+    told, out = run("slurm_train.sh", "1", max_steps=2, save_strategy="steps", save_steps=1)
+    (out / "checkpoint-3").mkdir()
+    (out / "checkpoint-3/adapter_config.json").write_text("{}")
+    told, out = run("slurm_train.sh", "1", max_steps=4, save_strategy="steps", save_steps=1)
+    assert "set aside: runs/llava-qwen-ego2exo/checkpoint-3/ has no trainer_state.json" in told
+    steps = json.loads((out / "checkpoint-4/trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in steps] == [1, 2, 3, 4]
+    assert len(re.findall(r"'loss': ", told)) == 2  # steps 3 and 4 alone

@@ -99,6 +99,7 @@ def _add_cutting(parser: argparse.ArgumentParser) -> None:
 
 def _build(args: argparse.Namespace) -> int:
     from ..distill import building
+    from ..distill.outputs import require_writable
     from ..distill.pairs import write_pairs
     from ..errors import Ego2ExoError
 
@@ -114,6 +115,7 @@ def _build(args: argparse.Namespace) -> int:
         for what, lines in (("unpaired segment(s) left out", found.unpaired_lines()), ("other video(s)", found.other)):
             if lines:
                 print(f"{len(lines)} {what}: {'; '.join(lines[:5])}{' ...' if len(lines) > 5 else ''}")
+    require_writable(args.out, "--out")
     pairs = building.assign(pairs, args.take_pattern, args.split, args.seed, has_splits)
     out = write_pairs(args.out, pairs)
     print(f"{out}: {building.summary(pairs)}")
@@ -125,9 +127,11 @@ def _egoexo4d(args: argparse.Namespace) -> int:
     from ..distill.building import assign, summary
     from ..distill.egoexo4d import Filters, read_takes
     from ..distill.missing import write_missing
+    from ..distill.outputs import require_writable
     from ..distill.pairs import write_pairs
     from ..errors import Ego2ExoError
 
+    require_writable(f"{args.out}/pairs.jsonl", "--out")
     views = args.views if args.views in ("all", "best") else _names(args.views)
     filters = Filters(
         views=views, takes=_names(args.takes), scenarios=_names(args.scenarios), min_s=args.min_seconds,

@@ -40,7 +40,7 @@ def build_from_manifest(path: str | Path, folder: str | Path | None = None) -> t
         Ego2ExoError: as `read_manifest` and `require_files`.
     """
     pairs, has_splits = read_manifest(path, folder)
-    require_files(pairs)
+    require_files(pairs, "mend the paths or remove these rows; --videos DIR says where they count from")
     return pairs, has_splits
 
 

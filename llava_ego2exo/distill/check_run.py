@@ -11,6 +11,7 @@ from ..errors import Ego2ExoError
 from .check_report import report
 from .checking import check_pairs, clean, unpaired_findings
 from .finding import EGO, find_pairs, unpaired_beside
+from .outputs import require_writable
 from .pairs import Pair, read_pairs, write_pairs
 from .probe_pool import probe_files
 
@@ -44,6 +45,9 @@ def run_check(
         raise Ego2ExoError(f"--tolerance {tolerance_s:g}, --show {shown}", "0 or more", "mend the number")
     if pattern and not videos:
         raise Ego2ExoError("--pattern without --videos", "the folder that it is for", "pass --videos DIR too")
+    for flag, file in (("--report", report_to), ("--write-clean", write_clean)):
+        if file:
+            require_writable(file, flag)
     pairs = read_pairs(path)
     unpaired = {} if skip_unpaired else _unpaired(pairs, videos, pattern, ego_view)
     probes = probe_files([file for pair in pairs for file in pair.files.values()], workers, limit_s, progress)
@@ -73,6 +77,7 @@ def _unpaired(pairs: list[Pair], videos: str | None, pattern: str | None, ego_vi
 
 def _write(path: str, text: str) -> None:
     try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise Ego2ExoError(f"{path} cannot be written: {error.strerror}", "a path in a folder of yours") from error

@@ -12,6 +12,7 @@ from .av_import import require_av
 from .cutting import Cut, duration, made_as, make
 from .finding import EGO
 from .listing import listed, repeated
+from .outputs import require_writable
 from .pairs import Pair, require_files
 from .progress import run_all
 
@@ -50,7 +51,8 @@ def cut_pairs(
 
     Raises:
         Ego2ExoError: before any cut: missing videos, a segment before the start of an exo video, names that clash,
-            files in the way that are no cuts of ours, a number out of range, PyAV or x264 missing.
+            files in the way that are no cuts of ours, a folder that cannot be written, a number out of range, PyAV or
+            x264 missing.
     """
     _check_settings(crf, tolerance_s, workers)
     require_files(pairs)
@@ -60,7 +62,7 @@ def cut_pairs(
         (pair.segment, view): str(Path(out, f"{pair.segment}_{view}.mp4")) for pair in rest for view in pair.files
     }
     _check_targets(rest, targets)
-    Path(out).mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     workers = workers or min(os.cpu_count() or 1, 8)
     jobs = [(pair, view) for pair in rest for view in pair.files]
 
@@ -84,6 +86,11 @@ def cut_pairs(
             f"{segment} {view}: {state}" for (segment, view), state in states.items() if (segment, view) not in done
         ],
     )
+
+
+def _make_folder(out: str | Path) -> None:
+    require_writable(Path(out, "pairs.jsonl"), "--out")
+    Path(out).mkdir(parents=True, exist_ok=True)
 
 
 def _is_whole(pair: Pair) -> bool:

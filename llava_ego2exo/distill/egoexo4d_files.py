@@ -15,6 +15,7 @@ from ..errors import Ego2ExoError
 from .pairs import json_reason, read_text
 
 KEYSTEP_FILES = {"train": "annotations/keystep_train.json", "val": "annotations/keystep_val.json"}
+GET_METADATA = "mend --root, or download it: egoexo -o ROOT --parts metadata"
 # Entries beside the cameras in `frame_aligned_videos`: pictures of several cameras at once.
 _COLLAGES = frozenset({"collage", "best_exo"})
 
@@ -25,10 +26,12 @@ def take_list(path: Path) -> list[dict[str, Any]]:
     Raises:
         Ego2ExoError: it is missing or not in the format.
     """
+    if not path.is_file():
+        raise Ego2ExoError(f"{path} is not there", "the folder of an Ego-Exo4D download", GET_METADATA)
     takes = _json(path)
     if not isinstance(takes, list) or not all(isinstance(take, dict) and _named(take) for take in takes):
         given = f"{path} is no list of takes with `take_uid` and `take_name`"
-        raise Ego2ExoError(given, "Ego-Exo4D's own takes.json", "download it: egoexo -o ROOT --parts metadata")
+        raise Ego2ExoError(given, "Ego-Exo4D's own takes.json", GET_METADATA)
     return takes
 
 

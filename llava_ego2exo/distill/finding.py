@@ -185,5 +185,7 @@ def _refuse(
         )
     if not segments:
         wanted = f"--pattern {pattern!r}" if pattern else "<segment>_ego.mp4 and <segment>_exo<N>.mp4"
-        seen = f"; its {len(found.other)} video(s): {listed(found.other, 3)}" if found.other else " and no video"
-        raise Ego2ExoError(f"{folder} has no name like {wanted}{seen}", _PATTERN_HELP, "pass --pattern or --manifest")
+        if not found.other:
+            raise Ego2ExoError(f"{folder} holds no video", f"files with the suffixes {' '.join(sorted(SUFFIXES))}")
+        given = f"none of {len(found.other)} video(s) in {folder} is named like {wanted}: {listed(found.other, 3)}"
+        raise Ego2ExoError(given, _PATTERN_HELP, "pass --pattern or --manifest")

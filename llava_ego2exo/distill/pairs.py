@@ -13,6 +13,8 @@ from ..errors import Ego2ExoError
 from .listing import listed, repeated
 from .record import EXAMPLE, FIELDS, record_faults
 
+_CLEAN = "mend the paths; `llava-ego2exo pairs check --write-clean` writes a pairs file without what is missing"
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -98,9 +100,10 @@ def read_pairs(path: str | Path) -> list[Pair]:
         if not wrong:
             pairs.append(pair_from_record(record, folder))
             lines.append(number)
-    for name in repeated(pair.segment for pair in pairs):
-        where = [str(line) for line, pair in zip(lines, pairs, strict=True) if pair.segment == name]
-        faults.append(f"segment {name!r} stands in lines {', '.join(where[:10])}{' ...' if len(where) > 10 else ''}")
+    where: dict[str, list[str]] = {}
+    for line, pair in zip(lines, pairs, strict=True):
+        where.setdefault(pair.segment, []).append(str(line))
+    faults += [f"segment {name!r} stands in lines {', '.join(at)}" for name, at in where.items() if len(at) > 1]
     if faults:
         raise Ego2ExoError(
             f"{path}: {len(faults)} fault(s): {listed(faults)}",
@@ -136,8 +139,12 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> Path:
     return path
 
 
-def require_files(pairs: Sequence[Pair]) -> None:
+def require_files(pairs: Sequence[Pair], remedy: str = _CLEAN) -> None:
     """Refuse pairs whose videos are not there.
+
+    Args:
+        pairs: what to look at.
+        remedy: what the error tells the user to do.
 
     Raises:
         Ego2ExoError: names the first missing files and counts the rest.
@@ -152,7 +159,7 @@ def require_files(pairs: Sequence[Pair]) -> None:
         raise Ego2ExoError(
             f"{len(faults)} video(s) of the pairs are not there: {listed(faults)}",
             "existing files",
-            "mend the paths, or leave these pairs out with `llava-ego2exo pairs check --write-clean`",
+            remedy,
         )
 
 

@@ -36,7 +36,9 @@ def probe_files(
     """
     require_av()
     if limit_s <= 0 or workers < 0:
-        raise Ego2ExoError(f"{workers} workers, limit of {limit_s:g} s", "numbers above 0", "mend --workers or --limit")
+        raise Ego2ExoError(
+            f"--limit {limit_s:g}, --workers {workers}", "a limit above 0, workers not below 0", "mend the number"
+        )
     paths = list(dict.fromkeys(paths))
     workers = min(workers or min(os.cpu_count() or 1, 8), max(len(paths), 1))
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()

@@ -221,9 +221,10 @@ def test_wrong_settings(clips, tmp_path):
     _, pairs = copied(clips, tmp_path)
     path = write_pairs(tmp_path / "p.jsonl", pairs)
     for settings, message in (
-        ({"tolerance_s": -1}, "--tolerance -1"), ({"limit_s": 0}, "limit of 0 s"),
+        ({"tolerance_s": -1}, "--tolerance -1"), ({"limit_s": 0}, "--limit 0, "),
         ({"pattern": "{segment}_{view}"}, "--videos"), ({"videos": "/nowhere"}, "no folder"),
-        ({"report_to": str(tmp_path / "no/r.json")}, "cannot be written"),
+        ({"write_clean": str(tmp_path)}, "--write-clean .* is a folder"),
+        ({"report_to": str(tmp_path / "p.jsonl/r.json")}, "--report .* is no folder of yours"),
     ):  # fmt: skip
         with pytest.raises(Ego2ExoError, match=message):
             run_check(path, print, progress=False, **settings)

@@ -140,6 +140,12 @@ def test_refused_before_any_cut(long, tmp_path):
     assert os.listdir(tmp_path) == ["s_ego.mp4"] and write.read_text()
 
 
+def test_a_folder_that_cannot_be_made(long, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Ego2ExoError, match="--out .* is no folder of yours"):
+        quiet([pair(long)], tmp_path / "file/out")
+
+
 def test_a_source_is_never_overwritten(long, tmp_path):
     source = render(tmp_path / "s_ego.mp4", 3)
     before = source.read_bytes()

@@ -76,7 +76,7 @@ def test_ego_view_of_another_name(tmp_path):
         ("{segment}_{view}_{camera}", "'camera'"),
         ("plain", "has the groups none"),
         ("(?P<segment>a)(?P<view>b", "no regular expression"),
-        ("{segment}_{view}_x", "has no name like .*; its 2 video"),
+        ("{segment}_{view}_x", "none of 2 video.* is named like --pattern"),
     ],
 )
 def test_wrong_patterns(tmp_path, pattern, message):
@@ -92,7 +92,7 @@ def test_clashes_and_faulty_names(tmp_path):
         find_pairs(touch(tmp_path / "y", "a:1_ego.mp4", "a:1_exo1.mp4"))
     with pytest.raises(Ego2ExoError, match="no folder"):
         find_pairs(tmp_path / "nothing")
-    with pytest.raises(Ego2ExoError, match="and no video"):
+    with pytest.raises(Ego2ExoError, match="holds no video"):
         find_pairs(touch(tmp_path / "z", "a.txt"))
 
 

@@ -21,6 +21,7 @@ from .items import Item, Slot, check_visible, list_items, list_slots
 from .modalities import bind, stashed_modalities
 from .patchboard import substituted
 from .projector import ego_branch
+from .sharing import encoded_ranges
 from .switches import tokens_are_off
 from .vision import Captured, capture
 
@@ -128,8 +129,10 @@ class _Tokens:
             chosen = [self.batch.items[index] for index in self.batch.used]
             ranges = [(item.first, item.last) for item in chosen]
             if chosen:
-                states = self.captured.frames(ranges, self.batch.total_frames)
-                self._made = self.branch(states, [last - first for first, last in ranges]).flatten(0, 1)
+                encoded = encoded_ranges(self.batch.used, ranges, self.batch.total_frames)
+                states = self.captured.frames(encoded.ranges, encoded.total)
+                made = self.branch(states, [last - first for first, last in encoded.ranges])
+                self._made = encoded.spread(made).flatten(0, 1)
             else:
                 self._made = self.branch.unused()
             self.captured.calls.clear()

@@ -96,10 +96,12 @@ def duration(path: str) -> float:
         if not container.streams.video:
             raise ValueError("holds no video stream")
         stream = container.streams.video[0]
-        first = stream.start_time or 0
+        first = _first_time(container, stream)
         whole = container.duration / av.time_base if container.duration else 0.0
         if whole > 20:
             container.seek(int((whole - 10) * av.time_base), backward=True)
+        else:
+            container.seek(first, stream=stream, backward=True)
         last = max((frame.pts for frame in container.decode(stream) if frame.pts is not None), default=None)
         if last is None:
             raise ValueError("holds no frame with a time")
@@ -127,18 +129,40 @@ def _write(cut: Cut, part: str) -> str:
 
 def _frames(container: Any, stream: Any, cut: Cut) -> Iterator[Any]:
     """The frames shown from `start_s` on and before `end_s`."""
-    first, base = stream.start_time or 0, stream.time_base
+    first, base = _first_time(container, stream), stream.time_base
     # Half a millisecond: times in files are rounded to their time base, which may be 1/1000.
     slack = 0.0005
-    container.seek(first + max(int((cut.start_s - 1) / base), 0), stream=stream, backward=True)
-    for frame in container.decode(stream):
-        if frame.pts is None:
-            raise ValueError("its frames do not say their times; convert it to .mp4 first")
-        seconds = float((frame.pts - first) * base)
+    for seconds, frame in _timed(container, stream, first, max(int((cut.start_s - 1) / base), 0)):
         if cut.end_s is not None and seconds >= cut.end_s - slack:
             return
         if seconds >= cut.start_s - slack:
             yield frame
+
+
+def _first_time(container: Any, stream: Any) -> int:
+    """When the first frame is shown, in the stream's time base; the stream's own `start_time` may be another."""
+    frame = next(container.decode(stream), None)
+    if frame is None or frame.pts is None:
+        raise ValueError("its frames do not say their times; convert it to .mp4 first" if frame else "holds no frame")
+    return frame.pts
+
+
+def _timed(container: Any, stream: Any, first: int, ahead: int) -> Iterator[tuple[float, Any]]:
+    """(seconds after the first frame, frame) from a key frame not after `first + ahead` on, both in the time base."""
+    for goal in (first + ahead, first):
+        container.seek(goal, stream=stream, backward=True)
+        begun = False
+        for frame in container.decode(stream):
+            if frame.pts is None:
+                raise ValueError("its frames do not say their times; convert it to .mp4 first")
+            # A format without an index may land too late; then everything from the first frame on is decoded.
+            if not begun and frame.pts > goal > first:
+                break
+            begun = True
+            yield float((frame.pts - first) * stream.time_base), frame
+        else:
+            if begun or goal == first:
+                return
 
 
 def _encode(frames: Iterator[Any], target: Any, base: Fraction, rate: Fraction, crf: int) -> float | None:

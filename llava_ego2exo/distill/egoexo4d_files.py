@@ -81,11 +81,11 @@ def camera_files(take: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
             continue
         name = Path(stream["relative_path"]).name
         if is_ego.get(camera, aria):
-            # A GoPro on a head is an ego camera too; Aria glasses are what the annotations were made on.
-            ego = [name, *ego] if aria else [*ego, name]
+            ego.append((not aria, name))
         else:
             exo[camera] = name
-    return ego, exo
+    # A GoPro on a head is an ego camera too; Aria glasses are what the annotations were made on.
+    return [name for _, name in sorted(ego)], exo
 
 
 def view_names(cameras: Sequence[str]) -> dict[str, str]:

@@ -46,6 +46,33 @@ def test_cuts_are_frame_exact_and_exo_is_shifted(long, tmp_path):
     assert not seen.error and seen.frames == 18 and abs(seen.duration_s - 1.8) < 0.01 and abs(seen.rate - 10) < 0.05
 
 
+@pytest.mark.parametrize("suffix", ["ts", "avi", "mov", "mkv"])
+def test_frame_exact_in_other_containers(tmp_path, suffix):
+    source = render(tmp_path / f"s.{suffix}", 12)
+    assert make(Cut(str(source), str(tmp_path / "c.mp4"), 7.3, 8.2)) == "made"
+    assert numbers(tmp_path / "c.mp4") == list(range(73, 82))
+
+
+def test_a_seek_that_lands_too_late_loses_no_frame(tmp_path, monkeypatch):
+    source = render(tmp_path / "s.mp4", 12)
+    real = cutting._timed
+    # As a format without an index may: every seek but that to the beginning goes 3 s too far.
+    monkeypatch.setattr(cutting, "_timed", lambda c, s, first, ahead: real(_Late(c, s), s, first, ahead))
+    assert make(Cut(str(source), str(tmp_path / "c.mp4"), 7.3, 8.2)) == "made"
+    assert numbers(tmp_path / "c.mp4") == list(range(73, 82))
+
+
+class _Late:
+    def __init__(self, container, stream):
+        self.container, self.far = container, int(3 / stream.time_base)
+
+    def seek(self, goal, **options):
+        self.container.seek(goal + self.far * bool(goal), **options)
+
+    def decode(self, stream):
+        return self.container.decode(stream)
+
+
 def test_without_an_end_the_exo_ends_with_the_ego(long, tmp_path):
     ego = render(tmp_path / "short.mp4", 3)
     result = quiet([pair(long, ego=ego, start_s=1.0, end_s=None)], tmp_path / "out")

@@ -123,6 +123,9 @@ def test_cameras():
     odd = take("t", "u", exo=("cam01", "cam02"))
     odd["capture"]["cameras"][1]["is_ego"] = True
     assert camera_files(odd) == (["aria01_214-1.mp4", "cam01.mp4"], {"cam02": "cam02.mp4"})
+    two = take("t", "u", aria="aria02")
+    two["frame_aligned_videos"]["aria01"] = {"rgb": stream("aria01_214-1")}
+    assert camera_files(two)[0] == ["aria01_214-1.mp4", "aria02_214-1.mp4"]
     assert camera_files({"take_name": "t"}) == ([], {})
     del odd["frame_aligned_videos"]["aria01"]["rgb"], odd["capture"]
     assert camera_files(odd) == ([], {"cam01": "cam01.mp4", "cam02": "cam02.mp4"})

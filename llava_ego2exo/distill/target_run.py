@@ -75,6 +75,9 @@ def run_targets(
 def _check_paths(out: str, folder: str | None, pairs_file: str, mix: Mix | None) -> None:
     if not out.endswith(".json") or os.path.isdir(out):
         raise Ego2ExoError(f"--out {out}", "a file that ends in .json, as LLaVA reads it", "give --out train.json")
+    above = next(place for place in Path(os.path.abspath(out)).parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise Ego2ExoError(f"--out {out}: {above} is no folder that you may write in", "a file in a folder of yours")
     if folder is not None and not os.path.isdir(folder):
         raise Ego2ExoError(f"--video-folder {folder} is no folder", "a folder", "give the one to train with")
     read = [pairs_file, *([mix.file] if mix else [])]

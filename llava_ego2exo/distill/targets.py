@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -100,7 +101,8 @@ def write_samples(out: str | Path, samples: Sequence[Sample]) -> Path:
     except OSError as error:
         raise Ego2ExoError(f"{out} cannot be written: {error.strerror}", "a file in a folder of yours") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
     return out
 
 

@@ -34,10 +34,11 @@ def only_teacher(answers: Sequence[Answer], wanted: str | None = None) -> list[A
     chosen = [group for name, group in groups.items() if name[0].startswith(teacher) and name[1].startswith(settings)]
     if len(chosen) == 1:
         return chosen[0]
-    given = f"--teacher {wanted} fits {len(chosen)} of" if wanted is not None else "the answers come from"
+    given = "the answers come from" if wanted is None else f"--teacher {wanted} fits {len(chosen)} of"
+    differences = listed(_differences(list(groups.values())))
     raise Ego2ExoError(
-        f"{given} {len(groups)} teachers or settings: {listed([_shown(group) for group in groups.values()])}"
-        f"; they differ in {listed(_differences(list(groups.values())))}",
+        f"{given} {len(groups)} teacher(s) or settings: {listed([_shown(group) for group in groups.values()])}"
+        + (f"; they differ in {differences}" if differences else ""),
         "answers of one teacher with one kind of settings",
         "choose one with --teacher NAME, or let each teacher answer into a folder of its own",
     )
@@ -61,5 +62,5 @@ def _differences(groups: list[list[Answer]]) -> list[str]:
     """ "name: value / value" for everything that is not the same in all groups."""
     columns = [{"teacher": group[0].teacher[:_SHOWN], **group[0].settings} for group in groups]
     names = dict.fromkeys(name for column in columns for name in column)
-    rows = {name: [json.dumps(column.get(name)) for column in columns] for name in names}
+    rows = {name: [json.dumps(c[name]) if name in c else "absent" for c in columns] for name in names}
     return [f"{name}: {' / '.join(values)}" for name, values in rows.items() if len(set(values)) > 1]

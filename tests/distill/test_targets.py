@@ -444,7 +444,7 @@ def test_answers_of_two_teachers(material, capsys):
     more = [material.record(pair, kind, teacher=other) for pair in material.pairs for kind in KINDS]
     material.records += more
     error = material.fail(capsys=capsys)
-    assert "2 teachers or settings" in error and f'teacher: "{TEACHER[:12]}" / "{other[:12]}"' in error
+    assert "2 teacher(s) or settings" in error and f'teacher: "{TEACHER[:12]}" / "{other[:12]}"' in error
     assert "--teacher" in error and "(12 answers)" in error and "temperature" not in error
     keys = {key for sample in material.run("--teacher", other[:8]) for key in sample["answer_keys"]}
     assert keys == {record["key"] for record in more}
@@ -453,14 +453,19 @@ def test_answers_of_two_teachers(material, capsys):
 
 
 def test_answers_with_two_settings(material, capsys):
-    hot = {**SETTINGS, "temperature": 0.7}
+    hot = {**SETTINGS, "temperature": 0.7, "top_p": None}
     more = [material.record(pair, kind, settings=hot) for pair in material.pairs for kind in KINDS]
     material.records += more
     error = material.fail("--teacher", TEACHER, capsys=capsys)
-    assert "they differ in temperature: 0.0 / 0.7" in error and "max_new_tokens" not in error
+    assert "they differ in temperature: 0.0 / 0.7; top_p: absent / null" in error and "max_new_tokens" not in error
     name = error.split("; ")[1].split(" ")[0]
     keys = {key for sample in material.run("--teacher", name) for key in sample["answer_keys"]}
     assert keys == {record["key"] for record in more}
+
+
+def test_a_teacher_that_is_none_of_one(material, capsys):
+    error = material.fail("--teacher", "zzz", capsys=capsys)
+    assert f"--teacher zzz fits 0 of 1 teacher(s) or settings: {TEACHER[:12]}:" in error and "differ" not in error
 
 
 def test_two_answers_for_one_segment_and_kind(material, capsys):
@@ -530,6 +535,23 @@ def test_all_faults_in_one_message(material, capsys):
     error = material.fail(capsys=capsys)
     for part in ("parts of longer videos", "not there", "pairs lack", "are missing"):
         assert part in error
+
+
+def test_no_place_to_write(material, capsys):
+    file = material.root / "t0_0001_ego.mp4" / "below" / "train.json"
+    error = material.fail("--out", file, capsys=capsys)
+    assert f"{material.root}/t0_0001_ego.mp4 is no folder that you may write in" in error
+
+
+def test_a_write_that_fails_is_one_error_and_leaves_nothing(material, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    material.write()
+    monkeypatch.setattr("os.replace", full)
+    assert cli.main(material.argv()) == 1
+    assert "train.json cannot be written: No space left on device" in capsys.readouterr().err
+    assert not list(material.root.glob(".*part"))
 
 
 def test_a_file_that_stands_already_survives_a_failed_run(material):

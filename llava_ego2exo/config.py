@@ -165,6 +165,15 @@ class DistillConfig:
         """`self`, `cached` or `path`."""
         return self.teacher if self.teacher in ("self", "cached") else "path"
 
+    def differences(self, other: DistillConfig) -> list[str]:
+        """What makes another loss, as ``name: mine / other's`` lines; folders may move."""
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in ("kd_weight", "kd_temperature", "kind")}
+        return [
+            f"{PREFIX}{'teacher' if name == 'kind' else name}: {mine} / {theirs}"
+            for name, (mine, theirs) in pairs.items()
+            if mine != theirs
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """As keys of a checkpoint's `config.json`, each with its flag's name."""
         return {PREFIX + key: value for key, value in asdict(self).items()}

@@ -124,7 +124,8 @@ def sentence(file: Path) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "flags": lambda: flags(arguments.with_model_flags),
-    "training_flags": lambda: flags(arguments.with_training_flags),
+    "training_flags": lambda: flags(arguments.with_run_flags),
+    "distilling_flags": lambda: flags(arguments.with_distilling_flags),
     "video_flags": lambda: flags(arguments.with_data_flags),
     "inherited": inherited,
     "tested": tested,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Optional
 
-from ..config import PREFIX, Ego2ExoConfig
+from ..config import PREFIX, DistillConfig, Ego2ExoConfig
 
-_TYPES = {"int": int, "str": str, "bool": bool, "float | None": Optional[float]}  # noqa: UP045 (HfArgumentParser)
+_TYPES: dict[str, Any] = {
+    "int": int, "str": str, "bool": bool, "float": float,
+    "float | None": Optional[float], "str | None": Optional[str],  # noqa: UP045 (HfArgumentParser)
+}  # fmt: skip
 
 # What llava-torch lacks for videos; names, defaults and meaning are LLaVA-NeXT's.
 _VIDEO_FLAGS: dict[str, tuple[Any, Any, str]] = {
@@ -34,9 +37,14 @@ def _field(default: Any, text: str) -> Any:
 def with_model_flags(original: type) -> type:
     """`ModelArguments` with `--ego2exo` and every flag of :class:`Ego2ExoConfig`."""
     fields = [("ego2exo", bool, _field(False, "Train a student with Ego Adaptive Visual Tokens (Ego2ExoVLM)."))]
-    for flag in dataclasses.fields(Ego2ExoConfig):
-        fields.append((PREFIX + flag.name, _TYPES[str(flag.type)], _field(flag.default, flag.metadata["help"])))
-    return _extend(original, fields)
+    return _extend(original, [*fields, *_flags_of(Ego2ExoConfig)])
+
+
+def _flags_of(config: type) -> list[tuple[str, Any, Any]]:
+    return [
+        (PREFIX + flag.name, _TYPES[str(flag.type)], _field(flag.default, flag.metadata["help"]))
+        for flag in dataclasses.fields(config)
+    ]
 
 
 def with_data_flags(original: type) -> type:
@@ -47,6 +55,16 @@ def with_data_flags(original: type) -> type:
 
 
 def with_training_flags(original: type) -> type:
+    """`TrainingArguments` with the flags of a run, and every flag of :class:`DistillConfig`."""
+    return with_distilling_flags(with_run_flags(original))
+
+
+def with_run_flags(original: type) -> type:
     """`TrainingArguments` with `--trainer_type`."""
     text = "Registered trainer to use; unset: `ego2exo` for a model with ego tokens, else LLaVA's own."
     return _extend(original, [("trainer_type", Optional[str], _field(None, text))])  # noqa: UP045
+
+
+def with_distilling_flags(original: type) -> type:
+    """`TrainingArguments` with the flags of :class:`DistillConfig` alone."""
+    return _extend(original, _flags_of(DistillConfig))

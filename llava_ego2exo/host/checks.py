@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..config import PREFIX, Ego2ExoConfig, other_settings
+from ..config import PREFIX, DistillConfig, Ego2ExoConfig, other_settings
 from ..errors import Ego2ExoError
 from ..registry import TRAINERS
 from . import llava_arch
@@ -15,10 +15,14 @@ from .checkpoints import latest_checkpoint
 from .command_line import Settings, read_config
 from .data_check import check_data
 from .projector import check_type
+from .teacher_checks import SampleCheck, check_distilling
 
 
-def check_run(settings: Settings) -> None:
+def check_run(settings: Settings) -> DistillConfig:
     """Refuse a command line that cannot work.
+
+    Returns:
+        How the run distils.
 
     Raises:
         Ego2ExoError: with what was given, what is allowed, and what to do.
@@ -39,8 +43,13 @@ def check_run(settings: Settings) -> None:
     adapter = settings["pretrain_mm_mlp_adapter"]
     if adapter is not None and not Path(adapter).is_file():
         raise Ego2ExoError(f"--pretrain_mm_mlp_adapter {adapter} is no file", "an mm_projector.bin")
-    _check_resume(settings, flags)
-    check_data(settings, flags)
+    distilling = check_distilling(settings)
+    _check_resume(settings, flags, distilling)
+    samples = SampleCheck(settings, distilling) if distilling.on else None
+    check_data(settings, flags, samples)
+    if samples is not None:
+        samples.finish()
+    return distilling
 
 
 class _Attributes:
@@ -117,7 +126,7 @@ def _check_bits(settings: Settings) -> None:
         raise Ego2ExoError(f"--quant_type {settings['quant_type']}", "nf4, fp4")
 
 
-def _check_resume(settings: Settings, flags: Ego2ExoConfig) -> None:
+def _check_resume(settings: Settings, flags: Ego2ExoConfig, distilling: DistillConfig) -> None:
     """LLaVA resumes by itself from any checkpoint-* in the output folder; it must be one of this run."""
     checkpoint = latest_checkpoint(settings["output_dir"])
     if checkpoint is None or not os.path.isfile(os.path.join(checkpoint, "config.json")):
@@ -125,6 +134,7 @@ def _check_resume(settings: Settings, flags: Ego2ExoConfig) -> None:
     found = read_config(checkpoint)
     stored = Ego2ExoConfig.from_object(_Attributes(found))
     lines = stored.differences(flags) if found.get("ego2exo") else [f"{PREFIX.rstrip('_')}: False / True"]
+    lines += DistillConfig.from_object(_Attributes(found)).differences(distilling)
     if lines:
         raise Ego2ExoError(
             f"{checkpoint} would be resumed, but was made with other flags (checkpoint / flags): {'; '.join(lines)}",

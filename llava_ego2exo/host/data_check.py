@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,15 @@ if TYPE_CHECKING:  # command_line brings torch, which this check can do without
 _SHOWN = 5
 
 
-def check_data(settings: Settings, flags: Ego2ExoConfig) -> None:
+def check_data(
+    settings: Settings, flags: Ego2ExoConfig, further: Callable[[dict[str, Any]], Iterator[str]] | None = None
+) -> None:
     """Every sample's conversations, placeholders and files.
+
+    Args:
+        settings: the run's.
+        flags: the plugin's.
+        further: what else may be wrong with a sample whose form is right.
 
     Raises:
         Ego2ExoError: names the first few faulty samples by file and index, and counts the rest.
@@ -27,7 +34,9 @@ def check_data(settings: Settings, flags: Ego2ExoConfig) -> None:
     faults = []
     for file in data_files(settings["data_path"], lists="mm_newline_position" in settings.values):
         for index, sample in enumerate(read_samples(file)):
-            faults += [f"{file}[{index}]: {fault}" for fault in sample_faults(sample, settings, flags)]
+            found = list(sample_faults(sample, settings, flags))
+            found += further(sample) if further is not None and not found else []
+            faults += [f"{file}[{index}]: {fault}" for fault in found]
     if faults:
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise Ego2ExoError(

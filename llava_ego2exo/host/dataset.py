@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import Ego2ExoError
 from ..video import read_video, time_instruction
 from .placement import placement_of
+from .teacher_data import with_teacher
 
 
 def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -31,7 +32,7 @@ def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., d
         else:
             dataset.__class__ = _reading_videos(type(dataset), host)
             module["data_collator"] = _with_modalities(module["data_collator"])
-        return module
+        return with_teacher(module)
 
     return make_supervised_data_module
 

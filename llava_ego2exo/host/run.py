@@ -12,7 +12,8 @@ from typing import Any
 
 from .checks import check_run
 from .command_line import Settings, as_arguments, inherit, read
-from .context import SEED
+from .context import DISTILL, SEED
+from .teacher_checks import refuse_without_tokens
 
 
 def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
@@ -24,21 +25,23 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
         classes = (host.ModelArguments, host.DataArguments, host.TrainingArguments)
         settings = read(classes, sys.argv[1:])
         if not settings.on:
+            refuse_without_tokens(settings)
             return original(*args, **kwargs)
         settings, inherited = inherit(settings)
-        check_run(settings)
+        distilling = check_run(settings)
         if "ego2exo" not in settings.given:
             inherited["ego2exo"] = True
         _say(f"ego2exo: inherited from {settings['model_name_or_path']}: {_listed(inherited)}")
         if needs_plain_ddp(settings):
             inherited["ddp_find_unused_parameters"] = False
             _say("ego2exo: set --ddp_find_unused_parameters False (LoRA with gradient checkpointing under torchrun)")
-        token = SEED.set(int(settings["seed"]))
+        tokens = SEED.set(int(settings["seed"])), DISTILL.set(distilling)
         try:
             with _command_line(sys.argv + as_arguments(inherited)):
                 original(*args, **kwargs)
         finally:
-            SEED.reset(token)
+            SEED.reset(tokens[0])
+            DISTILL.reset(tokens[1])
         _say(loader_call(settings))
         return None
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import Ego2ExoError
 from ..registry import TRAINERS
+from .distilling_trainer import distilling
 from .projector import CHILD
 
 
@@ -48,9 +49,9 @@ def group_name(parameter: str) -> str:
 
 
 def build_trainer(llava_trainer: type) -> type:
-    """The trainer `ego2exo`: LLaVA's, with its optimizer groups split, checked and shown."""
+    """The trainer `ego2exo`: LLaVA's that distils, with its optimizer groups split, checked and shown."""
 
-    class Ego2ExoTrainer(llava_trainer):  # type: ignore[misc, valid-type]
+    class Ego2ExoTrainer(distilling(llava_trainer)):  # type: ignore[misc, valid-type]
         def create_optimizer(self) -> Any:
             super().create_optimizer()
             split_ego_groups(self.model, self.optimizer, getattr(self.model.config, "ego2exo_lr", None))

@@ -1,0 +1,117 @@
+"""The student's answer tokens and the teacher's: the same words behind inputs of different length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Ego2ExoError
+from .answer_pass import Answers
+
+
+def align_answers(student: Answers, teacher: Answers, rows: list[int]) -> tuple[Tensor, Tensor, int]:
+    """Pair the supervised tokens of two batches, row by row and in order.
+
+    A row that was cut at the model's length keeps its head, so the common head of both rows is used.
+
+    Args:
+        student: the student's.
+        teacher: the teacher's.
+        rows: the student's row of each of the teacher's.
+
+    Returns:
+        Where in the student's tokens the pairs stand (M,), where in the teacher's (M,), and how many tokens of the
+        student's in these rows have no partner.
+
+    Raises:
+        Ego2ExoError: the tokens themselves differ.
+    """
+    ours, theirs, left_out = [student.tokens[:0]], [teacher.tokens[:0]], 0
+    for index, row in enumerate(rows):
+        mine, other = student.row(row), teacher.row(index)
+        count = min(len(mine), len(other))
+        left_out += len(mine) - count
+        ours.append(mine[:count])
+        theirs.append(other[:count])
+        found, expected = student.tokens[mine[:count]], teacher.tokens[other[:count]].to(student.tokens.device)
+        if not torch.equal(found, expected):
+            first = int((found != expected).nonzero()[0])
+            raise Ego2ExoError(
+                f"row {row} of a batch: answer token {first} is {int(found[first])} for the student and "
+                f"{int(expected[first])} for the teacher",
+                "the same answer tokens for both",
+                "use one tokenizer and one conversation template; prompts that differ must not be supervised",
+            )
+    return torch.cat(ours), torch.cat(theirs), left_out
+
+
+Turn = dict[str, Any]
+
+
+def align_turns(
+    student: Answers, rows: list[int], turns: list[list[Turn]]
+) -> tuple[Tensor, list[tuple[Turn, int]], int]:
+    """Find stored answers inside the supervised tokens.
+
+    LLaVA supervises an answer together with tokens of the conversation template around it. A stored answer is looked
+    for as one unbroken run of its row's supervised tokens, behind the turn before it; at the end of a row that was cut,
+    its head is enough. An answer whose text makes other tokens than the teacher wrote (the same letters can be cut in
+    other ways) is not found, and has no KL.
+
+    Args:
+        student: the student's answer tokens.
+        rows: the rows with stored answers.
+        turns: for each its turns in order, `tokens` (T,) among their arrays.
+
+    Returns:
+        Where in the student's tokens the found ones stand (M,), the turns with how many tokens of each, in the same
+        order, and how many tokens of stored answers were not found.
+    """
+    ours, parts, left_out = [student.tokens[:0]], [], 0
+    for row, stored in zip(rows, turns, strict=True):
+        mine = student.row(row)
+        text = Row(student.tokens[mine].tolist(), student.places[mine].tolist(), student.cut[row])
+        cursor = 0
+        for turn in stored:
+            wanted = turn["tokens"].tolist()
+            start, count = text.find(wanted, cursor)
+            left_out += len(wanted) - count
+            if count:
+                cursor = start + count
+                ours.append(mine[start:cursor])
+                parts.append((turn, count))
+    return torch.cat(ours), parts, left_out
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row's supervised tokens.
+
+    Args:
+        tokens: in order.
+        places: where each stands in the row.
+        cut: whether the row's end may be missing.
+    """
+
+    tokens: list[int]
+    places: list[int]
+    cut: bool
+
+    def find(self, wanted: list[int], cursor: int) -> tuple[int, int]:
+        """Where `wanted` stands at or behind `cursor`, and how much of it; (cursor, 0) where it does not."""
+        for start in range(cursor, len(self.tokens) - len(wanted) + 1):
+            if self._stands(wanted, start):
+                return start, len(wanted)
+        for start in range(max(cursor, len(self.tokens) - len(wanted) + 1), len(self.tokens) if self.cut else 0):
+            count = len(self.tokens) - start
+            if self._stands(wanted[:count], start):
+                return start, count
+        return cursor, 0
+
+    def _stands(self, wanted: list[int], start: int) -> bool:
+        end = start + len(wanted)
+        unbroken = bool(wanted) and self.places[end - 1] - self.places[start] == len(wanted) - 1
+        return unbroken and self.tokens[start:end] == wanted

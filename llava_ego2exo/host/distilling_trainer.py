@@ -1,0 +1,117 @@
+"""What the trainer `ego2exo` adds to LLaVA's: the KL, losses that are right for a global batch, and their logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..config import DistillConfig
+from .distilling import Distiller, plain_loss, referred
+from .loss_plots import plot_losses
+from .tally import REFERENCE, Steps, Sums, correct_gradients
+from .kl_teachers import build_teacher
+
+
+def distilling(llava_trainer: type) -> type:
+    """A subclass of the host's trainer."""
+    from transformers import TrainerCallback
+
+    class Begins(TrainerCallback):
+        """Tells a trainer where a run and an epoch begin."""
+
+        def __init__(self, trainer: Any) -> None:
+            self.trainer = trainer
+
+        def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
+            self.trainer.steps.start_run()
+            self.trainer.sums = Sums()
+
+        def on_epoch_begin(self, *_args: Any, **_kwargs: Any) -> None:
+            self.trainer.steps.start_epoch()
+
+    class DistillingTrainer(llava_trainer):  # type: ignore[misc, valid-type]
+        """LLaVA's trainer; at weight 0, with one process and no accumulation, its loss to the last bit."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            config = DistillConfig.from_object(self.args)
+            for name, value in config.to_dict().items():
+                setattr(self.model.config, name, value)
+            self.distiller = Distiller(config, build_teacher(config, self)) if config.on else None
+            self.steps = Steps(self.args.gradient_accumulation_steps)
+            self.add_callback(Begins(self))
+            self.sums, self.unlogged, self.whole = Sums(), Sums(), Sums()
+            self.split = self.args.world_size * self.args.gradient_accumulation_steps
+            self._tell_if_not_exact()
+
+        @property
+        def counted(self) -> bool:
+            """Whether batches are seen whole; several GPUs in one process cut them up inside the model."""
+            return self.args.n_gpu <= 1 and self.label_smoother is None
+
+        @property
+        def exact(self) -> bool:
+            """Whether gradients are corrected to the global batch's mean over tokens."""
+            return self.split > 1 and self.counted and not self.is_deepspeed_enabled
+
+        def _tell_if_not_exact(self) -> None:
+            if self.split > 1 and not self.exact and self.is_world_process_zero():
+                reason = "under DeepSpeed" if self.is_deepspeed_enabled else "with label smoothing or DataParallel"
+                text = "the loss is the mean over small batches of their means, not over the global batch's tokens"
+                print(f"ego2exo: {reason} {text}", flush=True)  # noqa: T201
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            """One small batch; its sums are kept until the optimizer steps."""
+            if not model.training or return_outputs or not self.counted:
+                return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+            if self.distiller is not None:
+                loss, sums = self.distiller.loss(self.model, model, inputs)
+            else:
+                plain = super().compute_loss
+                loss, sums = plain_loss(self.model, lambda: plain(model, inputs, return_outputs=True, **kwargs))
+            self.sums.add(sums)
+            return referred(loss, sums) if self.exact else loss
+
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+            """One small batch, and at the end of a global batch its correction."""
+            last = self.steps.next_is_last(len(self.callback_handler.train_dataloader))
+            if last and not self.accelerator.sync_gradients:
+                self._synchronize(model)
+            loss = super().training_step(model, inputs, *args, **kwargs)
+            if not self.counted:
+                return loss
+            if not last:
+                return torch.zeros_like(loss) if self.exact else loss
+            total, self.sums = self.sums, Sums()
+            if self.args.world_size > 1:
+                total = total.over_processes(self.args.device)
+            self.unlogged.add(total)
+            self.whole.add(total)
+            if not self.exact:
+                return loss
+            correct_gradients(model, self.split * REFERENCE / max(total.tokens, 1.0))
+            return torch.full_like(loss, total.loss(DistillConfig.from_object(self.args).kd_weight))
+
+        def _synchronize(self, model: Any) -> None:
+            """An epoch shorter than the accumulation steps all the same; transformers would then not synchronize."""
+            self.accelerator.gradient_state._set_sync_gradients(True)
+            if hasattr(model, "require_backward_grad_sync"):
+                model.require_backward_grad_sync = True
+
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            """The host's, with ours beside the loss."""
+            if "loss" in logs and self.unlogged.samples:
+                logs.update(self.unlogged.logged(self.distiller is not None))
+                self.unlogged = Sums()
+            super().log(logs, *args, **kwargs)
+
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            """The host's; then the plots, and what had to be left out."""
+            result = super().train(*args, **kwargs)
+            if self.is_world_process_zero():
+                for line in [*self.whole.told(), plot_losses(self.state.log_history, self.args.output_dir)]:
+                    print(f"ego2exo: {line}", flush=True)  # noqa: T201
+            return result
+
+    return DistillingTrainer

@@ -1,0 +1,230 @@
+"""What can be known of a teacher to fail before any weight loads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..config import PREFIX, DistillConfig
+from ..errors import Ego2ExoError
+from ..method.losses import require_equal_vocabularies
+from .checkpoints import describe
+from .classes import class_key
+from .command_line import Settings, read_config
+from .loading import check_base
+
+_FLAGS = tuple(DistillConfig().to_dict())
+
+
+def refuse_without_tokens(settings: Settings) -> None:
+    """KD flags belong to runs with ego tokens; LLaVA's own trainer would ignore them.
+
+    Raises:
+        Ego2ExoError: some are given to another run.
+    """
+    given = sorted(settings.given & set(_FLAGS))
+    if given:
+        raise Ego2ExoError(
+            f"{_flags(given)} without --ego2exo True", "a run with ego tokens", "add --ego2exo True, or leave them out"
+        )
+
+
+def check_distilling(settings: Settings) -> DistillConfig:
+    """Flags, student and teacher; the samples are left to :func:`sample_check`.
+
+    Raises:
+        Ego2ExoError: they cannot work together.
+    """
+    weight = settings[f"{PREFIX}kd_weight"]
+    others = sorted(settings.given & set(_FLAGS) - {f"{PREFIX}kd_weight"})
+    if weight == 0 and others:
+        raise Ego2ExoError(
+            f"{_flags(others)} with --{PREFIX}kd_weight 0",
+            f"--{PREFIX}kd_weight above 0 with these flags",
+            "set a weight, or leave the other flags out: at weight 0 no teacher is asked",
+        )
+    config = DistillConfig(**{name.removeprefix(PREFIX): settings[name] for name in _FLAGS})
+    if config.on:
+        _check_run(settings)
+        {"self": _check_self, "cached": _check_cached, "path": _check_path}[config.kind](settings, config)
+    return config
+
+
+def _flags(names: list[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
+
+
+def _check_run(settings: Settings) -> None:
+    """What no KL can work with, whoever teaches."""
+    trainer = settings["trainer_type"]
+    stage = _zero_stage(settings["deepspeed"])
+    cases = (
+        (trainer not in (None, "ego2exo"), f"--trainer_type {trainer}", "that trainer computes no KL", "leave it out"),
+        (settings["label_smoothing_factor"], f"--label_smoothing_factor {settings['label_smoothing_factor']}",
+         "it replaces the loss that the KL is added to", "leave it out"),
+        (settings["fsdp"], f"--fsdp {settings['fsdp']}", "the teacher's pass needs whole weights",
+         "use torchrun without FSDP"),
+        (stage == 3, f"--deepspeed {settings['deepspeed']}", "stage 3 partitions the weights the teacher needs",
+         "use stage 2, or torchrun alone"),
+        (settings.base.get("pretraining_tp", 1) > 1, f"pretraining_tp {settings.base.get('pretraining_tp')} in the "
+         "base's config.json", "its head is not called as a module", "set it to 1"),
+        (settings.base.get("output_router_logits"), "output_router_logits true in the base's config.json",
+         "the router's loss would be lost", "set it to false"),
+        (_data_parallel(settings), "several GPUs in one process", "the batch would be split behind the teacher's back",
+         "start with torchrun, or show one GPU (CUDA_VISIBLE_DEVICES=0)"),
+    )  # fmt: skip
+    for wrong, given, reason, remedy in cases:
+        if wrong:
+            raise Ego2ExoError(f"{given} with --{PREFIX}kd_weight above 0: {reason}", "", remedy)
+
+
+def _zero_stage(path: Any) -> int:
+    """The ZeRO stage of a DeepSpeed config file; 0 where it says none or cannot be read (DeepSpeed says so itself)."""
+    try:
+        found = json.loads(Path(path).read_text()) if isinstance(path, (str, os.PathLike)) else path or {}
+        return int(found.get("zero_optimization", {}).get("stage", 0))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return 0
+
+
+def _data_parallel(settings: Settings) -> bool:
+    import torch
+
+    alone = "LOCAL_RANK" not in os.environ and not settings["use_cpu"] and not settings["no_cuda"]
+    return bool(alone and torch.cuda.device_count() > 1)
+
+
+def _check_self(settings: Settings, config: DistillConfig) -> None:
+    """The base must still be there when LoRA and ego tokens are off."""
+    if not settings["lora_enable"]:
+        raise Ego2ExoError(
+            f"--{PREFIX}teacher self without LoRA: the base's weights would change with the student's",
+            "--lora_enable True",
+            f"add it, or pass the base itself as --{PREFIX}teacher",
+        )
+    parts = {part.strip() for part in (settings["mm_tunable_parts"] or "").split(",")}
+    tuned = [f"--mm_tunable_parts {part}" for part in ("mm_vision_tower", "mm_vision_resampler") if part in parts]
+    names = ("unfreeze_mm_vision_tower", "tune_mm_vision_resampler", "unfreeze_language_model")
+    tuned += [f"--{name} True" for name in names if settings[name]]
+    if settings["lora_bias"] not in (None, "none"):
+        tuned.append(f"--lora_bias {settings['lora_bias']}")
+    if settings["mm_use_im_start_end"] and settings["tune_mm_mlp_adapter"]:
+        tuned.append("--mm_use_im_start_end True with --tune_mm_mlp_adapter True")
+    if tuned:
+        raise Ego2ExoError(
+            f"--{PREFIX}teacher self with {', '.join(tuned)}: weights of the base itself would train",
+            "LoRA, the projector and the ego tokens alone",
+            f"leave these out, or pass the base itself as --{PREFIX}teacher",
+        )
+
+
+def _check_cached(settings: Settings, config: DistillConfig) -> None:
+    folder = Path(str(config.answers))
+    if not folder.is_dir() or not (folder / "top_k").is_dir():
+        given = "holds no top_k folder" if folder.is_dir() else "is no folder"
+        raise Ego2ExoError(
+            f"--{PREFIX}answers {folder} {given}", "an answers folder with logits", "make it with `teach --top-k`"
+        )
+
+
+def _check_path(settings: Settings, config: DistillConfig) -> None:
+    try:
+        found = read_config(config.teacher)
+    except Ego2ExoError as error:
+        raise Ego2ExoError(
+            f"--{PREFIX}teacher {config.teacher}: {error.given}",
+            "self, cached, or the folder or hub name of a LLaVA checkpoint",
+            "check the path",
+        ) from error
+    if class_key(found, config.teacher) is None:
+        raise Ego2ExoError(f"--{PREFIX}teacher {config.teacher} is a {found.get('model_type')!r}", "a LLaVA checkpoint")
+    check_base(describe(config.teacher), config.teacher_base, found)
+    if "vocab_size" in settings.base and "vocab_size" in found:
+        require_equal_vocabularies(settings.base["vocab_size"], found["vocab_size"])
+    _check_tokenizers(str(settings["model_name_or_path"]), config.teacher_base or config.teacher)
+
+
+def _check_tokenizers(student: str, teacher: str) -> None:
+    """Equal sizes do not make equal tokens."""
+    ours, theirs = read_tokenizer(student).get_vocab(), read_tokenizer(teacher).get_vocab()
+    if ours != theirs:
+        different = sorted({word for word, _ in ours.items() ^ theirs.items()})
+        raise Ego2ExoError(
+            f"the tokenizers of {student} and {teacher} differ in {len(different)} token(s): {different[:3]}",
+            "one tokenizer for student and teacher",
+            "take a teacher of the same language model, or train on its answers alone: --ego2exo_kd_weight 0",
+        )
+
+
+def read_tokenizer(path: str) -> Any:
+    """A checkpoint's tokenizer.
+
+    Raises:
+        Ego2ExoError: it has none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise Ego2ExoError(
+            f"no tokenizer in {path} ({str(error).splitlines()[0]})", "a checkpoint with its tokenizer", "copy it there"
+        ) from error
+
+
+class SampleCheck:
+    """What a KL needs of each sample.
+
+    Args:
+        settings: the run's.
+        config: the distillation's.
+    """
+
+    def __init__(self, settings: Settings, config: DistillConfig) -> None:
+        self.settings, self.config = settings, config
+        self.taught = 0
+        self._answers: Any = None
+
+    def __call__(self, sample: dict[str, Any]) -> Iterator[str]:
+        """The faults of a sample whose form is right."""
+        if not isinstance(sample.get("replay", False), bool):
+            yield f"has {sample['replay']!r} as replay, which is true or false"
+        elif not sample.get("replay", False):
+            self.taught += 1
+            yield from self._stored(sample) if self.config.kind == "cached" else self._ego(sample)
+
+    def finish(self) -> None:
+        """Refuse a file without anything to teach.
+
+        Raises:
+            Ego2ExoError: every sample is a replayed one.
+        """
+        if not self.taught:
+            raise Ego2ExoError(
+                f"--{PREFIX}kd_weight {self.config.kd_weight}, and every sample of {self.settings['data_path']} is a "
+                "replayed one, without a teacher",
+                "samples with ego_video",
+                "make them with `llava-ego2exo targets`, or train without the KL",
+            )
+
+    def _ego(self, sample: dict[str, Any]) -> Iterator[str]:
+        ego = sample.get("ego_video")
+        if ego is None:
+            yield 'has no ego_video for the KL (general data says "replay": true)'
+        elif not isinstance(ego, str) or not isinstance(sample.get("video"), str) or "image" in sample:
+            yield "needs one video and one ego_video, each a path, for the KL"
+        else:
+            path = os.path.join(self.settings["video_folder"] or "", ego)
+            if not os.path.exists(path):
+                yield f"ego_video {path} is not there"
+
+    def _stored(self, sample: dict[str, Any]) -> Iterator[str]:
+        from .stored_answers import StoredAnswers
+
+        if self._answers is None:
+            tokenizer = read_tokenizer(str(self.settings["model_name_or_path"]))
+            self._answers = StoredAnswers(str(self.config.answers), tokenizer, self.settings.base.get("vocab_size"))
+        yield from self._answers.faults(sample)

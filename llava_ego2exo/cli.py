@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import doctor, merge, pairs, patch, targets
+from .commands import doctor, merge, pairs, patch, targets, teach
 from .errors import Ego2ExoError
 
-SUBCOMMANDS = (doctor, patch, pairs, targets, merge)
+SUBCOMMANDS = (doctor, patch, pairs, teach, targets, merge)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

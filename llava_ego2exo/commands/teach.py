@@ -1,0 +1,94 @@
+"""`llava-ego2exo teach`: a LLaVA teacher answers queries about the ego clips of pairs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+
+DTYPES = ("float32", "bfloat16", "float16")
+SPLITS = ("train", "val", "test", "all")
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """``teach --pairs FILE --model CKPT --out DIR [...]``"""
+    text = "let a teacher answer queries about the ego clips of pairs"
+    many = "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo teach ... A run that was stopped goes on."
+    parser = subparsers.add_parser("teach", help=text, epilog=many)
+    parser.add_argument("--pairs", required=True, metavar="FILE", help="a pairs.jsonl")
+    parser.add_argument("--model", required=True, metavar="CKPT", help="the teacher: a LLaVA checkpoint")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where answers.jsonl goes")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="which pairs (default: train)")
+    _add_model(parser)
+    _add_questions(parser)
+    _add_run(parser)
+    parser.set_defaults(run=_run)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("teacher")
+    base = "the model that the teacher was trained from, where CKPT is a LoRA or projector folder"
+    group.add_argument("--model-base", metavar="BASE", help=base)
+    group.add_argument("--bits", type=int, choices=(4, 8, 16), default=16, help="quantize to so many (default: 16)")
+    group.add_argument("--dtype", choices=DTYPES, help="of the weights (default: bfloat16 on a GPU, else float32)")
+    template = "LLaVA's conversation template (default: that of the checkpoint's class where only one fits)"
+    group.add_argument("--template", metavar="NAME", help=template)
+    frames = "most frames of a clip, evenly spaced; 0: no bound (default: 32)"
+    group.add_argument("--frames-upbound", type=int, default=32, metavar="N", help=frames)
+    group.add_argument("--video-fps", type=int, default=1, metavar="N", help="frames a second (default: 1)")
+    sample = "always take --frames-upbound frames (default: as the checkpoint's config says)"
+    group.add_argument("--force-sample", type=_boolean, metavar="True|False", help=sample)
+    times = "tell the teacher the times of its frames (default: as the checkpoint's config says)"
+    group.add_argument("--time-instruction", type=_boolean, metavar="True|False", help=times)
+
+
+def _add_questions(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("questions and answers")
+    queries = 'a JSON file {"kind": ["wording", ...], ...} (default: descriptive, temporal, spatial, our wordings)'
+    group.add_argument("--queries", metavar="FILE", help=queries)
+    group.add_argument("--seed", type=int, default=0, help="of the wording drawn for each clip (default: 0)")
+    longest = "most tokens of an answer; one that reaches it is flagged (default: 256)"
+    group.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help=longest)
+    top = "keep the K largest logits of each answer token, for distillation without the teacher (default: none)"
+    group.add_argument("--top-k", type=int, default=0, metavar="K", help=top)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    size = "clips that go through the teacher together, each with all its queries (default: 4)"
+    group.add_argument("--batch-size", type=int, default=4, metavar="CLIPS", help=size)
+    group.add_argument("--workers", type=int, default=4, metavar="N", help="threads that read clips (default: 4)")
+    failures = "clips that may fail before the command counts as failed; the others are answered (default: 0)"
+    group.add_argument("--max-failures", type=int, default=0, metavar="N", help=failures)
+    few = "time N clips (default: 16), say how long the others will take, and stop; their answers are kept"
+    group.add_argument("--estimate", type=_positive, nargs="?", const=16, default=0, metavar="N", help=few)
+
+
+def _boolean(text: str) -> bool:
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return known[text.lower()]
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from ..distill.ranks import is_first
+    from ..distill.teaching import Job, teach
+
+    values = {name: value for name, value in vars(args).items() if name != "run"}
+    try:
+        # What LLaVA prints while it loads is none of the report.
+        with contextlib.redirect_stdout(sys.stderr):
+            text = teach(Job(**values))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    if is_first():
+        print(text)
+    return 0

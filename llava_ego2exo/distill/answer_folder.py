@@ -1,0 +1,195 @@
+"""An answers folder: one teacher, one way of asking, one process group at work in it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import Ego2ExoError
+from .answers import Answer, read_answers, write_answers
+from .listing import listed
+from .pairs import Pair
+from .plan import Plan
+from .top_k import top_k_path
+
+MANIFEST, FAILURES = "manifest.json", "failures.json"
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other runs out of it; the lock goes with the process that holds it.
+
+    Raises:
+        Ego2ExoError: it cannot be made, or another run is at work in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("a")
+    except OSError as error:
+        raise Ego2ExoError(
+            f"--out {folder} cannot be written: {error.strerror}", "a folder of yours", "give another --out"
+        ) from error
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # Windows: two runs at once are up to the user
+        except OSError as error:
+            raise Ego2ExoError(
+                f"another run is at work in {folder}", "one at a time", "wait for it, or start several by torchrun"
+            ) from error
+        yield
+
+
+def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
+    """Check that the folder is this teacher's, note what is asked, and return the answers that are there.
+
+    Raises:
+        Ego2ExoError: it holds answers of another teacher or to other questions; says what differs.
+    """
+    found, path = read_answers(folder), folder / MANIFEST
+    if path.is_file():
+        _check(folder, _read(path), manifest)
+    strangers = [a for a in found if not _is_ours(a, manifest)]
+    if strangers:
+        other = strangers[0]
+        differing = _differences(_about(other.teacher, other.settings), _about_manifest(manifest))
+        raise Ego2ExoError(
+            f"{folder} holds {len(strangers)} answer(s) of another teacher or other settings "
+            f"({listed([f'{a.segment} {a.kind}' for a in strangers], 3)}): {listed(differing)}",
+            "one teacher and one way of asking in a folder",
+            "give another --out, or the same as before",
+        )
+    part = path.with_name(f".{MANIFEST}.part")
+    part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return found
+
+
+def done_keys(folder: Path, found: Sequence[Answer], top_k: int) -> set[str]:
+    """Keys whose answer is there, with its logits where these are wanted."""
+    return {a.key for a in found if not top_k or top_k_path(folder, a.key).is_file()}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the folder holds now.
+
+    Args:
+        answers: number of answers to the questions of this run.
+        missing: number of this run's questions without one.
+        flags: how many of the answers have which flag.
+        others: number of answers kept beside: of other splits and of segments that the pairs lack.
+        dropped: number of answers left out: of a video that has changed, or under a segment's former name.
+    """
+
+    answers: int
+    missing: int
+    flags: dict[str, int]
+    others: int
+    dropped: int
+
+
+def finish_folder(folder: Path, plan: Plan, chosen: Sequence[Pair], pairs: Sequence[Pair]) -> Finished:
+    """Put all answers in order in one file.
+
+    Order: that of the pairs, then of the kinds; then answers of segments that the pairs lack.
+
+    Args:
+        folder: of the answers.
+        plan: of this run.
+        chosen: the pairs of this run.
+        pairs: all of the pairs file.
+    """
+    found = read_answers(folder)
+    by_key = {answer.key: answer for answer in found}
+    splits = {pair.segment: pair.split for pair in pairs}
+    ours = []
+    for (segment, kind), key in plan.places.items():
+        if key in by_key:
+            ours.append(dataclasses.replace(by_key[key], segment=segment, kind=kind, split=splits[segment]))
+    asked = {pair.segment for pair in chosen}
+    # A segment whose answer was taken over under a new name has no other use for the old record.
+    used = {answer.key for answer in ours}
+    others = [a for a in found if a.segment not in asked and not (a.key in used and a.segment not in splits)]
+    places = {pair.segment: number for number, pair in enumerate(pairs)}
+    order = {kind: number for number, kind in enumerate(dict.fromkeys(kind for _, kind in plan.places))}
+    ordered = sorted(
+        [*ours, *others], key=lambda a: (places.get(a.segment, len(places)), order.get(a.kind, len(order)))
+    )
+    write_answers(folder, ordered)
+    flags = Counter(flag for answer in ours for flag in answer.flags)
+    dropped = len(found) - len(
+        {(a.key, a.segment, a.kind) for a in found} & {(a.key, a.segment, a.kind) for a in ordered}
+    )
+    return Finished(len(ours), len(plan.places) - len(ours), dict(flags), len(others), dropped)
+
+
+def write_failures(folder: Path, failures: Sequence[dict[str, str]]) -> None:
+    """List the clips without answers and why; no file where there is none."""
+    path = folder / FAILURES
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    part = path.with_name(f".{FAILURES}.part")
+    part.write_text(json.dumps(list(failures), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        _about_manifest(manifest)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Ego2ExoError(
+            f"{path} is damaged ({error})", "what `llava-ego2exo teach` wrote", "delete this file; answers stay"
+        ) from error
+    return manifest
+
+
+def _check(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    differing = _differences(_about_manifest(old), _about_manifest(new))
+    # Logits can be added to answers without any; those of another k cannot be told apart.
+    if old.get("top_k") and old["top_k"] != new["top_k"]:
+        differing.append(f"--top-k: {old['top_k']}, now {new['top_k']}")
+    for name in ("seed", "queries"):
+        if old.get(name) != new[name]:
+            differing.append(f"{name}: {_short(old.get(name))}, now {_short(new[name])}")
+    if differing:
+        raise Ego2ExoError(
+            f"{folder} was made otherwise: {listed(differing, 10)}",
+            "the same teacher, settings and queries in one folder: answers are never mixed",
+            "give another --out, or the same as before",
+        )
+
+
+def _about_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
+    return _about(manifest["teacher"]["fingerprint"], manifest["settings"])
+
+
+def _about(teacher: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"teacher": teacher, **settings}
+
+
+def _is_ours(answer: Answer, manifest: dict[str, Any]) -> bool:
+    return _about(answer.teacher, answer.settings) == _about_manifest(manifest)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    names = dict.fromkeys([*old, *new])
+    return [f"{n}: {_short(old.get(n))}, now {_short(new.get(n))}" for n in names if old.get(n) != new.get(n)]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

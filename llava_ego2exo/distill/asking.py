@@ -1,0 +1,136 @@
+"""Batches through the teacher, and its answers onto the disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Ego2ExoError
+from . import quality
+from .answers import Answer, AnswerStore
+from .clips import Seen, read_ahead, read_clip
+from .plan import Task, is_open
+from .settings import Settings
+from .top_k import TopK, save_top_k
+
+if TYPE_CHECKING:
+    from ..host.teacher import Said, Teacher
+
+
+@dataclass
+class Tally:
+    """What one process has done.
+
+    Args:
+        clips: answered or failed.
+        tokens: generated.
+        seconds: of each batch, reading included as far as the model waited for it.
+        sizes: clips of each batch.
+        failures: segment, ego path and reason of each clip without answers.
+    """
+
+    clips: int = 0
+    tokens: int = 0
+    seconds: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process needs to answer its batches.
+
+    Args:
+        folder: of the answers.
+        rank: of the process.
+        teacher: the loaded model.
+        fingerprint: of the model.
+        settings: how it is asked.
+        done: keys of answers that are there.
+        workers: reading threads.
+    """
+
+    folder: Path
+    rank: int
+    teacher: Teacher
+    fingerprint: str
+    settings: Settings
+    done: set[str]
+    workers: int
+
+    def answer(self, batches: Sequence[tuple[Task, ...]]) -> Iterator[Tally]:
+        """Answer batch after batch; yields the tally so far after each."""
+        tally = Tally()
+        with AnswerStore(self.folder, self.rank) as store:
+            began = time.perf_counter()
+            for batch, clips in read_ahead(batches, self._read, self.workers):
+                said = self._ask(batch, clips)
+                store.append(self._records(batch, said, tally))
+                tally.clips += len(batch)
+                tally.sizes.append(len(batch))
+                tally.seconds.append(time.perf_counter() - began)
+                began = time.perf_counter()
+                yield tally
+
+    def _read(self, task: Task) -> Seen | Ego2ExoError:
+        return read_clip(task, self.settings, self.teacher.preprocess)
+
+    def _ask(
+        self, batch: tuple[Task, ...], clips: list[Seen | Ego2ExoError]
+    ) -> list[list[Said] | Ego2ExoError]:  # fmt: skip
+        """Answers to the whole batch, also to what is answered already: its rounding hangs on what goes together."""
+        good = [number for number, clip in enumerate(clips) if isinstance(clip, Seen)]
+        results: list[Any] = list(clips)
+        if not any(is_open(batch[number], self.done) for number in good):
+            return [[] if number in good else clip for number, clip in enumerate(clips)]
+        questions = [[clips[n].preface + q.query for q in batch[n].questions] for n in good]
+        for number, said in zip(good, self._generate([clips[n].pixels for n in good], questions), strict=True):
+            results[number] = said
+        return results
+
+    def _generate(self, clips: list[Any], questions: list[list[str]]) -> list[list[Said] | Ego2ExoError]:
+        import torch
+
+        try:
+            return self.teacher.answer(clips, questions)
+        except torch.cuda.OutOfMemoryError as error:
+            rows = sum(map(len, questions))
+            raise Ego2ExoError(
+                f"the GPU's memory ran out with {len(clips)} clip(s) and {rows} queries at once",
+                "what fits",
+                "run the same command with a smaller --batch-size, which goes on where this one stopped; with "
+                "--batch-size 1, start anew with fewer --frames-upbound or with --bits 4",
+            ) from error
+
+    def _records(
+        self, batch: tuple[Task, ...], said: list[list[Said] | Ego2ExoError], tally: Tally
+    ) -> list[Answer]:  # fmt: skip
+        records = []
+        for task, answers in zip(batch, said, strict=True):
+            if isinstance(answers, Ego2ExoError):
+                # One that was answered and only went along in its batch has not failed.
+                if is_open(task, self.done):
+                    tally.failures.append(
+                        {"segment": task.questions[0].segment, "ego": task.path, "reason": str(answers)}
+                    )
+                continue
+            for question, answer in zip(task.questions, answers, strict=bool(answers)):
+                tally.tokens += len(answer.tokens)
+                if question.key not in self.done:
+                    records.append(self._record(task, question, answer))
+        return records
+
+    def _record(self, task: Task, question: Any, said: Said) -> Answer:
+        if said.ids is not None:
+            # Before the record: an answer on file has its logits.
+            top = TopK(said.ids.numpy(), said.logits.numpy(), said.tokens.int().numpy())
+            save_top_k(self.folder, question.key, top)
+        return Answer(
+            key=question.key, segment=question.segment, split=question.split, kind=question.kind,
+            query=question.query, answer=said.text, flags=quality.flags(said.text, said.ended),
+            tokens=len(said.tokens), video=task.video, start_s=task.start_s, end_s=task.end_s,
+            teacher=self.fingerprint, settings=self.settings.to_dict(),
+        )  # fmt: skip

@@ -95,8 +95,8 @@ def _exo(scene: Scene, index: int, jitter: np.ndarray, pose: np.random.Generator
         outer = shoulder + (4 if hand == "left" else -4)
         reach = (x, y) if hand == event.hand else (outer, 34)
         camera.arm(shoulder, 18, *reach, 3, _COLOURS[scene.shirt])
-        camera.disc(*reach, 2.6, _SKIN)
-    camera.thing(event.object, x, y + 3.5, 3.3)
+        camera.disc(*reach, 3.0, _SKIN)
+    camera.thing(event.object, x, y + 4, 4.0)
     return camera
 
 

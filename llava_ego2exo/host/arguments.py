@@ -60,9 +60,11 @@ def with_training_flags(original: type) -> type:
 
 
 def with_run_flags(original: type) -> type:
-    """`TrainingArguments` with `--trainer_type`."""
-    text = "Registered trainer to use; unset: `ego2exo` for a model with ego tokens, else LLaVA's own."
-    return _extend(original, [("trainer_type", Optional[str], _field(None, text))])  # noqa: UP045
+    """`TrainingArguments` with `--trainer_type` and `--vision_tower_dtype`."""
+    trainer = "Registered trainer to use; unset: `ego2exo` for a model with ego tokens, else LLaVA's own."
+    tower = "Type the tower computes in: float32, bfloat16 or float16; unset: LLaVA's own, float16 without --bf16."
+    texts = {"trainer_type": trainer, "vision_tower_dtype": tower}
+    return _extend(original, [(name, Optional[str], _field(None, text)) for name, text in texts.items()])  # noqa: UP045
 
 
 def with_distilling_flags(original: type) -> type:

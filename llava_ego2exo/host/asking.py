@@ -57,7 +57,7 @@ def load(path: str, base: str | None = None, **options: Any) -> tuple[Any, Any, 
         base: the checkpoint it was trained from, where it holds no whole model.
         options: further arguments of LLaVA's `load_pretrained_model`.
     """
+    register()
     from llava.model.builder import load_pretrained_model
 
-    register()
     return load_pretrained_model(path, base, "llava_ego2exo", **options)

@@ -24,7 +24,7 @@ CLASSES = {
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def torch_dtype(value: Any) -> torch.dtype:
+def torch_dtype(value: Any, given_as: str = "torch_dtype") -> torch.dtype:
     """The dtype meant by LLaVA's `torch_dtype` argument; unset is its default, float16.
 
     Raises:
@@ -32,7 +32,7 @@ def torch_dtype(value: Any) -> torch.dtype:
     """
     found = _DTYPES.get(str(value or "float16").removeprefix("torch."))
     if found is None:
-        raise Ego2ExoError(f"torch_dtype {value!r}", ", ".join(_DTYPES), "pass one of these")
+        raise Ego2ExoError(f"{given_as} {value!r}", ", ".join(_DTYPES), "pass one of these")
     return found
 
 

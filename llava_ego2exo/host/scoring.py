@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .asking import prompt
 from .patchboard import substituted
+from .sharing import shared_encoding
 
 IGNORE_INDEX = -100
 
@@ -63,11 +64,12 @@ def _scores(model: Any, rows: list[tuple[Tensor, int]], media: list[Tensor]) -> 
         kept_labels.append(result[5])
         return (*result[:5], None)
 
-    with substituted(model, prepare_inputs_labels_for_multimodal=prepare):
+    images = [kept[id(video)] for video in media]
+    with shared_encoding(model, images), substituted(model, prepare_inputs_labels_for_multimodal=prepare):
         logits = model(
             input_ids=pad(ids, batch_first=True).to(device), attention_mask=mask.to(device),
             labels=pad(labels, batch_first=True, padding_value=IGNORE_INDEX).to(device),
-            images=[kept[id(video)] for video in media], modalities=["video"] * len(media), use_cache=False,
+            images=images, modalities=["video"] * len(media), use_cache=False,
         ).logits[:, :-1]  # fmt: skip
     target = kept_labels[0][:, 1:]
     there = target != IGNORE_INDEX

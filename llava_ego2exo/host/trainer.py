@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import Ego2ExoError
 from ..registry import TRAINERS
+from .classes import torch_dtype
 from .distilling_trainer import distilling
 from .projector import CHILD
 
@@ -17,6 +18,17 @@ def trainer_name(args: Any, model: Any) -> str | None:
     """The registered trainer a run uses; None for LLaVA's own."""
     asked = getattr(args, "trainer_type", None)
     return asked or ("ego2exo" if getattr(model.config, "ego2exo", False) else None)
+
+
+def cast_tower(args: Any, model: Any) -> None:
+    """Bring the tower to `--vision_tower_dtype`: LLaVA has cast it to half precision, which is slow without a GPU.
+
+    Raises:
+        Ego2ExoError: no such type.
+    """
+    name = getattr(args, "vision_tower_dtype", None)
+    if name is not None:
+        model.get_model().get_vision_tower().to(torch_dtype(name, "--vision_tower_dtype"))
 
 
 def wrap_trainer(original: type) -> type:
@@ -29,6 +41,7 @@ def wrap_trainer(original: type) -> type:
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             if cls is not found:
                 return super().__call__(*args, **kwargs)
+            cast_tower(kwargs.get("args"), kwargs.get("model"))
             name = trainer_name(kwargs.get("args"), kwargs.get("model"))
             chosen = original if name is None else TRAINERS.get(name)(original)
             return chosen(*args, **kwargs)

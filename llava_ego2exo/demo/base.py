@@ -1,0 +1,101 @@
+"""The demo's base model: a tiny LLaVA that understands ego clips, and of exo clips what is plain there.
+
+It is the teacher as it stands, and what every student starts from. Real ones come from a hub; this one is trained here,
+on features that the frozen tower gave once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .cameras import FRAMES, draw
+from .world import DESCRIBE, ORDER, Scene, ego_answers, scene_answers
+
+SHOWN = (0, FRAMES - 1)  # of a clip's frames, those that LLaVA samples with --frames_upbound 2
+
+
+def conversations(scene: Scene, view: str, rng: np.random.Generator) -> list[list[dict[str, str]]]:
+    """Conversations about one clip in which no answer gives away a later one.
+
+    Args:
+        scene: what the clip shows.
+        view: "ego": the description, the order, and six questions in one; "exo": what is plain there.
+        rng: for the order of the questions.
+    """
+    if view == "exo":
+        first, *rest = scene_answers(scene)
+        return [turns([first]), turns(rest, rng)]
+    pairs = ego_answers(scene)
+    alone = [pair for pair in pairs if pair[0] in (DESCRIBE, ORDER)]
+    return [turns([pair]) for pair in alone] + [turns([pair for pair in pairs if pair not in alone], rng)]
+
+
+def turns(pairs: Sequence[tuple[str, str]], rng: np.random.Generator | None = None) -> list[dict[str, str]]:
+    """Questions and answers as one conversation of LLaVA's JSON, shuffled by `rng` where it is given."""
+    pairs = [pairs[i] for i in rng.permutation(len(pairs))] if rng is not None else list(pairs)
+    spoken = [{"from": who, "value": text} for pair in pairs for who, text in zip(("human", "gpt"), pair, strict=True)]
+    return [{**turn, "value": f"<image>\n{turn['value']}"} if index == 0 else turn for index, turn in enumerate(spoken)]
+
+
+def train_base(folder: Path, material: dict[str, Sequence[Scene]], template: str, seed: int, steps: int,
+               batch: int = 96, rate: float = 3e-3, report: Callable[[int, float], None] | None = None) -> None:  # fmt: skip
+    """Train the checkpoint in `folder` in place.
+
+    Args:
+        folder: an untrained LLaVA checkpoint.
+        material: view -> scenes.
+        template: name of its conversation template.
+        seed: of the batches.
+        steps: optimizer steps.
+        batch: conversations a step.
+        rate: highest learning rate.
+        report: called with step and loss now and then.
+    """
+    from ..host.asking import load
+    from ..host.tutoring import loss
+
+    tokenizer, model, processor, _ = load(str(folder), torch_dtype="float32")
+    rows, features, owners = _prepare(model, tokenizer, processor, material, template, seed)
+    parameters = [p for name, p in model.named_parameters() if "vision_tower" not in name]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    model.train()
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        chosen = torch.randint(len(rows), (batch,), generator=generator).tolist()
+        value = loss(model, [rows[i] for i in chosen], [features[owners[i]] for i in chosen])
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if report is not None and step % 50 == 0:
+            report(step, value.item())
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "vision_tower" not in name}
+    model.save_pretrained(folder, state_dict=weights)
+
+
+def _prepare(model: Any, tokenizer: Any, processor: Any, material: dict[str, Sequence[Scene]], template: str,
+             seed: int) -> tuple[list[dict[str, Tensor]], list[Tensor], list[int]]:  # fmt: skip
+    """Rows, the clips' features, and which clip each row is about."""
+    from ..host.tutoring import tower_features, training_rows
+
+    rng = np.random.default_rng(seed)
+    spoken, owners, frames = [], [], []
+    for view, scenes in material.items():
+        for scene in scenes:
+            made = conversations(scene, view, rng)
+            spoken += made
+            owners += [len(frames)] * len(made)
+            frames.append(draw(scene, view)[list(SHOWN)])
+    pixels = processor.preprocess(list(np.concatenate(frames)), return_tensors="pt")["pixel_values"]
+    features = tower_features(model, pixels).split(len(SHOWN))
+    return training_rows(tokenizer, spoken, template), list(features), owners

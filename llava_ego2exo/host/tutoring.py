@@ -1,0 +1,59 @@
+"""Train a LLaVA model on features that its frozen tower gave once: for the demo's base, which would take hours otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .patchboard import substituted
+
+IGNORE_INDEX = -100
+
+
+@torch.no_grad()
+def tower_features(model: Any, frames: Tensor, batch: int = 256) -> Tensor:
+    """What the tower hands to the projector: (N, 3, H, W) preprocessed to (N, patches, D)."""
+    return torch.cat([model.get_vision_tower()(part) for part in frames.split(batch)])
+
+
+def training_rows(
+    tokenizer: Any, conversations: Sequence[list[dict[str, str]]], template: str
+) -> list[dict[str, Tensor]]:
+    """Ids and labels of conversations, made by LLaVA's own preprocessing.
+
+    Args:
+        tokenizer: the model's.
+        conversations: turns with "from" and "value", as in LLaVA's training JSON.
+        template: name of a conversation template.
+    """
+    from llava import conversation
+    from llava.train.train import preprocess
+
+    with substituted(conversation, default_conversation=conversation.conv_templates[template]):
+        made = [preprocess([turns], tokenizer, has_image=True) for turns in conversations]
+    return [{"ids": row["input_ids"][0], "labels": row["labels"][0].long()} for row in made]
+
+
+def loss(model: Any, rows: Sequence[dict[str, Tensor]], features: Sequence[Tensor]) -> Tensor:
+    """LLaVA's own loss of a batch, the tower stepped over.
+
+    Args:
+        model: a LLaVA model.
+        rows: of :func:`training_rows`, each with one placeholder.
+        features: of each row's video, (T, patches, D) as :func:`tower_features` gives them.
+    """
+    pad = torch.nn.utils.rnn.pad_sequence
+    ids = pad([row["ids"] for row in rows], batch_first=True)
+    labels = pad([row["labels"] for row in rows], batch_first=True, padding_value=IGNORE_INDEX)
+    mask = pad([torch.ones_like(row["ids"], dtype=torch.bool) for row in rows], batch_first=True)
+    # LLaVA joins the videos' frames, four-dimensional as pictures are, and asks its tower: here they are features.
+    videos = [video[..., None] for video in features]
+    with substituted(model.get_vision_tower(), forward=lambda frames: frames[..., 0]):
+        out = model(
+            input_ids=ids, attention_mask=mask, labels=labels, images=videos, modalities=["video"] * len(videos),
+            use_cache=False,
+        )  # fmt: skip
+    return out.loss

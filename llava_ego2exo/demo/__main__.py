@@ -1,40 +1,40 @@
-"""The main job at toy size: ``python -m llava_ego2exo.demo [--videos DIR] [--data JSON] [--out DIR]``.
+"""The whole method on a small paired world: ``python -m llava_ego2exo.demo [--full] [--seeds N] [--out DIR]``.
 
-A tiny LLaVA video model with random weights is trained with ``--ego2exo True`` until it knows a few videos by heart,
-loaded by LLaVA's own loader, and asked about each of them; so are the untouched base and the merged student.
+Clips of one scene are drawn for two cameras. A tiny LLaVA that understands ego clips answers queries about them, and
+students that see the exo clips alone learn from its answers by LLaVA's own training. All are then asked multiple-choice
+questions about held-out exo clips.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
+import dataclasses
 import os
 import sys
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from .. import __version__
 from ..errors import Ego2ExoError
-from .material import Item, Material, from_json, from_videos, rendered
-from .training import train
-
-SHOWN = 60
+from .cache import default_folder, get_base
+from .jobs import shown
+from .pipeline import Seed, run_seed
+from .plan import DEFAULT, FULL_VARIANTS, QUICK, Plan
+from .results import Results
+from .world import QUESTION_TYPES, chance
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo: 0 when the student gives an expected answer, else 1."""
+    """Run the demo; 0 when it came to its end, whatever it measured."""
     args = parse(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         if args.out is None:
             with tempfile.TemporaryDirectory(prefix="ego2exo_demo_") as folder:
-                _say(f"everything goes to {folder} and is removed at the end (--out DIR keeps it)")
                 return run(Path(folder), args)
-        out = new_folder(args.out)
-        _say(f"everything is kept in {out}")
-        return run(out, args)
+        return run(new_folder(args.out), args)
     except Ego2ExoError as error:
         print(f"llava_ego2exo.demo: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -42,17 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The demo's own flags."""
-    parser = argparse.ArgumentParser(prog="python -m llava_ego2exo.demo", description=__doc__.split("\n\n")[1])
-    parser.add_argument("--videos", metavar="DIR", help="your videos; left out: the demo draws some")
-    parser.add_argument("--data", metavar="JSON", help="a LLaVA training JSON about them; left out: names are learned")
-    parser.add_argument("--limit", type=int, default=8, help="at most this many of your videos (default: 8)")
-    parser.add_argument("--epochs", type=int, default=60, help="how often each sample is seen (default: 60)")
+    parser = argparse.ArgumentParser(prog="python -m llava_ego2exo.demo", description=__doc__.split("\n\n")[0])
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true", help="every variant")
+    size.add_argument("--quick", action="store_true", help="fewer clips, steps and variants; wants a cached base")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="do all of it N times (default: 1)")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first one (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder that keeps everything")
+    parser.add_argument("--cache", metavar="DIR", help=f"where base models are kept (default: {default_folder()})")
     args = parser.parse_args(argv)
-    if args.data and not args.videos:
-        parser.error("--data needs --videos, the folder that its videos lie in")
-    if args.limit < 1 or args.epochs < 1:
-        parser.error("--limit and --epochs are whole numbers from 1")
+    if args.seeds < 1 or args.first_seed < 0:
+        parser.error("--seeds is a whole number from 1, --first-seed from 0")
     return args
 
 
@@ -69,90 +69,80 @@ def new_folder(path: str) -> Path:
     return folder
 
 
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The sizes that the flags ask for."""
+    plan = QUICK if args.quick else DEFAULT
+    return dataclasses.replace(plan, variants=FULL_VARIANTS) if args.full else plan
+
+
 def run(out: Path, args: argparse.Namespace) -> int:
-    """Material, training, merging, asking.
+    """Every seed in turn, then the report.
 
     Args:
         out: folder for everything.
         args: of :func:`parse`.
     """
-    from ..host.flavour import NEXT, detect
-    from ..merge import merge
-    from .tiny import tiny_llava
+    from .figures import require_matplotlib
+    from .report import ablation_table, table, write_report
 
-    material = choose(out, args)
-    kind = "qwen" if detect() == NEXT else "llama"
-    base = tiny_llava(out / f"base_{kind}", kind)
-    _say(f"a tiny LLaVA with random weights: {base}")
-    student = train(out, base, kind, material, args.epochs)
-    with _quietly():
-        merged = merge(str(student), str(base), str(out / "merged"))
-    _say(f"merged into one directory: llava-ego2exo merge {student} --base {base} --out {merged}")
-    places = {"student": (student, base), "merged": (merged, None), "base": (base, None)}
-    answers = {name: ask_all(*place, kind, material.items) for name, place in places.items()}
-    return report(material.items, answers)
-
-
-def choose(out: Path, args: argparse.Namespace) -> Material:
-    """What to train on: drawn videos, the user's, or the user's with their own JSON."""
-    if args.videos is None:
-        return rendered(out / "videos")
-    folder = Path(args.videos).absolute()
-    if not folder.is_dir():
-        raise Ego2ExoError(f"--videos {args.videos} is no folder", "a folder of video files")
-    if args.data:
-        return from_json(folder, Path(args.data).absolute())
-    material, left_out = from_videos(folder, out / "train.json", args.limit)
-    for reason in left_out:
-        _say(f"left out: {reason}")
-    if left_out:
-        _say(f"{len(left_out)} file(s) left out, {len(material.items)} taken")
-    return material
+    require_matplotlib()
+    plan, cache, seconds = plan_of(args), Path(args.cache or default_folder()).absolute(), {}
+    runs = []
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
+        say(f"\nseed {seed}")
+        started = time.monotonic()
+        base = get_base(plan, seed, cache, say)
+        seconds[f"seed {seed}: base"] = time.monotonic() - started
+        started = time.monotonic()
+        runs.append(run_seed(plan, seed, base, out / f"seed{seed}", say))
+        seconds[f"seed {seed}: pairs, teacher, students, questions"] = time.monotonic() - started
+    for command in runs[0].commands:
+        print(f"\n{shown(command)}")  # noqa: T201
+    results = gather(plan, runs, seconds)
+    write_report(results, out)
+    print(f"\n{table(results)}\n\n{ablation_table(results)}")  # noqa: T201
+    kept = f"report: {out / 'report.html'}" if args.out else "--out DIR keeps the report and everything else"
+    print(f"\n{gain(results)}\n{kept}")  # noqa: T201
+    return 0
 
 
-def ask_all(path: Path, base: Path | None, kind: str, items: list[Item]) -> list[str]:
-    """Answers of one checkpoint to every item's question."""
-    from ..host.asking import load
-    from .ask import ask
-    from .training import DTYPE, FRAMES, TEMPLATES
+def gather(plan: Plan, runs: Sequence[Seed], seconds: dict[str, float]) -> Results:
+    """What all seeds gave, as the report takes it."""
+    from .showcase import looks, shown_items
 
-    with _quietly():
-        loaded = load(str(path), base and str(base), torch_dtype=DTYPE)
-    return [ask(loaded, item.video, item.question, TEMPLATES[kind], frames_upbound=FRAMES) for item in items]
-
-
-def report(items: list[Item], answers: dict[str, list[str]]) -> int:
-    """Print question and answers of every item, and how many are as trained.
-
-    Returns:
-        The exit code: 1 where none of the student's or none of the merged model's answers is the expected one.
-    """
-    for index, item in enumerate(items):
-        _say(f"\n{item.video}\n  question  {item.question}\n  expected  {item.answer}")
-        for name, given in answers.items():
-            _say(f"  {name:<8}  {short(given[index])}")
-    expected = [item.answer for item in items]
-    right = {name: sum(map(str.__eq__, given, expected)) for name, given in answers.items()}
-    _say("\nas expected: " + ", ".join(f"{name} {count} of {len(items)}" for name, count in right.items()))
-    return 0 if right["student"] and right["merged"] else 1
+    first, names = runs[0], list(runs[0].exams)
+    percent = {(name, how): {kind: [run.exams[name][how]["percent"][kind] for run in runs] for kind in QUESTION_TYPES}
+               for name in names for how in first.exams[name]}  # fmt: skip
+    tokens = [name for name in names if len(first.exams[name]) > 1]
+    return Results(
+        variants={name: percent[name, "none"] for name in names},
+        chance=chance(),
+        ablations={name: {how: percent[name, how] for how in first.exams[name]} for name in tokens},
+        curves={name: [run.curves[name] for run in runs] for name in plan.variants},
+        items=shown_items(first, "distill"),
+        looks=[one for name in tokens[:1] for one in looks(first, name)],
+        settings={**dataclasses.asdict(plan), "seeds": len(runs), "llava": first.base.kind, "version": __version__},
+        commands=[shown(command) for command in first.commands],
+        seconds=seconds,
+    )
 
 
-def short(answer: str) -> str:
-    """One printable line of an answer; a random model's is noise."""
-    line = "".join(c if c.isprintable() else " " for c in answer)
-    return line if len(line) <= SHOWN else line[:SHOWN] + " ..."
+def gain(results: Results) -> str:
+    """By how much the distilled student is better than the control, on the mean over question types."""
+    means = {name: [sum(types[kind][i] for kind in types) / len(types) for i in range(len(types["hand"]))]
+             for name, types in results.variants.items()}  # fmt: skip
+    differences = [a - b for a, b in zip(means["distill"], means["control"], strict=True)]
+    listed = ", ".join(f"{value:+.1f}" for value in differences)
+    return f"distill above control, mean over question types, in points, by seed: {listed}"
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Leave out what LLaVA prints and warns of while it loads; errors come through."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+_STARTED = time.monotonic()
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
+def say(text: str) -> None:
+    """One line with the time since the start."""
+    minutes, seconds = divmod(int(time.monotonic() - _STARTED), 60)
+    print(f"[{minutes:02d}:{seconds:02d}] {text.strip()}" if text.strip() else "", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -43,8 +43,10 @@ def turns(pairs: Sequence[tuple[str, str]], rng: np.random.Generator | None = No
     return [{**turn, "value": f"<image>\n{turn['value']}"} if index == 0 else turn for index, turn in enumerate(spoken)]
 
 
-def train_base(folder: Path, material: dict[str, Sequence[Scene]], template: str, seed: int, steps: int,
-               batch: int = 96, rate: float = 3e-3, report: Callable[[int, float], None] | None = None) -> None:  # fmt: skip
+def train_base(
+    folder: Path, material: dict[str, Sequence[Scene]], template: str, seed: int, steps: int,
+    batch: int = 64, rate: float = 3e-3, report: Callable[[int, float], None] | None = None,
+) -> None:  # fmt: skip
     """Train the checkpoint in `folder` in place.
 
     Args:

@@ -1,19 +1,26 @@
-"""Multiple-choice questions about held-out clips, scored by likelihood; and the same with parts of the input taken away."""
+"""Multiple-choice questions about held-out clips, scored by likelihood: ``python -m llava_ego2exo.demo.exam ...``.
+
+A student with ego tokens is also asked with parts of its input taken away, which tells whether it uses them.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
+import json
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..video import read_video
+from .material import read_tests
 from .students import FRAMES
 from .world import Question, Scene, questions
 
@@ -79,8 +86,32 @@ def examine(loaded: tuple[Any, Any, Any, Any], tests: Sequence[tuple[Scene, Path
     return Exam(dict(chosen), {kind: 100.0 * sum(marks) / len(marks) for kind, marks in right.items()})
 
 
-def _asked(tests: Sequence[tuple[Scene, Path]], processor: Any, first: int) -> Iterator[tuple[int, torch.Tensor, Question]]:
+def _asked(
+    tests: Sequence[tuple[Scene, Path]], processor: Any, first: int
+) -> Iterator[tuple[int, torch.Tensor, Question]]:
     for number, (scene, file) in enumerate(tests, first):
         pixels = clip_pixels(processor, file)
         for question in questions(scene):
             yield number, pixels, question
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Ask one model, in every way that means something for it, and write what it answered."""
+    from ..host.ablation import hows
+
+    parser = argparse.ArgumentParser(prog="python -m llava_ego2exo.demo.exam", description=__doc__.split("\n\n")[0])
+    parser.add_argument("model", type=Path, help="folder of a checkpoint")
+    parser.add_argument("--base", type=Path, help="what it was trained from")
+    parser.add_argument("--tests", type=Path, required=True, help="the tests.json")
+    parser.add_argument("--view", choices=("ego", "exo"), default="exo", help="which camera it sees (default: exo)")
+    parser.add_argument("--template", required=True, help="LLaVA's conversation template")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
+    args = parser.parse_args(argv)
+    loaded, tests = load_quietly(args.model, args.base), read_tests(args.tests, args.view)
+    exams = {how: asdict(examine(loaded, tests, args.template, how)) for how in hows(loaded[1])}
+    args.out.write_text(json.dumps(exams, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "distill+tokens+kl": {**EGO, **KL},
     "tokens-only": {**EGO, "ego2exo_visual_tokens": False},
 }
-DEFAULT_VARIANTS = ("control", "distill", "distill+tokens")
+DEFAULT_VARIANTS, FULL_VARIANTS = ("control", "distill", "distill+tokens"), tuple(TRAINED)
 
 
 @dataclass(frozen=True)
@@ -43,3 +43,7 @@ class Plan:
     batch: int = 32
     rate: float = 6e-3
     tests: int = 200
+
+
+DEFAULT = Plan()
+QUICK = Plan(("control", "distill"), pairs=800, steps=120, tests=80)

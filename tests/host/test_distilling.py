@@ -1,7 +1,11 @@
 """KL to a teacher through LLaVA's own train: right teachers, right tokens, right weights, right sums."""
 
+import inspect
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,7 +69,8 @@ def test_the_share_is_of_positions_without_padding(distil):
     batch = batch_of(trainer)
     model = trainer.model.get_base_model()
     names = ("input_ids", "position_ids", "attention_mask", "past_key_values", "labels", "images")
-    extra = {name: batch[name] for name in ("modalities", "image_sizes") if name in batch}
+    known = inspect.signature(inspect.unwrap(type(model).prepare_inputs_labels_for_multimodal)).parameters
+    extra = {name: batch[name] for name in ("modalities", "image_sizes") if name in batch and name in known}
     _, _, mask, _, embeds, labels = model.prepare_inputs_labels_for_multimodal(*map(batch.get, names), **extra)
     assert mask.sum() < mask.numel() == embeds.shape[0] * embeds.shape[1]
     assert history(trainer, "supervised_share") == [
@@ -343,3 +348,29 @@ def test_a_resumed_run_is_the_same_run(distil, tmp_path):
 def test_other_settings(checkpointing, distil):
     trainer = distil(**KL, **checkpointing)
     assert history(trainer, "loss_kl")[0] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(distil, world, tmp_path, monkeypatch):
+    """Two processes with two small batches each, and an epoch that is shorter than the accumulation."""
+    samples = distilling_samples(world)
+    samples[1] = {**{name: value for name, value in samples[1].items() if name != "ego_video"}, "replay": True}
+    data = write_json(tmp_path / "mixed.json", samples)
+    flags = {**KL, **PLAIN, "data_path": data, "max_steps": 1}
+    with recorded_gradients(monkeypatch) as steps:
+        whole = distil("one", **flags, per_device_train_batch_size=4)
+    flags |= {"per_device_train_batch_size": 1, "ddp_backend": "gloo"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "tests.host.distilling_worker", str(tmp_path)]
+    command += world.arguments(tmp_path / "two", **flags, gradient_accumulation_steps=2)
+    command += ["--", *world.arguments(tmp_path / "short", **flags, gradient_accumulation_steps=3)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    ranks = [torch.load(tmp_path / f"gradients-{rank}.pt") for rank in (0, 1)]
+    for rank in ranks:
+        for run in rank:
+            assert_same_gradients(run[0], steps[0])
+    for name in ("two", "short"):
+        state = json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"][0]
+        for key in ("loss", "loss_ce", "loss_kl", "kl_tokens", "answer_tokens", "supervised_share"):
+            assert state[key] == pytest.approx(history(whole, key)[0], rel=1e-3), (name, key)

@@ -21,6 +21,9 @@ from .probing import short_reason
 
 TITLE = "llava-ego2exo cut"
 _EDGE = 1 << 16
+# The same bytes each time, since answers are kept by the hash of the clip: with its macroblock tree x264 gave other
+# bytes now and then when many cuts ran at a time. One thread each: the cuts are what runs side by side.
+_X264 = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def _encode(frames: Iterator[Any], target: Any, base: Fraction, rate: Fraction, 
     for frame in frames:
         frame = _upright(frame)
         if out is None:
-            out = target.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"})
+            out = target.add_stream("libx264", rate=rate, options={"crf": str(crf), **_X264})
             # x264 with 4:2:0 colour takes even sizes only.
             out.width, out.height, out.pix_fmt = (
                 frame.width - frame.width % 2,

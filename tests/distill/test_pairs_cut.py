@@ -2,6 +2,7 @@
 
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
@@ -223,6 +224,13 @@ def test_real_videos_are_cut_and_the_corrupted_one_is_named(real_videos, tmp_pat
     assert [new.segment for new in result.pairs] == ["p"] and len(result.failures) == 1
     assert "c exo1: " in result.failures[0] and "corrupted.mp4 cannot be cut" in result.failures[0]
     assert [probe(path).frames for path in result.pairs[0].files.values()] == [30, 30]
+
+
+def test_the_same_cut_has_the_same_bytes(real_videos, tmp_path):
+    cuts = [Cut(str(real_videos / "flipping_a_pancake.mkv"), str(tmp_path / f"{n}.mp4"), 4.2, 6.2) for n in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(make, cuts)) == {"made"}
+    assert len({open(cut.target, "rb").read() for cut in cuts}) == 1
 
 
 def test_command(long, tmp_path, capsys):

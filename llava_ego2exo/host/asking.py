@@ -22,6 +22,9 @@ def prompt(question: str, template: str) -> str:
     if template not in conv_templates:
         raise Ego2ExoError(f"conversation template {template!r}", ", ".join(conv_templates), "name one of these")
     conversation = conv_templates[template].copy()
+    if hasattr(conversation, "tokenizer"):
+        # LLaVA-NeXT's copy forgets it, and its Llama 3 template writes with it.
+        conversation.tokenizer = conv_templates[template].tokenizer
     conversation.append_message(conversation.roles[0], f"<image>\n{question}")
     conversation.append_message(conversation.roles[1], None)
     return conversation.get_prompt()

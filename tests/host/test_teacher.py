@@ -197,3 +197,16 @@ def test_on_cuda(bits, world, kinds):
     clip = teacher.preprocess(read_video(str(next(world.videos.glob("*.mp4"))), frames_upbound=4).frames)
     answer = teacher.answer([clip, clip], [["What?"], ["Where to?", "Who?"]])[1][1]
     assert answer.ids.shape == (len(answer.tokens), 3) and torch.equal(answer.ids[:, 0], answer.tokens.int())
+
+
+def test_the_llama_3_template_writes_with_its_tokenizer(world, monkeypatch):
+    if not is_next():
+        pytest.skip("llava-torch has no such template")
+    from llava.conversation import conv_templates
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(world.base("llama"))
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+    monkeypatch.setattr(conv_templates["llava_llama_3"], "tokenizer", tokenizer)
+    assert asking.prompt("What?", "llava_llama_3").endswith("[user]<image>\nWhat?[assistant]")
+    assert choose_template(str(world.base("llama")), "llava_llama_3") == "llava_llama_3"

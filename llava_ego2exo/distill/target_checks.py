@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import Ego2ExoError
+from .hashes import video_hashes
 from .listing import listed, repeated
-from .progress import run_all
+from .probing import file_hash
 from .targets import PLACEHOLDER
 
 if TYPE_CHECKING:
     from .answers import Answer
     from .pairs import Pair
-
-_BLOCK = 1 << 20
 
 
 class Faults:
@@ -69,20 +67,27 @@ def check_pairs(pairs: Sequence[Pair], faults: Faults) -> None:
     faults.add(missing, "video(s) of the pairs are not there", "mend the paths in the pairs file")
 
 
-def check_answers(
-    pairs: Sequence[Pair], segments: Iterable[str], answers: Sequence[Answer], faults: Faults
-) -> list[str]:
-    """The answers fit the pairs; returns those that are missing, as "segment kind".
+def unmatched(pairs: Sequence[Pair], segments: Iterable[str], answers: Sequence[Answer]) -> tuple[list[str], list[str]]:
+    """Answers whose segment the pairs lack, and pairs that lack an answer, both as "segment kind".
 
     Args:
         pairs: of the split.
         segments: of all splits.
         answers: of one teacher.
+    """
+    known, given = set(segments), {(a.segment, a.kind) for a in answers}
+    kinds = sorted({kind for _, kind in given})
+    strangers = [f"{a.segment} {a.kind}" for a in answers if a.segment not in known]
+    return strangers, [f"{p.segment} {kind}" for p in pairs for kind in kinds if (p.segment, kind) not in given]
+
+
+def check_answers(answers: Sequence[Answer], faults: Faults) -> None:
+    """One answer for each segment and kind, to a query that can be trained.
+
+    Args:
+        answers: of one teacher.
         faults: where to add what is wrong.
     """
-    known = set(segments)
-    strangers = [f"{a.segment} {a.kind}" for a in answers if a.segment not in known]
-    faults.add(strangers, "answer(s) of segments that the pairs lack", "give the pairs that the teacher was given")
     twice = repeated(f"{a.segment} {a.kind}" for a in answers)
     faults.add(
         twice,
@@ -91,16 +96,19 @@ def check_answers(
     )
     odd = [f"{a.segment} {a.kind}" for a in answers if PLACEHOLDER in a.query or not a.query.strip()]
     faults.add(odd, f"answer(s) whose query is empty or holds {PLACEHOLDER}", "mend the queries, and answer again")
-    given = {(a.segment, a.kind) for a in answers}
-    kinds = sorted({a.kind for a in answers})
-    return [f"{p.segment} {kind}" for p in pairs for kind in kinds if (p.segment, kind) not in given]
 
 
-def check_videos(pairs: Sequence[Pair], answers: Sequence[Answer], faults: Faults) -> list[str]:
+def check_videos(pairs: Sequence[Pair], answers: Sequence[Answer], folder: str, faults: Faults) -> list[str]:
     """Answers were made from the very ego videos that the pairs name; returns segments where nobody can tell.
 
     An answer keeps the hash of its video. One that was made on a part of a longer video, before it was cut, has the
     hash of the long one: such segments are returned.
+
+    Args:
+        pairs: of the split.
+        answers: of one teacher.
+        folder: of the answers, which remembers hashes; files that have not changed since are not read again.
+        faults: where to add what is wrong.
     """
     asked: dict[str, set[str]] = {}
     parts = []
@@ -110,20 +118,13 @@ def check_videos(pairs: Sequence[Pair], answers: Sequence[Answer], faults: Fault
         else:
             parts.append(answer.segment)
     known = [pair for pair in pairs if pair.segment in asked]
-    hashes = run_all(file_hash, [pair.ego for pair in known], min(8, os.cpu_count() or 1), "ego videos", "file")
-    changed = [pair for pair, found in zip(known, hashes, strict=True) if asked[pair.segment] != {found}]
+    paths = [pair.ego for pair in known]
+    remembered = os.access(folder, os.W_OK)
+    hashes = video_hashes(paths, folder) if remembered else {path: file_hash(path) for path in paths}
+    changed = [pair for pair in known if asked[pair.segment] != {hashes[pair.ego]}]
     faults.add(
         [f"{pair.segment}: {pair.ego}" for pair in changed],
         "ego video(s) are not those that the teacher saw",
         "run `llava-ego2exo teach` again, which answers the changed ones alone",
     )
     return sorted(set(parts) & {pair.segment for pair in pairs})
-
-
-def file_hash(path: str) -> str:
-    """sha256 of a file's bytes, as hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -14,7 +14,7 @@ from .answers import read_answers
 from .listing import listed
 from .mixing import Mix, check_ratio, draw_replayed, mix_in, relocate, replay_count
 from .pairs import read_pairs
-from .target_checks import Faults, check_answers, check_pairs, check_videos
+from .target_checks import Faults, check_answers, check_pairs, check_videos, unmatched
 from .target_report import LISTED, replay_report, report, training_flags
 from .targets import Choices, Tally, make_samples, write_samples
 from .teachers import only_teacher, teacher_name
@@ -65,7 +65,7 @@ def run_targets(
     faults.raise_if_any()
     samples, tally = make_samples(chosen, answers, choices)
     replayed = _replay(mix, len(samples), choices) if mix else []
-    notes += _check_videos(chosen, answers)
+    notes += _check_videos(chosen, answers, answers_folder)
     file = write_samples(out, mix_in(samples, replayed, seed))
     lines = report(tally, choices, split, teacher_name(answers[0]), notes)
     lines += replay_report(mix, replayed, tally.samples) + training_flags(file, choices, mix, replayed)
@@ -131,18 +131,23 @@ def _check(
     check_pairs(chosen, faults)
     if not pairs or not answers:
         return notes
-    missing = check_answers(chosen, [pair.segment for pair in pairs], answers, faults)
-    if missing and allow_missing:
-        notes.append(f"missing: {len(missing)} answer(s), allowed: {listed(missing, LISTED)}")
-    elif missing:
-        faults.add(missing, "answer(s) of the pairs are missing", "run `llava-ego2exo teach`, or give --allow-missing")
+    check_answers(answers, faults)
+    strangers, missing = unmatched(chosen, [pair.segment for pair in pairs], answers)
+    for offenders, what, remedy in (
+        (strangers, "answer(s) are of segments that the pairs lack", "give the pairs that the teacher was given"),
+        (missing, "answer(s) of the pairs are missing", "run `llava-ego2exo teach` with these pairs"),
+    ):
+        if offenders and allow_missing:
+            notes.append(f"allowed: {len(offenders)} {what}: {listed(offenders, LISTED)}")
+        else:
+            faults.add(offenders, what, f"{remedy}, or give --allow-missing")
     return notes
 
 
-def _check_videos(pairs: Sequence[Pair], answers: Sequence[Answer]) -> list[str]:
-    """Last of all checks, as it reads every ego video."""
+def _check_videos(pairs: Sequence[Pair], answers: Sequence[Answer], folder: str) -> list[str]:
+    """Last of all checks, as it may have to read ego videos."""
     faults = Faults()
-    unknown = check_videos(pairs, answers, faults)
+    unknown = check_videos(pairs, answers, folder, faults)
     faults.raise_if_any()
     return [f"answered before they were cut, so matched by name alone: {len(unknown)} segment(s)"] if unknown else []
 

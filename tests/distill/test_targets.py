@@ -426,7 +426,9 @@ def test_wrong_values_are_usage_errors(material, flags):
 def test_answers_of_unknown_segments(material, capsys):
     gone = material.pairs.pop()
     error = material.fail(capsys=capsys)
-    assert f"3 answer(s) of segments that the pairs lack: {gone.segment} descriptive; " in error
+    assert f"3 answer(s) are of segments that the pairs lack: {gone.segment} descriptive; " in error
+    assert len(material.run("--allow-missing")) == 9
+    assert "allowed: 3 answer(s) are of segments that the pairs lack" in capsys.readouterr().out
 
 
 def test_missing_answers(material, capsys):
@@ -436,7 +438,10 @@ def test_missing_answers(material, capsys):
     assert "4 answer(s) of the pairs are missing: t1_0001 temporal; t9_0001 descriptive; " in error
     assert "--allow-missing" in error
     assert len(material.run("--allow-missing")) == 11
-    assert "missing: 4 answer(s), allowed: t1_0001 temporal; t9_0001 descriptive" in capsys.readouterr().out
+    assert (
+        "allowed: 4 answer(s) of the pairs are missing: t1_0001 temporal; t9_0001 descriptive"
+        in capsys.readouterr().out
+    )
 
 
 def test_answers_of_two_teachers(material, capsys):
@@ -505,6 +510,13 @@ def test_an_ego_video_that_the_teacher_never_saw(material, capsys):
     (material.root / "t3_0001_ego.mp4").write_text("another take")
     error = material.fail(capsys=capsys)
     assert "1 ego video(s) are not those that the teacher saw: t3_0001: " in error
+
+
+def test_hashes_are_not_remembered_where_nobody_may_write(material, monkeypatch):
+    access = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "answers" and access(path, mode))
+    assert len(material.run()) == 12
+    assert [file.name for file in (material.root / "answers").iterdir()] == ["answers.jsonl"]
 
 
 def test_an_unfinished_folder(material, capsys):

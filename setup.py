@@ -28,6 +28,9 @@ setup(
         "flash": ["flash-attn>=2.5"],
         "qlora": ["bitsandbytes>=0.43", "peft>=0.10"],
         "eval": ["decord>=0.6"],
+        "report": ["matplotlib>=3.7"],
+        "pairs": ["av>=12"],
+        "report": ["matplotlib>=3.7"],
         "dev": ["pytest>=7", "hypothesis>=6", "ruff>=0.6"],
     },
     entry_points={

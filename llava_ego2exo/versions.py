@@ -28,6 +28,8 @@ LIBRARIES = (
     Library("flash-attn", (), "2.5", "speed alone; sdpa does the same without it"),
     Library("deepspeed", ("0.14.4",), "0", "training in LLaVA-NeXT, which imports it always", ("next",)),
     Library("decord", ("0.6.0",), "0.6", "reading video files"),
+    Library("av", ("18.1.0",), "12", "cutting, probing and drawing videos"),
+    Library("matplotlib", ("3.11.2",), "3.7", "plots of a run, the demo's report"),
 )
 # llava-torch comes from the time of transformers 4.36 and ran on 4.37.2.
 PYPI_MINIMUM = {"transformers": "4.37"}

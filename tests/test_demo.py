@@ -1,141 +1,183 @@
-"""The demo, as `scripts/demo.sh` runs it, on whichever llava is importable; its parts without one."""
+"""The demo's parts, and a small run of the whole of it through the llava that is importable."""
 
+import dataclasses
 import importlib.util
 import json
-import re
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.demo import __main__ as demo
-from llava_ego2exo.demo.material import from_json, from_videos
-from llava_ego2exo.demo.render import render_clip, sample, write_samples
-from llava_ego2exo.demo.training import absolute, highlights, shown
+from llava_ego2exo.demo import cache
+from llava_ego2exo.demo.jobs import Job, losses, run_all, shown
+from llava_ego2exo.demo.material import read_tests, write_material
+from llava_ego2exo.demo.plan import DEFAULT, FULL_VARIANTS, QUICK, TRAINED, Plan
+from llava_ego2exo.demo.results import Results
+from llava_ego2exo.demo.world import HELD_OUT, QUESTION_TYPES, chance
 
 needs_llava = pytest.mark.skipif(importlib.util.find_spec("llava") is None, reason="no llava is importable")
+TINY = Plan(("control", "distill", "distill+tokens"), encoder_scenes=20, encoder_steps=2, base_scenes=12, base_steps=2,
+            pairs=8, steps=10, batch=4, tests=12)  # fmt: skip
 
 
-def run(*arguments, cwd):
-    command = [sys.executable, "-m", "llava_ego2exo.demo", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+def python(name, code, folder, *needs):
+    return Job(name, ["python", "-c", code], folder, frozenset(needs))
 
 
-@pytest.fixture
-def videos(tmp_path):
-    """Two videos, and two files that are none."""
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    render_clip(folder / "a_red_block.mp4", "red", "left")
-    render_clip(folder / "b_blue_block.mp4", "blue", "up", seed=1)
-    (folder / "broken.mp4").write_bytes((folder / "a_red_block.mp4").read_bytes()[:200])
-    (folder / "notes.txt").write_text("no video")
-    return folder
+def test_a_job_waits_for_what_it_needs(tmp_path):
+    write = "import pathlib,time; time.sleep(0.3); pathlib.Path('first').touch()"
+    read = "import pathlib; assert pathlib.Path('first').exists()"
+    run_all([python("second", read, tmp_path, "one"), python("one", write, tmp_path)], print)
+    with pytest.raises(Ego2ExoError, match="alone ended with exit code 1"):
+        run_all([python("alone", read.replace("first", "never"), tmp_path)], print)
 
 
-@needs_llava
-@pytest.mark.slow
-def test_drawn_videos(tmp_path):
-    done = run(cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "python -m llava_ego2exo.train" in done.stdout and "--ego2exo True" in done.stdout
-    first, last = map(float, re.search(r"loss: (\S+) at the first .* (\S+) at the last", done.stdout).groups())
-    assert last < first / 10
-    answers = re.findall(r"expected  (.+)\n  student   (.+)\n  merged    (.+)\n  base      (.*)\n", done.stdout)
-    assert len(answers) == 4
-    for expected, student, merged, base in answers:
-        assert expected == student == merged != base
-    assert "as expected: student 4 of 4, merged 4 of 4, base 0 of 4" in done.stdout
-    folder = re.search(r"everything goes to (\S+)", done.stdout)[1]
-    assert not list(tmp_path.iterdir()) and not (tmp_path / folder).exists()
+def test_as_many_jobs_at_once_as_told(tmp_path):
+    code = (
+        "import time,pathlib,sys; t=time.time(); time.sleep(1.0); "
+        "pathlib.Path(sys.argv[1]).write_text(f'{t} {time.time()}')"
+    )
+    some = [Job(name, ["python", "-c", code, name], tmp_path) for name in "abc"]
+    run_all(some, print, at_once=2)
+    spans = [tuple(map(float, (tmp_path / name).read_text().split())) for name in "abc"]
+    overlaps = [
+        a[0] < b[1] and b[0] < a[1] for a, b in ((spans[0], spans[1]), (spans[0], spans[2]), (spans[1], spans[2]))
+    ]
+    assert not all(overlaps)
 
 
-@needs_llava
-@pytest.mark.slow
-def test_own_videos_are_kept_where_asked(tmp_path, videos):
-    done = run("--videos", "videos", "--out", "kept", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"left out: video \S+broken.mp4 does not decode", done.stdout)
-    assert re.search(r"left out: video \S+notes.txt does not decode", done.stdout)
-    assert "2 file(s) left out, 2 taken" in done.stdout
-    assert "student   This is a red block." in done.stdout and "student   This is b blue block." in done.stdout
-    names = {entry.name for entry in (tmp_path / "kept").iterdir()}
-    assert {"student", "merged", "train.json", "train.log", "vision_tower"} <= names
+def test_a_failed_job_ends_the_others_and_tells_its_last_error(tmp_path):
+    bad = "import time,sys; time.sleep(0.5); print('noise'); sys.exit('llava_ego2exo: error: no such clip.')"
+    started = time.monotonic()
+    with pytest.raises(Ego2ExoError, match=r"bad ended with exit code 1: llava_ego2exo: error: no such clip.*bad\.log"):
+        run_all(
+            [python("long", "import time; time.sleep(60)", tmp_path), python("bad", bad, tmp_path)], print, at_once=2
+        )
+    assert time.monotonic() - started < 30
 
 
-@needs_llava
-@pytest.mark.slow
-def test_a_video_that_does_not_decode_stops_training_by_name(tmp_path, videos):
-    data = write_samples(tmp_path / "mine.json", [sample("broken.mp4", "Nothing.")])
-    done = run("--videos", videos, "--data", data, "--out", "kept", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "broken.mp4" in done.stderr and "Traceback" not in done.stderr
+def test_progress_is_told(tmp_path):
+    code = "import time; print(\"{'loss': 1.5}\", flush=True); time.sleep(1.5)"
+    told = []
+    run_all([python("student", code, tmp_path)], told.append, every=0.5)
+    assert told and told[-1] == "student: step 10, loss 1.500"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--videos", "nowhere"], "--videos nowhere is no folder"),
-        (["--videos", "empty"], "no file there decodes"),
-        (["--videos", "videos", "--data", "none.json"], "no file .*none.json"),
-        (["--out", "videos"], "--out videos exists and is not empty"),
-    ],
-)
-def test_wrong_input(arguments, message, tmp_path, videos, monkeypatch, capsys):
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path)
+def test_losses_are_read_from_the_log(tmp_path):
+    (tmp_path / "a.log").write_text("x {'loss': 2.5, 'epoch': 0.1}\n{'loss': '1e-3', 'lr': 3}\n{'train_loss': 9.0}\n")
+    assert losses(tmp_path / "a.log") == [(10, 2.5), (20, 0.001)] and losses(tmp_path / "none.log") == []
+
+
+def test_commands_are_shown_as_they_can_be_pasted(tmp_path):
+    text = shown(["python", "-c", "print('a b')", "--flag", "value"])
+    assert text == """python -c 'print('"'"'a b'"'"')' \\\n    --flag value"""
+    assert subprocess.run(text.split(" --flag")[0].rstrip("\\\n "), shell=True, capture_output=True).stdout == b"a b\n"
+
+
+def test_variants_differ_in_what_they_claim_alone():
+    assert FULL_VARIANTS == tuple(TRAINED) and DEFAULT.variants == ("control", "distill", "distill+tokens")
+    assert TRAINED["control"] == TRAINED["distill"] == {}
+    assert TRAINED["distill+tokens"].items() < TRAINED["distill+tokens+kl"].items()
+    assert not TRAINED["tokens-only"]["ego2exo_visual_tokens"]
+    assert {"control", "distill"} <= set(QUICK.variants)
+
+
+def test_material_of_a_seed(tmp_path):
+    tests = write_material(tmp_path, TINY, 0)
+    assert len(tests) == TINY.tests and len(list((tmp_path / "pairs").iterdir())) == 2 * TINY.pairs
+    held = {(event.object, event.region) for scene, *_ in tests for event in scene.events}
+    assert held <= HELD_OUT
+    again = read_tests(tmp_path / "tests.json", "exo")
+    assert [(scene, file) for scene, _, file in tests] == again
+    control = json.loads((tmp_path / "control.json").read_text())
+    assert {sample["video"] for sample in control} == {f"clip{i:05d}_exo1.mp4" for i in range(TINY.pairs)}
+    assert all("ego_video" not in sample for sample in control)
+
+
+def test_names_and_paths_tell_no_answer(tmp_path):
+    from llava_ego2exo.demo.world import HANDS, OBJECTS, REGIONS
+
+    write_material(tmp_path, TINY, 0)
+    names = " ".join(path.name for path in tmp_path.rglob("*"))
+    assert not [word for word in (*HANDS, *OBJECTS, *(r.replace(" ", "_") for r in REGIONS)) if word in names]
+
+
+def test_a_finished_base_is_used_again_and_an_unfinished_one_made_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("llava_ego2exo.host.flavour.detect", lambda: "next")
-    assert demo.main(arguments) == 1
-    assert re.search(message, capsys.readouterr().err)
+    made = []
+
+    def make(plan, seed, base, say):
+        base.model.mkdir()
+        made.append(base)
+        if len(made) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache, "_make", make)
+    with pytest.raises(KeyboardInterrupt):
+        cache.get_base(TINY, 0, tmp_path, print)
+    first, second = (cache.get_base(TINY, 0, tmp_path, print) for _ in range(2))
+    assert first == second and len(made) == 2 and first.template == "qwen_1_5"
+    cache.get_base(TINY, 1, tmp_path, print)
+    cache.get_base(dataclasses.replace(TINY, base_steps=3), 0, tmp_path, print)
+    assert len({base.model for base in made}) == 3
+    cache.get_base(dataclasses.replace(TINY, steps=3, tests=5), 0, tmp_path, print)
+    assert len(made) == 4
 
 
-@pytest.mark.parametrize("arguments", [["--data", "a.json"], ["--limit", "0"], ["--epochs", "0"]])
-def test_flags_that_cannot_be(arguments, capsys):
-    with pytest.raises(SystemExit):
-        demo.main(arguments)
+def test_flags():
+    args = demo.parse([])
+    assert demo.plan_of(args) == DEFAULT and args.seeds == 1
+    assert demo.plan_of(demo.parse(["--full"])).variants == FULL_VARIANTS
+    assert demo.plan_of(demo.parse(["--quick"])) == QUICK
+    for wrong in (["--seeds", "0"], ["--quick", "--full"], ["--first-seed", "-1"]):
+        with pytest.raises(SystemExit):
+            demo.parse(wrong)
 
 
-def test_a_limit_leaves_out_by_name(videos, tmp_path):
-    material, left_out = from_videos(videos, tmp_path / "train.json", limit=1)
-    assert [item.answer for item in material.items] == ["This is a red block."]
-    assert [reason for reason in left_out if reason.startswith("b_blue_block.mp4: --limit 1")]
+def test_a_folder_with_something_in_it_is_refused(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("kept")
+    assert demo.main(["--out", str(tmp_path)]) == 1
+    assert "exists and is not empty" in capsys.readouterr().err
+    assert (tmp_path / "mine.txt").read_text() == "kept"
 
 
-def test_a_json_gives_first_questions_of_videos(tmp_path):
-    good = sample("a.mp4", " Yes. ", "Is it?")
-    good["conversations"] += [{"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "No."}]
-    entries = [good, {"id": 1, "conversations": good["conversations"]}, "text", {"video": "b.mp4", "conversations": []}]
-    items = from_json(tmp_path, write_samples(tmp_path / "d.json", entries)).items
-    assert [(item.video, item.question, item.answer) for item in items] == [(f"{tmp_path}/a.mp4", "Is it?", "Yes.")]
-    with pytest.raises(Ego2ExoError, match="asks nothing about a video"):
-        from_json(tmp_path, write_samples(tmp_path / "e.json", entries[1:]))
+def test_gain_is_on_the_mean_over_question_types():
+    def variant(*seeds):
+        return {
+            kind: [value + offset for value in seeds]
+            for kind, offset in zip(QUESTION_TYPES, (-3, -1, 1, 3), strict=True)
+        }
+
+    results = Results({"control": variant(30.0, 40.0), "distill": variant(70.0, 65.5)}, chance())
+    assert demo.gain(results).endswith("+40.0, +25.5")
 
 
-def test_exit_code_of_the_report(capsys):
-    items = from_items("yes", "no")
-    right, wrong = ["yes", "?"], ["?", "?"]
-    assert demo.report(items, {"student": right, "merged": right, "base": wrong}) == 0
-    assert demo.report(items, {"student": right, "merged": wrong, "base": wrong}) == 1
-    assert demo.report(items, {"student": wrong, "merged": wrong, "base": right}) == 1
-    assert "as expected: student 0 of 2, merged 0 of 2, base 1 of 2" in capsys.readouterr().out
+def run(*arguments, cwd, **environment):
+    command = [sys.executable, "-m", "llava_ego2exo.demo", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment})
 
 
-def from_items(*answers):
-    from llava_ego2exo.demo.material import Item
-
-    return [Item(f"{index}.mp4", "?", answer) for index, answer in enumerate(answers)]
-
-
-def test_small_parts(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert absolute("a::/b") == f"{tmp_path}/a:/b" and absolute("") == ""
-    assert shown(["python", "-m", "x", "--a", "b --c", "--d", "1"]) == "python -m x \\\n    --a 'b --c' \\\n    --d 1"
-    assert demo.short("a\nb" + "c" * 100) == "a b" + "c" * 57 + " ..."
-    log = "noise\nego2exo: inherited from x: nothing\n{'loss': 3.5}\n{'loss': 1e-05}\n"
-    log += "ego2exo: saved to s; load it with:\n  call"
-    assert highlights(log).splitlines() == [
-        "ego2exo: inherited from x: nothing", "loss: 3.5 at the first of 2 steps, 1e-05 at the last", "",
-        "ego2exo: saved to s; load it with:", "  call",
-    ]  # fmt: skip
-    assert json.loads((write_samples(tmp_path / "n/d.json", [])).read_text()) == []
+@needs_llava
+@pytest.mark.slow
+def test_every_step_of_the_whole_at_no_size(tmp_path, monkeypatch, capsys):
+    """Too small to learn anything: that every command runs, and what is kept."""
+    monkeypatch.setattr(demo, "DEFAULT", TINY)
+    assert demo.main(["--full", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]) == 0
+    text = capsys.readouterr().out
+    out = tmp_path / "out"
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics["variants"]) == {"base", *FULL_VARIANTS, "teacher", "chance"}
+    for types in metrics["variants"].values():
+        assert set(types) == {*QUESTION_TYPES, "mean"}
+        assert types["mean"]["mean"] == pytest.approx(sum(types[kind]["mean"] for kind in QUESTION_TYPES) / 4)
+    assert set(metrics["ablations"]["distill+tokens"]) == {"none", "removed", "other clip", "alone"}
+    assert set(metrics["ablations"]["tokens-only"]) == {"none", "other clip"}
+    for name in ("--ego2exo True", "teach", "targets", "distill above control", "report.html"):
+        assert name in text
+    samples = json.loads((out / "seed0/distill.json").read_text())
+    assert len(samples) <= TINY.pairs and all(sample["ego_video"].endswith("_ego.mp4") for sample in samples)
+    assert "<svg" in (out / "report.html").read_text()

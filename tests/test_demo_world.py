@@ -1,0 +1,136 @@
+"""The demo's paired world: what is held out stays out, nothing gives an answer away, and both cameras see one scene."""
+
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+
+from llava_ego2exo.demo.base import conversations, turns
+from llava_ego2exo.demo.cameras import FRAMES, SIZE, VIEWS, draw, write_clip
+from llava_ego2exo.demo.world import (
+    CAPTION,
+    HANDS,
+    HELD_OUT,
+    OBJECTS,
+    QUESTION_TYPES,
+    REGIONS,
+    SCENE,
+    caption,
+    chance,
+    describe,
+    ego_answers,
+    queries,
+    questions,
+    scene_answers,
+    scenes,
+    words,
+)
+from llava_ego2exo.video import read_video
+
+
+def pairs_of(some):
+    return {(event.object, event.region) for scene in some for event in scene.events}
+
+
+def test_held_out_pairs_are_in_tests_alone():
+    assert pairs_of(scenes(2000, 5)) == set(product(OBJECTS, REGIONS)) - HELD_OUT
+    assert pairs_of(scenes(500, 5, held_out=True)) == HELD_OUT
+    assert {name for name, _ in HELD_OUT} == set(OBJECTS) and {region for _, region in HELD_OUT} == set(REGIONS)
+
+
+def test_training_shows_every_kept_pair_with_both_hands():
+    """Else a hand could be told from object and region, and a student that cannot see hands would fall below chance."""
+    counts = Counter((e.hand, e.object, e.region) for scene in scenes(3000, 6) for e in scene.events)
+    for pair in set(product(OBJECTS, REGIONS)) - HELD_OUT:
+        left, right = (counts[(hand, *pair)] for hand in HANDS)
+        assert left + right > 100 and abs(left - right) < 0.4 * (left + right)
+
+
+def test_one_seed_one_world_and_other_seeds_others():
+    assert list(scenes(20, 3)) == list(scenes(20, 3)) != list(scenes(20, 4))
+    scene = next(scenes(1, 3))
+    assert all((draw(scene, view) == draw(scene, view)).all() for view in VIEWS)
+
+
+def test_questions_have_their_answer_among_their_options_at_even_places():
+    places = {kind: Counter() for kind in QUESTION_TYPES}
+    for scene in scenes(1500, 7, held_out=True):
+        asked = questions(scene)
+        assert [q.kind for q in asked].count("order") == 1 and len(asked) == 7
+        for question in asked:
+            assert len(set(question.options)) == len(question.options)
+            places[question.kind][question.options.index(question.answer)] += 1
+            assert 100 / len(question.options) == chance()[question.kind]
+    for kind, found in places.items():
+        share = sum(found.values()) * chance()[kind] / 100
+        assert all(abs(count - share) < 0.15 * share for count in found.values()), (kind, found)
+
+
+def test_other_events_answer_is_among_the_wrong_objects():
+    for scene in scenes(50, 8):
+        held = {event.object for event in scene.events}
+        assert all(held <= set(q.options) for q in questions(scene) if q.kind == "object")
+
+
+def test_queries_are_the_questions_without_a_word_of_the_scene():
+    texts = [text for wordings in queries().values() for text in wordings]
+    assert sorted(texts) == sorted(question for question, _ in ego_answers(next(scenes(1, 0))))
+    shown = " ".join(texts)
+    assert not [word for word in (*HANDS, *OBJECTS, *REGIONS) if word in shown]
+
+
+def test_captions_of_the_exo_camera_tell_nothing_that_is_asked():
+    for scene in scenes(50, 9):
+        told = " ".join(text for pair in scene_answers(scene) for text in pair)
+        assert not [word for word in (*HANDS, *OBJECTS, *REGIONS) if word in told]
+        assert {word.split()[0] for word in words(scene, "exo", 0)} == set(SCENE)
+        assert caption(scene) in dict(scene_answers(scene))[CAPTION]
+
+
+def test_both_cameras_see_the_event_at_its_time():
+    """Two scenes that differ in one event differ in its frames alone, in both views."""
+    scene = next(scenes(1, 10))
+    other = type(scene)(**{**vars(scene), "events": (scene.events[0], next(scenes(1, 11)).events[0])})
+    for view in VIEWS:
+        same = (draw(scene, view) == draw(other, view)).reshape(FRAMES, -1).all(1)
+        assert same.tolist() == [True] * (FRAMES // 2) + [False] * (FRAMES // 2)
+
+
+@pytest.mark.parametrize("field", ["hand", "object", "region"])
+def test_every_attribute_is_small_to_exo_and_large_to_ego(field):
+    scene = next(scenes(1, 12))
+    event = scene.events[0]
+    values = {"hand": HANDS, "object": OBJECTS, "region": REGIONS}[field]
+    other = next(value for value in values if value != getattr(event, field))
+    changed = type(event)(**{**vars(event), field: other})
+    altered = type(scene)(**{**vars(scene), "events": (changed, scene.events[1])})
+    share = {v: (np.abs(draw(scene, v)[0].astype(int) - draw(altered, v)[0]) > 25).any(-1).mean() for v in VIEWS}
+    assert 0 < share["exo"] < 0.12 and share["ego"] > 1.5 * share["exo"], share
+
+
+def test_conversations_never_give_a_later_answer_away():
+    scene = next(scenes(1, 13))
+    made = conversations(scene, "ego", np.random.default_rng(0))
+    assert sorted(len(spoken) // 2 for spoken in made) == [1, 1, 6]
+    asked = [turn["value"] for spoken in made for turn in spoken if turn["from"] == "human"]
+    assert all(spoken[0]["value"].startswith("<image>\n") for spoken in made)
+    assert sum("<image>" in text for text in asked) == len(made)
+    assert {text.removeprefix("<image>\n") for text in asked} == {question for question, _ in ego_answers(scene)}
+
+
+def test_turns_keep_questions_with_their_answers():
+    pairs = ego_answers(next(scenes(1, 14)))
+    spoken = turns(pairs, np.random.default_rng(1))
+    texts = [turn["value"].removeprefix("<image>\n") for turn in spoken]
+    assert sorted(zip(texts[::2], texts[1::2], strict=True)) == sorted(pairs) and texts[::2] != [q for q, _ in pairs]
+
+
+def test_a_file_shows_what_was_drawn(tmp_path):
+    scene = next(scenes(1, 15))
+    frames = draw(scene, "exo")
+    write_clip(tmp_path / "clip.mp4", frames)
+    clip = read_video(str(tmp_path / "clip.mp4"))
+    assert clip.frames.shape == (FRAMES, SIZE, SIZE, 3) and clip.duration == FRAMES
+    assert np.abs(clip.frames.astype(int) - frames).mean() < 2
+    assert describe(scene).count("holds the") == 2

@@ -30,7 +30,6 @@ setup(
         "eval": ["decord>=0.6"],
         "report": ["matplotlib>=3.7"],
         "pairs": ["av>=12"],
-        "report": ["matplotlib>=3.7"],
         "dev": ["pytest>=7", "hypothesis>=6", "ruff>=0.6"],
     },
     entry_points={

@@ -16,5 +16,5 @@ def require_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise Ego2ExoError("PyAV is not installed", "", "pip install av") from error
+        raise Ego2ExoError("PyAV is not installed", "", "pip install 'llava-ego2exo[pairs]'") from error
     return av

@@ -77,13 +77,16 @@ def build_trainer(llava_trainer: type) -> type:
 
 
 def split_ego_groups(model: nn.Module, optimizer: Any, rate: float | None) -> None:
-    """Give the ego tokens' parameters groups of their own, at `--ego2exo_lr` where it is set."""
+    """Give the ego tokens' parameters groups of their own, at `--ego2exo_lr` where it is set.
+
+    Groups that LLaVA leaves empty go: DeepSpeed drops them too, and the scheduler would then count one rate too many.
+    """
     ego = {id(p) for n, p in model.named_parameters() if group_name(n) == CHILD}
     groups = []
     for group in optimizer.param_groups:
         ours = [p for p in group["params"] if id(p) in ego]
         group["params"] = [p for p in group["params"] if id(p) not in ego]
-        groups += [group] if group["params"] or not ours else []
+        groups += [group] if group["params"] else []
         if ours:
             groups.append({**group, "params": ours, **({} if rate is None else {"lr": rate})})
     optimizer.param_groups[:] = groups

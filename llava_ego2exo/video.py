@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from .errors import Ego2ExoError
 
 # How much a video may be shorter than its segment: the last frame's length is a guess.
 _MISSING_S = 0.5
+# Time of day and place in decord's source, which it puts before its messages.
+_NOISE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ def read_video(
         indices = sample_indices(last - first, rate, fps, frames_upbound, force_sample)
         frames = reader.get_batch([first + index for index in indices]).asnumpy()
     except (RuntimeError, OSError, IndexError, decord.DECORDError) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        lines = _NOISE.sub("", str(error)).strip().splitlines()
+        reason = lines[-1] if lines else type(error).__name__
         raise Ego2ExoError(
             f"video {path} does not decode: {reason}", "a file that ffmpeg plays", "encode it again"
         ) from error

@@ -58,7 +58,8 @@ def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
         Ego2ExoError: it holds answers of another teacher or to other questions; says what differs.
     """
     found, path = read_answers(folder), folder / MANIFEST
-    if path.is_file():
+    # A run that got no answer binds nobody.
+    if found and path.is_file():
         _check(folder, _read(path), manifest)
     strangers = [a for a in found if not _is_ours(a, manifest)]
     if strangers:

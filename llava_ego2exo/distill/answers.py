@@ -160,7 +160,7 @@ def _read(path: Path, torn: bool) -> Iterator[Answer]:
         try:
             answer = _answer(json.loads(line))
         except (ValueError, TypeError, RecursionError) as error:
-            faults.append(f"line {number}: {ascii(str(error))[1:101]}")
+            faults.append(f"line {number}: {ascii(str(error))[1:-1][:100]}")
         else:
             yield answer
     if faults:

@@ -114,7 +114,7 @@ class Work:
                 # One that was answered and only went along in its batch has not failed.
                 if is_open(task, self.done):
                     tally.failures.append(
-                        {"segment": task.questions[0].segment, "ego": task.path, "reason": str(answers)}
+                        {"segment": task.questions[0].segment, "ego": task.path, "reason": answers.given}
                     )
                 continue
             for question, answer in zip(task.questions, answers, strict=bool(answers)):

@@ -166,8 +166,8 @@ def _teacher(job: Job) -> tuple[Settings, str]:
     from ..host.templates import choose_template
 
     package_folder()
-    _need(job)
     config = read_config(job.model)
+    _need(job, config.get("vocab_size", job.top_k))
     check_base(describe(job.model), job.model_base, config)
     settings = Settings(
         template=choose_template(job.model, job.template),
@@ -182,9 +182,11 @@ def _teacher(job: Job) -> tuple[Settings, str]:
     return settings, fingerprint(job.model, job.model_base)
 
 
-def _need(job: Job) -> None:
+def _need(job: Job, vocabulary: int) -> None:
     from importlib.util import find_spec
 
+    if job.top_k > vocabulary:
+        raise Ego2ExoError(f"--top-k {job.top_k}", f"at most {vocabulary}, the vocabulary", "give a smaller one")
     needed = {"decord": "decord", **({"bitsandbytes": "bitsandbytes"} if job.bits < 16 else {})}
     missing = [name for name in needed if find_spec(name) is None]
     if missing:

@@ -102,8 +102,8 @@ class Teacher:
 
     def _too_long(self, length: int) -> Ego2ExoError:
         return Ego2ExoError(
-            f"the clip with its query takes {length} positions of the model",
-            f"at most {self.room()} (its context without {self.max_new_tokens} tokens for the answer)",
+            f"the clip with its query takes {length} positions, and the model has {self.room()} for them",
+            "what leaves room for the answer",
             "take fewer frames: --frames-upbound, --video-fps",
         )
 

@@ -235,7 +235,8 @@ class TestFailures:
         room = iter([10, *[2048] * 99])
         monkeypatch.setattr(teacher.Teacher, "room", lambda _self: next(room))
         assert setting.teach() == 1
-        assert "2 clip(s) failed" in (message := error_of(capsys)) and "positions of the model" in message
+        assert "2 clip(s) failed" in (message := error_of(capsys))
+        assert "positions, and the model has 10 for them" in message
         assert len(setting.answers()) == 9
 
     def test_a_part_outside_its_video(self, setting, capsys):
@@ -389,6 +390,14 @@ class TestOneFolder:
         for answer in setting.answers():
             assert load_top_k(setting.root / "out", answer.key).ids.shape == (NEW, 2)
 
+    def test_a_run_without_answers_binds_nobody(self, setting, monkeypatch):
+        monkeypatch.setattr(teacher, "load", lambda *_a, **_k: sys.exit(3))
+        with pytest.raises(SystemExit):
+            setting.teach(seed=7)
+        monkeypatch.undo()
+        assert (setting.root / "out" / "manifest.json").is_file()
+        assert setting.teach() == 0
+
     def test_two_runs_at_once(self, setting, capsys):
         import fcntl
 
@@ -446,6 +455,7 @@ def test_the_times_are_told_and_a_part_is_seen_as_if_cut(setting, monkeypatch):
         ({"max_new_tokens": 0}, "--max-new-tokens 0"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"top_k": -1}, "--top-k -1"),
+        ({"top_k": 99999}, "--top-k 99999.*the vocabulary"),
         ({"max_failures": -1}, "--max-failures -1"),
         ({"queries": "nowhere.json"}, "nowhere.json cannot be read"),
         ({"pairs": "nowhere.jsonl"}, "nowhere.jsonl cannot be read"),

@@ -8,9 +8,9 @@ import torch
 
 from ..config import DistillConfig
 from .distilling import Distiller, plain_loss, referred
+from .kl_teachers import build_teacher
 from .loss_plots import plot_losses
 from .tally import REFERENCE, Steps, Sums, correct_gradients
-from .kl_teachers import build_teacher
 
 
 def distilling(llava_trainer: type) -> type:
@@ -110,7 +110,8 @@ def distilling(llava_trainer: type) -> type:
             """The host's; then the plots, and what had to be left out."""
             result = super().train(*args, **kwargs)
             if self.is_world_process_zero():
-                for line in [*self.whole.told(), plot_losses(self.state.log_history, self.args.output_dir)]:
+                told = self.whole.told(self.distiller is not None)
+                for line in [*told, plot_losses(self.state.log_history, self.args.output_dir)]:
                     print(f"ego2exo: {line}", flush=True)  # noqa: T201
             return result
 

@@ -6,9 +6,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-# What is drawn, in order, with its axis's name; what a run has not logged is left out.
+# What is drawn, in order, with its title; what a run has not logged is left out.
 CURVES = {
-    "loss": "loss",
+    "loss": "what is minimised, at each step",
     "loss_ce": "cross-entropy (nats a token)",
     "loss_kl": "T² KL (nats a token)",
     "kl_tokens": "tokens with a KL",
@@ -31,21 +31,24 @@ def plot_losses(history: list[dict[str, Any]], folder: str) -> str:
         One line that says what was done.
     """
     found = {name: curve(history, name) for name in CURVES}
-    found = {name: points for name, points in found.items() if points}
+    found = {name: points for name, points in found.items() if len(points) > 1}
     if not found:
-        return "nothing was logged, so there is nothing to plot"
+        return "no plots: fewer than two steps were logged (--logging_steps)"
     if importlib.util.find_spec("matplotlib") is None:
         return "no plots: matplotlib is not installed (pip install 'llava-ego2exo[report]')"
     from matplotlib.figure import Figure
 
     rows = (len(found) + 1) // 2
-    figure = Figure(figsize=(9, 2.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, 2, squeeze=False).flat
+    figure = Figure(figsize=(9, 2.1 * rows))
+    axes = figure.subplots(rows, 2, squeeze=False, sharex=True).flat
+    figure.subplots_adjust(left=0.08, right=0.97, top=1 - 0.15 / rows, bottom=0.3 / rows, wspace=0.2, hspace=0.35)
+    figure.supxlabel("optimizer step", fontsize=9)
     for axis in axes[len(found) :]:
         axis.remove()
     for axis, (name, points) in zip(axes, found.items(), strict=False):
         axis.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None)
-        axis.set(ylabel=CURVES[name], xlabel="step")
+        axis.set_title(f"{name}: {CURVES[name]}", fontsize=9)
+        axis.tick_params(labelsize=8, labelbottom=True)
     file = Path(folder, FILE)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=100)

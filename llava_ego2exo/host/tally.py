@@ -56,9 +56,11 @@ class Sums:
         torch.distributed.all_reduce(values)
         return Sums(*values.tolist())
 
-    def told(self) -> list[str]:
+    def told(self, distilling: bool) -> list[str]:
         """What of a run had to be left out, in words."""
         lines = []
+        if distilling and not self.kl_tokens:
+            lines.append("no answer token had a KL in this run")
         if self.masked:
             lines.append(f"{self.masked:.0f} of {self.samples:.0f} samples had no answer token left and taught nothing")
         if self.left_out:

@@ -218,6 +218,9 @@ def test_replayed_samples_get_cross_entropy_alone(distil, world, tmp_path):
     assert batch["teacher"]["rows"] == [0, 1]
     taught = int((batch["labels"][:2] != -100).sum())
     assert history(trainer, "kl_tokens") == [taught] and history(trainer, "answer_tokens")[0] * 3 > taught
+    mixed = trainer.distiller.loss(trainer.model, trainer.model, batch_of(trainer, [2, 0, 1]))[1]
+    each = [trainer.distiller.loss(trainer.model, trainer.model, batch_of(trainer, [row]))[1] for row in (0, 1)]
+    assert mixed.kl == pytest.approx(sum(sums.kl for sums in each), rel=1e-4)  # each token with its own teacher's
     alone = trainer.data_collator([trainer.train_dataset[2]])
     assert "teacher" not in alone
     loss, sums = trainer.distiller.loss(trainer.model, trainer.model, alone)
@@ -312,18 +315,16 @@ def test_an_epoch_shorter_than_the_accumulation(distil, monkeypatch):
     assert_same_gradients(steps[1], steps[0])
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen"])
 @pytest.mark.parametrize("bits", [16, 4])
-def test_a_distilled_student_loads_and_answers(kind, bits, world, kinds, distil, tmp_path):
-    if kind not in kinds:
-        pytest.skip("llava-torch has no Qwen")
+def test_a_distilled_student_loads_and_answers(bits, world, kinds, distil, tmp_path):
     from llava.model.builder import load_pretrained_model
 
     from llava_ego2exo.demo.ask import ask
 
+    kind = kinds[-1]
     quantized = {"bits": 4, "bf16": True, "vision_tower_dtype": None} if bits == 4 else {}
-    trainer = distil(kind=kind, **KL, num_train_epochs=30, **quantized)
-    assert losses(trainer)[-1] < 0.5 * losses(trainer)[0]
+    trainer = distil(kind=kind, **KL, num_train_epochs=12, **quantized)
+    assert losses(trainer)[-1] < 0.7 * losses(trainer)[0]
     options = {"torch_dtype": "bfloat16", "load_4bit": True} if bits == 4 else {"torch_dtype": "float32"}
     loaded = load_pretrained_model(str(tmp_path / "s"), str(world.base(kind)), "x", **options)
     video = sorted(world.videos.glob("*.mp4"))[0]
@@ -344,10 +345,35 @@ def test_a_resumed_run_is_the_same_run(distil, tmp_path):
         distil("cut", **{**flags, "ego2exo_kd_temperature": 3.0})
 
 
-@pytest.mark.parametrize("checkpointing", [{"gradient_checkpointing": True}, {"ego2exo_visual_tokens": False}])
-def test_other_settings(checkpointing, distil):
-    trainer = distil(**KL, **checkpointing)
-    assert history(trainer, "loss_kl")[0] > 0
+OTHER = {
+    "checkpointing": {"gradient_checkpointing": True},
+    "ego tokens alone": {"ego2exo_visual_tokens": False},
+    "workers": {"dataloader_num_workers": 1},
+    "time instruction": {"add_time_instruction": True},
+    "quantized teacher": {"bits": 4, "bf16": True, "vision_tower_dtype": None, "teacher": True},
+    "bfloat16 teacher": {"bf16": True, "vision_tower_dtype": None, "teacher": True},
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_other_settings(name, distil, world):
+    flags = dict(OTHER[name])
+    if flags.pop("teacher", False):
+        flags["ego2exo_teacher"] = world.base()
+    trainer = distil(**KL, **{**PLAIN, **flags})
+    assert 0 < history(trainer, "loss_kl")[0] < 10 and history(trainer, "kl_tokens")[0] > 20
+
+
+def test_without_matplotlib_a_line_says_so(monkeypatch, tmp_path):
+    import importlib.util
+
+    from llava_ego2exo.host.loss_plots import plot_losses
+
+    entries = [{"loss": 1.0, "step": 1}, {"loss": 0.5, "step": 2}]
+    assert plot_losses(entries[:1], str(tmp_path)).startswith("no plots: fewer than two steps")
+    assert plot_losses(entries, str(tmp_path)).endswith("losses.png") and (tmp_path / "losses.png").is_file()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "matplotlib is not installed (pip install 'llava-ego2exo[report]')" in plot_losses(entries, str(tmp_path))
 
 
 @pytest.mark.slow

@@ -211,8 +211,8 @@ def test_a_plain_command_line_means_the_same():
         return {type(one).__name__: {f.name: getattr(one, f.name) for f in dataclasses.fields(one)} for one in parsed}
 
     first, second = both(run)
-    own = {"trainer_type": None, "ego2exo": False, "video_folder": None, "video_fps": 1, "frames_upbound": 0,
-           "add_time_instruction": False, "force_sample": False}  # fmt: skip
+    own = {"trainer_type": None, "vision_tower_dtype": None, "ego2exo": False, "video_folder": None, "video_fps": 1,
+           "frames_upbound": 0, "add_time_instruction": False, "force_sample": False}  # fmt: skip
     for name, values in first.items():
         added = {key: second[name].pop(key) for key in set(second[name]) - set(values)}
         assert all(key.startswith("ego2exo_") or own[key] == value for key, value in added.items()), added

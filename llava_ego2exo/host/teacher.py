@@ -83,7 +83,7 @@ class Teacher:
                 answers = iter(self._generate([clips[i] for i in fitting], [questions[i] for i in fitting]))
             except _TooLong as error:
                 for place in error.lengths:
-                    results[fitting[place]] = self._too_long(error.lengths[place])
+                    results[fitting[place]] = error.of(place)
                 fitting = [clip for place, clip in enumerate(fitting) if place not in error.lengths]
                 continue
             for clip in fitting:
@@ -99,13 +99,6 @@ class Teacher:
         limits = [getattr(config, "tokenizer_model_max_length", None)]
         limits += [int(context * (scaling.get("factor") or 1)) - self.max_new_tokens] if context else []
         return min((limit for limit in limits if limit is not None), default=2**31)
-
-    def _too_long(self, length: int) -> Ego2ExoError:
-        return Ego2ExoError(
-            f"the clip with its query takes {length} positions, and the model has {self.room()} for them",
-            "what leaves room for the answer",
-            "take fewer frames: --frames-upbound, --video-fps",
-        )
 
     def _generate(self, clips: Sequence[Tensor], questions: Sequence[Sequence[str]]) -> list[Said]:
         model = self.model
@@ -162,7 +155,7 @@ class Teacher:
             lengths = result[2].sum(1).tolist()
             over = {clip: length for clip, length in zip(owners, lengths, strict=True) if length > room}
             if over:
-                raise _TooLong(over)
+                raise _TooLong(over, room)
             return result
 
         with substituted(self.model, prepare_inputs_labels_for_multimodal=prepare):
@@ -172,8 +165,15 @@ class Teacher:
 class _TooLong(Exception):
     """Clips of a batch that take more positions than there are, with how many they take."""
 
-    def __init__(self, lengths: dict[int, int]) -> None:
-        self.lengths = lengths
+    def __init__(self, lengths: dict[int, int], room: int) -> None:
+        self.lengths, self.room = lengths, room
+
+    def of(self, clip: int) -> Ego2ExoError:
+        return Ego2ExoError(
+            f"the clip with its query takes {self.lengths[clip]} positions, and the model has {self.room} for them",
+            "what leaves room for the answer",
+            "take fewer frames: --frames-upbound, --video-fps",
+        )
 
 
 @contextlib.contextmanager
@@ -221,8 +221,14 @@ def load_teacher(
         torch.cuda.set_device(local_rank)
         device = f"cuda:{local_rank}"
         options |= {"device": device} if detect() == PYPI else {"device_map": {"": device}}
-    loaded = load(path, base, **options)
-    model = loaded[1]
-    # LLaVA leaves the tower on another device, or in float16, in some of these cases.
-    model.get_vision_tower().to(model.device, torch_dtype(dtype))
+    try:
+        loaded = load(path, base, **options)
+    except torch.cuda.OutOfMemoryError as error:
+        raise Ego2ExoError(
+            f"the GPU's memory ran out while {path} was loaded in {bits} bits", "what fits", "give --bits 4"
+        ) from error
+    # LLaVA leaves the tower in float16, or on the first GPU, in some of these cases.
+    tower = loaded[1].get_vision_tower().to(torch_dtype(dtype))
+    if local_rank is not None:
+        tower.to(loaded[1].device)
     return Teacher(loaded, **asking)

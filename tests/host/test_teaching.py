@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -398,6 +399,13 @@ class TestOneFolder:
         assert (setting.root / "out" / "manifest.json").is_file()
         assert setting.teach() == 0
 
+    def test_a_damaged_manifest(self, setting, no_model, capsys):
+        assert setting.teach() == 0
+        (setting.root / "out" / "manifest.json").write_text('{"teacher": 3}')
+        no_model()
+        assert setting.teach() == 1
+        assert "manifest.json is damaged" in (message := error_of(capsys)) and "answers stay" in message
+
     def test_two_runs_at_once(self, setting, capsys):
         import fcntl
 
@@ -471,12 +479,17 @@ def test_wrong_input_is_refused_before_work(setting, no_model, capsys, flags, re
     assert not (setting.root / "out").exists()
 
 
-def test_wrong_checkpoints(setting, world, train, tmp_path, no_model, capsys):
+def test_wrong_checkpoints(setting, world, tmp_path, no_model, capsys, monkeypatch):
     no_model()
     assert setting.teach(model_base=setting.model) == 1
     assert "holds a whole model, and model_base" in error_of(capsys)
     assert setting.teach(model=world.base("llama"), template=None) == 1
     assert "without chat template" in error_of(capsys)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "bitsandbytes", None)
+        patch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "bitsandbytes" else find_spec(name))
+        assert setting.teach(bits=4) == 1
+        assert "bitsandbytes is not installed" in error_of(capsys)
     (setting.root / "file").write_text("")
     assert setting.teach("file") == 1
     assert "file cannot be written" in error_of(capsys)

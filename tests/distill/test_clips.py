@@ -1,0 +1,109 @@
+"""Parts of videos, reading ahead, and processes that do not find each other."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from llava_ego2exo.demo.render import render_clip
+from llava_ego2exo.distill.clips import read_ahead
+from llava_ego2exo.distill.hashes import FILE, video_hashes
+from llava_ego2exo.distill.probing import file_hash
+from llava_ego2exo.distill.ranks import Ranks, started_ranks
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.video import read_video, time_instruction
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """5 seconds, 4 frames a second."""
+    path = tmp_path_factory.mktemp("video") / "v.mp4"
+    render_clip(path, "red", "left", frames=20, rate=4)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "frames"),
+    [
+        (None, None, range(20)),
+        (1, 3, range(4, 12)),
+        (0.9, None, range(4, 20)),
+        (None, 0.3, range(2)),
+        (4.75, 5.3, [19]),
+    ],
+)
+def test_a_part_is_its_frames_with_times_of_its_own(video, start_s, end_s, frames):
+    whole = read_video(video, fps=4)
+    part = read_video(video, fps=4, start_s=start_s, end_s=end_s)
+    assert np.array_equal(part.frames, whole.frames[list(frames)])
+    assert part.times == [0.25 * number for number in range(len(frames))] and part.duration == len(frames) / 4
+    assert time_instruction(part).startswith(f"The video lasts for {len(frames) / 4:.2f} seconds")
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(5.2, None), (1, 6), (1.01, 1.1)])
+def test_a_part_outside(video, start_s, end_s):
+    with pytest.raises(Ego2ExoError, match="lasts 5.00 s, and the part is"):
+        read_video(video, start_s=start_s, end_s=end_s)
+
+
+def test_reading_runs_ahead_but_not_far():
+    read, lock = [], threading.Lock()
+
+    def load(task):
+        with lock:
+            read.append(task)
+        return task * 10
+
+    batches = [(n, n + 0.5) for n in range(8)]
+    for number, (batch, clips) in enumerate(read_ahead(batches, load, 2, ahead=2)):
+        assert batch == batches[number] and clips == [task * 10 for task in batch]
+        time.sleep(0.02)
+        assert len(read) <= 2 * (number + 3)
+    assert sorted(read) == sorted(task for batch in batches for task in batch)
+
+
+def test_an_error_while_reading_is_raised_and_leaves_no_thread():
+    before = threading.active_count()
+
+    def load(task):
+        raise MemoryError(f"task {task}")
+
+    with pytest.raises(MemoryError, match="task 1"):
+        list(read_ahead([(1,), (2,)], load, 2))
+    time.sleep(0.1)
+    assert threading.active_count() <= before
+
+
+def test_hashes_are_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    files = [tmp_path / name for name in ("a", "b")]
+    for file in files:
+        file.write_text(file.name)
+    paths = [str(file) for file in files]
+    wanted = {path: file_hash(path) for path in paths}
+    assert video_hashes([*paths, paths[0]], tmp_path) == wanted
+    with (tmp_path / FILE).open("a") as file:
+        file.write('["torn')
+    hashed = []
+    monkeypatch.setattr("llava_ego2exo.distill.hashes.file_hash", lambda path: hashed.append(path) or "new")
+    assert video_hashes(paths, tmp_path) == wanted and not hashed
+    files[1].write_text("longer")
+    assert video_hashes(paths, tmp_path) == {paths[0]: wanted[paths[0]], paths[1]: "new"}
+    assert video_hashes(paths, tmp_path)[paths[1]] == "new" and hashed == [paths[1]]
+
+
+def test_one_process_needs_no_others(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with started_ranks() as ranks:
+        assert ranks == Ranks(0, 1, None) and ranks.first(lambda: 3) == 3 and ranks.gather(4) == [4]
+
+
+def test_processes_that_do_not_find_each_other(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with (
+        pytest.raises(Ego2ExoError, match="process 1 of 2 does not find the others.*MASTER_ADDR.*torchrun"),
+        started_ranks(),
+    ):
+        pass

@@ -6,7 +6,6 @@ from itertools import product
 import numpy as np
 import pytest
 
-from llava_ego2exo.demo.base import conversations, turns
 from llava_ego2exo.demo.cameras import FRAMES, SIZE, VIEWS, draw, write_clip
 from llava_ego2exo.demo.world import (
     CAPTION,
@@ -107,23 +106,6 @@ def test_every_attribute_is_small_to_exo_and_large_to_ego(field):
     altered = type(scene)(**{**vars(scene), "events": (changed, scene.events[1])})
     share = {v: (np.abs(draw(scene, v)[0].astype(int) - draw(altered, v)[0]) > 25).any(-1).mean() for v in VIEWS}
     assert 0 < share["exo"] < 0.12 and share["ego"] > 1.5 * share["exo"], share
-
-
-def test_conversations_never_give_a_later_answer_away():
-    scene = next(scenes(1, 13))
-    made = conversations(scene, "ego", np.random.default_rng(0))
-    assert sorted(len(spoken) // 2 for spoken in made) == [1, 1, 6]
-    asked = [turn["value"] for spoken in made for turn in spoken if turn["from"] == "human"]
-    assert all(spoken[0]["value"].startswith("<image>\n") for spoken in made)
-    assert sum("<image>" in text for text in asked) == len(made)
-    assert {text.removeprefix("<image>\n") for text in asked} == {question for question, _ in ego_answers(scene)}
-
-
-def test_turns_keep_questions_with_their_answers():
-    pairs = ego_answers(next(scenes(1, 14)))
-    spoken = turns(pairs, np.random.default_rng(1))
-    texts = [turn["value"].removeprefix("<image>\n") for turn in spoken]
-    assert sorted(zip(texts[::2], texts[1::2], strict=True)) == sorted(pairs) and texts[::2] != [q for q, _ in pairs]
 
 
 def test_a_file_shows_what_was_drawn(tmp_path):

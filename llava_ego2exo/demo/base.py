@@ -15,32 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from .cameras import FRAMES, draw
-from .world import DESCRIBE, ORDER, Scene, ego_answers, scene_answers
+from .loading import load_quietly
+from .world import Scene, ego_answers, scene_answers
 
 SHOWN = (0, FRAMES - 1)  # of a clip's frames, those that LLaVA samples with --frames_upbound 2
 
 
-def conversations(scene: Scene, view: str, rng: np.random.Generator) -> list[list[dict[str, str]]]:
-    """Conversations about one clip in which no answer gives away a later one.
-
-    Args:
-        scene: what the clip shows.
-        view: "ego": the description, the order, and six questions in one; "exo": what is plain there.
-        rng: for the order of the questions.
-    """
-    if view == "exo":
-        first, *rest = scene_answers(scene)
-        return [turns([first]), turns(rest, rng)]
-    pairs = ego_answers(scene)
-    alone = [pair for pair in pairs if pair[0] in (DESCRIBE, ORDER)]
-    return [turns([pair]) for pair in alone] + [turns([pair for pair in pairs if pair not in alone], rng)]
-
-
-def turns(pairs: Sequence[tuple[str, str]], rng: np.random.Generator | None = None) -> list[dict[str, str]]:
-    """Questions and answers as one conversation of LLaVA's JSON, shuffled by `rng` where it is given."""
-    pairs = [pairs[i] for i in rng.permutation(len(pairs))] if rng is not None else list(pairs)
-    spoken = [{"from": who, "value": text} for pair in pairs for who, text in zip(("human", "gpt"), pair, strict=True)]
-    return [{**turn, "value": f"<image>\n{turn['value']}"} if index == 0 else turn for index, turn in enumerate(spoken)]
+def turns(pair: tuple[str, str]) -> list[dict[str, str]]:
+    """A question and its answer as a conversation of LLaVA's JSON."""
+    question, answer = pair
+    return [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
 
 
 def train_base(
@@ -59,11 +43,10 @@ def train_base(
         rate: highest learning rate.
         report: called with step and loss now and then.
     """
-    from ..host.asking import load
     from ..host.tutoring import loss
 
-    tokenizer, model, processor, _ = load(str(folder), torch_dtype="float32")
-    rows, features, owners = _prepare(model, tokenizer, processor, material, template, seed)
+    tokenizer, model, processor, _ = load_quietly(folder)
+    rows, features, owners = _prepare(model, tokenizer, processor, material, template)
     parameters = [p for name, p in model.named_parameters() if "vision_tower" not in name]
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -85,19 +68,22 @@ def train_base(
     model.save_pretrained(folder, state_dict=weights)
 
 
-def _prepare(model: Any, tokenizer: Any, processor: Any, material: dict[str, Sequence[Scene]], template: str,
-             seed: int) -> tuple[list[dict[str, Tensor]], list[Tensor], list[int]]:  # fmt: skip
+def _prepare(
+    model: Any, tokenizer: Any, processor: Any, material: dict[str, Sequence[Scene]], template: str
+) -> tuple[list[dict[str, Tensor]], list[Tensor], list[int]]:  # fmt: skip
     """Rows, the clips' features, and which clip each row is about."""
     from ..host.tutoring import tower_features, training_rows
 
-    rng = np.random.default_rng(seed)
-    spoken, owners, frames = [], [], []
+    told = {"ego": ego_answers, "exo": scene_answers}
+    asked, owners, frames = [], [], []
     for view, scenes in material.items():
         for scene in scenes:
-            made = conversations(scene, view, rng)
-            spoken += made
-            owners += [len(frames)] * len(made)
+            pairs = told[view](scene)
+            asked += pairs
+            owners += [len(frames)] * len(pairs)
             frames.append(draw(scene, view)[list(SHOWN)])
     pixels = processor.preprocess(list(np.concatenate(frames)), return_tensors="pt")["pixel_values"]
     features = tower_features(model, pixels).split(len(SHOWN))
-    return training_rows(tokenizer, spoken, template), list(features), owners
+    different = list(dict.fromkeys(asked))  # a question with its answer is one row, whichever clip it is about
+    rows = dict(zip(different, training_rows(tokenizer, [turns(pair) for pair in different], template), strict=True))
+    return [rows[pair] for pair in asked], list(features), owners

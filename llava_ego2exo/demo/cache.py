@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +88,5 @@ def _make(plan: Plan, seed: int, base: Base, say: Callable[[str], None]) -> None
                mm_spatial_pool_mode="average", mm_spatial_pool_stride=1)  # fmt: skip
     say(f"base: training on {plan.base_scenes} ego clips and half as many other exo clips, {plan.base_steps} steps")
     material = {"ego": training[: plan.base_scenes], "exo": training[: plan.base_scenes // 2]}
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        train_base(base.model, material, base.template, seed, plan.base_steps,
-                   report=lambda step, loss: say(f"  base: step {step}, loss {loss:.3f}"))  # fmt: skip
+    train_base(base.model, material, base.template, seed, plan.base_steps,
+               report=lambda step, loss: say(f"  base: step {step}, loss {loss:.3f}"))  # fmt: skip

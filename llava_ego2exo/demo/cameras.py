@@ -8,7 +8,7 @@ import numpy as np
 
 from .world import Scene
 
-SIZE, FRAMES, RATE = 64, 4, 1  # pixels, frames a clip, frames a second
+SIZE, FRAMES, RATE = 64, 4, 1  # pixels (decord cannot read much narrower ones), frames a clip, frames a second
 VIEWS = ("ego", "exo")
 _FINE = 4  # drawn this many times larger, then shrunk: smooth edges
 
@@ -17,16 +17,17 @@ _COLOURS = {
     "blue": (50, 80, 200), "green": (40, 140, 60), "pink": (240, 130, 170), "white": (235, 235, 235),
     "brown": (130, 85, 50), "grey": (125, 125, 130), "yellow": (200, 180, 90),
     "beige": (215, 200, 165), "purple": (140, 100, 160), "teal": (70, 140, 140),
-    "apple": (220, 30, 30), "book": (250, 220, 20), "cup": (250, 250, 250), "phone": (20, 20, 20),
+    "apple": (220, 30, 30), "book": (250, 220, 20), "bottle": (20, 110, 30), "cup": (250, 250, 250),
+    "knife": (20, 20, 20), "orange": (250, 130, 10), "phone": (30, 200, 230), "sponge": (230, 40, 220),
     "box": (170, 120, 60), "jar": (90, 170, 90), "plate": (200, 160, 200),
     "clock": (250, 250, 250), "lamp": (255, 230, 90), "mirror": (170, 220, 250), "plant": (30, 110, 40),
 }  # fmt: skip
-_ROUND = ("apple", "cup", "clock", "plate", "plant")
-_TALL = ("phone", "jar", "lamp")
+_ROUND = ("apple", "cup", "orange", "clock", "plate", "plant")
+_FLAT, _TALL = ("knife", "sponge"), ("bottle", "phone", "jar", "lamp")
 
 
 class _Camera:
-    """A picture in camera units of `SIZE`, shifted and scaled as a whole."""
+    """A picture, shifted and scaled as a whole."""
 
     def __init__(self, background: tuple[int, ...], rng: np.random.Generator) -> None:
         from PIL import Image, ImageDraw
@@ -54,7 +55,7 @@ class _Camera:
         if name in _ROUND:
             self.disc(x, y, r, colour)
         else:
-            wide, high = (0.6, 1.3) if name in _TALL else (1.0, 1.0)
+            wide, high = (1.3, 0.6) if name in _FLAT else (0.6, 1.3) if name in _TALL else (1.0, 1.0)
             self.box(x - r * wide, y - r * high, x + r * wide, y + r * high, colour)
 
     def frame(self, light: float, rng: np.random.Generator) -> np.ndarray:

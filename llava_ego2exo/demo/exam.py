@@ -6,11 +6,8 @@ A student with ego tokens is also asked with parts of its input taken away, whic
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import sys
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +17,7 @@ from typing import Any
 import torch
 
 from ..video import read_video
+from .loading import load_quietly
 from .material import read_tests
 from .students import FRAMES
 from .world import Question, Scene, questions
@@ -38,17 +36,6 @@ class Exam:
 
     chosen: Mapping[int, Sequence[str]]
     percent: Mapping[str, float] = field(default_factory=dict)
-
-
-def load_quietly(path: Path, base: Path | None) -> tuple[Any, Any, Any, Any]:
-    """By LLaVA's own loader, without what it prints and warns of; errors come through."""
-    from ..host.asking import load
-
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        loaded = load(str(path), base and str(base), torch_dtype="float32")
-    loaded[1].eval()
-    return loaded
 
 
 def clip_pixels(processor: Any, file: Path) -> torch.Tensor:

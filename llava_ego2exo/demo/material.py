@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from .base import turns
 from .cache import PAIRS_SEED, TESTS_SEED
 from .cameras import VIEWS, draw, write_clip
@@ -30,10 +28,10 @@ def write_material(folder: Path, plan: Plan, seed: int) -> list[tuple[Scene, Pat
     training = list(scenes(plan.pairs, 100 * seed + PAIRS_SEED))
     files = _write_clips(folder / "pairs", training)
     (folder / "queries.json").write_text(json.dumps(queries(), indent=1))
-    rng = np.random.default_rng([seed, 11])
     captions = [
-        {"id": exo.stem, "video": exo.name, "conversations": turns(scene_answers(scene), rng)}
+        {"id": f"{exo.stem}_{number}", "video": exo.name, "conversations": turns(pair)}
         for scene, (_, exo) in zip(training, files, strict=True)
+        for number, pair in enumerate(scene_answers(scene))
     ]
     (folder / "control.json").write_text(json.dumps(captions, indent=1))
     asked = list(scenes(plan.tests, 100 * seed + TESTS_SEED, held_out=True))

@@ -69,7 +69,7 @@ def _distillation(plan: Plan, seed: int, base: Base, folder: Path) -> list[Job]:
              "--queries", "queries.json", "--template", base.template, "--frames-upbound", str(FRAMES),
              "--max-new-tokens", "40", "--batch-size", "32"]  # fmt: skip
     targets = ["targets", "--pairs", "pairs/pairs.jsonl", "--answers", "answers", "--out", "distill.json",
-               "--turns", "all", "--seed", str(seed)]  # fmt: skip
+               "--seed", str(seed)]  # fmt: skip
     before: frozenset[str] = frozenset()
     jobs = []
     for name, arguments in (("pairs", build), ("teach", teach), ("targets", targets)):

@@ -36,11 +36,11 @@ class Plan:
     seeds: int = 1
     encoder_scenes: int = 1500
     encoder_steps: int = 350
-    base_scenes: int = 1500
-    base_steps: int = 260
+    base_scenes: int = 2000
+    base_steps: int = 400
     pairs: int = 1500
     steps: int = 300
-    batch: int = 32
+    batch: int = 64
     rate: float = 6e-3
     tests: int = 200
 

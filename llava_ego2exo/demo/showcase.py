@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..video import read_video
-from .exam import clip_pixels, load_quietly
+from .exam import clip_pixels
+from .loading import load_quietly
 from .pipeline import Seed
 from .results import Look, Shown
 from .students import FRAMES

@@ -13,16 +13,16 @@ from itertools import product
 import numpy as np
 
 HANDS = ("left", "right")
-OBJECTS = ("apple", "book", "cup", "phone")
+OBJECTS = ("apple", "book", "bottle", "cup", "knife", "orange", "phone", "sponge")
 REGIONS = ("far left", "far right", "near left", "near right")  # as the person sees them
 SHIRTS, TABLES = ("blue", "green", "pink", "white"), ("brown", "grey", "yellow")
 WALLS, ITEMS = ("beige", "purple", "teal"), ("clock", "lamp", "mirror", "plant")
 CLUTTER = ("box", "jar", "plate")  # lies about and is never held
 
-# Four of the 16 (object, region) pairs, each object and each region once, are seen in tests alone, with either hand.
-# Whole triples must not be held out instead: a pair would then be left with one hand, which training would learn by
-# heart; and were a region held out more often than another, always naming it would beat chance.
-HELD_OUT = frozenset(zip(OBJECTS, REGIONS, strict=True))
+# Eight of the 32 (object, region) pairs, each object once and each region twice, are seen in tests alone, with either
+# hand. Whole triples must not be held out instead: a pair would then be left with one hand, which training would learn
+# by heart; and were a region held out more often than another, always naming it would beat chance.
+HELD_OUT = frozenset(zip(OBJECTS, REGIONS * 2, strict=True))
 
 QUESTION_TYPES = ("hand", "object", "region", "order")
 ORDINALS = ("first", "second")

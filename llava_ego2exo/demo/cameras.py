@@ -10,9 +10,10 @@ from .world import Scene
 
 SIZE, FRAMES, RATE = 64, 4, 1  # pixels (decord cannot read much narrower ones), frames a clip, frames a second
 VIEWS = ("ego", "exo")
+EXO_HAND, EXO_OBJECT, EGO_HAND, EGO_OBJECT = 4.0, 5.5, 5.0, 8.0  # radii in pixels
 _FINE = 4  # drawn this many times larger, then shrunk: smooth edges
 
-_SKIN = (224, 172, 134)
+_SKIN, _WATCH = (224, 172, 134), (40, 40, 120)
 _COLOURS = {
     "blue": (50, 80, 200), "green": (40, 140, 60), "pink": (240, 130, 170), "white": (235, 235, 235),
     "brown": (130, 85, 50), "grey": (125, 125, 130), "yellow": (200, 180, 90),
@@ -49,6 +50,13 @@ class _Camera:
     def arm(self, x0: float, y0: float, x1: float, y1: float, width: float, colour: tuple[int, ...]) -> None:
         self.pen.line([*self._at(x0, y0), *self._at(x1, y1)], fill=colour, width=round(width * _FINE * self.scale))
 
+    def hand(self, x: float, y: float, r: float, which: str, toward: tuple[float, float]) -> None:
+        """A hand; the left one wears a watch, on the wrist that lies `toward` the arm."""
+        if which == "left":
+            away = np.array(toward) - (x, y)
+            self.disc(*((x, y) + 1.2 * r * away / max(float(np.hypot(*away)), 1e-6)), 0.9 * r, _WATCH)
+        self.disc(x, y, r, _SKIN)
+
     def thing(self, name: str, x: float, y: float, r: float) -> None:
         """An object by colour and shape, about `r` in radius."""
         colour = _COLOURS[name]
@@ -82,21 +90,21 @@ def _exo(scene: Scene, index: int, jitter: np.ndarray, pose: np.random.Generator
     """From the front: the person's left is on the right, and what is near the person is higher up."""
     event = scene.events[index]
     camera = _Camera(_COLOURS[scene.wall], pose)
-    camera.thing(scene.item, 10, 11, 6)
+    camera.thing(scene.item, 10 if scene.place.endswith("left") else 54, 7 if scene.place.startswith("high") else 24, 5)
     camera.disc(32, 9, 6, _SKIN)
     camera.box(22, 15, 42, 36, _COLOURS[scene.shirt])
     camera.box(-9, 33, 73, 73, _COLOURS[scene.table])
     for name, x in zip(scene.clutter, (6, 58), strict=True):
-        camera.thing(name, x, 38, 3)
+        camera.thing(name, x, 40, 3)
     left, near = event.region.endswith("left"), event.region.startswith("near")
-    x, y = (45 if left else 19) + jitter[0], (42 if near else 55) + jitter[1]
+    x, y = (45 if left else 19) + jitter[0], (41 if near else 56) + jitter[1]
     shoulders = {"left": 41, "right": 23}
     for hand, shoulder in shoulders.items():
-        outer = shoulder + (4 if hand == "left" else -4)
-        reach = (x, y) if hand == event.hand else (outer, 34)
+        folded = shoulder + (-5 if hand == "left" else 5)
+        reach = (x, y) if hand == event.hand else (folded, 27)
         camera.arm(shoulder, 18, *reach, 3, _COLOURS[scene.shirt])
-        camera.disc(*reach, 3.0, _SKIN)
-    camera.thing(event.object, x, y + 4, 4.0)
+        camera.hand(*reach, EXO_HAND, hand, (shoulder, 18))
+    camera.thing(event.object, x, y + EXO_OBJECT, EXO_OBJECT)
     return camera
 
 
@@ -111,8 +119,8 @@ def _ego(scene: Scene, index: int, jitter: np.ndarray, pose: np.random.Generator
     for hand, corner in (("left", 8), ("right", 56)):
         reach = (x, y) if hand == event.hand else (corner, 62)
         camera.arm(corner, 70, *reach, 6, _COLOURS[scene.shirt])
-        camera.disc(*reach, 5, _SKIN)
-    camera.thing(event.object, x, y - 7, 8)
+        camera.hand(*reach, EGO_HAND, hand, (corner, 70))
+    camera.thing(event.object, x, y - 7, EGO_OBJECT)
     return camera
 
 

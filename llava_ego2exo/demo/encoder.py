@@ -14,7 +14,7 @@ from .cameras import FRAMES, VIEWS, draw
 from .world import Scene, words
 
 WIDTH, LAYERS, HEADS = 64, 4, 4
-INPUT, PATCH = 48, 8  # pixels: a frame is shrunk for the tower, which halves its cost
+INPUT, PATCH, SELECTED = 48, 8, -2  # pixels: a frame is shrunk for the tower, which halves its cost
 
 
 class WordReader(nn.Module):
@@ -37,6 +37,12 @@ class WordReader(nn.Module):
         attention = (patches @ self.queries.T).softmax(1)  # (frames, patches, words)
         read = attention.transpose(1, 2) @ patches
         return (read * self.weight).sum(-1) + self.bias
+
+
+def cells(pixels: Tensor) -> Tensor:
+    """Mean colour of each patch's quarters: (N, 3, `INPUT`, `INPUT`) to (N, patches, 12)."""
+    quarters = functional.avg_pool2d(pixels, PATCH // 2)
+    return functional.unfold(quarters, 2, stride=2).transpose(1, 2)
 
 
 def material(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, list[str]]:
@@ -77,16 +83,18 @@ def pretrain(scenes: Sequence[Scene], folder: Path, seed: int, steps: int, batch
     pixels, targets, known = material(scenes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tower, reader = CLIPVisionModel(_config()), WordReader(len(known))
+        tower, reader, painter = CLIPVisionModel(_config()), WordReader(len(known)), nn.Linear(WIDTH, 12)
         _sine_positions(tower)
-        parameters = [*tower.parameters(), *reader.parameters()]
+        parameters = [*tower.parameters(), *reader.parameters(), *painter.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
         for step in range(steps):
             chosen = torch.randint(len(pixels), (batch,))
-            patches = tower(pixels[chosen]).last_hidden_state[:, 1:]
-            logits = reader(functional.layer_norm(patches, (WIDTH,)))
-            loss = functional.binary_cross_entropy_with_logits(logits, targets[chosen], reduction="none").sum(1).mean()
+            states = [state[:, 1:] for state in tower(pixels[chosen], output_hidden_states=True).hidden_states]
+            logits = reader(functional.layer_norm(states[-1], (WIDTH,)))
+            told = functional.binary_cross_entropy_with_logits(logits, targets[chosen], reduction="none").sum(1).mean()
+            # Words alone would let patches forget what no word is about. Large towers see far more and keep it.
+            loss = told + functional.mse_loss(painter(states[SELECTED]), cells(pixels[chosen]))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -35,13 +35,13 @@ class Plan:
     variants: tuple[str, ...] = DEFAULT_VARIANTS
     seeds: int = 1
     encoder_scenes: int = 1500
-    encoder_steps: int = 350
+    encoder_steps: int = 450
     base_scenes: int = 2000
-    base_steps: int = 400
+    base_steps: int = 320
     pairs: int = 1500
-    steps: int = 300
+    steps: int = 400
     batch: int = 64
-    rate: float = 6e-3
+    rate: float = 4e-3
     tests: int = 200
 
 

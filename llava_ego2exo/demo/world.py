@@ -7,7 +7,7 @@ sees the whole person, and large to the ego camera. Shirt, table, wall and what 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -17,6 +17,7 @@ OBJECTS = ("apple", "book", "bottle", "cup", "knife", "orange", "phone", "sponge
 REGIONS = ("far left", "far right", "near left", "near right")  # as the person sees them
 SHIRTS, TABLES = ("blue", "green", "pink", "white"), ("brown", "grey", "yellow")
 WALLS, ITEMS = ("beige", "purple", "teal"), ("clock", "lamp", "mirror", "plant")
+PLACES = ("high left", "high right", "low left", "low right")  # on the wall, as the exo camera sees it
 CLUTTER = ("box", "jar", "plate")  # lies about and is never held
 
 # Eight of the 32 (object, region) pairs, each object once and each region twice, are seen in tests alone, with either
@@ -31,7 +32,7 @@ ORDER = "In what order are the objects held?"
 ASK = {"hand": "Which hand is used {}?", "object": "Which object is held {}?", "region": "Where is the {} object held?"}
 SCENE = {
     "shirt": "What colour is the shirt?", "table": "What colour is the table?",
-    "wall": "What colour is the wall?", "item": "What is on the wall?",
+    "wall": "What colour is the wall?", "item": "What is on the wall?", "place": "Where on the wall is it?",
 }  # fmt: skip
 CAPTION = "Describe the room."
 
@@ -51,7 +52,7 @@ class Scene:
 
     Args:
         events: what happens first and what second, with two different objects.
-        shirt, table, wall, item: what the exo camera plainly sees.
+        shirt, table, wall, item, place: what the exo camera plainly sees.
         clutter: two things that lie about.
         seed: of camera shift, light and noise.
     """
@@ -61,6 +62,7 @@ class Scene:
     table: str
     wall: str
     item: str
+    place: str
     clutter: tuple[str, str]
     seed: int
 
@@ -90,7 +92,7 @@ def scenes(count: int, seed: int, held_out: bool = False) -> Iterator[Scene]:
         others = [pair for pair in pairs if pair[0] != first[0]]
         second = others[rng.integers(len(others))]
         events = tuple(Event(str(rng.choice(HANDS)), *pair) for pair in (first, second))
-        look = (str(rng.choice(names)) for names in (SHIRTS, TABLES, WALLS, ITEMS))
+        look = (str(rng.choice(names)) for names in (SHIRTS, TABLES, WALLS, ITEMS, PLACES))
         clutter = tuple(str(name) for name in rng.choice(CLUTTER, 2, replace=False))
         yield Scene(events, *look, clutter, int(rng.integers(2**31)))  # type: ignore[arg-type]
 
@@ -103,7 +105,7 @@ def describe(scene: Scene) -> str:
 
 def caption(scene: Scene) -> str:
     """What the exo camera makes plain."""
-    return f"a {scene.shirt} shirt, a {scene.table} table, a {scene.wall} wall and a {scene.item}."
+    return f"a {scene.shirt} shirt, a {scene.table} table, a {scene.wall} wall and a {scene.item} at the {scene.place}."
 
 
 def questions(scene: Scene) -> list[Question]:
@@ -131,9 +133,9 @@ def ego_answers(scene: Scene) -> list[tuple[str, str]]:
 
 
 def queries() -> dict[str, list[str]]:
-    """The queries that the teacher is asked about each clip, by kind, as `llava-ego2exo teach --queries` reads them."""
-    spatial = {f"spatial {kind} {n}": [ASK[kind].format(n)] for n in ORDINALS for kind in ("hand", "object", "region")}
-    return {"descriptive": [DESCRIBE], "temporal": [ORDER], **spatial}
+    """What the teacher is asked, by kind, as `llava-ego2exo teach --queries` reads it; one wording of a kind a clip."""
+    spatial = [ASK[kind].format(ordinal) for ordinal in ORDINALS for kind in ("hand", "object", "region")]
+    return {"descriptive": [DESCRIBE], "temporal": [ORDER], "spatial": spatial}
 
 
 def chance() -> dict[str, float]:
@@ -145,9 +147,9 @@ def chance() -> dict[str, float]:
 def vocabulary() -> list[str]:
     """Every text of the world, for the tokenizer."""
     some = Scene((Event("left", "cup", "far left"), Event("right", "book", "near right")), "blue", "brown", "teal",
-                 "lamp", ("box", "jar"), 0)  # fmt: skip
+                 "lamp", "high left", ("box", "jar"), 0)  # fmt: skip
     texts = [text for pair in ego_answers(some) + scene_answers(some) for text in pair]
-    lists = (HANDS, OBJECTS, REGIONS, SHIRTS, TABLES, WALLS, ITEMS)
+    lists = (HANDS, OBJECTS, REGIONS, SHIRTS, TABLES, WALLS, ITEMS, PLACES)
     words = [f" {word}" for names in lists for name in names for word in name.split()]
     return [*texts, *words, *(word.strip() for word in words)]
 
@@ -155,7 +157,8 @@ def vocabulary() -> list[str]:
 def words(scene: Scene, view: str, index: int) -> set[str]:
     """Words of one frame for the encoder's pretraining.
 
-    The exo camera's words are those of its caption: nobody has told the encoder what small hands hold.
+    The exo camera's are its large colours alone: what hangs on the wall the language model has to read off the patches,
+    as it will have to read what small hands hold.
 
     Args:
         scene: what the clip shows.
@@ -163,6 +166,6 @@ def words(scene: Scene, view: str, index: int) -> set[str]:
         index: of the event that the frame shows.
     """
     if view == "exo":
-        return {f"{field.name} {getattr(scene, field.name)}" for field in fields(scene) if field.name in SCENE}
+        return {f"{name} {getattr(scene, name)}" for name in ("shirt", "table", "wall")}
     event = scene.events[index]
     return {f"hand {event.hand}", f"object {event.object}", f"region {event.region}"}

@@ -117,7 +117,9 @@ def _check_settings(crf: int, tolerance_s: float, workers: int) -> None:
         raise Ego2ExoError(given, "crf from 0 to 51, tolerance and workers not below 0", "mend the number")
     av = require_av()
     if "libx264" not in av.codecs_available:
-        raise Ego2ExoError("this PyAV has no libx264", "", "install PyAV's own wheel: pip install 'llava-ego2exo[pairs]'")
+        raise Ego2ExoError(
+            "this PyAV has no libx264", "", "install PyAV's own wheel: pip install 'llava-ego2exo[pairs]'"
+        )
 
 
 def _check_targets(pairs: Sequence[Pair], targets: dict[tuple[str, str], str]) -> None:

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The main job at toy size: a tiny LLaVA video model is trained with --ego2exo True, loaded and asked.
+# The whole method on a small paired world that it draws itself: a teacher that sees ego clips answers queries, students
+# learn from its answers through LLaVA's own training on exo clips alone, and all are asked about held-out clips.
 #
-#   bash scripts/demo.sh                                    # videos that it draws itself
-#   bash scripts/demo.sh --videos DIR                       # yours
-#   bash scripts/demo.sh --videos DIR --data train.json     # yours, with your questions and answers
-#   bash scripts/demo.sh --out DIR                          # keep everything
-#   LLAVA_NEXT=~/LLaVA-NeXT bash scripts/demo.sh            # on that checkout
+#   bash scripts/demo.sh                          # control, distill, distill+tokens, beside base and teacher
+#   bash scripts/demo.sh --full --seeds 3         # every variant, with the spread over seeds
+#   bash scripts/demo.sh --quick                  # a smaller run, shortest where an earlier one left its base
+#   bash scripts/demo.sh --out DIR                # keep the report, metrics.json, students, answers, logs
+#   LLAVA_NEXT=~/LLaVA-NeXT bash scripts/demo.sh  # on that checkout
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 

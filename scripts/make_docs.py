@@ -90,13 +90,15 @@ def mends() -> str:
 
 
 FOLDERS = {
-    "llava_ego2exo/demo": "the main job at toy size, on drawn videos or yours",
+    "llava_ego2exo/distill": "from paired videos to a training file: pairs, teacher answers, targets",
+    "llava_ego2exo/commands": "one file a subcommand of `llava-ego2exo`",
+    "llava_ego2exo/demo": "the whole method on a small paired world, measured",
     "llava_ego2exo/host": "all that knows llava, and nothing else does",
     "llava_ego2exo/method": "the paper in torch alone",
-    "docs": "how it enters LLaVA, flags, data, loading, upstream faults",
+    "docs": "the demo, pairs, teacher, data, trainer, flags, loading, how it enters LLaVA",
     "eval": "for evaluation recipes",
     "patches": "the one-line patch of a LLaVA checkout",
-    "scripts": "set up, test, demo, training recipe, generated documents",
+    "scripts": "set up, test, demo, recipes for teaching and training, generated documents",
     "tests": "as the package; `tests/host` runs on whichever llava is importable",
 }
 
@@ -104,7 +106,7 @@ FOLDERS = {
 def tree() -> str:
     """Folders, and the package's files by the first sentence of their docstrings."""
     lines = ["setup.py                    packaging", "pyproject.toml              tool settings", "llava_ego2exo/"]
-    for folder in ("", "method", "host", "demo"):
+    for folder in ("", "method", "host", "distill", "commands", "demo"):
         path = Path("llava_ego2exo", folder)
         if folder:
             lines.append(f"  {folder + '/':<26}{FOLDERS[path.as_posix()]}")

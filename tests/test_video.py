@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_ego2exo.demo.render import render_clip
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.video import read_video, sample_indices, time_instruction
+from tests.videos import render_clip
 
 pytest.importorskip("decord", reason="decord is not installed")
 

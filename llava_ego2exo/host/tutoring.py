@@ -1,4 +1,4 @@
-"""Train a LLaVA model on features that its frozen tower gave once: for the demo's base, which would take hours otherwise."""
+"""Train a LLaVA model on features that its frozen tower gave once: so the demo's base takes a minute, not an hour."""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@ import time
 import numpy as np
 import pytest
 
-from llava_ego2exo.demo.render import render_clip
 from llava_ego2exo.distill.clips import read_ahead
 from llava_ego2exo.distill.hashes import FILE, video_hashes
 from llava_ego2exo.distill.probing import file_hash
 from llava_ego2exo.distill.ranks import Ranks, started_ranks
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.video import read_video, time_instruction
+from tests.videos import render_clip
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ if importlib.util.find_spec("llava") is None:
     collect_ignore_glob = ["test_*.py"]
 
 import llava_ego2exo
-from llava_ego2exo.demo.render import render_set
 from llava_ego2exo.demo.tiny import tiny_llava
+from tests.videos import render_set
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from llava_ego2exo.demo.render import QUESTION, sample
+from tests.videos import QUESTION, sample
 
 
 @pytest.fixture

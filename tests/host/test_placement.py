@@ -5,7 +5,7 @@ import json
 import pytest
 
 import llava_ego2exo
-from llava_ego2exo.demo.render import QUESTION, sample
+from tests.videos import QUESTION, sample
 
 VIDEO, ANSWER = "00_red_left.mp4", "A red block moves left."
 BEFORE, BEHIND = f"<image>\n{QUESTION}", f"{QUESTION}\n<image>"

@@ -17,7 +17,6 @@ import torch
 
 import llava_ego2exo
 from llava_ego2exo import cli
-from llava_ego2exo.demo.render import COLOURS, MOVES, QUESTION, render_clip
 from llava_ego2exo.distill.answers import Answer, AnswerStore, read_answers
 from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
 from llava_ego2exo.distill.queries import QUERIES
@@ -25,6 +24,7 @@ from llava_ego2exo.distill.top_k import load_top_k
 from llava_ego2exo.host import asking, teacher
 from llava_ego2exo.host.fingerprint import fingerprint
 from llava_ego2exo.video import read_video
+from tests.videos import COLOURS, MOVES, QUESTION, render_clip
 
 from .models import is_next
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from llava_ego2exo.demo.ask import ask
-from llava_ego2exo.demo.render import QUESTION
 from llava_ego2exo.errors import Ego2ExoError
+from tests.videos import QUESTION
 
 from .conftest import losses
 
@@ -79,7 +79,7 @@ def test_rates(world, train, tmp_path):
 
 
 def test_real_videos(real_videos, world, train, tmp_path):
-    from llava_ego2exo.demo.render import sample, write_samples
+    from tests.videos import sample, write_samples
 
     answers = {"flipping_a_pancake.mkv": "A hand flips a pancake.", "xU25MMA2N4aVtYay.mp4": "People stand in a room."}
     data = write_samples(tmp_path / "real.json", [sample(name, answer) for name, answer in answers.items()])

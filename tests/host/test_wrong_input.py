@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from llava_ego2exo.demo.render import sample
 from llava_ego2exo.errors import Ego2ExoError
+from tests.videos import sample
 
 WRONG = {
     "tokens": ({"ego2exo_num_tokens": 0}, "--ego2exo_num_tokens 0.*whole number from 1"),

@@ -21,10 +21,11 @@ from .world import Scene, ego_answers, scene_answers
 SHOWN = (0, FRAMES - 1)  # of a clip's frames, those that LLaVA samples with --frames_upbound 2
 
 
-def turns(pair: tuple[str, str]) -> list[dict[str, str]]:
-    """A question and its answer as a conversation of LLaVA's JSON."""
+def turns(pair: tuple[str, str], before: bool = True) -> list[dict[str, str]]:
+    """A question and its answer as a conversation of LLaVA's JSON, the clip before the question or behind it."""
     question, answer = pair
-    return [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+    asked = f"<image>\n{question}" if before else f"{question}\n<image>"
+    return [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
 
 
 def train_base(
@@ -46,7 +47,7 @@ def train_base(
     from ..host.tutoring import loss
 
     tokenizer, model, processor, _ = load_quietly(folder)
-    rows, features, owners = _prepare(model, tokenizer, processor, material, template)
+    rows, features, owners = _prepare(model, tokenizer, processor, material, template, seed)
     parameters = [p for name, p in model.named_parameters() if "vision_tower" not in name]
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -69,7 +70,8 @@ def train_base(
 
 
 def _prepare(
-    model: Any, tokenizer: Any, processor: Any, material: dict[str, Sequence[Scene]], template: str
+    model: Any, tokenizer: Any, processor: Any, material: dict[str, Sequence[Scene]], template: str,
+    seed: int,
 ) -> tuple[list[dict[str, Tensor]], list[Tensor], list[int]]:  # fmt: skip
     """Rows, the clips' features, and which clip each row is about."""
     from ..host.tutoring import tower_features, training_rows
@@ -84,6 +86,10 @@ def _prepare(
             frames.append(draw(scene, view)[list(SHOWN)])
     pixels = processor.preprocess(list(np.concatenate(frames)), return_tensors="pt")["pixel_values"]
     features = tower_features(model, pixels).split(len(SHOWN))
-    different = list(dict.fromkeys(asked))  # a question with its answer is one row, whichever clip it is about
-    rows = dict(zip(different, training_rows(tokenizer, [turns(pair) for pair in different], template), strict=True))
-    return [rows[pair] for pair in asked], list(features), owners
+    # The clip stands before or behind the question, at random, as in the students' training. A question with its answer
+    # is one row a place, whichever clip it is about.
+    placed = list(zip(asked, np.random.default_rng(seed).integers(0, 2, len(asked)).astype(bool).tolist(), strict=True))
+    different = list(dict.fromkeys(placed))
+    made = training_rows(tokenizer, [turns(pair, before) for pair, before in different], template)
+    rows = dict(zip(different, made, strict=True))
+    return [rows[one] for one in placed], list(features), owners

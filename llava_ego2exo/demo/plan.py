@@ -37,13 +37,13 @@ class Plan:
     encoder_scenes: int = 1500
     encoder_steps: int = 450
     base_scenes: int = 2000
-    base_steps: int = 320
+    base_steps: int = 400
     pairs: int = 1500
-    steps: int = 400
+    steps: int = 500
     batch: int = 64
     rate: float = 4e-3
     tests: int = 200
 
 
 DEFAULT = Plan()
-QUICK = Plan(("control", "distill"), pairs=800, steps=120, tests=80)
+QUICK = Plan(("control", "distill"), pairs=800, steps=240, tests=80)

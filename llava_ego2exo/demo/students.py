@@ -36,6 +36,7 @@ def training_command(base: str, kind: str, tower: Path, data: str, out: str, fla
         "frames_upbound": FRAMES, "model_max_length": 1024, "lora_enable": True, "lora_r": 16, "lora_alpha": 32,
         "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "weight_decay": 0.0, "logging_steps": 10,
         "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,
+        "dataloader_num_workers": 1,
         **flags, **({} if torch.cuda.is_available() else {"use_cpu": True}),
     }  # fmt: skip
     parts = [part for name, value in values.items() for part in (f"--{name}", str(value))]

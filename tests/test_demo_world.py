@@ -82,7 +82,7 @@ def test_queries_are_the_questions_without_a_word_of_the_scene():
 def test_captions_of_the_exo_camera_tell_nothing_that_is_asked():
     for scene in scenes(50, 9):
         told = " ".join(text for pair in scene_answers(scene) for text in pair)
-        assert not [word for word in (*HANDS, *OBJECTS, *REGIONS) if word in told]
+        assert not [word for word in ("hand", *OBJECTS, *REGIONS) if word in told]
         assert {word.split()[0] for word in words(scene, "exo", 0)} < set(SCENE)
         assert caption(scene) in dict(scene_answers(scene))[CAPTION]
 

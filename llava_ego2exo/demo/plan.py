@@ -46,4 +46,4 @@ class Plan:
 
 
 DEFAULT = Plan()
-QUICK = Plan(("control", "distill"), pairs=800, steps=240, tests=80)
+QUICK = Plan(("control", "distill"), pairs=1000, steps=280, tests=100)

@@ -32,6 +32,8 @@ def training_rows(
     from llava import conversation
     from llava.train.train import preprocess
 
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token  # as LLaVA's train script does
     with substituted(conversation, default_conversation=conversation.conv_templates[template]):
         made = [preprocess([turns], tokenizer, has_image=True) for turns in conversations]
     return [{"ids": row["input_ids"][0], "labels": row["labels"][0].long()} for row in made]

@@ -136,6 +136,22 @@ def test_flags():
             demo.parse(wrong)
 
 
+def test_added_variants():
+    plan = demo.plan_of(
+        demo.parse(["--add", "slow: --ego2exo True --ego2exo_lr 0.001", "--add", "n32:--ego2exo_num_tokens 32"])
+    )
+    assert plan.variants == (*DEFAULT.variants, "slow", "n32")
+    assert plan.flags("slow") == {"ego2exo": "True", "ego2exo_lr": "0.001"} and plan.flags("distill") == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["no flags", "a: --flag", "a: flag value", "distill: --ego2exo True", "a/b: --x 1", ":--x 1"]
+)
+def test_added_variants_of_another_form(text, capsys):
+    assert demo.main(["--add", text]) == 1
+    assert "'NAME: --flag value ...'" in capsys.readouterr().err
+
+
 def test_a_folder_with_something_in_it_is_refused(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("kept")
     assert demo.main(["--out", str(tmp_path)]) == 1

@@ -21,7 +21,7 @@ from ..errors import Ego2ExoError
 from .cache import default_folder, get_base
 from .jobs import shown
 from .pipeline import Seed, run_seed
-from .plan import DEFAULT, FULL_VARIANTS, QUICK, Plan
+from .plan import DEFAULT, FULL_VARIANTS, QUICK, Plan, added_variant
 from .results import Results
 from .world import QUESTION_TYPES, chance
 
@@ -46,6 +46,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="every variant")
     size.add_argument("--quick", action="store_true", help="fewer clips, steps and variants; wants a cached base")
+    add = "another variant beside the others: what it adds to the command of `distill`; may be repeated"
+    parser.add_argument("--add", action="append", default=[], metavar="'NAME: --flag value ...'", help=add)
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="do all of it N times (default: 1)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first one (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder that keeps everything")
@@ -72,7 +74,9 @@ def new_folder(path: str) -> Path:
 def plan_of(args: argparse.Namespace) -> Plan:
     """The sizes that the flags ask for."""
     plan = QUICK if args.quick else DEFAULT
-    return dataclasses.replace(plan, variants=FULL_VARIANTS) if args.full else plan
+    added = tuple(added_variant(text) for text in args.add)
+    variants = (FULL_VARIANTS if args.full else plan.variants) + tuple(name for name, _ in added)
+    return dataclasses.replace(plan, variants=variants, added=added)
 
 
 def run(out: Path, args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from .cache import Base
 from .jobs import Job, losses, run_all
 from .material import write_material
-from .plan import TRAINED, Plan
+from .plan import Plan
 from .students import FRAMES, training_command
 from .world import Scene
 
@@ -84,7 +84,7 @@ def _students(plan: Plan, seed: int, base: Base, folder: Path) -> list[Job]:
         data = "control.json" if name == "control" else "distill.json"
         rates = {"learning_rate": plan.rate, "mm_projector_lr": plan.rate}
         sizes = {"max_steps": plan.steps, "per_device_train_batch_size": plan.batch, "seed": seed}
-        flags = {**sizes, **rates, **TRAINED[name]}
+        flags = {**sizes, **rates, **plan.flags(name)}
         command = training_command(str(base.model), base.kind, base.tower, data, f"student-{name}", flags)
         jobs.append(Job(name, command, folder, frozenset() if name == "control" else frozenset({"targets"})))
     return jobs

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 from typing import Any
+
+from ..errors import Ego2ExoError
 
 # What a user would add to LLaVA's command for each variant that is trained; the rest of the command is the same.
 EGO = {"ego2exo": True, "ego2exo_num_tokens": 16}
@@ -23,8 +27,8 @@ class Plan:
     """Sizes of one run. A demo with other sizes has another base in its cache.
 
     Args:
-        variants: those of `TRAINED` to train; base and teacher are always asked.
-        seeds: how many times everything is done.
+        variants: those of `TRAINED`, or of `added`, to train; base and teacher are always asked.
+        added: further variants, each a name and the flags that it adds to the command of `distill`.
         encoder_scenes, encoder_steps: of the encoder's pretraining.
         base_scenes, base_steps: of the base's training.
         pairs: paired clips that students learn from.
@@ -33,7 +37,7 @@ class Plan:
     """
 
     variants: tuple[str, ...] = DEFAULT_VARIANTS
-    seeds: int = 1
+    added: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     encoder_scenes: int = 1500
     encoder_steps: int = 450
     base_scenes: int = 2000
@@ -43,6 +47,28 @@ class Plan:
     batch: int = 64
     rate: float = 4e-3
     tests: int = 200
+
+    def flags(self, name: str) -> dict[str, Any]:
+        """What one variant adds to the common training command."""
+        return TRAINED[name] if name in TRAINED else dict(dict(self.added)[name])
+
+
+def added_variant(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """A variant as the command line gives it, ``NAME: --flag value ...``.
+
+    Raises:
+        Ego2ExoError: it has another form, or the name is taken.
+    """
+    name, _, rest = text.partition(":")
+    words = shlex.split(rest)
+    pairs = tuple((flag.removeprefix("--"), value) for flag, value in zip(words[::2], words[1::2], strict=False))
+    named = re.fullmatch(r"[\w.+-]+", name.strip()) and name.strip() not in {*TRAINED, "base", "teacher", "chance"}
+    if not named or not words or len(words) % 2 or not all(flag.startswith("--") for flag in words[::2]):
+        raise Ego2ExoError(
+            f"--add {text!r}", "'NAME: --flag value ...', NAME a new one of letters, digits, and . + - _",
+            "for example --add 'tokens-slow: --ego2exo True --ego2exo_lr 0.001'",
+        )  # fmt: skip
+    return name.strip(), pairs
 
 
 DEFAULT = Plan()

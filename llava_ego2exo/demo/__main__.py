@@ -87,6 +87,7 @@ def run(out: Path, args: argparse.Namespace) -> int:
         args: of :func:`parse`.
     """
     from .figures import require_matplotlib
+    from .picture import picture
     from .report import ablation_table, table, write_report
 
     require_matplotlib()
@@ -104,6 +105,7 @@ def run(out: Path, args: argparse.Namespace) -> int:
         print(f"\n{shown(command)}")  # noqa: T201
     results = gather(plan, runs, seconds)
     write_report(results, out)
+    (out / "picture.svg").write_text(picture(results), encoding="utf-8")
     print(f"\n{table(results)}\n\n{ablation_table(results)}")  # noqa: T201
     kept = f"report: {out / 'report.html'}" if args.out else "--out DIR keeps the report and everything else"
     print(f"\n{gain(results)}\n{kept}")  # noqa: T201

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
+from ..host.stored_logits import file_of as top_k_path
+from ..host.stored_logits import read_logits
+
+__all__ = ["TopK", "load_top_k", "save_top_k", "top_k_path"]
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,6 @@ class TopK:
     ids: Any
     logits: Any
     tokens: Any
-
-
-def top_k_path(folder: str | Path, key: str) -> Path:
-    """Where an answers folder keeps the logits of one answer."""
-    return Path(folder, "top_k", key[:2], f"{key}.npz")
 
 
 def save_top_k(folder: str | Path, key: str, top: TopK) -> Path:
@@ -60,24 +58,12 @@ def save_top_k(folder: str | Path, key: str, top: TopK) -> Path:
 
 
 def load_top_k(folder: str | Path, key: str) -> TopK:
-    """Read one answer's logits.
+    """Read one answer's logits, as the trainer does.
 
     Raises:
         Ego2ExoError: there are none, or the file is damaged.
     """
-    import numpy as np
-
-    path = top_k_path(folder, key)
-    remedy = "run the same `llava-ego2exo teach` again with --top-k"
-    if not path.is_file():
-        raise Ego2ExoError(f"no top-k logits at {path}", "answers made with `llava-ego2exo teach --top-k K`", remedy)
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            top = TopK(stored["ids"], stored["logits"], stored["tokens"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise Ego2ExoError(f"{path} is damaged ({error})", "", f"delete it, and {remedy}") from error
-    _check(top, str(path))
-    return top
+    return TopK(**read_logits(folder, key))
 
 
 def _check(top: TopK, where: str) -> None:

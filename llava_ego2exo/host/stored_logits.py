@@ -31,14 +31,15 @@ def read_logits(folder: str | Path, key: str) -> dict[str, Any]:
     import numpy as np
 
     file = file_of(folder, key)
+    remedy = "run the same `llava-ego2exo teach` again with --top-k"
+    if not file.is_file():
+        raise Ego2ExoError(f"no top-k logits at {file}", "answers made with `llava-ego2exo teach --top-k K`", remedy)
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ARRAYS}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Ego2ExoError(
-            f"top-k logits {file} cannot be read: {reason}", "files that `teach --top-k` wrote", "make them again"
-        ) from error
+        raise Ego2ExoError(f"{file} is damaged: {reason}", "", f"delete it, and {remedy}") from error
     tokens, ids, logits = (arrays[name] for name in ARRAYS)
     if tokens.ndim != 1 or ids.ndim != 2 or ids.shape != logits.shape or ids.shape[0] != tokens.shape[0]:
         shapes = ", ".join(f"{name} {value.shape}" for name, value in arrays.items())

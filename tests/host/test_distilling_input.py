@@ -175,7 +175,7 @@ def test_stored_logits_that_do_not_fit(stored, refused):
         {**samples[3], "answer_keys": ["../../etc/passwd"]},
         {**samples[3], "answer_keys": samples[2]["answer_keys"]},
     ]
-    message = r"5 fault.*\[0\]: has no answer_keys.*\[1\]: has 0 answer_keys for 1 answer.*\[2\]: top-k logits .*"
+    message = r"5 fault.*\[0\]: has no answer_keys.*\[1\]: has 0 answer_keys for 1 answer.*\[2\]: no top-k logits .*"
     refused(
         message + rf"{gone}.npz cannot be read.*\[3\]: has '../../etc/passwd'.*\[4\]: .*another text", faulty, **cached
     )

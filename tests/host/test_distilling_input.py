@@ -177,14 +177,14 @@ def test_stored_logits_that_do_not_fit(stored, refused):
     ]
     message = r"5 fault.*\[0\]: has no answer_keys.*\[1\]: has 0 answer_keys for 1 answer.*\[2\]: no top-k logits .*"
     refused(
-        message + rf"{gone}.npz cannot be read.*\[3\]: has '../../etc/passwd'.*\[4\]: .*another text", faulty, **cached
+        message + rf"{gone}.npz.*\[3\]: has '../../etc/passwd'.*\[4\]: .*another text", faulty, **cached
     )
     write_logits(folder, gone, [1, 2], [[1], [2], [3]], [[0.0], [0.0], [0.0]])
     refused("have shapes tokens", [{**samples[0], "answer_keys": [gone]}], **cached)
     write_logits(folder, gone, [1, 2], [[1], [99999]], [[0.0], [0.0]])
     refused("speaks of token 99999", [{**samples[0], "answer_keys": [gone]}], **cached)
     (folder / "top_k" / gone[:2] / f"{gone}.npz").write_bytes(b"no archive")
-    refused("cannot be read", [{**samples[0], "answer_keys": [gone]}], **cached)
+    refused("is damaged", [{**samples[0], "answer_keys": [gone]}], **cached)
     arrays = dict(np.load(folder / "top_k" / key_of(ANSWERS[1])[:2] / f"{key_of(ANSWERS[1])}.npz"))
     write_logits(folder, key_of(ANSWERS[1]), arrays["tokens"], arrays["ids"][:, :2], arrays["logits"][:, :2])
     refused(r"another k than those before it: \[2, 3\]", samples, **cached)

@@ -22,7 +22,10 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["llava_ego2exo", "llava_ego2exo.*"]), "llava_ego2exo.patches"],
     package_dir={"llava_ego2exo.patches": "patches"},
-    package_data={"llava_ego2exo": ["py.typed", "demo/templates/*"], "llava_ego2exo.patches": ["*.patch", "*.md"]},
+    package_data={
+        "llava_ego2exo": ["py.typed", "*/templates/*"],
+        "llava_ego2exo.patches": ["*.patch", "*.md"],
+    },
     install_requires=["einops>=0.6.1"],
     extras_require={
         "flash": ["flash-attn>=2.5"],

@@ -90,6 +90,9 @@ def mends() -> str:
 
 
 FOLDERS = {
+    "llava_ego2exo/runs": "what every long run needs",
+    "llava_ego2exo/pages": "reports that open from disk",
+    "llava_ego2exo/evaluation": "benchmarks, asked and scored",
     "llava_ego2exo/distill": "from paired videos to a training file: pairs, teacher answers, targets",
     "llava_ego2exo/commands": "one file a subcommand of `llava-ego2exo`",
     "llava_ego2exo/demo": "the whole method on a small paired world, measured",
@@ -106,7 +109,7 @@ FOLDERS = {
 def tree() -> str:
     """Folders, and the package's files by the first sentence of their docstrings."""
     lines = ["setup.py                    packaging", "pyproject.toml              tool settings", "llava_ego2exo/"]
-    for folder in ("", "method", "host", "distill", "commands", "demo"):
+    for folder in ("", "method", "host", "runs", "pages", "distill", "evaluation", "commands", "demo"):
         path = Path("llava_ego2exo", folder)
         if folder:
             lines.append(f"  {folder + '/':<26}{FOLDERS[path.as_posix()]}")

@@ -18,7 +18,8 @@ from llava_ego2exo.demo.picture import overlaid, picture
 from llava_ego2exo.demo.report import ablation_table, metrics, report_html, table, write_report
 from llava_ego2exo.demo.results import HOWS, Look, Results
 from llava_ego2exo.demo.summary import differences
-from llava_ego2exo.demo.thumbnails import heat, picture_uri
+from llava_ego2exo.pages.thumbnails import heat, picture_uri
+from llava_ego2exo.runs import files
 
 from .made_up import CHANCE, MEANS, frames, made_up
 
@@ -239,8 +240,8 @@ class TestPage:
     def test_written_whole_or_not_at_all(self, tmp_path, monkeypatch):
         first = write_report(made_up(seeds=1), tmp_path).read_text()
         assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.json", "report.html"]
-        monkeypatch.setattr(report.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-        with pytest.raises(OSError, match="full"):
+        monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(Ego2ExoError, match="cannot be written: full"):
             write_report(made_up(seeds=2), tmp_path)
         assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.json", "report.html"]
         assert (tmp_path / "report.html").read_text() == first

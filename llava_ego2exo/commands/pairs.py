@@ -99,9 +99,9 @@ def _add_cutting(parser: argparse.ArgumentParser) -> None:
 
 def _build(args: argparse.Namespace) -> int:
     from ..distill import building
-    from ..distill.outputs import require_writable
     from ..distill.pairs import write_pairs
     from ..errors import Ego2ExoError
+    from ..runs.outputs import require_writable
 
     if not (args.videos or args.manifest) or (args.manifest and args.pattern):
         given = "--pattern with --manifest" if args.manifest else "neither --videos nor --manifest"
@@ -127,9 +127,9 @@ def _egoexo4d(args: argparse.Namespace) -> int:
     from ..distill.building import assign, summary
     from ..distill.egoexo4d import Filters, read_takes
     from ..distill.missing import write_missing
-    from ..distill.outputs import require_writable
     from ..distill.pairs import write_pairs
     from ..errors import Ego2ExoError
+    from ..runs.outputs import require_writable
 
     require_writable(f"{args.out}/pairs.jsonl", "--out")
     views = args.views if args.views in ("all", "best") else _names(args.views)

@@ -78,8 +78,8 @@ def _positive(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..distill.ranks import is_first
     from ..distill.teaching import Job, teach
+    from ..runs.ranks import is_first
 
     values = {name: value for name, value in vars(args).items() if name != "run"}
     try:

@@ -87,7 +87,7 @@ def run(out: Path, args: argparse.Namespace) -> int:
         out: folder for everything.
         args: of :func:`parse`.
     """
-    from .figures import require_matplotlib
+    from ..pages.drawing import require_matplotlib
     from .picture import picture
     from .report import ablation_table, table, write_report
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from .report import TEMPLATES, chance, columns, environment
+from ..pages.templating import SHARED
+from .report import chance, columns, environment
 from .results import Look, Results
 from .summary import legend, table
 
@@ -43,7 +44,8 @@ def picture(results: Results) -> str:
 
 def _bars(results: Results, colours: dict[str, str]) -> tuple[str, int]:
     """The table's bars, a panel a column, and their height in pixels."""
-    from .figures import bars, require_matplotlib
+    from ..pages.drawing import require_matplotlib
+    from .figures import bars
 
     require_matplotlib()
     panels = [(column, values, chance(results)[column]) for column, values in columns(results).items()]
@@ -71,8 +73,8 @@ def overlaid(look: Look, layer: int) -> np.ndarray:
     """A layer's attention laid over the frames: (T, H, W, 3) uint8."""
     import numpy as np
 
+    from ..pages.thumbnails import heat
     from .report import scaled
-    from .thumbnails import heat
 
     count, height, width = look.frames.shape[:3]
     rows, across = look.maps.shape[2:]
@@ -84,7 +86,7 @@ def overlaid(look: Look, layer: int) -> np.ndarray:
 
 
 def _small(frame: np.ndarray) -> str:
-    from .thumbnails import picture_uri
+    from ..pages.thumbnails import picture_uri
 
     return picture_uri(frame, limit=96, quality=80)
 
@@ -97,5 +99,5 @@ def _spaced(count: int) -> list[int]:
 
 def _palette() -> dict[str, str]:
     """The report's light colours by name."""
-    light = (TEMPLATES / "report.css").read_text(encoding="utf-8").split("@media")[0]
+    light = (SHARED / "page.css").read_text(encoding="utf-8").split("@media")[0]
     return dict(re.findall(r"--(\w+): (#\w+)", light))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..pages.templating import templates
+from ..runs.files import write_whole
 from .results import Look, Results, Shown
 from .summary import (
     CHANCE,
@@ -44,14 +45,15 @@ def write_report(results: Results, out: str | Path) -> Path:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     html = report_html(results)
-    _write(folder / "metrics.json", json.dumps(metrics(results), indent=2, default=str) + "\n")
-    return _write(folder / "report.html", html)
+    write_whole(folder / "metrics.json", json.dumps(metrics(results), indent=2, default=str) + "\n")
+    return write_whole(folder / "report.html", html)
 
 
 def report_html(results: Results) -> str:
     """The report as text."""
-    from .figures import curves, require_matplotlib
-    from .thumbnails import gradient
+    from ..pages.drawing import require_matplotlib
+    from ..pages.thumbnails import gradient
+    from .figures import curves
 
     require_matplotlib()
     return (
@@ -78,18 +80,8 @@ def report_html(results: Results) -> str:
 
 
 def environment() -> Any:
-    """Templates of this package, everything escaped that is not markup of our own."""
-    import jinja2
-
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters.update(signed=signed, duration=duration)
-    return made
+    """Templates of this package with the demo's own filters."""
+    return templates(TEMPLATES, signed=signed, duration=duration)
 
 
 def duration(seconds: float) -> str:
@@ -137,7 +129,7 @@ def _ablation_bars(results: Results) -> Iterator[str]:
 
 
 def _item(item: Shown) -> dict[str, Any]:
-    from .thumbnails import picture_uri
+    from ..pages.thumbnails import picture_uri
 
     return {
         "shown": item,
@@ -147,7 +139,7 @@ def _item(item: Shown) -> dict[str, Any]:
 
 
 def _look(look: Look) -> dict[str, Any]:
-    from .thumbnails import heat, picture_uri
+    from ..pages.thumbnails import heat, picture_uri
 
     layers = []
     for name, layer in zip(look.layers, look.maps, strict=True):
@@ -173,14 +165,3 @@ def _told(frame: Any) -> str:
     """A frame's attention (h, w) in words."""
     row, column = divmod(int(frame.argmax()), frame.shape[1])
     return f"{100 * float(frame.sum()):.0f}% of the attention, most at row {row + 1}, column {column + 1}"
-
-
-def _write(path: Path, text: str) -> Path:
-    """Beside its place first, then renamed: a half-written file never stands there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
+from ..runs.files import write_whole
+from ..runs.listing import listed
 from .answers import Answer, read_answers, write_answers
-from .listing import listed
 from .pairs import Pair
 from .plan import Plan
 from .top_k import top_k_path
 
 MANIFEST, FAILURES = "manifest.json", "failures.json"
-_LOCK = ".lock"
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other runs out of it; the lock goes with the process that holds it.
-
-    Raises:
-        Ego2ExoError: it cannot be made, or another run is at work in it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK).open("a")
-    except OSError as error:
-        raise Ego2ExoError(
-            f"--out {folder} cannot be written: {error.strerror}", "a folder of yours", "give another --out"
-        ) from error
-    with file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # Windows: two runs at once are up to the user
-        except OSError as error:
-            raise Ego2ExoError(
-                f"another run is at work in {folder}", "one at a time", "wait for it, or start several by torchrun"
-            ) from error
-        yield
 
 
 def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
@@ -71,9 +41,7 @@ def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
             "one teacher and one way of asking in a folder",
             "give another --out, or the same as before",
         )
-    part = path.with_name(f".{MANIFEST}.part")
-    part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return found
 
 
@@ -142,9 +110,7 @@ def write_failures(folder: Path, failures: Sequence[dict[str, str]]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
-    part = path.with_name(f".{FAILURES}.part")
-    part.write_text(json.dumps(list(failures), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, json.dumps(list(failures), indent=1, ensure_ascii=False) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .listing import listed
+from ..runs.files import write_whole
+from ..runs.jsonl import AppendFile, json_line, read_lines
 
 FINISHED = "answers.jsonl"
 _PARTS = "answers.part-*.jsonl"
@@ -85,7 +85,8 @@ def read_answers(folder: str | Path) -> list[Answer]:
     found: dict[tuple[str, str, str], Answer] = {}
     for path in (folder / FINISHED, *sorted(folder.glob(_PARTS))):
         if path.is_file():
-            found.update(((a.key, a.segment, a.kind), a) for a in _read(path, torn=path.name != FINISHED))
+            read = read_lines(path, _answer, torn=path.name != FINISHED, origin="llava-ego2exo teach")
+            found.update(((a.key, a.segment, a.kind), a) for a in read)
     return list(found.values())
 
 
@@ -95,18 +96,13 @@ def write_answers(folder: str | Path, answers: Iterable[Answer]) -> Path:
     At any moment the folder holds every answer: the new file takes the old one's place in one step.
     """
     folder = Path(folder)
-    path, part = folder / FINISHED, folder / f".{FINISHED}.part"
-    with part.open("w", encoding="utf-8") as file:
-        file.writelines(_line(answer) for answer in answers)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    path = write_whole(folder / FINISHED, "".join(json_line(asdict(answer)) for answer in answers))
     for unfinished in folder.glob(_PARTS):
         unfinished.unlink()
     return path
 
 
-class AnswerStore:
+class AnswerStore(AppendFile):
     """Appends answers to one process's own file of a folder.
 
     Args:
@@ -115,60 +111,11 @@ class AnswerStore:
     """
 
     def __init__(self, folder: str | Path, rank: int = 0) -> None:
-        self.path = Path(folder, f"answers.part-{rank}.jsonl")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("ab+")
-        self._drop_torn_line()
+        super().__init__(Path(folder, f"answers.part-{rank}.jsonl"))
 
-    def append(self, answers: Sequence[Answer]) -> None:
+    def append(self, answers: Iterable[Answer]) -> None:
         """Add answers; when this returns they are on disk."""
-        self._file.write("".join(map(_line, answers)).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file; one without answers is removed."""
-        empty = self._file.tell() == 0
-        self._file.close()
-        if empty:
-            self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> AnswerStore:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    def _drop_torn_line(self) -> None:
-        self._file.seek(0)
-        content = self._file.read()
-        self._file.truncate(content.rfind(b"\n") + 1)
-        self._file.seek(0, os.SEEK_END)
-
-
-def _line(answer: Answer) -> str:
-    return json.dumps(asdict(answer), ensure_ascii=False) + "\n"
-
-
-def _read(path: Path, torn: bool) -> Iterator[Answer]:
-    lines = path.read_bytes().split(b"\n")
-    last = lines.pop()  # empty where the file ends with a whole line
-    faults = [] if torn or not last.strip() else [f"line {len(lines) + 1} is torn"]
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            answer = _answer(json.loads(line))
-        except (ValueError, TypeError, RecursionError) as error:
-            faults.append(f"line {number}: {ascii(str(error))[1:-1][:100]}")
-        else:
-            yield answer
-    if faults:
-        raise Ego2ExoError(
-            f"{path}: {len(faults)} damaged line(s): {listed(faults)}",
-            "the records that `llava-ego2exo teach` writes",
-            "delete these lines, and run the same `llava-ego2exo teach` again to have them answered",
-        )
+        super().append(map(asdict, answers))
 
 
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
+from ..runs.clips import Seen, read_ahead, read_clip
+from ..runs.settings import Settings
 from . import quality
 from .answers import Answer, AnswerStore
-from .clips import Seen, read_ahead, read_clip
 from .plan import Task, is_open
-from .settings import Settings
 from .top_k import TopK, save_top_k
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Ego2ExoError
+from ..runs.listing import listed
 from .finding import EGO, Found, find_pairs
-from .listing import listed
 from .manifest import read_manifest
 from .pairs import Pair, require_files
 from .record import SPLITS

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import Ego2ExoError
+from ..runs.outputs import require_writable
 from .check_report import report
 from .checking import check_pairs, clean, unpaired_findings
 from .finding import EGO, find_pairs, unpaired_beside
-from .outputs import require_writable
 from .pairs import Pair, read_pairs, write_pairs
 from .probe_pool import probe_files
 

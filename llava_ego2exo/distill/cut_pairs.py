@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import Ego2ExoError
+from ..runs.listing import listed, repeated
+from ..runs.outputs import require_writable
+from ..runs.progress import run_all
 from .av_import import require_av
 from .cutting import Cut, duration, made_as, make
 from .finding import EGO
-from .listing import listed, repeated
-from .outputs import require_writable
 from .pairs import Pair, require_files
-from .progress import run_all
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
+from ..runs.listing import listed, repeated
 from .egoexo4d_files import annotations, camera_files, take_list, view_names
-from .listing import listed, repeated
 from .pairs import Pair
 from .record import record_faults
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import Ego2ExoError
-from .listing import listed
+from ..runs.listing import listed
 from .pairs import Pair
 from .record import record_faults
 

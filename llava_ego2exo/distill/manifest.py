@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .listing import listed, repeated
+from ..runs.listing import listed, repeated
 from .pairs import Pair, json_reason, pair_from_record, read_text, unique_keys
 from .record import EXAMPLE, FIELDS, record_faults
 

@@ -14,8 +14,8 @@ from typing import Any
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
 from ..host.data_check import read_samples, sample_faults
+from ..runs.listing import listed
 from .draws import shuffle_key
-from .listing import listed
 
 Sample = dict[str, Any]
 

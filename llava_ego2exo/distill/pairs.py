@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .listing import listed, repeated
+from ..runs.files import write_whole
+from ..runs.listing import listed, repeated
 from .record import EXAMPLE, FIELDS, record_faults
 
 _CLEAN = "mend the paths; `llava-ego2exo pairs check --write-clean` writes a pairs file without what is missing"
@@ -126,17 +127,7 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> Path:
     if twice or not pairs:
         given = f"{path}: segment(s) named twice: {listed(twice)}" if twice else f"{path}: no pair to write"
         raise Ego2ExoError(given, "one or more pairs, each segment once", "give each segment a name of its own")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text("".join(f"{_line(pair, path.parent)}\n" for pair in pairs), encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise Ego2ExoError(f"{path} cannot be written: {error.strerror}", "a path in a folder of yours") from error
-    finally:
-        if part.exists():
-            part.unlink()
-    return path
+    return write_whole(path, "".join(f"{_line(pair, path.parent)}\n" for pair in pairs))
 
 
 def require_files(pairs: Sequence[Pair], remedy: str = _CLEAN) -> None:

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .answer_folder import done_keys, locked, open_folder
-from .hashes import video_hashes
+from ..runs.files import locked
+from ..runs.hashes import video_hashes
+from ..runs.listing import listed
+from ..runs.settings import Settings
+from .answer_folder import done_keys, open_folder
 from .job import Job
-from .listing import listed
 from .pairs import Pair, read_pairs
 from .plan import Plan, is_open, make_plan
 from .queries import Queries, draw_queries, read_queries
-from .settings import Settings
 
 
 @dataclass(frozen=True)

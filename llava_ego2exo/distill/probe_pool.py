@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Ego2ExoError
+from ..runs.progress import run_all
 from .av_import import require_av
 from .probing import Probe
-from .progress import run_all
 
 _PACKAGE_ROOT = str(Path(__file__).parents[2])
 

@@ -6,12 +6,13 @@ takes down a process of its own (`probe_pool` starts these).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from ..runs.hashes import file_hash
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,6 @@ def probe(path: str) -> Probe:
         return Probe(error=f"does not decode: {short_reason(error)}")
     error = values.pop("error") or _decord_error(path)
     return Probe(error=error, sha256=digest, **values)
-
-
-def file_hash(path: str) -> str:
-    """sha256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _decode(path: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
+from ..runs.listing import listed, repeated
 from .draws import draw
-from .listing import listed, repeated
 from .pairs import json_reason, read_text, unique_keys
 
 Queries = dict[str, tuple[str, ...]]

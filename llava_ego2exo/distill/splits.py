@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import Ego2ExoError
-from .listing import listed
+from ..runs.listing import listed
 from .pairs import Pair
 from .record import SPLITS
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import Ego2ExoError
-from .hashes import video_hashes
-from .listing import listed, repeated
-from .probing import file_hash
+from ..runs.hashes import file_hash, video_hashes
+from ..runs.listing import listed, repeated
 from .targets import PLACEHOLDER
 
 if TYPE_CHECKING:

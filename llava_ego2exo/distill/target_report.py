@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .listing import listed
+from ..runs.listing import listed
 from .mixing import Mix
 from .targets import AFTER, BEFORE, Choices, Tally
 

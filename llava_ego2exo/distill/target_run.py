@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import Ego2ExoError
+from ..runs.listing import listed
 from .answers import read_answers
-from .listing import listed
 from .mixing import Mix, check_ratio, draw_replayed, mix_in, relocate, replay_count
 from .pairs import read_pairs
 from .target_checks import Faults, check_answers, check_pairs, check_videos, unmatched

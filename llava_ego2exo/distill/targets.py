@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
+from ..runs.files import write_whole
 from .draws import draw, shuffle_key
 from .mixing import relative_to
 
@@ -92,18 +91,7 @@ def write_samples(out: str | Path, samples: Sequence[Sample]) -> Path:
     Raises:
         Ego2ExoError: it cannot be written.
     """
-    out = Path(os.path.abspath(out))
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(samples, indent=1, sort_keys=True) + "\n", encoding="ascii")
-        os.replace(part, out)
-    except OSError as error:
-        raise Ego2ExoError(f"{out} cannot be written: {error.strerror}", "a file in a folder of yours") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-    return out
+    return write_whole(out, json.dumps(samples, indent=1, sort_keys=True) + "\n")
 
 
 def _usable(

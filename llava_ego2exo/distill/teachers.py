@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
-from .listing import listed
+from ..runs.listing import listed
 
 if TYPE_CHECKING:
     from .answers import Answer

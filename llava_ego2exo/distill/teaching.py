@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
+from ..runs.listing import listed
+from ..runs.ranks import Ranks, started_ranks
 from .answer_folder import Finished, finish_folder, write_failures
 from .asking import Tally, Work
 from .estimate import estimate, sample_batches
 from .job import Job
-from .listing import listed
 from .plan import Task, unfinished
 from .preparing import Prepared, named, prepare
-from .ranks import Ranks, started_ranks
 
 __all__ = ["Job", "teach"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import Ego2ExoError
 from ..host.stored_logits import file_of as top_k_path
 from ..host.stored_logits import read_logits
+from ..runs.files import write_whole
 
 __all__ = ["TopK", "load_top_k", "save_top_k", "top_k_path"]
 
@@ -38,23 +39,14 @@ def save_top_k(folder: str | Path, key: str, top: TopK) -> Path:
     import numpy as np
 
     _check(top, f"answer {key}")
-    path = top_k_path(folder, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    arrays = {
-        "ids": np.asarray(top.ids, np.int32),
-        "logits": np.asarray(top.logits, np.float16),
-        "tokens": np.asarray(top.tokens, np.int32),
-    }
-    try:
-        with part.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        ids=np.asarray(top.ids, np.int32),
+        logits=np.asarray(top.logits, np.float16),
+        tokens=np.asarray(top.tokens, np.int32),
+    )
+    return write_whole(top_k_path(folder, key), content.getvalue())
 
 
 def load_top_k(folder: str | Path, key: str) -> TopK:

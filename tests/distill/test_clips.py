@@ -6,11 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from llava_ego2exo.distill.clips import read_ahead
-from llava_ego2exo.distill.hashes import FILE, video_hashes
-from llava_ego2exo.distill.probing import file_hash
-from llava_ego2exo.distill.ranks import Ranks, started_ranks
 from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.runs.clips import read_ahead
+from llava_ego2exo.runs.hashes import FILE, file_hash, video_hashes
+from llava_ego2exo.runs.ranks import Ranks, started_ranks
 from llava_ego2exo.video import read_video, time_instruction
 from tests.videos import render_clip
 
@@ -85,7 +84,7 @@ def test_hashes_are_remembered_until_the_file_changes(tmp_path, monkeypatch):
     with (tmp_path / FILE).open("a") as file:
         file.write('["torn')
     hashed = []
-    monkeypatch.setattr("llava_ego2exo.distill.hashes.file_hash", lambda path: hashed.append(path) or "new")
+    monkeypatch.setattr("llava_ego2exo.runs.hashes.file_hash", lambda path: hashed.append(path) or "new")
     assert video_hashes(paths, tmp_path) == wanted and not hashed
     files[1].write_text("longer")
     assert video_hashes(paths, tmp_path) == {paths[0]: wanted[paths[0]], paths[1]: "new"}

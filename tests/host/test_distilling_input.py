@@ -176,9 +176,7 @@ def test_stored_logits_that_do_not_fit(stored, refused):
         {**samples[3], "answer_keys": samples[2]["answer_keys"]},
     ]
     message = r"5 fault.*\[0\]: has no answer_keys.*\[1\]: has 0 answer_keys for 1 answer.*\[2\]: no top-k logits .*"
-    refused(
-        message + rf"{gone}.npz.*\[3\]: has '../../etc/passwd'.*\[4\]: .*another text", faulty, **cached
-    )
+    refused(message + rf"{gone}.npz.*\[3\]: has '../../etc/passwd'.*\[4\]: .*another text", faulty, **cached)
     write_logits(folder, gone, [1, 2], [[1], [2], [3]], [[0.0], [0.0], [0.0]])
     refused("have shapes tokens", [{**samples[0], "answer_keys": [gone]}], **cached)
     write_logits(folder, gone, [1, 2], [[1], [99999]], [[0.0], [0.0]])

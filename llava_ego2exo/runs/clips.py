@@ -6,17 +6,32 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from ..errors import Ego2ExoError
 from ..video import read_video, time_instruction
-from .plan import Task
 from .settings import Settings
+
+
+class Part(Protocol):
+    """A video, or a part of it."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def start_s(self) -> float | None: ...
+
+    @property
+    def end_s(self) -> float | None: ...
+
+
+Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A clip as the teacher sees it.
+    """A clip as the model sees it.
 
     Args:
         pixels: (T, 3, H, W), preprocessed.
@@ -27,7 +42,7 @@ class Seen:
     preface: str
 
 
-def read_clip(task: Task, settings: Settings, preprocess: Callable[[Any], Any]) -> Seen | Ego2ExoError:
+def read_clip(task: Part, settings: Settings, preprocess: Callable[[Any], Any]) -> Seen | Ego2ExoError:
     """One clip, or why it cannot be read."""
     try:
         clip = read_video(

@@ -1,4 +1,4 @@
-"""How a teacher is asked: everything beside model, clip and query that its answer hangs on."""
+"""How a model is asked: everything beside model, clip and query that its answer hangs on."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def started_ranks() -> Iterator[Ranks]:
         raise Ego2ExoError(
             f"process {rank} of {world} does not find the others: {str(error).splitlines()[0]}",
             "processes started by torchrun",
-            "start them as `torchrun --nproc_per_node N -m llava_ego2exo teach ...`, or unset WORLD_SIZE",
+            "start them as `torchrun --nproc_per_node N -m llava_ego2exo COMMAND ...`, or unset WORLD_SIZE",
         ) from error
     try:
         yield Ranks(rank, world, int(os.environ.get("LOCAL_RANK", rank)))

@@ -1,20 +1,22 @@
-"""Hashes of many video files, remembered beside the answers so that a run that goes on reads no file again."""
+"""Hashes of many video files, remembered in the folder of a run so that a run that goes on reads no file again."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from .probing import file_hash
 from .progress import run_all
 
 FILE = "video_hashes.jsonl"
 
 
-def video_hashes(paths: Sequence[str], folder: str | Path, progress: bool = True) -> dict[str, str]:
+def video_hashes(
+    paths: Sequence[str], folder: str | Path, progress: bool = True, what: str = "hashing ego videos"
+) -> dict[str, str]:
     """path -> sha256 of the file's bytes, for each different path.
 
     A hash is taken over from an earlier run where the file's size and time of change are as they were.
@@ -23,6 +25,7 @@ def video_hashes(paths: Sequence[str], folder: str | Path, progress: bool = True
         paths: existing files.
         folder: where to remember them.
         progress: show a bar.
+        what: shown before the bar.
     """
     paths = list(dict.fromkeys(paths))
     known = _known(Path(folder, FILE))
@@ -38,9 +41,18 @@ def video_hashes(paths: Sequence[str], folder: str | Path, progress: bool = True
                 file.flush()
             return found
 
-        made = run_all(run, new, min(8, os.cpu_count() or 1), "hashing ego videos", "file", progress)
+        made = run_all(run, new, min(8, os.cpu_count() or 1), what, "file", progress)
     hashes = dict(zip(new, made, strict=True))
     return {path: hashes.get(path) or known[(path, *marks[path])] for path in paths}
+
+
+def file_hash(path: str) -> str:
+    """sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _mark(path: str) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""Benchmarks: read, asked, scored and shown."""

@@ -1,0 +1,90 @@
+"""Files of one JSON object a line that grow while a run is at work: a killed run loses at most the line in flight."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import Ego2ExoError
+from .listing import listed
+
+Record = TypeVar("Record")
+
+
+def json_line(record: Any) -> str:
+    """One record as it stands in a file."""
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+class AppendFile:
+    """Appends records to a file; a line that a killed run left torn is dropped first.
+
+    Args:
+        path: made, with its folders, if it is not there; removed again by `close` where it stayed empty.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("ab+")
+        self._drop_torn_line()
+
+    def append(self, records: Iterable[Any]) -> None:
+        """Add records; when this returns they are on disk."""
+        self._file.write("".join(map(json_line, records)).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; an empty one is removed."""
+        empty = self._file.tell() == 0
+        self._file.close()
+        if empty:
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> AppendFile:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _drop_torn_line(self) -> None:
+        self._file.seek(0)
+        content = self._file.read()
+        self._file.truncate(content.rfind(b"\n") + 1)
+        self._file.seek(0, os.SEEK_END)
+
+
+def read_lines(path: Path, parse: Callable[[Any], Record], torn: bool, origin: str) -> Iterator[Record]:
+    """The records of one file.
+
+    Args:
+        path: of the file.
+        parse: one JSON value -> record; raises ValueError or TypeError where it is none.
+        torn: whether the last line may be torn, and is then left out.
+        origin: the command that writes such files, for messages.
+
+    Raises:
+        Ego2ExoError: at the end, naming every damaged line.
+    """
+    lines = path.read_bytes().split(b"\n")
+    last = lines.pop()  # empty where the file ends with a whole line
+    faults = [] if torn or not last.strip() else [f"line {len(lines) + 1} is torn"]
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = parse(json.loads(line))
+        except (ValueError, TypeError, RecursionError) as error:
+            faults.append(f"line {number}: {ascii(str(error))[1:-1][:100]}")
+        else:
+            yield record
+    if faults:
+        raise Ego2ExoError(
+            f"{path}: {len(faults)} damaged line(s): {listed(faults)}",
+            f"the records that `{origin}` writes",
+            f"delete these lines, and run the same `{origin}` again to have them made anew",
+        )

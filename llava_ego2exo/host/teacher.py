@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,18 +76,30 @@ class Teacher:
         Returns:
             For each clip its answers; an error for one that is too long for the model.
         """
+        return self.each(clips, questions, self._generate)
+
+    def each(
+        self, clips: Sequence[Tensor], questions: Sequence[Sequence[Any]], ask: Callable[..., list[Any]]
+    ) -> list[list[Any] | Ego2ExoError]:
+        """What `ask` finds of each question, with those clips left out that are too long for the model.
+
+        Args:
+            clips: (T, 3, H, W) each, preprocessed.
+            questions: those of each clip.
+            ask: (clips, questions) -> one result a question, clip after clip, inside :meth:`checked_lengths`.
+        """
         fitting = list(range(len(clips)))
-        results: list[list[Said] | Ego2ExoError] = [[] for _ in clips]
+        results: list[list[Any] | Ego2ExoError] = [[] for _ in clips]
         while fitting:
             try:
-                answers = iter(self._generate([clips[i] for i in fitting], [questions[i] for i in fitting]))
+                found = iter(ask([clips[i] for i in fitting], [questions[i] for i in fitting]))
             except _TooLong as error:
                 for place in error.lengths:
                     results[fitting[place]] = error.of(place)
                 fitting = [clip for place, clip in enumerate(fitting) if place not in error.lengths]
                 continue
             for clip in fitting:
-                results[clip] = [next(answers) for _ in questions[clip]]
+                results[clip] = [next(found) for _ in questions[clip]]
             break
         return results
 
@@ -113,7 +125,7 @@ class Teacher:
         with contextlib.ExitStack() as stack:
             # On the left, whatever the checkpoint was trained with: new tokens go behind the last column of all rows.
             whole = {"tokenizer_padding_side": "left", "tokenizer_model_max_length": None}
-            stack.enter_context(self._check_lengths(owners))
+            stack.enter_context(self.checked_lengths(owners))
             stack.enter_context(substituted(model.config, **whole))
             stack.enter_context(shared_encoding(model, images))
             stack.enter_context(last_logits(model, self.top_k, steps))
@@ -146,8 +158,12 @@ class Teacher:
         return [Said(w.strip(), t.clone(), *rest) for w, t, rest in zip(words, texts, said, strict=True)]
 
     @contextlib.contextmanager
-    def _check_lengths(self, owners: list[int]) -> Iterator[None]:
-        """LLaVA cuts off what is too long, and with it the query, without a word."""
+    def checked_lengths(self, owners: list[int]) -> Iterator[None]:
+        """LLaVA cuts off what is too long, and with it the query, without a word: here :meth:`each` learns of it.
+
+        Args:
+            owners: of each row of the batch, the number of its clip.
+        """
         original, room = self.model.prepare_inputs_labels_for_multimodal, self.room()
 
         def prepare(*args: Any, **kwargs: Any) -> Any:

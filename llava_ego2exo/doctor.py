@@ -68,7 +68,7 @@ def _host(findings: Findings) -> dict[str, Any]:
     host["plugins"] = sorted(point.name for point in metadata.entry_points(group="llava.plugins"))
     try:
         folder, host["flavour"] = flavours.package_folder(), flavours.detect()
-        host |= {"path": str(folder), "commit": _commit(folder), "name": _host_name(folder, host["flavour"])}
+        host |= {"path": str(folder), "commit": commit_of(folder), "name": _host_name(folder, host["flavour"])}
         host["patch"] = patching.status(folder)
     except ValueError as error:  # Ego2ExoError, and what find_spec raises on a stand-in without a spec
         findings.problems.append(str(error))
@@ -95,7 +95,8 @@ def _host_name(folder: Path, flavour: str) -> str:
     return f"{'LLaVA-NeXT' if flavour == 'next' else 'llava-torch'} {version or '(version unknown)'}"
 
 
-def _commit(folder: Path) -> str | None:
+def commit_of(folder: Path) -> str | None:
+    """Commit of the checkout that a package folder lies in directly; None where it is installed otherwise."""
     if not (folder.parent / ".git").exists():  # not further up: site-packages may lie in another project's checkout
         return None
     command = ["git", "-C", str(folder.parent), "rev-parse", "HEAD"]

@@ -88,47 +88,18 @@ def _lost(chosen: Sequence[Pair], allowed: int) -> list[dict[str, str]]:
 
 def _teacher(job: Job) -> tuple[Settings, str]:
     """How the teacher is asked, and which it is; loads no weight."""
-    import torch
-
-    from ..host.checkpoints import describe
     from ..host.command_line import read_config
     from ..host.fingerprint import fingerprint
-    from ..host.flavour import package_folder
-    from ..host.loading import check_base
-    from ..host.templates import choose_template
+    from ..host.how_asked import how_asked
 
-    package_folder()
-    config = read_config(job.model)
-    _need(job, config.get("vocab_size", job.top_k))
-    check_base(describe(job.model), job.model_base, config)
-    settings = Settings(
-        template=choose_template(job.model, job.template),
-        frames_upbound=job.frames_upbound,
-        video_fps=job.video_fps,
-        force_sample=_own(job.force_sample, config, "force_sample"),
-        time_instruction=_own(job.time_instruction, config, "add_time_instruction"),
-        max_new_tokens=job.max_new_tokens,
-        bits=job.bits,
-        dtype=job.dtype or ("bfloat16" if torch.cuda.is_available() else "float32"),
-    )
-    return settings, fingerprint(job.model, job.model_base)
-
-
-def _need(job: Job, vocabulary: int) -> None:
-    from importlib.util import find_spec
-
+    vocabulary = read_config(job.model).get("vocab_size", job.top_k)
     if job.top_k > vocabulary:
         raise Ego2ExoError(f"--top-k {job.top_k}", f"at most {vocabulary}, the vocabulary", "give a smaller one")
-    needed = {"decord": "decord", **({"bitsandbytes": "bitsandbytes"} if job.bits < 16 else {})}
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        raise Ego2ExoError(
-            f"{', '.join(missing)} is not installed", "", f"pip install {' '.join(needed[name] for name in missing)}"
-        )
-
-
-def _own(given: bool | None, config: dict[str, Any], key: str) -> bool:
-    return bool(config.get(key, False)) if given is None else given
+    settings = how_asked(
+        job.model, job.model_base, job.template, job.dtype, job.bits, job.force_sample, job.time_instruction,
+        frames_upbound=job.frames_upbound, video_fps=job.video_fps, max_new_tokens=job.max_new_tokens,
+    )  # fmt: skip
+    return settings, fingerprint(job.model, job.model_base)
 
 
 def _manifest(job: Job, settings: Settings, fingerprint: str, queries: Queries) -> dict[str, Any]:

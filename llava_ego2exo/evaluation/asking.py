@@ -1,0 +1,126 @@
+"""Batches of clips through a model, and its replies onto the disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Ego2ExoError
+from ..runs.clips import Seen, read_ahead, read_clip
+from .outcomes import LIKELIHOOD
+from .plan import Clip, Question, is_open
+from .preparing import Asked
+from .replies import Reply, ReplyStore
+
+if TYPE_CHECKING:
+    from ..host.teacher import Said, Teacher
+
+
+@dataclass
+class Tally:
+    """What one process has done: clips, questions, those of them without a reply, and seconds."""
+
+    clips: int = 0
+    questions: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process needs to ask its batches.
+
+    Args:
+        asked: model, mode, settings, and what is done.
+        teacher: the loaded model.
+        rank: of the process.
+        workers: reading threads.
+    """
+
+    asked: Asked
+    teacher: Teacher
+    rank: int
+    workers: int
+
+    def answer(self, batches: Sequence[tuple[Clip, ...]]) -> Iterator[Tally]:
+        """Ask batch after batch; yields the tally so far after each."""
+        tally = Tally()
+        with ReplyStore(self.asked.folder, self.rank) as store:
+            began = time.perf_counter()
+            for batch, clips in read_ahead(batches, self._read, self.workers):
+                replies = self._replies(batch, self._ask(batch, clips))
+                store.append(replies)
+                tally.clips += len(batch)
+                tally.questions += len(replies)
+                tally.failed += sum(bool(reply.error) for reply in replies)
+                tally.seconds += time.perf_counter() - began
+                began = time.perf_counter()
+                yield tally
+
+    def _read(self, clip: Clip) -> Seen | Ego2ExoError:
+        return read_clip(clip, self.asked.settings, self.teacher.preprocess)
+
+    def _ask(self, batch: tuple[Clip, ...], clips: list[Seen | Ego2ExoError]) -> list[Any]:
+        """Replies to the whole batch, also to what is done already: its rounding hangs on what goes together."""
+        good = [number for number, clip in enumerate(clips) if isinstance(clip, Seen)]
+        results: list[Any] = list(clips)
+        if not any(is_open(batch[number], self.asked.done) for number in good):
+            return [[] if number in good else clip for number, clip in enumerate(clips)]
+        prefaces = [clips[number].preface for number in good]
+        questions = [batch[number].questions for number in good]
+        pixels = [clips[number].pixels for number in good]
+        for number, found in zip(good, self._run(pixels, prefaces, questions), strict=True):
+            results[number] = found
+        return results
+
+    def _run(
+        self, pixels: list[Any], prefaces: list[str], questions: list[tuple[Question, ...]]
+    ) -> list[Any]:  # fmt: skip
+        import torch
+
+        try:
+            if self.asked.mode == LIKELIHOOD:
+                return _scored(self.teacher, pixels, prefaces, questions)
+            texts = [[preface + q.text for q in own] for preface, own in zip(prefaces, questions, strict=True)]
+            return self.teacher.answer(pixels, texts)
+        except torch.cuda.OutOfMemoryError as error:
+            rows = sum(map(len, questions))
+            raise Ego2ExoError(
+                f"the GPU's memory ran out with {len(pixels)} clip(s) and {rows} question(s) at once",
+                "what fits",
+                "run the same command with a smaller --batch-size, which goes on where this one stopped; with "
+                "--batch-size 1, start anew with fewer --frames-upbound or with --bits 4",
+            ) from error
+
+    def _replies(self, batch: tuple[Clip, ...], results: list[Any]) -> list[Reply]:
+        replies = []
+        for clip, found in zip(batch, results, strict=True):
+            open_questions = [question for question in clip.questions if question.key not in self.asked.done]
+            if isinstance(found, Ego2ExoError):
+                replies += [Reply(question.id, question.key, error=found.given) for question in open_questions]
+                continue
+            for question, one in zip(clip.questions, found, strict=bool(found)):
+                if question.key not in self.asked.done:
+                    replies.append(_reply(question, one))
+        return replies
+
+
+def _scored(
+    teacher: Teacher, pixels: list[Any], prefaces: list[str], questions: list[tuple[Question, ...]]
+) -> list[Any]:
+    from ..host import letters
+
+    asked = [
+        [letters.Asked(preface + question.text, question.options) for question in own]
+        for preface, own in zip(prefaces, questions, strict=True)
+    ]
+    return letters.letter_scores(teacher, pixels, asked)
+
+
+def _reply(question: Question, found: Said | dict[str, float]) -> Reply:
+    if isinstance(found, dict):
+        return Reply(question.id, question.key, scores=found)
+    flags = (() if found.text else ("empty",)) + (() if found.ended else ("cut",))
+    return Reply(question.id, question.key, found.text, flags=flags, tokens=len(found.tokens))

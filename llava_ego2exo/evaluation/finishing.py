@@ -1,0 +1,137 @@
+"""The end of a run, and all of a rescoring: replies in order, read, judged, and reported."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Ego2ExoError
+from ..runs.files import locked, write_whole
+from ..runs.jsonl import json_line, read_lines
+from .items import Item
+from .metrics import metrics as measure
+from .outcomes import Described, Outcome
+from .parsers import PARSERS
+from .preparing import ITEMS, MANIFEST, Asked, Prepared, read_manifest
+from .reading import described_of, outcomes_of
+from .replies import ORIGIN, Reply, finish_replies, read_replies
+from .report import write_report
+
+if TYPE_CHECKING:
+    from .judge import Judge
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came out.
+
+    Args:
+        outcomes: of multiple-choice items, models and modes in order.
+        described: of rows of descriptions.
+        metrics: what `metrics.json` holds.
+    """
+
+    outcomes: list[Outcome]
+    described: list[Described]
+    metrics: dict[str, Any]
+
+
+def finish(folder: Path, prepared: Prepared, manifest: dict[str, Any], judge: Judge | None) -> Finished:
+    """Put the replies of a run in order, and report.
+
+    Args:
+        folder: of the results.
+        prepared: the run.
+        manifest: what `run.json` holds.
+        judge: of descriptions; None: they stay unjudged.
+    """
+    replies = {(one.model.name, one.mode): _ordered(one) for one in prepared.asked}
+    return report(folder, prepared.items, replies, manifest, judge)
+
+
+def _ordered(asked: Asked) -> dict[str, Reply]:
+    """Item's id -> reply; on disk in order of the plan, behind them those of items that this run leaves out."""
+    found = read_replies(asked.folder)
+    ours = {id_: found[key] for id_, key in asked.plan.keys.items() if key in found}
+    others = [reply for reply in found.values() if reply.id not in asked.plan.keys]
+    finish_replies(asked.folder, [*ours.values(), *sorted(others, key=lambda reply: reply.id)])
+    return ours
+
+
+def rescore(out: str, parser: str, judge: Judge | None, compare_to: str | None = None) -> Finished:
+    """Read the stored replies of a folder anew; no model, no video and no data file is needed.
+
+    Args:
+        out: the folder that `llava-ego2exo eval` wrote.
+        parser: name of what reads replies.
+        judge: of descriptions; None: they stay unjudged.
+        compare_to: the model that others are compared with; None: the first.
+
+    Raises:
+        Ego2ExoError: the folder is none of ours, or damaged.
+    """
+    folder = Path(out)
+    if parser not in PARSERS:
+        raise Ego2ExoError(f"--parser {parser}", ", ".join(PARSERS), "mend this flag")
+    manifest = read_manifest(folder)
+    if not (folder / ITEMS).is_file():
+        raise Ego2ExoError(f"{folder / ITEMS} is not there", "a folder that `llava-ego2exo eval` wrote", "check it")
+    with locked(folder):
+        items = list(read_lines(folder / ITEMS, _item, torn=False, origin=ORIGIN))
+        manifest = {**manifest, "parser": parser}
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        replies = {
+            (model["name"], mode): {reply.id: reply for reply in read_replies(folder / model["name"] / mode).values()}
+            for model in manifest["models"]
+            for mode in manifest["modes"]
+        }
+        return report(folder, items, replies, manifest, judge, compare_to)
+
+
+def report(
+    folder: Path, items: Sequence[Item], replies: Mapping[tuple[str, str], Mapping[str, Reply]],
+    manifest: dict[str, Any], judge: Judge | None, compare_to: str | None = None,
+) -> Finished:  # fmt: skip
+    """Read replies, judge what is to be judged, and write results, metrics and pages.
+
+    Args:
+        folder: of the results.
+        items: all questions.
+        replies: (model, mode) -> item's id -> reply.
+        manifest: what the numbers depend on.
+        judge: None: none.
+        compare_to: name of a model.
+    """
+    outcomes, described = [], []
+    for (model, mode), own in replies.items():
+        outcomes += outcomes_of(items, own, model, mode, manifest["parser"])
+        described += described_of(items, own, model)
+    provenance = manifest
+    if judge is not None:
+        described = judge.marks(described)
+        outcomes = judge.read_replies(outcomes) if judge.reads_replies else outcomes
+        provenance = {**manifest, "judge": judge.provenance()}
+    write_whole(folder / "results.jsonl", "".join(json_line(_result(one)) for one in (*outcomes, *described)))
+    write_report(folder, outcomes, described, provenance, compare_to)
+    return Finished(outcomes, described, measure(outcomes, described, provenance, compare_to))
+
+
+def _result(one: Outcome | Described) -> dict[str, Any]:
+    """One line of `results.jsonl`: what was read, beside what was asked."""
+    record = dataclasses.asdict(one)
+    if isinstance(one, Outcome):
+        item = record.pop("item")
+        shown = {name: item[name] for name in ("id", "category", "view", "video", "question", "choices", "answer")}
+        return {**shown, **record, "right": one.right}
+    items = record.pop("items")
+    return {"row": items[0]["row"], "video": items[0]["video"], "questions": [i["question"] for i in items], **record}
+
+
+def _item(record: Any) -> Item:
+    if not isinstance(record, dict) or record.keys() != {field.name for field in fields(Item)}:
+        raise ValueError("no item")
+    return Item(**record)

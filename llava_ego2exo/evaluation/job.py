@@ -1,0 +1,165 @@
+"""What a user of `llava-ego2exo eval` asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import Ego2ExoError
+from ..runs.listing import listed, repeated
+from .outcomes import GENERATE, MODES
+from .parsers import PARSERS
+
+VIEWS = ("exo", "ego", "both")
+# Names become folders of the results.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a run.
+
+    Args:
+        name: in tables, and of its folder.
+        path: folder or hub name of a checkpoint.
+        base: what it was trained from, where it holds no whole model.
+        spare: the base was given for whichever model needs one, not for this one by name.
+    """
+
+    name: str
+    path: str
+    base: str | None = None
+    spare: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command line.
+
+    Args:
+        benchmark: name, see `benchmarks.BENCHMARKS`.
+        data: its file, or a folder that holds it.
+        videos: folder of its videos.
+        out: folder of the results.
+        models: one or more; the first is what the others are compared with.
+        modes: "generate", "likelihood" or both.
+        view: "exo", "ego" or "both", for benchmarks with two cameras.
+        categories: those to ask about; none: all.
+        limit: ask the first so many questions only; 0: all.
+        parser: what reads replies, see `parsers.PARSERS`.
+        template: LLaVA's conversation template; None: that of each checkpoint's class where only one fits.
+        dtype: of weights that are not quantized; None: bfloat16 on a GPU, else float32.
+        bits: 4, 8 or 16.
+        frames_upbound: most frames of a clip; 0 for no bound.
+        video_fps: frames taken a second.
+        force_sample: always take `frames_upbound` frames; None: as each checkpoint's config says.
+        time_instruction: tell the model the times of the frames; None: as each checkpoint's config says.
+        max_new_tokens: most tokens of a reply; None: 64 for multiple choice, 256 for descriptions.
+        batch_size: clips that go through the model together, each with all its questions.
+        workers: threads that read clips.
+        max_failures: how many questions may stay without a reply.
+        max_bad_rows: how many malformed rows of the data may be left out.
+        judge_url: of an OpenAI-compatible endpoint; None: no judge.
+        judge_model: its name there.
+        judge_key_env: the environment variable that holds the key.
+        judge_workers: requests at once.
+        judge_unparsed: let the judge read replies that the parser cannot.
+    """
+
+    benchmark: str
+    data: str
+    videos: str
+    out: str
+    models: tuple[Model, ...]
+    modes: tuple[str, ...] = (GENERATE,)
+    view: str = "exo"
+    categories: tuple[str, ...] = ()
+    limit: int = 0
+    parser: str = "strict"
+    template: str | None = None
+    dtype: str | None = None
+    bits: int = 16
+    frames_upbound: int = 32
+    video_fps: int = 1
+    force_sample: bool | None = None
+    time_instruction: bool | None = None
+    max_new_tokens: int | None = None
+    batch_size: int = 1
+    workers: int = 2
+    max_failures: int = 0
+    max_bad_rows: int = 0
+    judge_url: str | None = None
+    judge_model: str | None = None
+    judge_key_env: str = "OPENAI_API_KEY"
+    judge_workers: int = 4
+    judge_unparsed: bool = False
+
+    def __post_init__(self) -> None:
+        least = {"limit": 0, "batch_size": 1, "workers": 1, "max_failures": 0, "max_bad_rows": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                given = f"--{name.replace('_', '-')} {getattr(self, name)}"
+                raise Ego2ExoError(given, f"{value} or more", "mend this flag")
+        allowed = {"view": VIEWS, "parser": tuple(PARSERS)}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise Ego2ExoError(f"--{name} {getattr(self, name)}", ", ".join(values), "mend this flag")
+        strange = [mode for mode in self.modes if mode not in MODES]
+        if strange or not self.modes:
+            raise Ego2ExoError(f"--mode {' '.join(self.modes)}", ", ".join(MODES), "name one or both")
+        if (self.judge_url is None) != (self.judge_model is None):
+            raise Ego2ExoError("--judge-url and --judge-model", "both or neither", "give the other one too")
+        if self.judge_unparsed and self.judge_url is None:
+            raise Ego2ExoError("--judge-unparsed without a judge", "with --judge-url and --judge-model", "give these")
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The cameras to ask about."""
+        return ("exo", "ego") if self.view == "both" else (self.view,)
+
+
+def models_of(given: Sequence[str], bases: Sequence[str]) -> tuple[Model, ...]:
+    """`--model` and `--model-base`, each ``PATH`` or ``NAME=PATH``.
+
+    Args:
+        given: the models; one without a name is called by its last folder.
+        bases: of the models of the same name; one without a name is for every other model that holds no whole one.
+
+    Raises:
+        Ego2ExoError: a name is none, or stands twice, or a base belongs to no model.
+    """
+    named = [_named(text) for text in given]
+    models = {name or _last(path): path for name, path in named}
+    names = [name or _last(path) for name, path in named]
+    wrong = [name for name in names if not _NAME.fullmatch(name)]
+    if wrong or repeated(names) or not names:
+        raise Ego2ExoError(
+            f"--model {listed(wrong or repeated(names) or ['nothing'])}",
+            "models of different names, of letters, digits and . _ + -",
+            "name them: --model base=CKPT --model student=CKPT",
+        )
+    own = dict(_named(text) for text in bases)
+    strangers = [str(name) for name in own if name and name not in models]
+    if strangers or len(own) < len(bases):
+        raise Ego2ExoError(
+            f"--model-base {listed([*bases])}",
+            f"one base for all adapters, or NAME=BASE with NAME of {', '.join(names)}, each once",
+            "mend these flags",
+        )
+    common = own.get(None)
+    return tuple(
+        Model(name, path, own[name]) if name in own else Model(name, path, common, spare=common is not None)
+        for name, path in models.items()
+    )
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    name, equals, path = text.partition("=")
+    # A path may hold an equals sign too; a name holds no slash.
+    return (name, path) if equals and path and _NAME.fullmatch(name) and not Path(text).exists() else (None, text)
+
+
+def _last(path: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", Path(path).absolute().name).lstrip(".-_+") or "model"

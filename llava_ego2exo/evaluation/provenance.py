@@ -1,0 +1,51 @@
+"""What a number depends on: versions, commits, data, models and how they were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("llava-ego2exo", "torch", "transformers", "peft", "bitsandbytes", "decord", "snowballstemmer")
+
+
+def software() -> dict[str, Any]:
+    """Versions of packages, the llava in use, commits of checkouts, and the device."""
+    import platform
+
+    import torch
+
+    from ..doctor import commit_of
+    from ..host.flavour import detect, package_folder
+
+    versions: dict[str, Any] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "versions": versions,
+        "llava": {"flavour": detect(), "commit": commit_of(package_folder())},
+        "commit": commit_of(Path(__file__).parents[1]),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [text for key in keys for text in differences(old.get(key), new.get(key), f"{name} {key}".strip())]
+    return [] if old == new else [f"{name}: {_short(old)}, now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def named(models: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A manifest's models by name."""
+    return {model["name"]: model for model in models}

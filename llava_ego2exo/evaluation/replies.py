@@ -1,0 +1,106 @@
+"""What models replied, on disk: one JSON object a line, appended while a run is at work, put in order when it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..runs.files import write_whole
+from ..runs.jsonl import AppendFile, json_line, read_lines
+
+FINISHED = "replies.jsonl"
+_PARTS = "replies.part-*.jsonl"
+ORIGIN = "llava-ego2exo eval"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one model gave to one question.
+
+    Args:
+        id: of the item.
+        key: identity by content, see :func:`reply_key`.
+        reply: as the model gave it, special tokens and blanks at its ends removed; "" in mode "likelihood".
+        scores: option's key -> log-probability; empty in mode "generate".
+        flags: what is odd about it: "empty", "cut" (it reached the length limit).
+        tokens: how many were generated, the end token included.
+        error: why there is none; "" where there is one.
+    """
+
+    id: str
+    key: str
+    reply: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    tokens: int = 0
+    error: str = ""
+
+
+def reply_key(content: Sequence[Any]) -> str:
+    """32 hex digits that are the same for the same content, wherever the files lie.
+
+    Args:
+        content: of JSON values: all that a reply hangs on.
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def read_replies(folder: str | Path) -> dict[str, Reply]:
+    """Key -> reply of one model in one mode, also of a run that was stopped; of a key's records the last counts.
+
+    A failure never takes the place of a reply.
+
+    Raises:
+        Ego2ExoError: a line is damaged. The last line of an unfinished file may be torn.
+    """
+    folder, found = Path(folder), {}
+    for path in (folder / FINISHED, *sorted(folder.glob(_PARTS))):
+        if path.is_file():
+            for reply in read_lines(path, _reply, torn=path.name != FINISHED, origin=ORIGIN):
+                if not reply.error or found.get(reply.key, reply).error:
+                    found[reply.key] = reply
+    return found
+
+
+def finish_replies(folder: str | Path, replies: Iterable[Reply]) -> None:
+    """Write the finished file in the order given, and remove those of the unfinished run."""
+    folder = Path(folder)
+    write_whole(folder / FINISHED, "".join(json_line(asdict(reply)) for reply in replies))
+    for unfinished in folder.glob(_PARTS):
+        unfinished.unlink()
+
+
+class ReplyStore(AppendFile):
+    """Appends replies to one process's own file.
+
+    Args:
+        folder: of one model in one mode; made if it is not there.
+        rank: number of the process.
+    """
+
+    def __init__(self, folder: str | Path, rank: int = 0) -> None:
+        super().__init__(Path(folder, f"replies.part-{rank}.jsonl"))
+
+    def append(self, replies: Iterable[Reply]) -> None:
+        """Add replies; when this returns they are on disk."""
+        super().append(map(asdict, replies))
+
+
+_TYPES: dict[str, type] = {"scores": dict, "flags": list, "tokens": int}
+
+
+def _reply(record: Any) -> Reply:
+    if not isinstance(record, dict):
+        raise ValueError("no object")
+    names = {field.name for field in fields(Reply)}
+    if record.keys() != names:
+        raise ValueError(f"lacks {sorted(names - record.keys())}, has unknown {sorted(record.keys() - names)}")
+    odd = [name for name, value in record.items() if not isinstance(value, _TYPES.get(name, str))]
+    if odd:
+        raise ValueError(f"{', '.join(odd)} of another type than expected")
+    return Reply(**{**record, "flags": tuple(record["flags"])})

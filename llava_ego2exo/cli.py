@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import doctor, merge, pairs, patch, targets, teach
+from .commands import doctor, eval, merge, pairs, patch, targets, teach
 from .errors import Ego2ExoError
 
-SUBCOMMANDS = (doctor, patch, pairs, teach, targets, merge)
+SUBCOMMANDS = (doctor, patch, pairs, teach, targets, merge, eval)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +72,27 @@ def read_video(
     Raises:
         Ego2ExoError: decord is missing, the file does not decode, or it does not reach over the part.
     """
+    with _opened(path) as reader:
+        rate = reader.get_avg_fps()
+        first, last = _part(reader, rate, path, start_s, end_s)
+        indices = sample_indices(last - first, rate, fps, frames_upbound, force_sample)
+        frames = reader.get_batch([first + index for index in indices]).asnumpy()
+    return Clip(frames, [index / rate for index in indices], (last - first) / rate)
+
+
+def video_seconds(path: str) -> float:
+    """How long a video is, in seconds.
+
+    Raises:
+        Ego2ExoError: as :func:`read_video`.
+    """
+    with _opened(path) as reader:
+        return _duration(_times(reader), reader.get_avg_fps())
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """decord's reader of a file; what it raises inside the block is told in one way."""
     try:
         import decord
     except ImportError as error:
@@ -77,18 +100,25 @@ def read_video(
     if not os.path.isfile(path):
         raise Ego2ExoError(f"video {path} is not there", "an existing file", "check the path")
     try:
-        reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-        rate = reader.get_avg_fps()
-        first, last = _part(reader, rate, path, start_s, end_s)
-        indices = sample_indices(last - first, rate, fps, frames_upbound, force_sample)
-        frames = reader.get_batch([first + index for index in indices]).asnumpy()
+        yield decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
     except (RuntimeError, OSError, IndexError, decord.DECORDError) as error:
         lines = _NOISE.sub("", str(error)).strip().splitlines()
         reason = lines[-1] if lines else type(error).__name__
         raise Ego2ExoError(
             f"video {path} does not decode: {reason}", "a file that ffmpeg plays", "encode it again"
         ) from error
-    return Clip(frames, [index / rate for index in indices], (last - first) / rate)
+
+
+def _times(reader: Any) -> Any:
+    """Seconds after the first frame at which each is shown."""
+    import numpy as np
+
+    times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
+    return times - times[0]
+
+
+def _duration(times: Any, rate: float) -> float:
+    return float(times[-1] + 1 / rate)
 
 
 def _part(reader: Any, rate: float, path: str, start_s: float | None, end_s: float | None) -> tuple[int, int]:
@@ -98,9 +128,8 @@ def _part(reader: Any, rate: float, path: str, start_s: float | None, end_s: flo
     import numpy as np
 
     # By the frames' own times: an average rate drifts away in a video of changing rate.
-    times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
-    times = times - times[0]
-    duration, start, end = times[-1] + 1 / rate, start_s or 0.0, math.inf if end_s is None else end_s
+    times = _times(reader)
+    duration, start, end = _duration(times, rate), start_s or 0.0, math.inf if end_s is None else end_s
     # Times in files are rounded to their time base, which may be a thousandth.
     first, last = (int(np.searchsorted(times, second - 0.0005)) for second in (start, end))
     if first >= last or (end_s is not None and end_s > duration + _MISSING_S):

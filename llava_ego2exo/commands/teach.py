@@ -37,9 +37,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--frames-upbound", type=int, default=32, metavar="N", help=frames)
     group.add_argument("--video-fps", type=int, default=1, metavar="N", help="frames a second (default: 1)")
     sample = "always take --frames-upbound frames (default: as the checkpoint's config says)"
-    group.add_argument("--force-sample", type=_boolean, metavar="True|False", help=sample)
+    group.add_argument("--force-sample", type=boolean, metavar="True|False", help=sample)
     times = "tell the teacher the times of its frames (default: as the checkpoint's config says)"
-    group.add_argument("--time-instruction", type=_boolean, metavar="True|False", help=times)
+    group.add_argument("--time-instruction", type=boolean, metavar="True|False", help=times)
 
 
 def _add_questions(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +64,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--estimate", type=_positive, nargs="?", const=16, default=0, metavar="N", help=few)
 
 
-def _boolean(text: str) -> bool:
+def boolean(text: str) -> bool:
+    """A flag's value, True or False."""
     known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in known:
         raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")

@@ -40,7 +40,9 @@ class Finished:
     metrics: dict[str, Any]
 
 
-def finish(folder: Path, prepared: Prepared, manifest: dict[str, Any], judge: Judge | None) -> Finished:
+def finish(
+    folder: Path, prepared: Prepared, manifest: dict[str, Any], judge: Judge | None, compare_to: str | None = None
+) -> Finished:
     """Put the replies of a run in order, and report.
 
     Args:
@@ -48,9 +50,10 @@ def finish(folder: Path, prepared: Prepared, manifest: dict[str, Any], judge: Ju
         prepared: the run.
         manifest: what `run.json` holds.
         judge: of descriptions; None: they stay unjudged.
+        compare_to: the model that others are compared with; None: the first.
     """
     replies = {(one.model.name, one.mode): _ordered(one) for one in prepared.asked}
-    return report(folder, prepared.items, replies, manifest, judge)
+    return report(folder, prepared.items, replies, manifest, judge, compare_to)
 
 
 def _ordered(asked: Asked) -> dict[str, Reply]:
@@ -62,12 +65,12 @@ def _ordered(asked: Asked) -> dict[str, Reply]:
     return ours
 
 
-def rescore(out: str, parser: str, judge: Judge | None, compare_to: str | None = None) -> Finished:
+def rescore(out: str, parser: str | None, judge: Judge | None, compare_to: str | None = None) -> Finished:
     """Read the stored replies of a folder anew; no model, no video and no data file is needed.
 
     Args:
         out: the folder that `llava-ego2exo eval` wrote.
-        parser: name of what reads replies.
+        parser: name of what reads replies; None: as before.
         judge: of descriptions; None: they stay unjudged.
         compare_to: the model that others are compared with; None: the first.
 
@@ -75,14 +78,14 @@ def rescore(out: str, parser: str, judge: Judge | None, compare_to: str | None =
         Ego2ExoError: the folder is none of ours, or damaged.
     """
     folder = Path(out)
-    if parser not in PARSERS:
+    if parser is not None and parser not in PARSERS:
         raise Ego2ExoError(f"--parser {parser}", ", ".join(PARSERS), "mend this flag")
     manifest = read_manifest(folder)
     if not (folder / ITEMS).is_file():
         raise Ego2ExoError(f"{folder / ITEMS} is not there", "a folder that `llava-ego2exo eval` wrote", "check it")
     with locked(folder):
         items = list(read_lines(folder / ITEMS, _item, torn=False, origin=ORIGIN))
-        manifest = {**manifest, "parser": parser}
+        manifest = {**manifest, "parser": parser or manifest["parser"]}
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         replies = {
             (model["name"], mode): {reply.id: reply for reply in read_replies(folder / model["name"] / mode).values()}
@@ -113,7 +116,7 @@ def report(
     provenance = manifest
     if judge is not None:
         described = judge.marks(described)
-        outcomes = judge.read_replies(outcomes) if judge.reads_replies else outcomes
+        outcomes = judge.read_replies(outcomes) if judge.settings.read_unparsed else outcomes
         provenance = {**manifest, "judge": judge.provenance()}
     write_whole(folder / "results.jsonl", "".join(json_line(_result(one)) for one in (*outcomes, *described)))
     write_report(folder, outcomes, described, provenance, compare_to)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import Ego2ExoError
 from ..runs.listing import listed, repeated
+from .judging import check_flags
 from .outcomes import GENERATE, MODES
 from .parsers import PARSERS
 
@@ -43,7 +44,7 @@ class Job:
         data: its file, or a folder that holds it.
         videos: folder of its videos.
         out: folder of the results.
-        models: one or more; the first is what the others are compared with.
+        models: one or more.
         modes: "generate", "likelihood" or both.
         view: "exo", "ego" or "both", for benchmarks with two cameras.
         categories: those to ask about; none: all.
@@ -66,6 +67,7 @@ class Job:
         judge_key_env: the environment variable that holds the key.
         judge_workers: requests at once.
         judge_unparsed: let the judge read replies that the parser cannot.
+        compare_to: name of the model that the others are compared with; None: the first.
     """
 
     benchmark: str
@@ -95,6 +97,7 @@ class Job:
     judge_key_env: str = "OPENAI_API_KEY"
     judge_workers: int = 4
     judge_unparsed: bool = False
+    compare_to: str | None = None
 
     def __post_init__(self) -> None:
         least = {"limit": 0, "batch_size": 1, "workers": 1, "max_failures": 0, "max_bad_rows": 0}
@@ -106,13 +109,13 @@ class Job:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise Ego2ExoError(f"--{name} {getattr(self, name)}", ", ".join(values), "mend this flag")
+        names = [model.name for model in self.models]
+        if self.compare_to is not None and self.compare_to not in names:
+            raise Ego2ExoError(f"--compare-to {self.compare_to}", ", ".join(names), "name a model of this run")
         strange = [mode for mode in self.modes if mode not in MODES]
         if strange or not self.modes:
             raise Ego2ExoError(f"--mode {' '.join(self.modes)}", ", ".join(MODES), "name one or both")
-        if (self.judge_url is None) != (self.judge_model is None):
-            raise Ego2ExoError("--judge-url and --judge-model", "both or neither", "give the other one too")
-        if self.judge_unparsed and self.judge_url is None:
-            raise Ego2ExoError("--judge-unparsed without a judge", "with --judge-url and --judge-model", "give these")
+        check_flags(self.judge_url, self.judge_model, self.judge_unparsed)
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from ..runs.jsonl import json_line
 from ..runs.listing import listed
 from ..runs.settings import Settings
 from . import prompts
-from .benchmarks import BENCHMARKS, data_file, read_benchmark
+from .benchmarks import Read, benchmark_of, read_benchmark
 from .items import CHOICE, DESCRIPTION, Item
 from .job import Job, Model
 from .judging import judge_of
@@ -26,6 +26,7 @@ from .outcomes import LIKELIHOOD
 from .plan import Plan, make_plan
 from .provenance import differences, named, software
 from .replies import read_replies
+from .splitting import split_long
 from .videos import find_videos
 
 MANIFEST, ITEMS = "run.json", "items.jsonl"
@@ -75,13 +76,13 @@ def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
         Ego2ExoError: something given is wrong.
     """
     _check_packages()
-    judge = judge_of(job)
+    judge = job_judge(job)
     if judge is not None:
         judge.check()
-    items, bad = _items(job)
+    items, read = _items(job)
     models = [_settled(model) for model in job.models]
     settings = {model.name: _settings(job, model, items) for model in models}
-    manifest = _manifest(job, models, settings, bad)
+    manifest = _manifest(job, models, settings, read)
     folder = Path(job.out)
     stack.enter_context(locked(folder))
     manifest = _joined(folder, manifest)
@@ -98,6 +99,11 @@ def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
     return Prepared(items, asked, manifest)
 
 
+def job_judge(job: Job) -> Any:
+    """The judge of a job, or None."""
+    return judge_of(job.judge_url, job.judge_model, job.judge_key_env, job.judge_workers, job.judge_unparsed, job.out)
+
+
 def _check_packages() -> None:
     """The report's packages, so that a run of hours does not end without one."""
     from ..pages.drawing import require_matplotlib
@@ -105,9 +111,8 @@ def _check_packages() -> None:
     require_matplotlib()
 
 
-def _items(job: Job) -> tuple[list[Item], list[str]]:
-    kind = BENCHMARKS[job.benchmark].kind if job.benchmark in BENCHMARKS else CHOICE
-    if kind == DESCRIPTION and LIKELIHOOD in job.modes:
+def _items(job: Job) -> tuple[list[Item], Read]:
+    if benchmark_of(job.benchmark).kind == DESCRIPTION and LIKELIHOOD in job.modes:
         raise Ego2ExoError(
             f"--mode {LIKELIHOOD} with {job.benchmark}, whose questions have no options", "generate", "leave it out"
         )
@@ -121,7 +126,7 @@ def _items(job: Job) -> tuple[list[Item], list[str]]:
             f"at most {job.max_failures} (--max-failures)",
             "mend --videos, or allow as many failures; each counts as wrong",
         )
-    return found.items, read.bad
+    return split_long(found.items), read
 
 
 def _settled(model: Model) -> Model:
@@ -144,13 +149,12 @@ def _settings(job: Job, model: Model, items: Sequence[Item]) -> Settings:
     )  # fmt: skip
 
 
-def _manifest(job: Job, models: Sequence[Model], settings: Mapping[str, Settings], bad: list[str]) -> dict[str, Any]:
+def _manifest(job: Job, models: Sequence[Model], settings: Mapping[str, Settings], read: Read) -> dict[str, Any]:
     from ..host.fingerprint import fingerprint
 
-    data = data_file(job.benchmark, job.data)
     return {
         "benchmark": job.benchmark,
-        "data": {"file": Path(data).name, "sha256": file_hash(str(data)), "rows left out": bad},
+        "data": {"file": read.path.name, "sha256": file_hash(str(read.path)), "rows left out": list(read.bad)},
         "videos": job.videos, "views": list(job.views), "categories": list(job.categories), "limit": job.limit,
         "prompt": prompts.VERSION, "modes": list(job.modes), "parser": job.parser, "batch size": job.batch_size,
         "models": [

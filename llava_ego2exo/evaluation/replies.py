@@ -1,4 +1,4 @@
-"""What models replied, on disk: one JSON object a line, appended while a run is at work, put in order when it is done."""
+"""What models replied, on disk: one JSON object a line, appended during a run, put in order at its end."""
 
 from __future__ import annotations
 

@@ -18,10 +18,9 @@ from ..runs.ranks import Ranks, started_ranks
 from .asking import Tally, Work
 from .finishing import Finished, finish
 from .job import Job
-from .judging import judge_of
 from .outcomes import FAILED
 from .plan import unfinished
-from .preparing import MANIFEST, Asked, Prepared, prepare
+from .preparing import MANIFEST, Asked, Prepared, job_judge, prepare
 
 __all__ = ["evaluate"]
 
@@ -102,7 +101,7 @@ def _free() -> None:
 
 def _finish(job: Job, prepared: Prepared, attentions: Sequence[dict[str, str]]) -> dict[str, Any]:
     manifest = _with_attention(Path(job.out), prepared.manifest, attentions)
-    finished = finish(Path(job.out), prepared, manifest, judge_of(job))
+    finished = finish(Path(job.out), prepared, manifest, job_judge(job), job.compare_to)
     _refuse_failures(job, finished)
     return finished.metrics
 

@@ -1,0 +1,185 @@
+"""`llava-ego2exo eval`: ask LLaVA models the questions of a benchmark, and report how right they are."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from typing import Any
+
+from ..errors import Ego2ExoError
+from .teach import DTYPES, boolean
+
+# Which flags each way of calling needs.
+_ASK = ("model", "benchmark", "data", "videos", "out")
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """``eval --model CKPT --benchmark NAME --data FILE --videos DIR --out DIR [...]``"""
+    text = "ask LLaVA models the questions of a benchmark"
+    many = "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo eval ... A run that was stopped goes on."
+    parser = subparsers.add_parser("eval", help=text, epilog=many)
+    _add_what(parser)
+    _add_models(parser)
+    _add_replies(parser)
+    _add_judge(parser)
+    _add_run(parser)
+    parser.set_defaults(run=_run)
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("benchmark")
+    group.add_argument("--benchmark", metavar="NAME", help="ego-in-exo, adlx-charades-ar, ...; see docs/benchmarks.md")
+    group.add_argument("--data", metavar="FILE_OR_DIR", help="its file, or a folder that holds it")
+    group.add_argument("--videos", metavar="DIR", help="folder of its videos")
+    group.add_argument("--out", metavar="DIR", help="where replies, metrics.json and report.html go")
+    view = "which camera, for benchmarks with two (default: exo)"
+    group.add_argument("--view", choices=("exo", "ego", "both"), default="exo", help=view)
+    group.add_argument("--categories", metavar="NAME", nargs="+", default=[], help="ask about these alone")
+    group.add_argument("--limit", type=int, default=0, metavar="N", help="ask the first N questions alone")
+    bad = "malformed rows of the data that may be left out; they are listed (default: 0)"
+    group.add_argument("--max-bad-rows", type=int, default=0, metavar="N", help=bad)
+    check = "read and check data (and videos, where given) without a model, and print what is there"
+    group.add_argument("--check", action="store_true", help=check)
+    group.add_argument("--rescore", metavar="DIR", help="read the replies stored in DIR anew; nothing is asked")
+    lmms = "write tasks for lmms-eval into DIR instead of asking"
+    group.add_argument("--render-lmms", metavar="DIR", help=lmms)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("models")
+    model = "a LLaVA checkpoint, as CKPT or NAME=CKPT; may be repeated, and the others are compared with the first"
+    group.add_argument("--model", metavar="CKPT", action="append", default=[], help=model)
+    base = "what a LoRA or projector folder was trained from: BASE for all of them, or NAME=BASE; may be repeated"
+    group.add_argument("--model-base", metavar="BASE", action="append", default=[], help=base)
+    group.add_argument("--bits", type=int, choices=(4, 8, 16), default=16, help="quantize to so many (default: 16)")
+    group.add_argument("--dtype", choices=DTYPES, help="of the weights (default: bfloat16 on a GPU, else float32)")
+    template = "LLaVA's conversation template (default: that of each checkpoint's class where only one fits)"
+    group.add_argument("--template", metavar="NAME", help=template)
+    frames = "most frames of a clip, evenly spaced; 0: no bound (default: 32)"
+    group.add_argument("--frames-upbound", type=int, default=32, metavar="N", help=frames)
+    group.add_argument("--video-fps", type=int, default=1, metavar="N", help="frames a second (default: 1)")
+    sample = "always take --frames-upbound frames (default: as each checkpoint's config says)"
+    group.add_argument("--force-sample", type=boolean, metavar="True|False", help=sample)
+    times = "tell the model the times of its frames (default: as each checkpoint's config says)"
+    group.add_argument("--time-instruction", type=boolean, metavar="True|False", help=times)
+
+
+def _add_replies(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("replies")
+    mode = (
+        "generate: a greedy reply that is parsed; likelihood: the option whose letter is likeliest (default: generate)"
+    )
+    group.add_argument("--mode", metavar="MODE", nargs="+", default=["generate"], help=mode)
+    longest = "most tokens of a reply (default: 64 for multiple choice, 256 for descriptions)"
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help=longest)
+    how = "strict (default), or viscop for comparing with published numbers; see docs/replies.md"
+    group.add_argument("--parser", metavar="NAME", help=how)
+    group.add_argument("--compare-to", metavar="NAME", help="the model that others are compared with")
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("judge", "scores descriptions 0 to 5; any OpenAI-compatible endpoint")
+    group.add_argument("--judge-url", metavar="URL", help="for example http://localhost:11434/v1")
+    group.add_argument("--judge-model", metavar="NAME", help="the judge's name there")
+    key = "environment variable that holds its key (default: OPENAI_API_KEY)"
+    group.add_argument("--judge-key-env", metavar="VARIABLE", default="OPENAI_API_KEY", help=key)
+    group.add_argument("--judge-workers", type=int, default=4, metavar="N", help="requests at once (default: 4)")
+    unparsed = "let the judge read replies that the parser cannot"
+    group.add_argument("--judge-unparsed", action="store_true", help=unparsed)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    size = "clips that go through the model together, each with all its questions (default: 1)"
+    group.add_argument("--batch-size", type=int, default=1, metavar="CLIPS", help=size)
+    group.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read clips (default: 2)")
+    failures = "questions that may stay without a reply before the command counts as failed (default: 0)"
+    group.add_argument("--max-failures", type=int, default=0, metavar="N", help=failures)
+
+
+def _run(args: argparse.Namespace) -> int:
+    ways = [name for name in ("check", "rescore", "render_lmms") if getattr(args, name)]
+    if len(ways) > 1:
+        raise Ego2ExoError(" and ".join(f"--{way.replace('_', '-')}" for way in ways), "one of them", "choose")
+    run = {"check": _check, "rescore": _rescore, "render_lmms": _render}.get(ways[0], _ask) if ways else _ask
+    try:
+        # What LLaVA prints while it loads is none of the report.
+        with contextlib.redirect_stdout(sys.stderr):
+            text = run(args)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    from ..runs.ranks import is_first
+
+    if is_first():
+        print(text)
+    return 0
+
+
+def _need(args: argparse.Namespace, *names: str) -> None:
+    missing = [f"--{name}" for name in names if not getattr(args, name)]
+    if missing:
+        raise Ego2ExoError(
+            f"{', '.join(missing)} not given", "--model --benchmark --data --videos --out", "llava-ego2exo eval --help"
+        )
+
+
+def _views(args: argparse.Namespace) -> tuple[str, ...]:
+    return ("exo", "ego") if args.view == "both" else (args.view,)
+
+
+def _check(args: argparse.Namespace) -> str:
+    from ..evaluation.check import check
+
+    _need(args, "benchmark", "data")
+    return check(args.benchmark, args.data, args.videos, _views(args))
+
+
+def _render(args: argparse.Namespace) -> str:
+    from ..evaluation.benchmarks import read_benchmark
+    from ..evaluation.videos import find_videos
+    from ..lmms.render import render_tasks
+    from ..runs.listing import listed
+
+    _need(args, "benchmark", "data", "videos")
+    read = read_benchmark(args.benchmark, args.data, _views(args), args.categories or None, args.max_bad_rows)
+    found = find_videos(read.items[: args.limit or None], args.videos)
+    if found.missing:
+        raise Ego2ExoError(
+            f"{len(found.missing)} question(s) about videos that are not in {args.videos}: "
+            f"{listed([f'{item.video} ({item.source})' for item in found.missing])}",
+            "every video in the folder: lmms-eval would answer blind",
+            "mend --videos",
+        )
+    return render_tasks(args.render_lmms, found.items, args.benchmark)
+
+
+def _rescore(args: argparse.Namespace) -> str:
+    from ..evaluation.finishing import rescore
+    from ..evaluation.judging import judge_of
+    from ..evaluation.tables import table
+
+    judge = judge_of(args.judge_url, args.judge_model, args.judge_key_env, args.judge_workers, args.judge_unparsed,
+                     args.rescore)  # fmt: skip
+    finished = rescore(args.rescore, args.parser, judge, args.compare_to)
+    return f"{table(finished.metrics)}\n\n{args.rescore}/report.html"
+
+
+def _ask(args: argparse.Namespace) -> str:
+    from ..evaluation.job import Job, models_of
+    from ..evaluation.run import evaluate
+    from ..evaluation.tables import table
+
+    _need(args, *_ASK)
+    same = (
+        "benchmark", "data", "videos", "out", "view", "limit", "template", "dtype", "bits", "frames_upbound",
+        "video_fps", "force_sample", "time_instruction", "max_new_tokens", "batch_size", "workers", "max_failures",
+        "max_bad_rows", "judge_url", "judge_model", "judge_key_env", "judge_workers", "judge_unparsed", "compare_to",
+    )  # fmt: skip
+    values: dict[str, Any] = {name: getattr(args, name) for name in same}
+    job = Job(
+        models=models_of(args.model, args.model_base), modes=tuple(dict.fromkeys(args.mode)),
+        categories=tuple(args.categories), parser=args.parser or "strict", **values,
+    )  # fmt: skip
+    return f"{table(evaluate(job))}\n\n{args.out}/report.html"

@@ -1,0 +1,29 @@
+"""Descriptions of long videos are asked for clip by clip, as TSU-Description does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import Ego2ExoError
+from ..video import video_seconds
+from .items import DESCRIPTION, Item
+from .readers.tsu_description import split_into_clips
+
+
+def split_long(items: Sequence[Item], seconds: float = 1.0) -> list[Item]:
+    """The items, each description of a whole video as those of its clips.
+
+    Args:
+        items: with their paths.
+        seconds: of a clip.
+    """
+    return [part for item in items for part in _parts(item, seconds)]
+
+
+def _parts(item: Item, seconds: float) -> list[Item]:
+    if item.kind != DESCRIPTION or item.part or not item.path:
+        return [item]
+    try:
+        return split_into_clips(item, video_seconds(item.path), seconds)
+    except Ego2ExoError:
+        return [item]  # what does not open here fails by name when its turn comes

@@ -1,0 +1,156 @@
+"""What `llava-ego2exo eval --check` says of a benchmark's data and videos, without a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..runs.listing import listed
+from .benchmarks import BENCHMARKS, Read, read_benchmark
+from .items import CHOICE, Item
+from .videos import Found, find_videos
+
+_SHOWN = 20
+# How much a video may be shorter than a clip in it says: the last frame's length is a guess.
+_MISSING_S = 0.5
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of a check.
+
+    Args:
+        text: for the terminal.
+        faults: videos that are missing, do not decode, or end before a clip in them does.
+    """
+
+    text: str
+    faults: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def check(
+    name: str, data: str | Path, videos: str | Path | None = None, views: Sequence[str] = ("exo",), *,
+    categories: Sequence[str] | None = None, max_bad: int = 0, probe: bool = False, limit_s: float = 120.0,
+    workers: int = 0, progress: bool = True,
+) -> Checked:  # fmt: skip
+    """Read and validate a benchmark, and its videos where a folder is given.
+
+    Args:
+        name: of the benchmark.
+        data: its file, or a folder that holds it.
+        videos: folder of its videos; None: they are not looked for.
+        views: cameras to ask on, for benchmarks with two.
+        categories: those to ask about; None: all.
+        max_bad: malformed rows that may be left out.
+        probe: decode every video, whole.
+        limit_s: seconds that one video may take to decode.
+        workers: videos decoded at a time; 0: one a processor, at most 8.
+        progress: show a bar.
+
+    Raises:
+        Ego2ExoError: the data is faulty, the folder is missing, or several files fit one name.
+    """
+    read = read_benchmark(name, data, views, categories, max_bad)
+    lines = list(_about_data(name, read))
+    faults: list[str] = []
+    if videos is not None:
+        found = find_videos(read.items, videos, read.precut)
+        faults += _missing(found)
+        decoded = _probe_faults(found, limit_s, workers, progress) if probe else None
+        lines += ["", *_about_videos(found, decoded)]
+        faults += decoded or []
+    lines.append("")
+    lines += [f"  {fault}" for fault in faults[:_SHOWN]]
+    lines += [f"  and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN)
+    lines.append(f"{len(faults)} fault(s)" if faults else "nothing is wrong")
+    return Checked("\n".join(lines), faults)
+
+
+def _about_data(name: str, read: Read) -> Iterator[str]:
+    items = read.items
+    yield f"{name}: {BENCHMARKS[name].title}, {len(items)} question(s) about {len(_videos(items))} video(s)"
+    yield f"{read.path}: {read.rows} row(s), layout: {read.layout}"
+    if read.bad:
+        yield f"left out: {len(read.bad)} malformed row(s)"
+        yield from (f"  {row}" for row in read.bad)
+    if read.unread:
+        unread = [f"{ascii(key)[1:-1]} ({count})" for key, count in read.unread.items()]
+        yield f"keys that are not read (rows): {listed(unread, _SHOWN)}"
+    yield ""
+    groups: dict[tuple[str, str], list[Item]] = {}
+    for item in items:
+        groups.setdefault((item.category, item.view or "-"), []).append(item)
+    rows = [[*group, str(len(members)), str(len(_videos(members)))] for group, members in groups.items()]
+    yield from _table(["category", "view", "questions", "videos"], rows)
+    yield ""
+    a_video = Counter(item.video for item in items).values()
+    yield f"questions a video: {min(a_video)} to {max(a_video)}, {len(items) / len(a_video):.1f} on average"
+    spans = sum(item.start_s is not None or item.end_s is not None for item in items)
+    yield f"questions about a part of their video: {spans}"
+    if items[0].kind == CHOICE:
+        yield from _about_options(items)
+
+
+def _about_options(items: Sequence[Item]) -> Iterator[str]:
+    sizes = Counter(len(item.choices) for item in items)
+    yield f"options a question: {', '.join(f'{size} ({count})' for size, count in sorted(sizes.items()))}"
+    keys = Counter(item.answer for item in items)
+    yield f"right key: {', '.join(f'{key} {100 * keys[key] / len(items):.1f}%' for key in sorted(keys))}"
+    chance = sum(1 / len(item.choices) for item in items) / len(items)
+    key, most = keys.most_common(1)[0]
+    yield f"right by chance: {100 * chance:.1f}%; by always answering {key}: {100 * most / len(items):.1f}%"
+
+
+def _missing(found: Found) -> list[str]:
+    """One line for each missing video, with what asks about it."""
+    asked: dict[str, list[Item]] = {}
+    for item in found.missing:
+        asked.setdefault(item.video, []).append(item)
+    return [
+        f"{ascii(video)[1:-1]} is not there ({len(items)} question(s), the first in {items[0].source})"
+        for video, items in asked.items()
+    ]
+
+
+def _about_videos(found: Found, decoded: list[str] | None) -> Iterator[str]:
+    there, missing = _videos([item for item in found.items if item.path]), _videos(found.missing)
+    yield f"videos: {len(there)} there, {len(missing)} missing ({len(found.missing)} question(s))"
+    if decoded is not None:
+        yield f"decoded whole: {len({item.path for item in found.items if item.path})} file(s), {len(decoded)} fault(s)"
+
+
+def _probe_faults(found: Found, limit_s: float, workers: int, progress: bool) -> list[str]:
+    from ..distill.probe_pool import probe_files
+
+    there = [item for item in found.items if item.path]
+    probes = probe_files([item.path for item in there], workers, limit_s, progress)
+    faults = [f"{path} {probe.error}" for path, probe in probes.items() if probe.error]
+    for item in there:
+        probe = probes[item.path]
+        if not probe.error and item.end_s is not None and item.end_s > probe.duration_s + _MISSING_S:
+            faults.append(
+                f"{item.path} ends at {probe.duration_s:.2f} s, before the clip of {item.source} at {item.end_s:.2f} s"
+            )
+    return faults
+
+
+def _videos(items: Sequence[Item]) -> set[str]:
+    return {item.video for item in items}
+
+
+def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    lines.insert(1, ["-" * width for width in widths])
+    for line in lines:
+        # Names to the left, numbers to the right.
+        cells = [
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()

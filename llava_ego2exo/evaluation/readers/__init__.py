@@ -1,0 +1,1 @@
+"""Layouts of benchmark files: one small reader each."""

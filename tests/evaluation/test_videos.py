@@ -1,0 +1,157 @@
+"""Videos: found by the data's names and nothing else; what is missing or fits twice is said."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llava_ego2exo import Ego2ExoError
+from llava_ego2exo.evaluation import videos
+from llava_ego2exo.evaluation.items import Item
+from llava_ego2exo.evaluation.videos import find_videos
+
+
+def items(*names):
+    return [Item(f"i:{n}", "b", "c", "", name, "q", source=f"f, row {n}") for n, name in enumerate(names)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Makes empty files below a folder."""
+
+    def make(*names):
+        for name in names:
+            path = tmp_path / "v" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path / "v"
+
+    return make
+
+
+def paths(found, folder):
+    return [os.path.relpath(item.path, folder) if item.path else None for item in found.items]
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "expected"),
+    [
+        ("a.mp4", ["a.mp4"], "a.mp4"),
+        ("a.mp4", ["x/y/a.mp4"], "x/y/a.mp4"),
+        ("a", ["x/a.webm"], "x/a.webm"),
+        ("a.mp4", ["a.AVI"], "a.AVI"),
+        ("a.mp4", ["a.MP4", "a.mkv"], "a.MP4"),
+        ("a.mp4", ["a.mp4", "x/a.mp4"], "a.mp4"),
+        ("x/a", ["x/a.mp4", "y/a.mp4", "z/x/a.mp4"], "x/a.mp4"),
+        ("x/a.mp4", ["deep/x/a.mp4", "deep/y/a.mp4"], "deep/x/a.mp4"),
+        ("./x//a.mp4", ["x/a.mp4", "a.mkv"], "x/a.mp4"),
+        ("Walk.Fast_p1", ["Walk.Fast_p1.mp4", "Walk.mp4"], "Walk.Fast_p1.mp4"),
+        ("/data/set/mp4/a.mp4", ["x/a.mp4", "y/b.mp4"], "x/a.mp4"),
+        ("C:\\data\\a.mp4", ["x/a.mp4", "y/b.mp4"], "x/a.mp4"),
+        ("x\\a.mp4", ["x/a.mp4", "y/a.mp4"], "x/a.mp4"),
+        ("x/a.mp4", ["flat/a.mp4", "flat/b.mp4"], "flat/a.mp4"),
+        ("../../x/a.mp4", ["x/a.mp4", "y/a.mp4"], "x/a.mp4"),
+        ("a.mp4", ["A.mp4"], None),
+        ("a.mp4", [".a.mp4", ".x/a.mp4", "a.txt", "a", "b.mp4"], None),
+        ("a.mp4", ["a.mp4.mp4"], None),
+        ("x/a.mp4", ["y/a.mp4", "z/b.mp4"], None),
+    ],
+)
+def test_names(folder, name, files, expected):
+    place = folder(*files)
+    found = find_videos(items(name), place)
+    assert paths(found, place) == [expected]
+    assert found.missing == (found.items if expected is None else [])
+
+
+def test_items_keep_their_order_and_all_else(folder):
+    place = folder("a.mp4", "b.mp4")
+    asked = items("b.mp4", "c.mp4", "a", "b.mp4")
+    found = find_videos(asked, str(place))
+    assert paths(found, place) == ["b.mp4", None, "a.mp4", "b.mp4"]
+    assert [item.source for item in found.items] == [item.source for item in asked]
+    assert [item.video for item in found.missing] == ["c.mp4"]
+    assert os.path.isabs(found.items[0].path)
+
+
+def test_a_clip_of_another_video_is_never_taken(folder):
+    """TSU-TC's names differ by their folders alone."""
+    place = folder("P2/T1/clips/clip_3.mp4")
+    found = find_videos(items("P1/T1/clips/clip_3.mp4", "P2/T1/clips/clip_3.mp4"), place)
+    assert paths(found, place) == [None, "P2/T1/clips/clip_3.mp4"]
+    assert paths(find_videos(items("P1/T1/clips/clip_3.mp4", "P3/T1/clips/clip_3.mp4"), folder()), place) == [
+        None,
+        None,
+    ]
+    assert paths(find_videos(items("/d/P1/clip_3.mp4", "/d/P3/clip_3.mp4"), place), place) == [None, None]
+
+
+def test_two_files_for_one_name_are_refused(folder):
+    place = folder("x/a.mp4", "y/a.mp4", "b.mkv", "z/b.avi", "c.mp4", "c.mov")
+    with pytest.raises(Ego2ExoError, match=r"2 video\(s\).*a.mp4: x/a.mp4 and y/a.mp4; c: c.mov and c.mp4"):
+        find_videos(items("a.mp4", "b.mkv", "c", "a.mp4"), place)
+
+
+def test_the_clip_as_a_file_of_its_own(folder):
+    place = folder("lemma/v1_0_552.mp4", "lemma/v2.mp4", "lemma/v2_0_9.mp4")
+    spans = [
+        Item(f"i:{n}", "b", "c", "", name, "q", start_s=1.0, end_s=2.0) for n, name in enumerate(["v1", "v2", "v3"])
+    ]
+    names = {"i:0": "v1_0_552.mp4", "i:1": "v2_0_9.mp4", "i:2": "v3_0_9.mp4"}
+    found = find_videos(spans, place, names)
+    assert paths(found, place) == ["lemma/v1_0_552.mp4", "lemma/v2.mp4", None]
+    assert [(item.start_s, item.end_s) for item in found.items] == [(None, None), (1.0, 2.0), (1.0, 2.0)]
+    assert len(find_videos(spans, place).missing) == 2
+
+
+def test_links(folder, tmp_path):
+    place = folder("real/a.mp4", "b.mp4")
+    outside = tmp_path / "blobs"
+    outside.mkdir()
+    (outside / "123").touch()
+    (outside / "d.mp4").touch()
+    (place / "c.mp4").symlink_to(outside / "123")
+    (place / "again").symlink_to(place / "real")
+    (place / "up").symlink_to(place)
+    (place / "more").symlink_to(outside)
+    (place / "a.mkv").symlink_to(place / "real/a.mp4")
+    (place / "gone.mp4").symlink_to(tmp_path / "nowhere")
+    found = find_videos(items("a", "b.mp4", "c.mp4", "d", "gone.mp4"), place)
+    assert paths(found, place)[1:] == ["b.mp4", "c.mp4", "more/d.mp4", None]
+    assert os.path.realpath(found.items[0].path) == os.path.realpath(place / "real/a.mp4")
+
+
+def test_nothing_outside_is_found(folder, tmp_path):
+    place = folder("a.mp4")
+    (tmp_path / "secret.mp4").touch()
+    names = ("../secret.mp4", f"{tmp_path}/secret.mp4", "x/../../secret.mp4", "..", "/", "", "../v")
+    assert paths(find_videos(items(*names), place), place) == [None] * len(names)
+
+
+@pytest.mark.parametrize(("name", "message"), [("no", "is not there"), ("f.mp4", "is no folder"), ("e", "no video")])
+def test_folders_that_hold_nothing(tmp_path, name, message):
+    (tmp_path / "f.mp4").touch()
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e/notes.txt").touch()
+    with pytest.raises(Ego2ExoError, match=f"--videos .*{message}"):
+        find_videos(items("a"), tmp_path / name)
+
+
+def test_a_folder_has_an_end(folder, monkeypatch):
+    monkeypatch.setattr(videos, "MAX_FILES", 2)
+    assert find_videos(items("a"), folder("x/a.mp4", "y/b.mp4")).missing == []
+    with pytest.raises(Ego2ExoError, match="more than 2 files"):
+        find_videos(items("a"), folder("z/c.txt"))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text("ab./\\:~*[\0 ", max_size=8) | st.text(max_size=4), max_size=4))
+def test_any_name_is_looked_up_without_harm(folder, names):
+    place = folder("a.mp4", "a/b.mkv", "b/ab.mp4")
+    try:
+        found = find_videos(items(*names), place)
+    except Ego2ExoError:
+        return
+    for item in found.items:
+        assert not item.path or os.path.realpath(item.path).startswith(str(place))

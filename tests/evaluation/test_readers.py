@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -501,3 +503,17 @@ def test_the_real_answers_are_those_of_the_data(real_adlx):
         lists = numbered_lists(row["Options"])
         assert row["Options"] == " ".join(f"{key}. {entries}" for key, entries in lists.items())
         assert item.choices == {key: ", ".join(entries) for key, entries in lists.items()}
+
+
+def test_the_examples_of_the_document_are_read(read):
+    """In the order of the table of layouts: each fits the layout under whose name it stands."""
+    text = (Path(__file__).parents[2] / "docs/benchmarks.md").read_text(encoding="utf-8")
+    examples = re.findall(
+        r"^\*\*(.+?)\*\*.*?^```json\n(.*?)^```$", text.replace("**today**", ""), re.DOTALL | re.MULTILINE
+    )
+    assert len(examples) == 7
+    for layout, example in examples:
+        name = next(name for name, known in BENCHMARKS.items() if layout in [reader.name for reader in known.readers])
+        value = json.loads(example)
+        found = read(name, value if next(iter(value)) in ("0", "P02T01") else [value])
+        assert found.layout == layout and found.items

@@ -41,6 +41,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-bad-rows", type=int, default=0, metavar="N", help=bad)
     check = "read and check data (and videos, where given) without a model, and print what is there"
     group.add_argument("--check", action="store_true", help=check)
+    probe = "with --check: decode every video too"
+    group.add_argument("--probe", action="store_true", help=probe)
     group.add_argument("--rescore", metavar="DIR", help="read the replies stored in DIR anew; nothing is asked")
     lmms = "write tasks for lmms-eval into DIR instead of asking"
     group.add_argument("--render-lmms", metavar="DIR", help=lmms)
@@ -106,7 +108,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         # What LLaVA prints while it loads is none of the report.
         with contextlib.redirect_stdout(sys.stderr):
-            text = run(args)
+            text, code = run(args)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -114,7 +116,7 @@ def _run(args: argparse.Namespace) -> int:
 
     if is_first():
         print(text)
-    return 0
+    return code
 
 
 def _need(args: argparse.Namespace, *names: str) -> None:
@@ -129,14 +131,18 @@ def _views(args: argparse.Namespace) -> tuple[str, ...]:
     return ("exo", "ego") if args.view == "both" else (args.view,)
 
 
-def _check(args: argparse.Namespace) -> str:
+def _check(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.check import check
 
     _need(args, "benchmark", "data")
-    return check(args.benchmark, args.data, args.videos, _views(args))
+    checked = check(
+        args.benchmark, args.data, args.videos, _views(args), categories=args.categories or None,
+        max_bad=args.max_bad_rows, probe=args.probe, workers=args.workers,
+    )  # fmt: skip
+    return str(checked), 1 if checked.faults else 0
 
 
-def _render(args: argparse.Namespace) -> str:
+def _render(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.benchmarks import read_benchmark
     from ..evaluation.videos import find_videos
     from ..lmms.render import render_tasks
@@ -144,18 +150,18 @@ def _render(args: argparse.Namespace) -> str:
 
     _need(args, "benchmark", "data", "videos")
     read = read_benchmark(args.benchmark, args.data, _views(args), args.categories or None, args.max_bad_rows)
-    found = find_videos(read.items[: args.limit or None], args.videos)
-    if found.missing:
+    items = find_videos(read.items, args.videos, read.precut).items[: args.limit or None]
+    missing = [f"{item.video} ({item.source})" for item in items if not item.path]
+    if missing:
         raise Ego2ExoError(
-            f"{len(found.missing)} question(s) about videos that are not in {args.videos}: "
-            f"{listed([f'{item.video} ({item.source})' for item in found.missing])}",
+            f"{len(missing)} question(s) about videos that are not in {args.videos}: {listed(missing)}",
             "every video in the folder: lmms-eval would answer blind",
             "mend --videos",
         )
-    return render_tasks(args.render_lmms, found.items, args.benchmark)
+    return render_tasks(args.render_lmms, items, args.benchmark), 0
 
 
-def _rescore(args: argparse.Namespace) -> str:
+def _rescore(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.finishing import rescore
     from ..evaluation.judging import judge_of
     from ..evaluation.tables import table
@@ -163,10 +169,10 @@ def _rescore(args: argparse.Namespace) -> str:
     judge = judge_of(args.judge_url, args.judge_model, args.judge_key_env, args.judge_workers, args.judge_unparsed,
                      args.rescore)  # fmt: skip
     finished = rescore(args.rescore, args.parser, judge, args.compare_to)
-    return f"{table(finished.metrics)}\n\n{args.rescore}/report.html"
+    return f"{table(finished.metrics)}\n\n{args.rescore}/report.html", 0
 
 
-def _ask(args: argparse.Namespace) -> str:
+def _ask(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.job import Job, models_of
     from ..evaluation.run import evaluate
     from ..evaluation.tables import table
@@ -182,4 +188,4 @@ def _ask(args: argparse.Namespace) -> str:
         models=models_of(args.model, args.model_base), modes=tuple(dict.fromkeys(args.mode)),
         categories=tuple(args.categories), parser=args.parser or "strict", **values,
     )  # fmt: skip
-    return f"{table(evaluate(job))}\n\n{args.out}/report.html"
+    return f"{table(evaluate(job))}\n\n{args.out}/report.html", 0

@@ -117,16 +117,16 @@ def _items(job: Job) -> tuple[list[Item], Read]:
             f"--mode {LIKELIHOOD} with {job.benchmark}, whose questions have no options", "generate", "leave it out"
         )
     read = read_benchmark(job.benchmark, job.data, job.views, job.categories or None, job.max_bad_rows)
-    items = read.items[: job.limit] if job.limit else read.items
-    found = find_videos(items, job.videos)
-    if len(found.missing) > job.max_failures:
+    # All are looked for: whether a file name leaves no doubt hangs on all names in the data.
+    items = find_videos(read.items, job.videos, read.precut).items[: job.limit or None]
+    missing = [f"{item.video} ({item.source})" for item in items if not item.path]
+    if len(missing) > job.max_failures:
         raise Ego2ExoError(
-            f"{len(found.missing)} question(s) about videos that are not in {job.videos}: "
-            f"{listed([f'{item.video} ({item.source})' for item in found.missing])}",
+            f"{len(missing)} question(s) about videos that are not in {job.videos}: {listed(missing)}",
             f"at most {job.max_failures} (--max-failures)",
             "mend --videos, or allow as many failures; each counts as wrong",
         )
-    return split_long(found.items), read
+    return split_long(items), read
 
 
 def _settled(model: Model) -> Model:

@@ -24,6 +24,7 @@ def _parts(item: Item, seconds: float) -> list[Item]:
     if item.kind != DESCRIPTION or item.part or not item.path:
         return [item]
     try:
-        return split_into_clips(item, video_seconds(item.path), seconds)
+        duration = video_seconds(item.path)
     except Ego2ExoError:
         return [item]  # what does not open here fails by name when its turn comes
+    return split_into_clips(item, duration, seconds)

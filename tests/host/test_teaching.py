@@ -2,11 +2,8 @@
 
 import dataclasses
 import json
-import multiprocessing
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-import llava_ego2exo
 from llava_ego2exo import cli
 from llava_ego2exo.distill.answers import Answer, AnswerStore, read_answers
 from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
@@ -26,6 +22,7 @@ from llava_ego2exo.host.fingerprint import fingerprint
 from llava_ego2exo.video import read_video
 from tests.videos import COLOURS, MOVES, QUESTION, render_clip
 
+from .killing import killed_at, on_two_processes
 from .models import is_next
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -114,35 +111,12 @@ def test_answers_are_the_models_own_in_order_and_asked_once(setting, no_model, c
     assert capsys.readouterr().out.startswith(f"nothing to do: {setting.root / 'out'} holds all 15 answers")
 
 
-def killed_at(command: list[str], batch: int, kept: int) -> int:
-    """Exit code of a process that dies by SIGKILL while it writes its batch number `batch`, `kept` bytes into it."""
-
-    def run() -> None:
-        original, count = AnswerStore.append, [0]
-
-        def append(self, answers):
-            count[0] += 1
-            size = self.path.stat().st_size
-            original(self, answers)
-            if count[0] == batch:
-                os.truncate(self.path, size + kept)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        AnswerStore.append = append
-        os._exit(cli.main(command))
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    process.join(120)
-    return process.exitcode
-
-
 def test_killed_three_times_and_resumed_equals_uninterrupted(setting):
     """The first kill tears a record, the second leaves a part of a batch, the third none of one."""
     assert setting.teach("whole", top_k=3) == 0
     sizes = [len(line) + 1 for line in setting.bytes("whole").splitlines()]
     for batch, kept in ((1, 100), (2, sizes[0] + sizes[1] + 5), (1, 0)):
-        assert killed_at(setting.command("out", top_k=3), batch, kept) == -signal.SIGKILL
+        assert killed_at(setting.command("out", top_k=3), AnswerStore, batch, kept) == -signal.SIGKILL
         assert not (setting.root / "out" / "answers.jsonl").exists()
     assert 0 < len(setting.answers()) < 15
     assert setting.teach(top_k=3) == 0
@@ -157,20 +131,13 @@ def test_killed_three_times_and_resumed_equals_uninterrupted(setting):
 @pytest.mark.slow
 def test_two_processes_equal_one(setting):
     assert setting.teach("one", top_k=2) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    run = [*launch, "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "-m", "llava_ego2exo"]
-    path = os.pathsep.join([str(Path(llava_ego2exo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [*run, *setting.command("two", top_k=2)], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-    )
+    done = on_two_processes(setting.command("two", top_k=2))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("15 of 15 answers") == 1
     assert setting.bytes("two") == setting.bytes("one")
     for answer in setting.answers("two"):
         assert np.array_equal(*(load_top_k(setting.root / out, answer.key).logits for out in ("one", "two")))
-    bad = subprocess.run(
-        [*run, *setting.command("two", seed=1)], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-    )
+    bad = on_two_processes(setting.command("two", seed=1))
     assert bad.returncode != 0 and "seed: 0, now 1" in bad.stderr
     assert bad.stderr.count("was made otherwise") == 1, "said once, not by every process"
 

@@ -1,0 +1,284 @@
+"""`eval` with tiny models: replies, interruptions, several processes, failures, rescoring, and what it refuses."""
+
+import json
+import signal
+
+import pytest
+
+from llava_ego2exo.evaluation.prompts import prompt_of
+from llava_ego2exo.evaluation.replies import ReplyStore, read_replies
+from llava_ego2exo.host import asking, teacher
+from llava_ego2exo.video import read_video
+
+from .evaluating import Setting
+from .killing import killed_at, on_two_processes
+
+pytestmark = pytest.mark.usefixtures("registered")
+
+
+@pytest.fixture
+def setting(tmp_path, world):
+    return Setting(tmp_path, world)
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Loading a model is an error from here on."""
+
+    def forbid():
+        monkeypatch.setattr(teacher, "load", lambda *_a, **_k: pytest.fail("a model was loaded"))
+
+    return forbid
+
+
+def error_of(capsys) -> str:
+    return capsys.readouterr().err.split("llava-ego2exo: error: ")[-1]
+
+
+def test_replies_are_the_models_own_and_asked_once(setting, no_model, capsys):
+    assert setting.eval(view="both", mode="generate likelihood") == 0
+    tokenizer, model, processor, _ = asking.load(str(setting.model), torch_dtype="float32")
+    results = [row for row in setting.results() if row["mode"] == "generate"]
+    assert [row["view"] for row in results] == ["exo", "ego"] * 8
+    for row in results:
+        file = row["video"] + ".mp4" if row["view"] == "exo" else row["video"].replace("exo1", "ego") + ".mp4"
+        frames = read_video(str(setting.videos / file), frames_upbound=3).frames
+        pixels = processor.preprocess(list(frames), return_tensors="pt")["pixel_values"]
+        options = " ".join(f"({key}) {text}" for key, text in row["choices"].items())
+        text = (
+            f"{row['question']} The output should be the choice among one of the following choices. "
+            f"Choices are {options}"
+        )
+        assert row["reply"] == asking.generate(model, tokenizer, pixels, text, setting.template, 6)
+    assert len({row["reply"] for row in results}) > 3
+    total = setting.row(category="all", view="exo", mode="generate")
+    assert total["n"] == 8 == total["parsed"] + total["unparsed"] + total["failed"]
+    assert setting.row(category="all", view="ego", mode="likelihood")["parsed"] == 8
+    printed = capsys.readouterr().out
+    assert "report.html" in printed and "likelihood" in printed
+    before = {path: path.read_bytes() for path in (setting.root / "out").rglob("*") if path.is_file()}
+    no_model()
+    assert setting.eval(view="both", mode="generate likelihood") == 0
+    assert {path: path.read_bytes() for path in (setting.root / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_video_is_read_and_encoded_once_for_all_its_questions(setting, monkeypatch):
+    from llava_ego2exo.runs import clips
+
+    read, original = [], clips.read_video
+    monkeypatch.setattr(clips, "read_video", lambda path, *rest: read.append(path) or original(path, *rest))
+    frames = []
+
+    def load(*args, **kwargs):
+        loaded = asking.load(*args, **kwargs)
+        tower = loaded[1].get_vision_tower()
+        forward = tower.forward
+        tower.forward = lambda pictures: frames.append(len(pictures)) or forward(pictures)
+        return loaded
+
+    monkeypatch.setattr(teacher, "load", load)
+    assert setting.eval() == 0
+    assert len(read) == len(set(read)) == 4 and len(frames) == 4
+
+
+def test_killed_three_times_and_resumed_equals_uninterrupted(setting):
+    """The first kill tears a record, the second comes between the records of a clip, the third before any."""
+    assert setting.eval("whole", batch_size=2) == 0
+    sizes = [len(line) + 1 for line in setting.replies("whole").splitlines()]
+    for batch, kept in ((1, 40), (1, sizes[0] + 7), (2, 0)):
+        assert killed_at(setting.command(batch_size=2), ReplyStore, batch, kept) == -signal.SIGKILL
+        assert not (setting.root / "out" / "base" / "generate" / "replies.jsonl").exists()
+    assert 0 < len(read_replies(setting.root / "out" / "base" / "generate")) < 8
+    assert setting.eval(batch_size=2) == 0
+    assert setting.replies() == setting.replies("whole")
+    one, other = ({**setting.metrics(out)} for out in ("out", "whole"))
+    assert one == other
+    assert (setting.root / "out" / "report.html").read_bytes() == (setting.root / "whole" / "report.html").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(setting):
+    assert setting.eval("one", mode="generate likelihood") == 0
+    done = on_two_processes(setting.command("two", mode="generate likelihood"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for mode in ("generate", "likelihood"):
+        assert setting.replies("two", mode=mode) == setting.replies("one", mode=mode)
+    assert setting.metrics("two") == setting.metrics("one")
+    assert done.stdout.count("report.html") == 1, "said once, not by every process"
+    bad = on_two_processes(setting.command("two", frames_upbound=2))
+    assert bad.returncode != 0 and "frames_upbound: 3, now 2" in bad.stderr
+    assert bad.stderr.count("was made otherwise") == 1
+
+
+@pytest.mark.slow
+def test_a_model_taught_letters_is_read_alike_in_both_modes(setting, world, train, tmp_path):
+    """A LoRA student with its base beside the base, from LLaVA's own training on the benchmark's own questions."""
+    from llava_ego2exo.evaluation.benchmarks import read_benchmark
+
+    items = read_benchmark("ego-in-exo", setting.data).items
+    samples = [
+        {"id": item.id, "video": f"{item.video}.mp4", "conversations": [
+            {"from": "human", "value": f"<image>\n{prompt_of(item)}"}, {"from": "gpt", "value": item.answer},
+        ]}
+        for item in items
+    ]  # fmt: skip
+    (tmp_path / "letters.json").write_text(json.dumps(samples))
+    train(
+        tmp_path / "student", setting.kind, data_path=tmp_path / "letters.json", video_folder=setting.videos,
+        num_train_epochs=60, per_device_train_batch_size=8, frames_upbound=3,
+    )  # fmt: skip
+    models = [f"base={setting.model}", f"student={tmp_path / 'student'}"]
+    assert setting.eval(model=models, model_base=str(setting.model), mode="generate likelihood") == 0
+    picked = {mode: [r["picked"] for r in setting.results() if r["model"] == "student" and r["mode"] == mode]
+              for mode in ("generate", "likelihood")}  # fmt: skip
+    assert picked["generate"] == picked["likelihood"]
+    assert picked["generate"] == [item.answer for item in items]
+    assert setting.row(model="student", mode="generate", category="all")["accuracy"] == 100
+    gain = [row for row in setting.metrics()["differences"] if row["category"] == "all" and row["mode"] == "likelihood"]
+    base = setting.row(model="base", mode="likelihood", category="all")
+    assert [row["difference"] for row in gain] == [100 - base["accuracy"]]
+
+
+class TestFailures:
+    def test_an_unreadable_video_counts_as_wrong_and_is_asked_again(self, setting, capsys):
+        broken = setting.videos / "t1_exo1.mp4"
+        good = broken.read_bytes()
+        broken.write_bytes(b"no video" * 100)
+        assert setting.eval() == 1
+        message = error_of(capsys)
+        assert (
+            "2 question(s) got no reply and count as wrong" in message and f"video {broken} does not decode" in message
+        )
+        total = setting.row(category="all")
+        assert (total["n"], total["failed"]) == (8, 2) and total["parsed"] + total["unparsed"] == 6
+        assert (setting.root / "out" / "report.html").is_file()
+        assert setting.eval(max_failures=2) == 0
+        broken.write_bytes(good)
+        assert setting.eval() == 0 and setting.eval("fresh") == 0
+        assert setting.replies() == setting.replies("fresh")
+
+    def test_missing_videos_are_named_before_work(self, setting, no_model, capsys):
+        (setting.videos / "t1_exo1.mp4").unlink()
+        no_model()
+        assert setting.eval() == 1
+        message = error_of(capsys)
+        assert "2 question(s) about videos that are not in" in message and "t1_exo1" in message
+        assert not (setting.root / "out").exists()
+
+    def test_as_many_as_allowed_may_be_missing_and_none_is_answered_blind(self, setting):
+        (setting.videos / "t1_exo1.mp4").unlink()
+        assert setting.eval(max_failures=2, mode="generate likelihood") == 0
+        failed = [row for row in setting.results() if row["state"] == "failed"]
+        assert len(failed) == 4 and all("not there" in row["error"] and not row["reply"] for row in failed)
+
+
+class TestRescore:
+    def test_reads_again_without_model_video_or_data(self, setting, no_model, capsys):
+        import shutil
+
+        assert setting.eval() == 0
+        strict = setting.metrics()
+        shutil.rmtree(setting.videos)
+        setting.data.unlink()
+        no_model()
+        out = str(setting.root / "out")
+        assert setting_main("eval", "--rescore", out, "--parser", "viscop") == 0
+        assert setting.metrics()["provenance"]["parser"] == "viscop"
+        assert setting_main("eval", "--rescore", out, "--parser", "strict") == 0
+        assert setting.metrics() == strict
+        assert "report.html" in capsys.readouterr().out
+
+    def test_no_folder_of_ours(self, tmp_path, capsys):
+        assert setting_main("eval", "--rescore", str(tmp_path)) == 1
+        assert "run.json is not there" in error_of(capsys)
+
+
+def setting_main(*words: str) -> int:
+    from llava_ego2exo import cli
+
+    return cli.main(list(words))
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        "flags, message",
+        [
+            ({"benchmark": "ego-in-ego"}, "ego-in-exo, adlx-charades-ar"),
+            ({"videos": "/nowhere"}, "/nowhere"),
+            ({"data": "/nowhere.json"}, "/nowhere.json"),
+            ({"model": ["base=/nowhere"]}, "no readable config.json"),
+            ({"model": None}, "--model not given"),
+            ({"out": None}, "--out not given"),
+            ({"mode": "guess"}, "generate, likelihood"),
+            ({"parser": "kind"}, "strict, viscop"),
+            ({"batch_size": 0}, "--batch-size 0"),
+            ({"categories": "smell"}, "smell"),
+            ({"judge_url": "http://localhost:1/v1"}, "both or neither"),
+            ({"judge_unparsed": True}, "without a judge"),
+            ({"compare_to": "nobody"}, "--compare-to nobody"),
+            ({"template": "latin"}, "conversation template 'latin'"),
+            ({"max_new_tokens": 0}, "--max-new-tokens 0"),
+            ({"check": True, "rescore": "x"}, "--check and --rescore"),
+        ],
+    )
+    def test_flags(self, setting, no_model, capsys, flags, message):
+        no_model()
+        assert setting.eval(**flags) == 1
+        assert message in error_of(capsys)
+
+    def test_two_models_of_one_name(self, setting, no_model, capsys):
+        no_model()
+        assert setting.eval(model=[str(setting.model), str(setting.model)]) == 1
+        assert "--model base=CKPT --model student=CKPT" in error_of(capsys)
+
+    def test_a_base_for_a_whole_model(self, setting, no_model, capsys):
+        no_model()
+        assert setting.eval(model_base=f"base={setting.model}") == 1
+        assert "holds a whole model, and model_base" in error_of(capsys)
+
+    def test_other_data_in_the_same_folder(self, setting, no_model, capsys):
+        assert setting.eval() == 0
+        before = setting.replies()
+        setting.write(setting.rows[:-1])
+        no_model()
+        assert setting.eval() == 1
+        assert "was made otherwise: data sha256" in error_of(capsys)
+        assert setting.replies() == before
+
+    def test_half_a_file_and_bad_rows(self, setting, no_model, capsys):
+        no_model()
+        text = setting.data.read_text()
+        setting.data.write_text(text[: len(text) // 2])
+        assert setting.eval() == 1 and "all_category_qas.json" in error_of(capsys)
+        bad = [dict(row) for row in setting.rows]
+        bad[2]["ground_truth_letter"] = "E"
+        bad[5]["answer_choices"] = {"A": "one"}
+        setting.write(bad)
+        assert setting.eval() == 1
+        message = error_of(capsys)
+        assert "2 malformed row(s)" in message and "row 2" in message and "row 5" in message
+
+
+def test_more_questions_in_the_same_folder_ask_only_those(setting, monkeypatch):
+    assert setting.eval(limit=3) == 0
+    assert setting.row(category="all")["n"] == 3
+    few = setting.replies().splitlines()
+    assert setting.eval() == 0
+    assert setting.row(category="all")["n"] == 8
+    assert setting.replies().splitlines()[: len(few)] == few and len(setting.replies().splitlines()) == 8
+
+
+def test_check_needs_no_model(setting, no_model, capsys):
+    no_model()
+    assert setting_main("eval", "--check", "--benchmark", "ego-in-exo", "--data", str(setting.data)) == 0
+    assert "colour" in capsys.readouterr().out
+
+
+def test_provenance_says_what_numbers_depend_on(setting):
+    assert setting.eval(mode="likelihood") == 0
+    about = setting.metrics()["provenance"]
+    model = about["models"][0]
+    assert model["settings"]["frames_upbound"] == 3 and model["settings"]["dtype"] == "float32"
+    assert len(model["checkpoint"]) == 32 and len(about["data"]["sha256"]) == 64
+    assert model["attention"] in ("sdpa", "eager")
+    assert about["versions"]["torch"] and about["prompt"] and about["parser"] == "strict"

@@ -1,0 +1,126 @@
+"""Outcomes that no model gave, to count and to show."""
+
+import numpy as np
+
+from llava_ego2exo.evaluation.items import CONSISTENCY_1, CONSISTENCY_2, DESCRIPTION, MAIN, Item
+from llava_ego2exo.evaluation.outcomes import FAILED, GENERATE, PARSED, UNPARSED, Described, Outcome
+
+CATEGORIES = {
+    "Action understanding": "What does the person do with the kettle?",
+    "Task regions": "Where on the table does the work take place?",
+    "Hand identification": "Which hand holds the object that is being cut?",
+    "Hand-object interaction": "What does the left hand hold while the right hand stirs?",
+    "Tool use": "Which tool does the person pick up next?",
+    "Step order": "What was done directly before the pan was put on the stove?",
+}
+OPTIONS = (
+    "pouring water into the kettle", "stirring the soup", "the left hand", "the right hand", "cutting a tomato",
+    "at the front of the table", "at the back of the table", "a wooden spoon",
+)  # fmt: skip
+SKILL = {"base": 0.42, "student": 0.62, "student-4bit": 0.55}
+SETTINGS = {"dtype": "bfloat16", "bits": 16, "frames_upbound": 32}
+PROVENANCE = {
+    "benchmark": "ego-in-exo",
+    "data": {"file": "all_category_qas.json", "sha256": "9b" * 32, "rows left out": []},
+    "prompt": "published-1",
+    "parser": "strict",
+    "models": [
+        {"name": "base", "checkpoint": "a1" * 16, "settings": SETTINGS},
+        {"name": "student", "checkpoint": "b2" * 16, "settings": SETTINGS},
+        {"name": "student-4bit", "checkpoint": "b2" * 16, "settings": {**SETTINGS, "bits": 4}},
+    ],
+    "versions": {"torch": "2.13.0", "transformers": "4.40.2", "peft": None},
+    "commit": "0123456789abcdef",
+}  # fmt: skip
+
+
+def item(number=0, *, category="Tool use", video=None, path="", view="exo", answer="A", choices=4, **further):
+    """One question of multiple choice."""
+    rng = np.random.default_rng(number)
+    texts = [OPTIONS[place] for place in rng.permutation(len(OPTIONS))[:choices]]
+    return Item(
+        id=f"{view}:{number}", benchmark="ego-in-exo", category=category, view=view, video=video or f"t{number}.mp4",
+        question=CATEGORIES.get(category, "What is this?"), choices=dict(zip("ABCDEF", texts, strict=False)),
+        answer=answer, row=str(number), path=path, **further,
+    )  # fmt: skip
+
+
+def outcome(item, model="base", picked="A", *, mode=GENERATE, state=PARSED, **further):
+    """One outcome; `picked` counts only where it was parsed."""
+    return Outcome(item, model, mode, state, picked if state == PARSED else None, **further)
+
+
+def made_up(paths=("",), count=40, models=tuple(SKILL), modes=(GENERATE,), seed=0):
+    """Outcomes of `count` items, some six a video; the last video fails for every model."""
+    rng = np.random.default_rng(seed)
+    categories = list(CATEGORIES)
+    videos = max(count // 6, 2)
+    found = []
+    for number in range(count):
+        clip = number % videos
+        one = item(
+            number, category=categories[number % len(categories)], video=f"take{clip:02d}_exo{1 + clip % 4}.mp4",
+            path=str(paths[clip % len(paths)]), answer="ABCD"[rng.integers(4)],
+        )  # fmt: skip
+        luck = rng.normal(0, 0.5)
+        found += [_outcome(one, model, mode, clip == videos - 1, luck, rng) for model in models for mode in modes]
+    return found
+
+
+def _outcome(one, model, mode, fails, luck, rng):
+    if fails:
+        return outcome(
+            one, model, mode=mode, state=FAILED, error=f"video {one.video} does not decode: moov atom not found"
+        )
+    right = rng.normal(SKILL[model] - 0.5, 0.4) + luck * 0.6 > 0
+    picked = one.answer if right else "ABCD".replace(one.answer, "")[rng.integers(3)]
+    if mode != GENERATE:
+        scores = {key: float(-1.5 - rng.random()) for key in one.choices} | {picked: -0.4}
+        return outcome(one, model, picked, mode=mode, scores=scores)
+    if rng.random() < 0.06:
+        reply = "The person seems to be cooking. " * (60 if rng.random() < 0.5 else 1)
+        return outcome(one, model, mode=mode, state=UNPARSED, reply=reply, flags=("cut",) if len(reply) > 100 else ())
+    reply = (f"({picked})", f"{picked}. {one.choices[picked]}", f"The answer is ({picked}) {one.choices[picked]}.")
+    return outcome(one, model, picked, mode=mode, reply=reply[rng.integers(3)])
+
+
+def row(number=0, path="", video=None):
+    """The three questions of one description."""
+    questions = {
+        MAIN: "Describe the activities in the video.",
+        CONSISTENCY_1: "What does the person do first?",
+        CONSISTENCY_2: "What is the first activity of the person?",
+    }
+    return tuple(
+        Item(
+            id=f"charades:{number}:{part}", benchmark="adlx-charades-desc", category="description", view="",
+            video=video or f"{number}.mp4", question=question, kind=DESCRIPTION, row=f"charades:{number}", part=part,
+            answer="A person opens the fridge, takes a bottle and drinks from it.", path=str(path),
+        )
+        for part, question in questions.items()
+    )  # fmt: skip
+
+
+def described(number=0, model="base", marks=(3, 2, 3, 2, 4), *, state="judged", path="", video=None, **further):
+    """One row of descriptions; a mark of None is missing."""
+    aspects = ("correctness", "detail", "context", "temporal", "consistency")
+    replies = ("A person opens a fridge and drinks.", "She opens the fridge.", "Opening the fridge.")
+    replies = replies if state != FAILED else ("", "", "")
+    given = dict(zip(aspects, marks, strict=True)) if marks else {}
+    return Described(row(number, path, video), model, replies, marks=given, state=state, **further)
+
+
+def made_up_rows(paths=("",), count=12, models=("base", "student"), seed=0):
+    """Rows of descriptions; every fifth lacks a mark of each model, the last fails."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        for place, model in enumerate(models):
+            marks = [int(mark) for mark in rng.integers(1 + place, 5, 5)]
+            further = {}
+            if number % 5 == 4:
+                marks[3], further = None, {"state": "unjudged", "error": "temporal: the judge gave 11, of 0 to 5"}
+            if number == count - 1:
+                marks, further = None, {"state": FAILED, "error": "video does not decode"}
+            found.append(described(number, model, marks, path=str(paths[number % len(paths)]), **further))
+    return found

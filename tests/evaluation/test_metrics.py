@@ -1,0 +1,263 @@
+"""The numbers of an evaluation: counted by hand, adding up, and refused where they would be wrong."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llava_ego2exo import Ego2ExoError
+from llava_ego2exo.evaluation.metrics import metrics, table
+from llava_ego2exo.evaluation.outcomes import FAILED, GENERATE, LIKELIHOOD, MODES, PARSED, UNPARSED
+from llava_ego2exo.evaluation.statistics import difference_interval, share_interval
+
+from .made_up_outcomes import PROVENANCE, described, item, made_up, made_up_rows, outcome
+
+KEY, STATE = st.sampled_from("ABCD"), st.sampled_from([PARSED, UNPARSED, FAILED])
+
+
+def only(rows, **wanted):
+    """The one row with these values."""
+    found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def percent(interval):
+    return pytest.approx([100 * end for end in interval])
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Two models, three videos, two categories; by hand."""
+    items = [
+        item(0, video="a", category="x", answer="A"), item(1, video="a", category="x", answer="B", choices=2),
+        item(2, video="b", category="x", answer="C"), item(3, video="b", category="y", answer="A"),
+        item(4, video="c", category="y", answer="D", choices=5),
+    ]  # fmt: skip
+    base = [
+        outcome(items[0], "base", "A"), outcome(items[1], "base", "A"), outcome(items[2], "base", state=UNPARSED),
+        outcome(items[3], "base", "A", judged=True), outcome(items[4], "base", state=FAILED, error="no video"),
+    ]  # fmt: skip
+    student = [outcome(one, "student", one.answer) for one in items[:4]]
+    return [*base, *student, outcome(items[4], "student", state=FAILED, error="no video")]
+
+
+class TestAccuracy:
+    def test_by_hand(self, small):
+        found = metrics(small, [], {})
+        row = only(found["accuracy"], model="base", category="all")
+        counts = {"n": 5, "videos": 3, "right": 2, "parsed": 3, "unparsed": 1, "failed": 1, "judged": 1}
+        assert {name: row[name] for name in counts} == counts
+        assert row["accuracy"] == 40 and row["mode"] == GENERATE and row["view"] == "exo"
+        assert row["chance"] == pytest.approx(100 * (3 / 4 + 1 / 2 + 1 / 5) / 5)
+        assert row["interval"] == percent(share_interval([1, 0, 0, 1, 0], list("aabbc")))
+        row = only(found["accuracy"], model="base", category="y")
+        assert (row["n"], row["right"], row["failed"], row["unparsed"]) == (2, 1, 1, 0)
+        assert found["models"] == ["base", "student"] and found["compare_to"] == "base" and not found["notes"]
+
+    def test_one_video_has_no_interval(self, small):
+        only_b = [replace(one, item=replace(one.item, video="b")) for one in small]
+        found = metrics(only_b, [], {})
+        assert {row["interval"] for row in found["accuracy"]} == {None}
+        assert {row["interval"] for row in found["differences"]} == {None}
+        assert "–" in table(found)
+
+    def test_a_category_without_items_is_shown(self, small):
+        further = outcome(item(9, video="d", category="z"), "student", "A")
+        found = metrics([*small, further], [], {}, categories=["declared"])
+        for model, category in (("base", "z"), ("base", "declared"), ("student", "declared")):
+            row = only(found["accuracy"], model=model, category=category)
+            assert row["n"] == row["parsed"] == row["videos"] == 0
+            assert row["accuracy"] is row["interval"] is row["chance"] is None
+        assert only(found["differences"], category="z")["difference"] is None
+        assert table(found).count("declared") == 2
+
+    def test_views_and_modes_stand_apart(self):
+        outcomes = made_up(count=24, models=("base", "student"), modes=MODES)
+        ego = [replace(one, item=replace(one.item, view="ego", id=f"ego{one.item.id}")) for one in outcomes[::2]]
+        found = metrics(outcomes + ego, [], {})
+        alls = [row for row in found["accuracy"] if row["category"] == "all"]
+        assert {(row["model"], row["mode"], row["view"]): row["n"] for row in alls} == {
+            ("base", GENERATE, "exo"): 24, ("student", GENERATE, "exo"): 24, ("base", LIKELIHOOD, "exo"): 24,
+            ("student", LIKELIHOOD, "exo"): 24, ("base", GENERATE, "ego"): 24, ("student", GENERATE, "ego"): 24,
+        }  # fmt: skip
+        assert {row["mode"] for row in found["differences"] if row["view"] == "exo"} == set(MODES)
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(st.tuples(KEY, KEY, STATE, st.integers(0, 3), st.sampled_from("xyz")), min_size=1, max_size=20))
+    def test_adds_up(self, drawn):
+        outcomes = [
+            outcome(item(number, answer=answer, video=str(video), category=category), picked=picked, state=state)
+            for number, (answer, picked, state, video, category) in enumerate(drawn)
+        ]
+        found = metrics(outcomes, [], {})
+        total, *parts = found["accuracy"]
+        for row in found["accuracy"]:
+            assert row["parsed"] + row["unparsed"] + row["failed"] == row["n"] and row["right"] <= row["parsed"]
+        for name in ("n", "right", "parsed", "unparsed", "failed"):
+            assert total[name] == sum(row[name] for row in parts)
+        assert sum(row["picked"] for row in found["positions"]) == total["parsed"]
+        assert sum(row["right"] for row in found["positions"]) == total["n"]
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+class TestDifferences:
+    def test_by_hand(self, small):
+        row = only(metrics(small, [], {})["differences"], category="all")
+        assert (row["model"], row["against"], row["n"], row["videos"]) == ("student", "base", 5, 3)
+        assert (row["difference"], row["better"], row["worse"]) == (40, 2, 0)
+        first, second = [True] * 4 + [False], [True, False, False, True, False]
+        assert row["interval"] == percent(difference_interval(first, second, list("aabbc")))
+
+    def test_against_whom(self, small):
+        row = only(metrics(small, [], {}, compare_to="student")["differences"], category="all")
+        assert (row["model"], row["against"], row["difference"]) == ("base", "student", -40)
+        with pytest.raises(Ego2ExoError, match="comparison with nobody. Allowed: base, student"):
+            metrics(small, [], {}, compare_to="nobody")
+
+    def test_only_on_items_that_both_were_asked(self, small):
+        found = metrics(small[:-3], [], {})
+        row = only(found["differences"], category="all")
+        assert (row["n"], row["difference"]) == (2, 50)
+        assert found["notes"] == ["mode generate view exo: not every model was asked all 5 items: student 2"]
+        assert "note: mode generate" in table(found)
+
+    def test_only_within_a_mode(self, small):
+        other = [replace(one, mode=LIKELIHOOD) if one.model == "student" else one for one in small]
+        assert metrics(other, [], {})["differences"] == []
+
+    def test_the_order_of_outcomes_does_not_matter(self):
+        outcomes = made_up(count=30)
+        base = [one for one in outcomes if one.model == "base"]
+        turned = base + [one for one in reversed(outcomes) if one.model != "base"]
+        first, second = (metrics(each, [], {}) for each in (outcomes, turned))
+        for row in first["differences"]:
+            other = only(second["differences"], model=row["model"], category=row["category"])
+            assert other["difference"] == row["difference"] and other["interval"] == pytest.approx(row["interval"])
+
+
+def test_positions(small):
+    rows = metrics(small, [], {})["positions"]
+    base = [row for row in rows if row["model"] == "base"]
+    assert [(row["key"], row["picked"], row["right"]) for row in base] == [
+        ("A", 3, 2), ("B", 0, 1), ("C", 0, 1), ("D", 0, 1), ("E", 0, 0),
+    ]  # fmt: skip
+    assert base[0]["picked_share"] == 100 and base[0]["right_share"] == 40
+    assert "100.0 (40.0)" in table(metrics(small, [], {}))
+
+
+class TestDescriptions:
+    def test_by_hand(self):
+        rows = [
+            described(0, marks=(5, 4, 3, 2, 1)), described(1, marks=(3, 4, 3, None, 1), state="unjudged"),
+            described(2, marks=None, state=FAILED, error="no video"), described(3, marks=None),
+        ]  # fmt: skip
+        rows[3] = replace(rows[3], state="unjudged", error="no judge")
+        found = metrics([], rows, {})
+        row = only(found["descriptions"], aspect="correctness", category="all")
+        assert (row["n"], row["judged"], row["missing"], row["failed"]) == (4, 2, 1, 1)
+        assert row["mean"] == pytest.approx(20 * (5 + 3 + 0) / 3)  # a failure is 0, what is missing is not
+        low, high = row["interval"]
+        assert low == 0 and high == 100  # three videos say little
+        row = only(found["descriptions"], aspect="temporal", category="all")
+        assert (row["judged"], row["missing"], row["failed"], row["mean"]) == (1, 2, 1, 20)
+        row = only(found["descriptions"], aspect="mean of aspects", category="all")
+        assert (row["judged"], row["missing"], row["failed"], row["mean"]) == (1, 2, 1, 30)
+        assert found["benchmark"] == "adlx-charades-desc" and found["accuracy"] == []
+
+    def test_differences_are_paired(self):
+        rows = [described(number, model, (mark + (model == "b"), 2, 2, 2, 2))
+                for number, mark in enumerate((0, 2, 4, 1)) for model in "ab"]  # fmt: skip
+        rows.append(described(9, "b", (0, 0, 0, 0, 0)))
+        found = metrics([], rows, {})["descriptions"]
+        row = only(found, model="b", aspect="correctness", category="all")
+        assert (row["against"], row["difference"], row["pairs"], row["n"]) == ("a", 20, 4, 5)
+        assert row["difference_interval"] is None  # all alike
+        assert only(found, model="a", aspect="detail", category="all")["against"] is None
+
+    def test_adds_up(self):
+        found = metrics([], made_up_rows(count=17), {})
+        assert {row["aspect"] for row in found["descriptions"]} == {
+            "correctness", "detail", "context", "temporal", "consistency", "mean of aspects",
+        }  # fmt: skip
+        for row in found["descriptions"]:
+            assert row["judged"] + row["missing"] + row["failed"] == row["n"] == 17
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
+        assert "missing" in table(found) and "mean of aspects" in table(found)
+
+    def test_aspects_that_no_row_has_are_not_missing(self):
+        rows = [replace(described(n), marks={"detail": 2, "context": n}) for n in range(3)]
+        found = metrics([], rows, {})["descriptions"]
+        assert {row["aspect"] for row in found} == {"detail", "context", "mean of aspects"}
+        assert {row["missing"] for row in found} == {0}
+
+    def test_without_a_judge_nothing_is_zero(self):
+        rows = [replace(described(n, marks=None), state="unjudged") for n in range(3)]
+        found = metrics([], rows, {})["descriptions"]
+        assert {row["mean"] for row in found} == {None} and {row["missing"] for row in found} == {3}
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"picked": None}, "state parsed with choice None"),
+            ({"picked": "Z"}, "state parsed with choice 'Z'"),
+            ({"state": UNPARSED}, "state unparsed with choice 'A'"),
+            ({"state": "lost"}, "state lost"),
+            ({"mode": "guess"}, "mode guess"),
+            ({"item": item(0, answer="E")}, "answer 'E' is no option"),
+            ({"item": item(0, category="all")}, "category all"),
+        ],
+    )
+    def test_outcomes_that_contradict_themselves(self, change, message):
+        with pytest.raises(Ego2ExoError, match=message):
+            metrics([replace(outcome(item(0)), **change)], [], {})
+
+    def test_what_stands_twice(self):
+        with pytest.raises(
+            Ego2ExoError, match="2 fault.*exo:0 of base in mode generate stands twice.*charades:3 of base"
+        ):
+            metrics([outcome(item(0))] * 2, [described(3)] * 2, {})
+
+    def test_several_benchmarks(self):
+        with pytest.raises(Ego2ExoError, match="adlx-charades-desc, ego-in-exo"):
+            metrics([outcome(item(0))], [described(0)], {})
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"replies": ("a",)}, "3 items with 1 replies"),
+            ({"items": (), "replies": ()}, "0 items"),
+            ({"marks": {"detail": 11}}, "marks outside 0 to 5: detail 11"),
+            ({"marks": {"detail": None}}, "judged, but marks are missing"),
+            ({"state": "odd"}, "state odd"),
+        ],
+    )
+    def test_rows_that_contradict_themselves(self, change, message):
+        with pytest.raises(Ego2ExoError, match=message):
+            metrics([], [replace(described(0), **change)], {})
+
+
+def test_nothing_at_all():
+    found = metrics([], [], {}, compare_to="base")
+    assert found["accuracy"] == found["descriptions"] == [] and found["benchmark"] == ""
+    assert table(found) == "nothing was asked"
+
+
+def test_provenance_is_carried(tmp_path):
+    found = metrics(made_up(count=6), [], {**PROVENANCE, "folder": tmp_path})
+    assert found["provenance"] == {**PROVENANCE, "folder": str(tmp_path)}
+
+
+def test_the_table_shows_the_metrics():
+    found = metrics(made_up(count=60), [], PROVENANCE)
+    text = table(found)
+    for row in found["accuracy"]:
+        low, high = row["interval"]
+        assert f"{row['accuracy']:.1f}  [{low:.1f}, {high:.1f}]" in text
+    for row in found["differences"]:
+        assert f"{row['difference']:+.1f}".replace("-", "−").replace("+0.0", "0.0") in text
+    assert max(map(len, text.splitlines())) < 170

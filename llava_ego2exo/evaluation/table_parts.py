@@ -32,6 +32,11 @@ class Table:
     soft: frozenset[int] = frozenset()
 
 
+def readable(text: str) -> str:
+    """Without what no file in UTF-8 can hold, or no page: data and replies hold anything."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
 def number(value: float | None) -> str:
     """With one decimal."""
     return DASH if value is None else f"{value:.1f}"

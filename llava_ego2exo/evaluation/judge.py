@@ -40,13 +40,8 @@ class Judge:
         self, settings: JudgeSettings, folder: str | Path, sleep: Callable[[float], Any] = time.sleep,
         progress: bool = True,
     ) -> None:  # fmt: skip
-        self._settings, self._folder = settings, Path(folder)
+        self.settings, self._folder = settings, Path(folder)
         self._asker = Asker(settings, folder, sleep, progress)
-
-    @property
-    def reads_replies(self) -> bool:
-        """Whether it is meant to read replies, too."""
-        return self._settings.reads_replies
 
     def check(self) -> None:
         """Make one small call, so that a judge that is not there is found before a model loads.
@@ -77,7 +72,7 @@ class Judge:
             (number, aspect, Question(aspect, grade(aspect, material), mark_of))
             for number, row in enumerate(rows)
             if number not in lost
-            for aspect, material in materials(row, self._settings.max_chars).items()
+            for aspect, material in materials(row, self.settings.max_chars).items()
         ]
         verdicts: list[dict[str, Verdict]] = [
             dict.fromkeys(ASPECTS, lost[n]) if n in lost else {} for n in range(len(rows))
@@ -111,7 +106,7 @@ class Judge:
         `sent` and `answered_by` are of the answers in use, from the cache or not: settings that the server took, and
         models as it calls them. `calls` counts retries; `cache_hits` and `failures` count different questions.
         """
-        asker, settings = self._asker, self._settings
+        asker, settings = self._asker, self.settings
         return {
             "model": settings.model,
             "url_host": settings.host,
@@ -141,11 +136,11 @@ class Judge:
 
     def _summaries(self, rows: Sequence[Described]) -> dict[int, Verdict]:
         """Number of each row of clips -> its summary, or why there is none."""
-        most = self._settings.max_chars
+        most = self.settings.max_chars
         notes = {n: notes_of(row.items, row.replies, most) for n, row in enumerate(rows) if of_clips(row)}
         found = merge_all(notes, lambda asked: self._asker.ask(asked, "merging clips"), most)
         return {n: replace(one, error=f"no summary: {one.error}") if one.error else one for n, one in found.items()}
 
     def _choice(self, outcome: Outcome) -> Question:
-        item, reply = outcome.item, shortened(outcome.reply.strip(), self._settings.max_chars)
+        item, reply = outcome.item, shortened(outcome.reply.strip(), self.settings.max_chars)
         return Question(CHOICE, choose(item.question, item.choices, reply), choice_of(item.choices))

@@ -177,10 +177,14 @@ def _no_judge(settings: JudgeSettings, error: CallFailed) -> Ego2ExoError:
             f"mend --judge-model (the server lists its models at {url.rstrip('/')}/models; Ollama gets one by `ollama "
             f"pull {settings.model}`) or --judge-url, which mostly ends in /v1"
         )
+    elif error.status == 200:
+        remedy = "check that --judge-url is such an endpoint, which mostly ends in /v1, and that the model can chat"
     elif error.status:
         remedy = "see the server's log, and run the same command again"
+    elif error.nobody:
+        remedy = "start the server (Ollama: `ollama serve`), or mend --judge-url"
     else:
-        remedy = "start the server (Ollama: `ollama serve`), or mend --judge-url; replies of models are kept"
+        remedy = "run the same command again when the server has loaded its model, or give a smaller one"
     return Ego2ExoError(
         f"--judge-url {url} with --judge-model {settings.model}: {error}",
         "an OpenAI-compatible endpoint that answers",

@@ -16,6 +16,7 @@ _JSON = {"type": "json_object"}
 # Of too many requests, a conflict, or a server's timeout a later try may come to another end.
 _PASSING = (408, 409, 425, 429)
 _REFUSED = (401, 403, 404)
+_OK = 200
 # Shorter keys are placeholders ("none", "ollama"), which may stand in any text.
 _SECRET = 8
 
@@ -88,15 +89,17 @@ class JudgeClient:
             self.calls += 1
         sent = self._sent
         try:
-            reply = self._client.chat.completions.create(model=self._settings.model, messages=messages, **sent)
+            # As an extra body: not every version of the package knows every setting by name.
+            reply = self._client.chat.completions.create(model=self._settings.model, messages=messages, extra_body=sent)
             # Servers differ in what they leave out or send instead.
             text, model = reply.choices[0].message.content, getattr(reply, "model", None)
         except self._openai.OpenAIError as error:
             raise self._failed(error) from None
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            raise CallFailed("a reply without choices, or in another form than OpenAI's") from None
+            raise CallFailed("a reply without choices, or in another form than OpenAI's", status=_OK) from None
         if not isinstance(text, str) or not text.strip():
-            raise CallFailed(f"a reply without text (finish_reason {reply.choices[0].finish_reason})")
+            ended = getattr(reply.choices[0], "finish_reason", None)
+            raise CallFailed(f"a reply without text (finish_reason {ended})", status=_OK)
         return Said(self._clean(text), self._clean(str(model or "")), sent)
 
     def settle(self, messages: Messages) -> None:

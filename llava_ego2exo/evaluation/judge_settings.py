@@ -29,7 +29,7 @@ class JudgeSettings:
         timeout_s: how long a call may give no sign of life, in seconds.
         retries: how often a call that failed, or gave no valid answer, is made again.
         workers: calls at once.
-        reads_replies: whether it is asked about multiple-choice replies that the parser cannot read.
+        read_unparsed: whether it is asked about multiple-choice replies that the parser cannot read.
         max_tokens: most tokens of an answer; a judge that thinks aloud needs more.
         max_chars: most characters of a reply in one call: a longer one loses its middle, and clips' descriptions are
             merged in chunks of this size.
@@ -46,7 +46,7 @@ class JudgeSettings:
     timeout_s: float = 60.0
     retries: int = 4
     workers: int = 4
-    reads_replies: bool = False
+    read_unparsed: bool = False
     max_tokens: int = 1024
     max_chars: int = 6000
     wait_s: float = 0.5

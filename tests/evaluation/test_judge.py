@@ -398,6 +398,10 @@ def test_a_first_call_that_never_comes_to_an_end(tmp_path):
         with pytest.raises(Ego2ExoError, match="HTTP 500: loading.*see the server's log"):
             asks(server, tmp_path).check()
         assert len(server.requests) == 3
+    for fault, remedy in {EMPTY: "check that --judge-url", Slow(0.4, ""): "loaded its model"}.items():
+        with JudgeServer(lambda body, fault=fault: fault, answer_check=True) as server:
+            with pytest.raises(Ego2ExoError, match=remedy):
+                asks(server, tmp_path, timeout_s=0.2, retries=0).check()
     faults = [Status(503, "loading"), Drop(), '{"ready": true}']
     with JudgeServer(lambda body: faults.pop(0), answer_check=True) as server, asks(server, tmp_path) as judge:
         judge.check()

@@ -190,7 +190,7 @@ class TestPage:
     def test_log_probabilities_the_most_likely_first(self, tmp_path):
         scores = {"A": -2.0, "B": -0.25, "C": -3.5, "D": -9.0}
         page = write_report(tmp_path, [outcome(item(0), picked="B", mode=LIKELIHOOD, scores=scores)], [], {})
-        assert "log-probabilities: B -0.25 , A -2.00 , C -3.50 , D -9.00" in Page(page).text.replace(",", " ,")
+        assert "log-probabilities: B −0.25, A −2.00, C −3.50, D −9.00" in re.sub(r"\s+(?=,)", "", Page(page).text)
 
     def test_failures_by_cause(self, tmp_path):
         page = Page(write_report(tmp_path, made_up(count=60), [], {}))

@@ -20,17 +20,23 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["llava_ego2exo", "llava_ego2exo.*"]), "llava_ego2exo.patches"],
-    package_dir={"llava_ego2exo.patches": "patches"},
+    packages=[
+        *find_packages(include=["llava_ego2exo", "llava_ego2exo.*"]),
+        "llava_ego2exo.patches",
+        "llava_ego2exo.lmms_tasks",
+    ],
+    package_dir={"llava_ego2exo.patches": "patches", "llava_ego2exo.lmms_tasks": "eval"},
     package_data={
         "llava_ego2exo": ["py.typed", "*/templates/*"],
         "llava_ego2exo.patches": ["*.patch", "*.md"],
+        "llava_ego2exo.lmms_tasks": ["*.j2"],
     },
     install_requires=["einops>=0.6.1"],
     extras_require={
         "flash": ["flash-attn>=2.5"],
         "qlora": ["bitsandbytes>=0.43", "peft>=0.10"],
-        "eval": ["decord>=0.6"],
+        "eval": ["decord>=0.6", "jinja2>=3", "matplotlib>=3.7", "snowballstemmer>=2"],
+        "judge": ["openai>=1.30"],
         "report": ["matplotlib>=3.7"],
         "pairs": ["av>=12"],
         "dev": ["pytest>=7", "hypothesis>=6", "ruff>=0.6"],
@@ -38,6 +44,7 @@ setup(
     entry_points={
         "console_scripts": ["llava-ego2exo=llava_ego2exo.cli:main"],
         "llava.plugins": ["ego2exo=llava_ego2exo:register"],
+        "lmms_eval.models": ["ego2exo=llava_ego2exo.lmms.plugin:manifests"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -87,6 +87,10 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     key = "environment variable that holds its key (default: OPENAI_API_KEY)"
     group.add_argument("--judge-key-env", metavar="VARIABLE", default="OPENAI_API_KEY", help=key)
     group.add_argument("--judge-workers", type=int, default=4, metavar="N", help="requests at once (default: 4)")
+    group.add_argument("--judge-timeout", type=float, metavar="SECONDS", help="of silence in a call (default: 60)")
+    group.add_argument("--judge-retries", type=int, metavar="N", help="of a call that failed (default: 4)")
+    longest = "most tokens of an answer; a judge that thinks before it answers needs more (default: 1024)"
+    group.add_argument("--judge-max-tokens", type=int, metavar="N", help=longest)
     unparsed = "let the judge read replies that the parser cannot"
     group.add_argument("--judge-unparsed", action="store_true", help=unparsed)
 
@@ -127,6 +131,15 @@ def _need(args: argparse.Namespace, *names: str) -> None:
         )
 
 
+def _judge(args: argparse.Namespace) -> Any:
+    from ..evaluation.judging import judge_settings
+
+    return judge_settings(
+        args.judge_url, args.judge_model, args.judge_unparsed, key_env=args.judge_key_env, workers=args.judge_workers,
+        timeout_s=args.judge_timeout, retries=args.judge_retries, max_tokens=args.judge_max_tokens,
+    )  # fmt: skip
+
+
 def _views(args: argparse.Namespace) -> tuple[str, ...]:
     return ("exo", "ego") if args.view == "both" else (args.view,)
 
@@ -163,12 +176,9 @@ def _render(args: argparse.Namespace) -> tuple[str, int]:
 
 def _rescore(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.finishing import rescore
-    from ..evaluation.judging import judge_of
     from ..evaluation.tables import table
 
-    judge = judge_of(args.judge_url, args.judge_model, args.judge_key_env, args.judge_workers, args.judge_unparsed,
-                     args.rescore)  # fmt: skip
-    finished = rescore(args.rescore, args.parser, judge, args.compare_to)
+    finished = rescore(args.rescore, args.parser, _judge(args), args.compare_to)
     return f"{table(finished.metrics)}\n\n{args.rescore}/report.html", 0
 
 
@@ -181,11 +191,11 @@ def _ask(args: argparse.Namespace) -> tuple[str, int]:
     same = (
         "benchmark", "data", "videos", "out", "view", "limit", "template", "dtype", "bits", "frames_upbound",
         "video_fps", "force_sample", "time_instruction", "max_new_tokens", "batch_size", "workers", "max_failures",
-        "max_bad_rows", "judge_url", "judge_model", "judge_key_env", "judge_workers", "judge_unparsed", "compare_to",
+        "max_bad_rows", "compare_to",
     )  # fmt: skip
     values: dict[str, Any] = {name: getattr(args, name) for name in same}
     job = Job(
         models=models_of(args.model, args.model_base), modes=tuple(dict.fromkeys(args.mode)),
-        categories=tuple(args.categories), parser=args.parser or "strict", **values,
+        categories=tuple(args.categories), parser=args.parser or "strict", judge=_judge(args), **values,
     )  # fmt: skip
     return f"{table(evaluate(job))}\n\n{args.out}/report.html", 0

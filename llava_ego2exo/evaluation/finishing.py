@@ -7,22 +7,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import Ego2ExoError
 from ..runs.files import locked, write_whole
 from ..runs.jsonl import json_line, read_lines
 from .items import Item
-from .metrics import metrics as measure
+from .judge_settings import JudgeSettings
+from .judging import judge_of
 from .outcomes import Described, Outcome
 from .parsers import PARSERS
 from .preparing import ITEMS, MANIFEST, Asked, Prepared, read_manifest
 from .reading import described_of, outcomes_of
 from .replies import ORIGIN, Reply, finish_replies, read_replies
 from .report import write_report
-
-if TYPE_CHECKING:
-    from .judge import Judge
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,11 @@ class Finished:
 
 
 def finish(
-    folder: Path, prepared: Prepared, manifest: dict[str, Any], judge: Judge | None, compare_to: str | None = None
+    folder: Path,
+    prepared: Prepared,
+    manifest: dict[str, Any],
+    judge: JudgeSettings | None,
+    compare_to: str | None = None,
 ) -> Finished:
     """Put the replies of a run in order, and report.
 
@@ -49,7 +51,7 @@ def finish(
         folder: of the results.
         prepared: the run.
         manifest: what `run.json` holds.
-        judge: of descriptions; None: they stay unjudged.
+        judge: to be asked; None: answers that an earlier run got are used.
         compare_to: the model that others are compared with; None: the first.
     """
     replies = {(one.model.name, one.mode): _ordered(one) for one in prepared.asked}
@@ -65,13 +67,13 @@ def _ordered(asked: Asked) -> dict[str, Reply]:
     return ours
 
 
-def rescore(out: str, parser: str | None, judge: Judge | None, compare_to: str | None = None) -> Finished:
+def rescore(out: str, parser: str | None, judge: JudgeSettings | None, compare_to: str | None = None) -> Finished:
     """Read the stored replies of a folder anew; no model, no video and no data file is needed.
 
     Args:
         out: the folder that `llava-ego2exo eval` wrote.
         parser: name of what reads replies; None: as before.
-        judge: of descriptions; None: they stay unjudged.
+        judge: to be asked; None: answers that an earlier run got are used.
         compare_to: the model that others are compared with; None: the first.
 
     Raises:
@@ -86,6 +88,8 @@ def rescore(out: str, parser: str | None, judge: Judge | None, compare_to: str |
     with locked(folder):
         items = list(read_lines(folder / ITEMS, _item, torn=False, origin=ORIGIN))
         manifest = {**manifest, "parser": parser or manifest["parser"]}
+        if judge is not None:
+            manifest["judge settings"] = judge.to_dict()
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         replies = {
             (model["name"], mode): {reply.id: reply for reply in read_replies(folder / model["name"] / mode).values()}
@@ -97,7 +101,7 @@ def rescore(out: str, parser: str | None, judge: Judge | None, compare_to: str |
 
 def report(
     folder: Path, items: Sequence[Item], replies: Mapping[tuple[str, str], Mapping[str, Reply]],
-    manifest: dict[str, Any], judge: Judge | None, compare_to: str | None = None,
+    manifest: dict[str, Any], judge: JudgeSettings | None, compare_to: str | None = None,
 ) -> Finished:  # fmt: skip
     """Read replies, judge what is to be judged, and write results, metrics and pages.
 
@@ -106,21 +110,31 @@ def report(
         items: all questions.
         replies: (model, mode) -> item's id -> reply.
         manifest: what the numbers depend on.
-        judge: None: none.
+        judge: to be asked; None: answers that an earlier run got are used.
         compare_to: name of a model.
     """
     outcomes, described = [], []
     for (model, mode), own in replies.items():
         outcomes += outcomes_of(items, own, model, mode, manifest["parser"])
         described += described_of(items, own, model)
-    provenance = manifest
-    if judge is not None:
-        described = judge.marks(described)
-        outcomes = judge.read_replies(outcomes) if judge.settings.read_unparsed else outcomes
-        provenance = {**manifest, "judge": judge.provenance()}
+    outcomes, described, provenance = _judged(folder, outcomes, described, manifest, judge)
     write_whole(folder / "results.jsonl", "".join(json_line(_result(one)) for one in (*outcomes, *described)))
     write_report(folder, outcomes, described, provenance, compare_to)
-    return Finished(outcomes, described, measure(outcomes, described, provenance, compare_to))
+    measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return Finished(outcomes, described, measured)
+
+
+def _judged(
+    folder: Path, outcomes: list[Outcome], described: list[Described], manifest: dict[str, Any],
+    settings: JudgeSettings | None,
+) -> tuple[list[Outcome], list[Described], dict[str, Any]]:  # fmt: skip
+    judge = judge_of(settings, folder, manifest["judge settings"])
+    if judge is None:
+        return outcomes, described, manifest
+    with judge:
+        described = judge.marks(described)
+        outcomes = judge.read_replies(outcomes) if judge.settings.read_unparsed else outcomes
+        return outcomes, described, {**manifest, "judge": judge.provenance()}
 
 
 def _result(one: Outcome | Described) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import Ego2ExoError
 from ..runs.listing import listed, repeated
-from .judging import check_flags
+from .judge_settings import JudgeSettings
 from .outcomes import GENERATE, MODES
 from .parsers import PARSERS
 
@@ -62,11 +62,7 @@ class Job:
         workers: threads that read clips.
         max_failures: how many questions may stay without a reply.
         max_bad_rows: how many malformed rows of the data may be left out.
-        judge_url: of an OpenAI-compatible endpoint; None: no judge.
-        judge_model: its name there.
-        judge_key_env: the environment variable that holds the key.
-        judge_workers: requests at once.
-        judge_unparsed: let the judge read replies that the parser cannot.
+        judge: of descriptions, and of replies that the parser cannot read where it says so; None: none.
         compare_to: name of the model that the others are compared with; None: the first.
     """
 
@@ -92,11 +88,7 @@ class Job:
     workers: int = 2
     max_failures: int = 0
     max_bad_rows: int = 0
-    judge_url: str | None = None
-    judge_model: str | None = None
-    judge_key_env: str = "OPENAI_API_KEY"
-    judge_workers: int = 4
-    judge_unparsed: bool = False
+    judge: JudgeSettings | None = None
     compare_to: str | None = None
 
     def __post_init__(self) -> None:
@@ -115,7 +107,6 @@ class Job:
         strange = [mode for mode in self.modes if mode not in MODES]
         if strange or not self.modes:
             raise Ego2ExoError(f"--mode {' '.join(self.modes)}", ", ".join(MODES), "name one or both")
-        check_flags(self.judge_url, self.judge_model, self.judge_unparsed)
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ class Judge:
         folder: of the results; gets `judge_cache.jsonl` and `judge_prompts.json`.
         sleep: waits so many seconds between retries.
         progress: show bars.
+        only_kept: ask nobody; what is not in the folder is missing.
 
     Raises:
         Ego2ExoError: the cache is damaged.
@@ -38,10 +39,10 @@ class Judge:
 
     def __init__(
         self, settings: JudgeSettings, folder: str | Path, sleep: Callable[[float], Any] = time.sleep,
-        progress: bool = True,
+        progress: bool = True, only_kept: bool = False,
     ) -> None:  # fmt: skip
         self.settings, self._folder = settings, Path(folder)
-        self._asker = Asker(settings, folder, sleep, progress)
+        self._asker = Asker(settings, folder, sleep, progress, only_kept)
 
     def check(self) -> None:
         """Make one small call, so that a judge that is not there is found before a model loads.

@@ -58,12 +58,14 @@ class Asker:
         folder: where its answers are kept.
         sleep: waits so many seconds.
         progress: show bars.
+        only_kept: ask nobody; what the cache does not hold is lost.
     """
 
     def __init__(
-        self, settings: JudgeSettings, folder: str | Path, sleep: Callable[[float], Any], progress: bool
-    ) -> None:
-        self.settings, self.progress = settings, progress
+        self, settings: JudgeSettings, folder: str | Path, sleep: Callable[[float], Any], progress: bool,
+        only_kept: bool = False,
+    ) -> None:  # fmt: skip
+        self.settings, self.progress, self.only_kept = settings, progress, only_kept
         self.cache = JudgeCache(folder)
         self.counts: Counter[str] = Counter()
         # What the answers in use were got with, as JSON: a dict has no order among others.
@@ -94,7 +96,10 @@ class Asker:
         verdicts = {key: found for key, question in different.items() if (found := self._known(key, question))}
         self.counts["cache_hits"] += len(verdicts)
         rest = [(key, question) for key, question in different.items() if key not in verdicts]
-        if rest:
+        if rest and self.only_kept:
+            lost = "not judged yet: give --judge-url and --judge-model"
+            verdicts.update((key, self._lost(lost)) for key, _ in rest)
+        elif rest:
             if self._client is None:
                 self.contact()
             made = run_all(self._one, rest, self.settings.workers, what, "question", self.progress)

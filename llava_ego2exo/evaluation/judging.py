@@ -1,47 +1,51 @@
-"""The judge that a command line asks for."""
+"""The judge that a command line asks for, or that an earlier run of a folder had."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
+from .judge_settings import JudgeSettings
 
 if TYPE_CHECKING:
     from .judge import Judge
 
 
-def check_flags(url: str | None, model: str | None, unparsed: bool) -> None:
-    """Refuse flags of a judge that do not go together.
-
-    Raises:
-        Ego2ExoError: one of address and model is missing, or there is no judge to read replies.
-    """
-    if (url is None) != (model is None):
-        raise Ego2ExoError("--judge-url and --judge-model", "both or neither", "give the other one too")
-    if unparsed and url is None:
-        raise Ego2ExoError("--judge-unparsed without a judge", "with --judge-url and --judge-model", "give these")
-
-
-def judge_of(
-    url: str | None, model: str | None, key_env: str, workers: int, unparsed: bool, folder: str
-) -> Judge | None:  # fmt: skip
-    """The judge, its cache in the folder of the results; None where none was asked for.
+def judge_settings(url: str | None, model: str | None, unparsed: bool, **others: Any) -> JudgeSettings | None:
+    """Settings from flags; None where no judge is asked for.
 
     Args:
         url: of an OpenAI-compatible endpoint.
         model: its name there.
-        key_env: the environment variable that holds the key.
-        workers: requests at once.
         unparsed: it also reads replies that the parser cannot.
-        folder: of the results.
+        others: further fields of `JudgeSettings`; those that are None keep their default.
 
     Raises:
-        Ego2ExoError: the flags do not go together, or a setting is wrong.
+        Ego2ExoError: the flags do not go together, or a value is wrong.
     """
-    check_flags(url, model, unparsed)
+    if (url is None) != (model is None):
+        raise Ego2ExoError("--judge-url and --judge-model", "both or neither", "give the other one too")
     if url is None or model is None:
+        if unparsed:
+            raise Ego2ExoError("--judge-unparsed without a judge", "with --judge-url and --judge-model", "give these")
         return None
-    from .judge import Judge, JudgeSettings
+    given = {name: value for name, value in others.items() if value is not None}
+    return JudgeSettings(url, model, read_unparsed=unparsed, **given)
 
-    settings = JudgeSettings(url, model, key_env, workers=workers, read_unparsed=unparsed)
+
+def judge_of(settings: JudgeSettings | None, folder: Path, kept: dict[str, Any] | None = None) -> Judge | None:
+    """The judge, its answers in the folder of the results.
+
+    Args:
+        settings: of the judge to ask; None: nobody is asked.
+        folder: of the results.
+        kept: settings of the judge of an earlier run, whose answers are used where nobody is asked.
+    """
+    if settings is None and kept is None:
+        return None
+    from .judge import Judge
+
+    if settings is None:
+        return Judge(JudgeSettings(**(kept or {})), folder, only_kept=True)
     return Judge(settings, folder)

@@ -76,9 +76,10 @@ def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
         Ego2ExoError: something given is wrong.
     """
     _check_packages()
-    judge = job_judge(job)
+    judge = judge_of(job.judge, Path(job.out))
     if judge is not None:
-        judge.check()
+        with judge:
+            judge.check()
     items, read = _items(job)
     models = [_settled(model) for model in job.models]
     settings = {model.name: _settings(job, model, items) for model in models}
@@ -97,11 +98,6 @@ def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
     ]
     _say(asked, items)
     return Prepared(items, asked, manifest)
-
-
-def job_judge(job: Job) -> Any:
-    """The judge of a job, or None."""
-    return judge_of(job.judge_url, job.judge_model, job.judge_key_env, job.judge_workers, job.judge_unparsed, job.out)
 
 
 def _check_packages() -> None:
@@ -157,6 +153,7 @@ def _manifest(job: Job, models: Sequence[Model], settings: Mapping[str, Settings
         "data": {"file": read.path.name, "sha256": file_hash(str(read.path)), "rows left out": list(read.bad)},
         "videos": job.videos, "views": list(job.views), "categories": list(job.categories), "limit": job.limit,
         "prompt": prompts.VERSION, "modes": list(job.modes), "parser": job.parser, "batch size": job.batch_size,
+        "judge settings": job.judge and job.judge.to_dict(),
         "models": [
             {
                 "name": model.name, "path": model.path, "base": model.base,

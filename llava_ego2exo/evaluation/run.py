@@ -20,7 +20,7 @@ from .finishing import Finished, finish
 from .job import Job
 from .outcomes import FAILED
 from .plan import unfinished
-from .preparing import MANIFEST, Asked, Prepared, job_judge, prepare
+from .preparing import MANIFEST, Asked, Prepared, prepare
 
 __all__ = ["evaluate"]
 
@@ -101,7 +101,7 @@ def _free() -> None:
 
 def _finish(job: Job, prepared: Prepared, attentions: Sequence[dict[str, str]]) -> dict[str, Any]:
     manifest = _with_attention(Path(job.out), prepared.manifest, attentions)
-    finished = finish(Path(job.out), prepared, manifest, job_judge(job), job.compare_to)
+    finished = finish(Path(job.out), prepared, manifest, job.judge, job.compare_to)
     _refuse_failures(job, finished)
     return finished.metrics
 
@@ -118,10 +118,12 @@ def _with_attention(folder: Path, manifest: dict[str, Any], found: Sequence[dict
 def _refuse_failures(job: Job, finished: Finished) -> None:
     failed = [one for one in (*finished.outcomes, *finished.described) if one.state == FAILED]
     lost = {(_first(one).path or _first(one).video, one.error) for one in failed}
-    if len(failed) > job.max_failures:
+    # A question is one, however many models and modes it failed with.
+    count = len({_first(one).id for one in failed})
+    if count > job.max_failures:
         named = sorted(f"{video}: {error}" if video not in error else error for video, error in lost)
         raise Ego2ExoError(
-            f"{len(failed)} question(s) got no reply and count as wrong, all others are done: {listed(named, 10)}",
+            f"{count} question(s) got no reply and count as wrong, all others are done: {listed(named, 10)}",
             f"at most {job.max_failures} (--max-failures)",
             f"mend these videos and run the same command again, which asks about them alone (report: {job.out})",
         )

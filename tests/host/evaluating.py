@@ -23,8 +23,9 @@ def perception_rows(folder: Path, clips: int = 4) -> list[dict]:
         truth = list(COLOURS)[number % 4], list(MOVES)[(number + number // 4) % 4]
         for view, seed in (("exo1", number), ("ego", 100 + number)):
             render_clip(folder / f"t{number}_{view}.mp4", *truth, frames=4 + number % 3, seed=seed)
-        for (category, question, known), right in zip(QUESTIONS, truth, strict=True):
-            choices = dict(zip("ABCD", list(known)[number % 4 :] + list(known)[: number % 4], strict=True))
+        for place, ((category, question, known), right) in enumerate(zip(QUESTIONS, truth, strict=True)):
+            turn = (3 * number + place) % 4
+            choices = dict(zip("ABCD", list(known)[turn:] + list(known)[:turn], strict=True))
             letter = next(key for key, text in choices.items() if text == right)
             rows.append({
                 "video_filename": f"t{number}_exo1", "category_name": category, "question": question,
@@ -50,7 +51,7 @@ class Setting:
         """Flags override; None leaves one out, True gives it without value, a list gives it several times."""
         values = {
             "benchmark": "ego-in-exo", "data": self.data, "videos": self.videos, "model": [f"base={self.model}"],
-            "template": self.template, "out": self.root / out, "max-new-tokens": 6, "frames-upbound": 3,
+            "template": self.template, "out": out and self.root / out, "max-new-tokens": 6, "frames-upbound": 3,
             **{name.replace("_", "-"): value for name, value in flags.items()},
         }  # fmt: skip
         parts = ["eval"]

@@ -41,8 +41,8 @@ def test_replies_are_the_models_own_and_asked_once(setting, no_model, capsys):
     results = [row for row in setting.results() if row["mode"] == "generate"]
     assert [row["view"] for row in results] == ["exo", "ego"] * 8
     for row in results:
-        file = row["video"] + ".mp4" if row["view"] == "exo" else row["video"].replace("exo1", "ego") + ".mp4"
-        frames = read_video(str(setting.videos / file), frames_upbound=3).frames
+        assert row["video"].endswith(f"{row['view']}1.mp4" if row["view"] == "exo" else "ego.mp4")
+        frames = read_video(str(setting.videos / row["video"]), frames_upbound=3).frames
         pixels = processor.preprocess(list(frames), return_tensors="pt")["pixel_values"]
         options = " ".join(f"({key}) {text}" for key, text in row["choices"].items())
         text = (
@@ -117,7 +117,7 @@ def test_a_model_taught_letters_is_read_alike_in_both_modes(setting, world, trai
 
     items = read_benchmark("ego-in-exo", setting.data).items
     samples = [
-        {"id": item.id, "video": f"{item.video}.mp4", "conversations": [
+        {"id": item.id, "video": item.video, "conversations": [
             {"from": "human", "value": f"<image>\n{prompt_of(item)}"}, {"from": "gpt", "value": item.answer},
         ]}
         for item in items
@@ -223,7 +223,7 @@ class TestRefused:
     )
     def test_flags(self, setting, no_model, capsys, flags, message):
         no_model()
-        assert setting.eval(**flags) == 1
+        assert setting.eval(**flags) == 1, flags
         assert message in error_of(capsys)
 
     def test_two_models_of_one_name(self, setting, no_model, capsys):

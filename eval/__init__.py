@@ -1,0 +1,1 @@
+"""Templates of lmms-eval's tasks; `llava_ego2exo.lmms.render` fills them in."""

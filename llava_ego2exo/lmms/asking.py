@@ -1,0 +1,137 @@
+"""lmms-eval's requests through a loaded model: each video is read once, whatever is asked about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Ego2ExoError
+from ..runs.clips import Seen, read_ahead, read_clip
+from ..runs.settings import Settings
+
+if TYPE_CHECKING:
+    from ..host.teacher import Teacher
+
+# What leaves greedy decoding as it is. lmms-eval adds `until` by itself; a reply is taken whole, as `eval` takes it.
+_GREEDY: dict[str, tuple[Any, ...]] = {
+    "do_sample": (False, None), "temperature": (0, None, 1), "num_beams": (1, None), "top_p": (None, 1, 0),
+}  # fmt: skip
+_TAKEN = ("max_new_tokens", "until")
+# LLaVA's wrappers in lmms-eval answer at such length where a task does not say.
+_LONGEST = 1024
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request.
+
+    Args:
+        path: of its video.
+        text: the prompt, without placeholder.
+        new_tokens: most tokens of the reply.
+    """
+
+    path: str
+    text: str
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A whole video and the places of its questions."""
+
+    path: str
+    places: tuple[int, ...]
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+def new_tokens(wanted: Mapping[str, Any], task: str) -> int:
+    """Most tokens of a reply.
+
+    Args:
+        wanted: generation arguments of the request.
+        task: its name, for the message.
+
+    Raises:
+        Ego2ExoError: they ask for anything but a greedy reply.
+    """
+    odd = [
+        f"{name}={value}" for name, value in wanted.items() if name not in _TAKEN and value not in _GREEDY.get(name, ())
+    ]
+    if odd:
+        raise Ego2ExoError(
+            f"task {task} generates with {', '.join(odd)}", "greedy replies: max_new_tokens alone", "drop --gen_kwargs"
+        )
+    return int(wanted.get("max_new_tokens", _LONGEST))
+
+
+def answers(
+    teacher: Teacher, settings: Settings, questions: Sequence[Question], batch_size: int, quiet: bool = False
+) -> list[str]:
+    """Replies in the order of the questions.
+
+    Args:
+        teacher: the model.
+        settings: how clips are read.
+        questions: about any videos, in any order.
+        batch_size: clips at once.
+        quiet: show no progress.
+
+    Raises:
+        Ego2ExoError: a video does not decode, is too long for the model, or the GPU's memory runs out.
+    """
+    from tqdm import tqdm
+
+    replies = [""] * len(questions)
+    with tqdm(total=len(questions), desc="llava_ego2exo", unit="question", disable=quiet) as bar:
+        for length in dict.fromkeys(question.new_tokens for question in questions):
+            teacher.max_new_tokens = length
+            same = replace(settings, max_new_tokens=length)
+            for places, texts in _asked(teacher, same, questions, batch_size):
+                for place, text in zip(places, texts, strict=True):
+                    replies[place] = text
+                bar.update(len(places))
+    return replies
+
+
+def _asked(
+    teacher: Teacher, settings: Settings, questions: Sequence[Question], batch_size: int
+) -> Iterator[tuple[list[int], list[str]]]:
+    """Of the questions of one length, batch after batch: places and replies."""
+    places: dict[str, list[int]] = {}
+    for place, question in enumerate(questions):
+        if question.new_tokens == settings.max_new_tokens:
+            places.setdefault(question.path, []).append(place)
+    clips = [_Clip(path, tuple(own)) for path, own in places.items()]
+    batches = [tuple(clips[first : first + batch_size]) for first in range(0, len(clips), batch_size)]
+    for batch, seen in read_ahead(batches, lambda clip: read_clip(clip, settings, teacher.preprocess), 2):
+        good = [_sure(clip, one) for clip, one in zip(batch, seen, strict=True)]
+        texts = [
+            [one.preface + questions[place].text for place in clip.places]
+            for clip, one in zip(batch, good, strict=True)
+        ]
+        said = [_sure(clip, own) for clip, own in zip(batch, _answer(teacher, good, texts), strict=True)]
+        yield [place for clip in batch for place in clip.places], [one.text for own in said for one in own]
+
+
+def _answer(teacher: Teacher, clips: Sequence[Seen], texts: Sequence[Sequence[str]]) -> list[Any]:
+    import torch
+
+    try:
+        return teacher.answer([clip.pixels for clip in clips], texts)
+    except torch.cuda.OutOfMemoryError as error:
+        raise Ego2ExoError(
+            f"the GPU's memory ran out with {len(clips)} clip(s) and {sum(map(len, texts))} question(s) at once",
+            "what fits",
+            "give a smaller --batch_size, fewer max_frames_num, or load_4bit=True",
+        ) from error
+
+
+def _sure(clip: _Clip, found: Any) -> Any:
+    """What was found; raises where it is an error, naming the clip."""
+    if isinstance(found, Ego2ExoError):
+        named = found.given if clip.path in found.given else f"{clip.path}: {found.given}"
+        raise Ego2ExoError(named, found.allowed, found.remedy)
+    return found

@@ -1,0 +1,375 @@
+"""lmms-eval's tasks, without lmms-eval: what is rendered, what its functions give, how requests go through a model."""
+
+import importlib
+import json
+import math
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llava_ego2exo import Ego2ExoError
+from llava_ego2exo.evaluation.answers import parse_answer
+from llava_ego2exo.evaluation.items import DESCRIPTION, Item
+from llava_ego2exo.evaluation.prompts import prompt_of
+from llava_ego2exo.lmms import asking, render, rows, utils
+from llava_ego2exo.runs.settings import Settings
+from tests.videos import render_clip
+
+OPTIONS = {"A": "cutting", "B": "washing", "C": "pouring from the kettle"}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Two real clips, and one cut in half."""
+    folder = tmp_path_factory.mktemp("clips: a & 'b'")
+    for name, colour in (("one.mp4", "red"), ("two.mp4", "blue")):
+        render_clip(folder / name, colour, "left")
+    (folder / "half.mp4").write_bytes((folder / "one.mp4").read_bytes()[:2000])
+    return folder
+
+
+def choice(clips, number=0, **changes):
+    values = {
+        "id": f"exo:one:{number}", "benchmark": "ego-in-exo", "category": "Hands", "view": "exo", "video": "one",
+        "question": "What does the person do?", "choices": OPTIONS, "answer": "ABC"[number % 3],
+        "row": f"exo:one:{number}", "source": f"f.json, row {number}", "path": str(clips / "one.mp4"), **changes,
+    }  # fmt: skip
+    return Item(**values)
+
+
+def described(clips, part, number=0):
+    return Item(
+        f"d:{number}:{part}", "adlx-charades-desc", "Charades-Description", "", "one", f"Describe the {part}.",
+        kind=DESCRIPTION, answer="A person cuts bread.", row=f"d:{number}", part=part, path=str(clips / "one.mp4"),
+    )  # fmt: skip
+
+
+class Loader(yaml.SafeLoader):
+    """Reads `!function a.b.c` as lmms-eval does: as what it names."""
+
+
+def _function(loader, node):
+    module, _, name = loader.construct_scalar(node).rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+Loader.add_constructor("!function", _function)
+
+
+def load(folder, name):
+    return yaml.load((folder / f"{name}.yaml").read_text(encoding="utf-8"), Loader)  # noqa: S506
+
+
+def data(task):
+    text = Path(task["dataset_kwargs"]["data_files"][task["test_split"]]).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def scores(task, replies):
+    """What lmms-eval does with replies: every metric over all rows."""
+    results = [task["process_results"](row, [reply]) for row, reply in zip(data(task), replies, strict=True)]
+    metrics = {metric["metric"]: metric["aggregation"] for metric in task["metric_list"]}
+    assert all(result.keys() == metrics.keys() for result in results)
+    return {name: mean([result[name] for result in results]) for name, mean in metrics.items()}
+
+
+# Rendering
+
+
+def test_a_task_is_whole_and_names_everything_absolutely(clips, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    items = [choice(clips, n, category="Häände & <so>" if n % 2 else 'say "it": x') for n in range(6)]
+    said = render.render_tasks("out dir", items, "ego-in-exo")
+    task = load(tmp_path / "out dir", "ego2exo_perception_exo")
+    assert task["task"] == "ego2exo_perception_exo" and task["output_type"] == "generate_until"
+    assert Path(task["dataset_kwargs"]["data_files"]["test"]).is_absolute()
+    assert task["doc_to_visual"] is utils.doc_to_visual and task["process_results"] is utils.choice_results
+    assert task["generation_kwargs"] == {
+        "max_new_tokens": 64, "do_sample": False, "temperature": 0, "num_beams": 1, "until": [],
+    }  # fmt: skip
+    found = data(task)
+    assert [row["id"] for row in found] == [item.id for item in items]
+    assert all(Path(row["video"]).is_file() and Path(row["video"]).is_absolute() for row in found)
+    assert f"'{tmp_path}/out dir'" in said and "--tasks ego2exo_perception_exo" in said
+
+
+def test_every_row_has_the_same_keys_and_types(clips, tmp_path):
+    items = [choice(clips, 0), choice(clips, 1, choices=dict(zip("ABCDEF", "uvwxyz", strict=True)))]
+    render.render_tasks(tmp_path, items, "ego-in-exo")
+    first, second = data(load(tmp_path, "ego2exo_perception_exo"))
+    assert {name: type(value) for name, value in first.items()} == {name: type(value) for name, value in second.items()}
+    assert {type(one) for name in ("keys", "options", "groups") for one in first[name] + second[name]} == {str}
+
+
+def test_both_views_are_two_tasks(clips, tmp_path):
+    items = [replace(choice(clips, n), view=view, id=f"{view}:{n}") for n in range(3) for view in ("exo", "ego")]
+    render.render_tasks(tmp_path, items, "ego-in-exo")
+    for view in ("exo", "ego"):
+        assert [row["id"] for row in data(load(tmp_path, f"ego2exo_perception_{view}"))] == [
+            f"{view}:{n}" for n in range(3)
+        ]
+
+
+def test_benchmarks_rendered_one_after_the_other_join_the_groups(clips, tmp_path):
+    render.render_tasks(tmp_path, [choice(clips)], "ego-in-exo")
+    assert load(tmp_path, "ego2exo")["task"] == ["ego2exo_perception_exo"]
+    assert not (tmp_path / "ego2exo_adlx.yaml").exists()
+    for name in ("adlx-tsu-tc", "adlx-lemma-tc"):
+        render.render_tasks(tmp_path, [choice(clips, benchmark=name, view="")], name)
+    render.render_tasks(tmp_path, [described(clips, "main")], "adlx-charades-desc")
+    assert load(tmp_path, "ego2exo")["task"] == ["ego2exo_adlx", "ego2exo_adlx_charades_desc", "ego2exo_perception_exo"]
+    group = load(tmp_path, "ego2exo_adlx")
+    assert group["task"] == ["ego2exo_adlx_lemma_tc", "ego2exo_adlx_tsu_tc"]
+    assert {one["metric"] for one in group["aggregate_metric_list"]} == {"acc", "unparsed_rate"}
+    once = {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()}
+    render.render_tasks(tmp_path, [choice(clips)], "ego-in-exo")
+    assert once == {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()}
+
+
+def test_only_tasks_end_in_yaml(clips, tmp_path):
+    render.render_tasks(tmp_path, [choice(clips)], "ego-in-exo")
+    assert not list(render.template_folder().rglob("*.yaml"))
+    assert sorted(file.name for file in tmp_path.rglob("*.yaml")) == ["ego2exo.yaml", "ego2exo_perception_exo.yaml"]
+
+
+def test_a_part_of_a_video_becomes_a_clip(clips, tmp_path):
+    part = choice(clips, 0, benchmark="adlx-lemma-tc", view="", start_s=1.0, end_s=3.0)
+    items = [part, replace(part, id="same part"), replace(part, id="whole", start_s=None, end_s=None)]
+    render.render_tasks(tmp_path, items, "adlx-lemma-tc")
+    first, second, whole = (row["video"] for row in data(load(tmp_path, "ego2exo_adlx_lemma_tc")))
+    from llava_ego2exo.video import read_video
+
+    assert first == second and Path(first).parent == tmp_path / "clips"
+    assert read_video(first).duration == pytest.approx(2) and whole == part.path
+    made = Path(first).stat().st_mtime_ns
+    render.render_tasks(tmp_path, items, "adlx-lemma-tc")
+    assert Path(first).stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"path": ""}, "not there"),
+        ({"path": "/nowhere/x.mp4"}, "/nowhere/x.mp4 (f.json, row 0)"),
+        ({"start_s": 2.0, "end_s": 60.0}, "cannot be cut out"),
+        ({"part": "3", "benchmark": "adlx-tsu-desc"}, "described one by one"),
+    ],
+)
+def test_what_cannot_be_rendered_is_refused(clips, tmp_path, change, says):
+    with pytest.raises(Ego2ExoError, match="What to do") as error:
+        render.render_tasks(tmp_path / "out", [choice(clips, **change)], change.get("benchmark", "ego-in-exo"))
+    assert says in str(error.value)
+    assert not list(tmp_path.rglob("*.yaml"))
+
+
+def test_no_question_and_no_folder_are_refused(clips, tmp_path):
+    with pytest.raises(Ego2ExoError, match="no question"):
+        render.render_tasks(tmp_path, [], "ego-in-exo")
+    (tmp_path / "file").touch()
+    with pytest.raises(Ego2ExoError, match="cannot be written"):
+        render.render_tasks(tmp_path / "file", [choice(clips)], "ego-in-exo")
+
+
+@given(st.lists(st.text(max_size=12), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_slugs_are_distinct_and_plain(names):
+    slugs = rows.slugs_of(names)
+    assert list(slugs) == list(dict.fromkeys(names)) and len(set(slugs.values())) == len(slugs)
+    assert all(slug and set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789_") for slug in slugs.values())
+
+
+@given(st.dictionaries(st.sampled_from("ABCDEFGH"), st.text(min_size=1), min_size=2), st.text(), st.text(min_size=1))
+@settings(max_examples=60, deadline=None)
+def test_a_row_gives_its_item_and_prompt_back(choices, question, category):
+    item = Item("i", "b", category, "", "/v.mp4", question, choices=choices, answer=next(iter(choices)), path="/v.mp4")
+    row = json.loads(json.dumps(rows.rows_of([item])[0]))
+    assert rows.item_of(row) == item
+    assert utils.doc_to_text(row, {"anything": 1}) == prompt_of(item)
+
+
+# What a run scores
+
+
+def test_accuracy_by_category(clips, tmp_path):
+    items = [choice(clips, n, category="Hands" if n < 4 else "Objects!") for n in range(6)]
+    render.render_tasks(tmp_path, items, "ego-in-exo")
+    found = scores(load(tmp_path, "ego2exo_perception_exo"), ["A", "B", "A", "what?", "(B) washing", ""])
+    assert found == {
+        "acc": pytest.approx(3 / 6), "unparsed_rate": pytest.approx(2 / 6), "acc_hands": pytest.approx(2 / 4),
+        "acc_objects": pytest.approx(1 / 2),
+    }  # fmt: skip
+
+
+def test_one_category_is_the_whole(clips, tmp_path):
+    render.render_tasks(tmp_path, [choice(clips, n) for n in range(2)], "adlx-tsu-tc")
+    assert scores(load(tmp_path, "ego2exo_adlx_tsu_tc_exo"), ["A", "A"]) == {"acc": 0.5, "unparsed_rate": 0.0}
+
+
+def test_a_category_that_was_not_asked_has_no_number(clips):
+    row = rows.rows_of([choice(clips, 0, category="a"), choice(clips, 1, category="b")])[0]
+    assert math.isnan(utils.mean([utils.choice_results(row, ["A"])["acc_b"]]))
+
+
+@pytest.mark.parametrize("reply", ["A", "(b)", "3", "I think B.", "The answer is (C) as", "washing", "A or B", ""])
+def test_replies_are_read_as_eval_reads_them(reply):
+    row = rows.rows_of([Item("i", "b", "c", "", "v", "q", choices=OPTIONS, answer="B", path="/v.mp4")])[0]
+    picked, found = parse_answer(reply, OPTIONS), utils.choice_results(row, [reply])
+    assert found["acc"]["picked"] == picked
+    assert found["acc"]["score"] == float(picked == "B") and found["unparsed_rate"]["score"] == float(picked is None)
+
+
+@pytest.fixture
+def overlap(monkeypatch):
+    """Stands in for pycocoevalcap, which comes with lmms-eval: share of the reference's words that a reply has."""
+
+    class Rouge:
+        def calc_score(self, replies, references):
+            reply, reference = replies[0].split(), references[0].split()
+            return sum(word in reply for word in reference) / len(reference)
+
+    for name in ("pycocoevalcap", "pycocoevalcap.rouge", "pycocoevalcap.rouge.rouge"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["pycocoevalcap.rouge.rouge"].Rouge = Rouge
+
+
+def test_descriptions(clips, tmp_path, overlap):
+    render.render_tasks(tmp_path, [described(clips, "main"), described(clips, "consistency1")], "adlx-charades-desc")
+    task = load(tmp_path, "ego2exo_adlx_charades_desc")
+    assert task["generation_kwargs"]["max_new_tokens"] == 256
+    assert [utils.doc_to_text(row) for row in data(task)] == ["Describe the main.", "Describe the consistency1."]
+    assert scores(task, ["A PERSON cuts\n\nbread.", " "]) == {
+        "rouge_l": 0.5, "rouge_l_main": 1.0, "rouge_l_consistency1": 0.0, "empty_rate": 0.5, "words": 2.0,
+    }  # fmt: skip
+
+
+def test_a_clip_that_does_not_decode_ends_the_run(clips):
+    row = rows.rows_of([choice(clips)])[0]
+    assert utils.doc_to_visual(row) == [str(clips / "one.mp4")]
+    for name in ("half.mp4", "none.mp4"):
+        with pytest.raises(SystemExit) as stop:
+            utils.doc_to_visual({**row, "video": str(clips / name)})
+        assert name in str(stop.value) and row["id"] in str(stop.value)
+
+
+# Our model entry
+
+
+class Teacher:
+    """Says which clips and questions came together."""
+
+    def __init__(self, too_long=()):
+        self.calls, self.too_long = [], too_long
+
+    def preprocess(self, frames):
+        return frames
+
+    def answer(self, pixels, texts):
+        self.calls.append((self.max_new_tokens, [len(own) for own in texts]))
+        return [
+            Ego2ExoError("takes too many positions") if self.too_long and text[0] in self.too_long
+            else [types.SimpleNamespace(text=f"{one}|{int(clip[0].mean())}") for one in text]
+            for clip, text in zip(pixels, texts, strict=True)
+        ]  # fmt: skip
+
+
+def ask(clips, asked, batch_size=2, **teacher):
+    made = Teacher(**teacher)
+    questions = [asking.Question(str(clips / name), text, length) for name, text, length in asked]
+    return made, asking.answers(made, Settings("qwen_1_5", 2), questions, batch_size, quiet=True)
+
+
+def test_a_video_is_read_once_and_replies_keep_their_order(clips):
+    asked = [
+        ("one.mp4", "a", 64),
+        ("two.mp4", "b", 64),
+        ("one.mp4", "c", 64),
+        ("two.mp4", "d", 8),
+        ("one.mp4", "e", 64),
+    ]
+    teacher, replies = ask(clips, asked)
+    assert [reply.split("|")[0] for reply in replies] == list("abcde")
+    assert teacher.calls == [(64, [3, 1]), (8, [1])]
+    red, blue = replies[0].split("|")[1], replies[1].split("|")[1]
+    assert red != blue and [reply.split("|")[1] for reply in replies] == [red, blue, red, blue, red]
+    assert ask(clips, asked, batch_size=1)[1] == replies
+
+
+@pytest.mark.parametrize("broken", ["half.mp4", "none.mp4"])
+def test_no_question_is_answered_blind(clips, broken):
+    with pytest.raises(Ego2ExoError, match=broken):
+        ask(clips, [("one.mp4", "a", 64), (broken, "b", 64)])
+
+
+def test_a_clip_that_is_too_long_is_named(clips):
+    with pytest.raises(Ego2ExoError, match=r"two.mp4: takes too many positions"):
+        ask(clips, [("one.mp4", "a", 64), ("two.mp4", "b", 64)], too_long=("b",))
+
+
+def test_only_greedy_replies_are_given(clips, tmp_path):
+    render.render_tasks(tmp_path, [choice(clips)], "ego-in-exo")
+    assert asking.new_tokens(load(tmp_path, "ego2exo_perception_exo")["generation_kwargs"], "t") == 64
+    assert asking.new_tokens({"until": ["\n\n"]}, "t") == 1024
+    with pytest.raises(Ego2ExoError, match="temperature=0.7, num_beams=4"):
+        asking.new_tokens({"temperature": 0.7, "num_beams": 4, "max_new_tokens": 9}, "t")
+
+
+@pytest.fixture
+def entry(monkeypatch):
+    """The model entry's module, with lmms-eval's base class left out."""
+    for name in ("lmms_eval", "lmms_eval.api", "lmms_eval.api.model"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["lmms_eval.api.model"].lmms = type("lmms", (), {"rank": 0})
+    monkeypatch.delitem(sys.modules, "llava_ego2exo.lmms.model", raising=False)
+    yield importlib.import_module("llava_ego2exo.lmms.model")
+    sys.modules.pop("llava_ego2exo.lmms.model", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({}, "no checkpoint"),
+        ({"pretrained": "x", "colour": "red", "attn": 1}, "colour, attn"),
+        ({"pretrained": "x", "batch_size": "auto"}, "--batch_size auto"),
+        ({"pretrained": "x", "batch_size": 0}, "--batch_size 0"),
+        ({"pretrained": "x", "load_4bit": True, "load_8bit": True}, "load_4bit and load_8bit"),
+        ({"pretrained": "/nowhere/x"}, "/nowhere/x"),
+    ],
+)
+def test_wrong_arguments_end_the_process(entry, arguments, says):
+    with pytest.raises(SystemExit) as stop:
+        entry.LlavaEgo2Exo(**arguments)
+    assert says in str(stop.value) and "What to do" in str(stop.value)
+
+
+def test_requests_go_through_the_entry(entry, clips, monkeypatch):
+    import torch
+
+    teacher = Teacher()
+    teacher.model = types.SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.setattr(entry, "_settings", lambda *given, **others: Settings("qwen_1_5", 2))
+    monkeypatch.setattr(entry, "_load", lambda *given: teacher)
+    with pytest.raises(SystemExit, match="--device cuda:3"):
+        entry.LlavaEgo2Exo("x", device="cuda:3")
+    made = entry.LlavaEgo2Exo("x", batch_size="2", device="cpu")
+    docs = rows.rows_of([choice(clips, n) for n in range(3)])
+    made.task_dict = {"t": {"test": docs}}
+
+    def request(number, visual=utils.doc_to_visual):
+        wanted = {"max_new_tokens": 8, "until": []}
+        return types.SimpleNamespace(args=(utils.doc_to_text(docs[number]), wanted, visual, number, "t", "test"))
+
+    replies = made.generate_until([request(2), request(0)])
+    assert [reply.rpartition("|")[0] for reply in replies] == [utils.doc_to_text(docs[2]), utils.doc_to_text(docs[0])]
+    for visual in (lambda doc: [object()], lambda doc: [], lambda doc: ["a", "b"], lambda doc: None):
+        with pytest.raises(SystemExit, match="one path of a video"):
+            made.generate_until([request(0, visual)])
+    with pytest.raises(SystemExit, match="half.mp4"):
+        made.generate_until([request(0, lambda doc: [str(clips / "half.mp4")])])
+    with pytest.raises(SystemExit, match="loglikelihood"):
+        made.loglikelihood([request(0)])

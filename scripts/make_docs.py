@@ -93,13 +93,15 @@ FOLDERS = {
     "llava_ego2exo/runs": "what every long run needs",
     "llava_ego2exo/pages": "reports that open from disk",
     "llava_ego2exo/evaluation": "benchmarks, asked and scored",
+    "llava_ego2exo/evaluation/readers": "one file a layout of benchmark files",
+    "llava_ego2exo/lmms": "tasks and a model entry for lmms-eval",
     "llava_ego2exo/distill": "from paired videos to a training file: pairs, teacher answers, targets",
     "llava_ego2exo/commands": "one file a subcommand of `llava-ego2exo`",
     "llava_ego2exo/demo": "the whole method on a small paired world, measured",
     "llava_ego2exo/host": "all that knows llava, and nothing else does",
     "llava_ego2exo/method": "the paper in torch alone",
-    "docs": "the demo, pairs, teacher, data, trainer, flags, loading, how it enters LLaVA",
-    "eval": "for evaluation recipes",
+    "docs": "the demo, pairs, teacher, data, trainer, evaluation, flags, loading, how it enters LLaVA",
+    "eval": "templates of lmms-eval's tasks",
     "patches": "the one-line patch of a LLaVA checkout",
     "scripts": "set up, test, demo, recipes for teaching and training, generated documents",
     "tests": "as the package; `tests/host` runs on whichever llava is importable",
@@ -109,7 +111,19 @@ FOLDERS = {
 def tree() -> str:
     """Folders, and the package's files by the first sentence of their docstrings."""
     lines = ["setup.py                    packaging", "pyproject.toml              tool settings", "llava_ego2exo/"]
-    for folder in ("", "method", "host", "runs", "pages", "distill", "evaluation", "commands", "demo"):
+    for folder in (
+        "",
+        "method",
+        "host",
+        "runs",
+        "pages",
+        "distill",
+        "evaluation",
+        "evaluation/readers",
+        "lmms",
+        "commands",
+        "demo",
+    ):
         path = Path("llava_ego2exo", folder)
         if folder:
             lines.append(f"  {folder + '/':<26}{FOLDERS[path.as_posix()]}")

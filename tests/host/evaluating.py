@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from llava_ego2exo import cli
 from tests.videos import COLOURS, MOVES, render_clip
 
@@ -11,21 +13,26 @@ from .models import is_next
 QUESTIONS = (("colour", "Which colour has the block?", COLOURS), ("move", "Where does the block move?", MOVES))
 
 
-def perception_rows(folder: Path, clips: int = 4) -> list[dict]:
+def perception_rows(folder: Path, clips: int = 4, first: int = 0) -> list[dict]:
     """Draw clips on two cameras, and ask two questions about each; colour and way of move are true.
+
+    Args:
+        folder: of the clips.
+        clips: how many moments.
+        first: number of the first; each number has a background of its own.
 
     Returns:
         Rows in Ego-in-Exo Perception's format.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for number in range(clips):
+    for number in range(first, first + clips):
         truth = list(COLOURS)[number % 4], list(MOVES)[(number + number // 4) % 4]
         for view, seed in (("exo1", number), ("ego", 100 + number)):
             render_clip(folder / f"t{number}_{view}.mp4", *truth, frames=4 + number % 3, seed=seed)
         for place, ((category, question, known), right) in enumerate(zip(QUESTIONS, truth, strict=True)):
-            turn = (3 * number + place) % 4
-            choices = dict(zip("ABCD", list(known)[turn:] + list(known)[:turn], strict=True))
+            order = np.random.default_rng([number, place]).permutation(list(known)).tolist()
+            choices = dict(zip("ABCD", order, strict=True))
             letter = next(key for key, text in choices.items() if text == right)
             rows.append({
                 "video_filename": f"t{number}_exo1", "category_name": category, "question": question,

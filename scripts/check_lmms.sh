@@ -26,7 +26,8 @@ stop() {
 # `_api`, which lmms-eval 0.7.3 looks into.
 wanted() {
     printf '%s\n' "$TORCH_SPEC" "$LMMS_EVAL" "transformers==$TRANSFORMERS" accelerate==0.34.2 peft==0.10.0 \
-        bitsandbytes==0.50.2 decord==0.6.0 einops==0.8.2 matplotlib==3.11.2 'filelock<4'
+        bitsandbytes==0.50.2 decord==0.6.0 einops==0.8.2 matplotlib==3.11.2 snowballstemmer==3.1.1 \
+        'filelock<4'
 }
 
 if ! wanted | cmp -s - "$LMMS_VENV/.installed"; then

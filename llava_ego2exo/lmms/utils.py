@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 from ..evaluation.answers import parse_answer
+from ..evaluation.items import CHOICE
 from ..evaluation.prompts import prompt_of
 from .rows import item_of
 
@@ -36,8 +37,14 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: Mapping[str, Any] | None = 
     Args:
         doc: the row.
         lmms_eval_specific_kwargs: not used; lmms-eval passes it.
+
+    Raises:
+        SystemExit: replies could not be read later, as a package is missing.
     """
-    return prompt_of(item_of(doc))
+    item = item_of(doc)
+    if item.kind == CHOICE:
+        _require_parser()
+    return prompt_of(item)
 
 
 def choice_results(doc: Row, results: Sequence[str]) -> dict[str, Any]:
@@ -86,6 +93,15 @@ def rouge_l(reply: str, reference: str) -> float:
 
     texts = [" ".join(text.lower().split()) for text in (reply, reference)]
     return float(Rouge().calc_score(texts[:1], texts[1:])) if all(texts) else 0.0
+
+
+@lru_cache(maxsize=1)
+def _require_parser() -> None:
+    """Prompts are made before anything is asked: the time to find that replies cannot be read."""
+    try:
+        parse_answer("walking to the door", {"A": "walk", "B": "sit"})
+    except Ego2ExoError as error:
+        sys.exit(f"lmms_eval: error: {error}")
 
 
 @lru_cache(maxsize=100_000)

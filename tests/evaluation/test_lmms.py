@@ -224,6 +224,19 @@ def test_replies_are_read_as_eval_reads_them(reply):
     assert found["acc"]["score"] == float(picked == "B") and found["unparsed_rate"]["score"] == float(picked is None)
 
 
+def test_a_missing_stemmer_stops_before_anything_is_asked(clips, monkeypatch):
+    from llava_ego2exo.evaluation import option_texts
+
+    for cached in (value for value in vars(option_texts).values() if hasattr(value, "cache_clear")):
+        cached.cache_clear()
+    utils._require_parser.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "snowballstemmer", None)
+        with pytest.raises(SystemExit, match="snowballstemmer"):
+            utils.doc_to_text(rows.rows_of([choice(clips)])[0])
+    assert utils.doc_to_text(rows.rows_of([choice(clips)])[0])
+
+
 @pytest.fixture
 def overlap(monkeypatch):
     """Stands in for pycocoevalcap, which comes with lmms-eval: share of the reference's words that a reply has."""

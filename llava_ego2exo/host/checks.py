@@ -10,8 +10,10 @@ from typing import Any
 from ..config import PREFIX, DistillConfig, Ego2ExoConfig, other_settings
 from ..errors import Ego2ExoError
 from ..registry import TRAINERS
+from ..runs.outputs import require_folder
 from . import llava_arch
 from .checkpoints import latest_checkpoint
+from .class_letters import check_class
 from .command_line import Settings, read_config
 from .data_check import check_data
 from .projector import check_type
@@ -29,6 +31,8 @@ def check_run(settings: Settings) -> DistillConfig:
     """
     flags = Ego2ExoConfig.from_object(_Attributes(settings.values))
     read_config(settings["model_name_or_path"])
+    require_folder(settings["output_dir"], "--output_dir")
+    check_class(settings)
     _check_against_base(settings, flags)
     _check_tower(settings, flags)
     check_type(str(settings["mm_projector_type"]), llava_arch.original_projector_builder())

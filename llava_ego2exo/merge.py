@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import Ego2ExoError
+from .runs.outputs import require_folder
 
 
 def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
@@ -30,6 +31,7 @@ def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Ego2ExoError(f"--out {out} exists and is not empty", "a new or empty folder", "choose another")
+    require_folder(target.absolute().parent, "--out")
     register()
     write_merged(adapter, base, target, dtype)
     return target

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from ..config import PREFIX, Ego2ExoConfig
@@ -66,12 +68,17 @@ class Settings:
 
 
 def read(classes: tuple[type, ...], argv: list[str]) -> Settings:
-    """Parse `argv` as LLaVA will, without building its argument objects."""
+    """Parse `argv` as LLaVA will, without building its argument objects.
+
+    Raises:
+        Ego2ExoError: a flag that none of the classes has; LLaVA's parser would end in a traceback.
+    """
     from transformers import HfArgumentParser
 
     defaults = {field.name: field.default for cls in classes for field in dataclasses.fields(cls)}
     sentinel = argparse.Namespace(**dict.fromkeys(defaults, _UNSET))
-    parsed, _ = HfArgumentParser(classes).parse_known_args(argv, namespace=sentinel)
+    parsed, rest = HfArgumentParser(classes).parse_known_args(argv, namespace=sentinel)
+    _refuse_unknown(rest, sorted(defaults))
     given = {name: value for name, value in vars(parsed).items() if value is not _UNSET and name in defaults}
     values = {**defaults, **given}
     try:
@@ -79,6 +86,20 @@ def read(classes: tuple[type, ...], argv: list[str]) -> Settings:
     except Ego2ExoError:
         base = {}  # a run without ego tokens meets LLaVA's own message; one with them is refused by its checks
     return Settings(values, frozenset(given), base)
+
+
+def _refuse_unknown(rest: list[str], known: list[str]) -> None:
+    names = [word.split("=")[0] for word in rest if word.startswith("--")]
+    given = names or rest
+    if not given:
+        return
+    near = {name: get_close_matches(name.strip("-").replace("-", "_"), known, 1) for name in names}
+    meant = [f"--{match[0]}, not {name}" for name, match in near.items() if match]
+    raise Ego2ExoError(
+        f"{', '.join(given)}: {'no such flag' if names else 'belongs to no flag'}",
+        "the flags of LLaVA's training and those of docs/flags.md",
+        f"write {'; '.join(meant)}" if meant else "mend or remove it",
+    )
 
 
 def read_config(path: str | None) -> dict[str, Any]:
@@ -92,11 +113,26 @@ def read_config(path: str | None) -> dict[str, Any]:
     try:
         return PretrainedConfig.get_config_dict(path)[0]
     except (OSError, ValueError) as error:
+        reason, remedy = _why_no_config(str(path), error)
         raise Ego2ExoError(
-            f"no readable config.json at {path!r} ({str(error).splitlines()[0]})",
-            "a LLaVA checkpoint's folder or hub name",
-            "check the path (and that the hub is reachable, if it is a hub name)",
+            f"no readable config.json at {path!r} ({reason})", "a LLaVA checkpoint's folder or hub name", remedy
         ) from error
+
+
+def _why_no_config(path: str, error: Exception) -> tuple[str, str]:
+    """Why, and what to do: transformers speaks of the hub where a folder was meant."""
+    if os.path.isdir(path):
+        holds = os.path.isfile(os.path.join(path, "config.json"))
+        reason = str(error).splitlines()[0] if holds else "the folder holds none"
+        return reason, "check the path, or take the folder that holds the checkpoint"
+    if os.path.isfile(path):
+        return "it is a file", "pass its folder"
+    parts = [part for part in path.split("/") if part]
+    named = len(parts) <= 2 and not path.startswith((".", "~", "/")) and not path.endswith("/")
+    if not named or (len(parts) == 2 and os.path.isdir(parts[0])):
+        return "no such folder", "check the path"
+    offline = "no such folder here, and the hub was not reached or has no such model"
+    return offline, "check the path, or, if it is a hub name, that the hub can be reached"
 
 
 def inherit(settings: Settings) -> tuple[Settings, dict[str, Any]]:

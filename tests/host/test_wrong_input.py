@@ -31,6 +31,12 @@ WRONG = {
     "base": ({"model_name_or_path": "/nowhere/llama"}, "no readable config.json at '/nowhere/llama'"),
     "tower": ({"vision_tower": "/nowhere/clip"}, "no readable config.json at '/nowhere/clip'"),
     "tower without layers": ({"vision_tower": "imagebind_huge"}, "imagebind_huge.*does not expose"),
+    "folder without config": ({"model_name_or_path": "/"}, "no readable config.json at '/' .the folder holds none"),
+    "unknown flag": (
+        {"ego2exo_num_token_s": 4},
+        "--ego2exo_num_token_s: no such flag.*write --ego2exo_num_tokens, not",
+    ),
+    "unknown flags": ({"a_b": 4, "zz": 1}, "--a_b, --zz: no such flag.*mend or remove"),
     "data": ({"data_path": "/nowhere/train.json"}, "no file /nowhere/train.json"),
 }
 
@@ -52,6 +58,58 @@ def test_wrong_flags(name, world, train, no_weights, tmp_path):
     with pytest.raises(Ego2ExoError, match=f"(?s){message}"):
         train(tmp_path / "out", **flags)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def renamed(world, tmp_path):
+    """The base under a path without any letters that LLaVA knows, and with changes to its config."""
+
+    def copy(name, kind="llama", **config):
+        folder = tmp_path / name
+        shutil.copytree(world.base(kind), folder)
+        stored = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**stored, **config}))
+        return folder
+
+    return copy
+
+
+def test_a_base_without_letters_in_its_path(flavour, kinds, renamed, train, no_weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what pytest calls its folders holds letters too
+    base = renamed("tin", kinds[-1]).relative_to(tmp_path)
+    if flavour == "next":
+        with pytest.raises(Ego2ExoError, match="path tin .*letters.*holds 'qwen'.*ln -s tin tin-qwen"):
+            train(tmp_path / "out", kinds[-1], model_name_or_path=base)
+        (tmp_path / "tin-qwen").symlink_to("tin")
+        base = "tin-qwen"
+    with pytest.raises(AssertionError, match="weights were loaded"):
+        train(tmp_path / "out", kinds[-1], model_name_or_path=base)
+
+
+def test_a_base_that_llava_does_not_know(renamed, train, no_weights, tmp_path):
+    with pytest.raises(Ego2ExoError, match="is a 'gpt2' model.*llava_llama.*qwen2"):
+        train(tmp_path / "out", model_name_or_path=renamed("llama", model_type="gpt2"))
+
+
+def test_a_class_by_name(flavour, train, no_weights, tmp_path):
+    message = "leave it out" if flavour == "next" else "--model_class_name: no such flag"
+    with pytest.raises(Ego2ExoError, match=message):
+        train(tmp_path / "out", model_class_name="LlavaQwenForCausalLM")
+
+
+@pytest.mark.parametrize("below", ["", "x/y"])
+def test_an_output_folder_that_cannot_be(below, train, no_weights, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Ego2ExoError, match="--output_dir .*file.* (is a file|cannot be written).*another --output_dir"):
+        train(tmp_path / "file" / below, data_path="/nowhere")
+
+
+def test_a_merge_that_cannot_be_written(tmp_path):
+    from llava_ego2exo.merge import merge
+
+    (tmp_path / "file").touch()
+    with pytest.raises(Ego2ExoError, match="--out .*file is a file"):
+        merge("/nowhere", "/nowhere", str(tmp_path / "file" / "x"))
 
 
 def test_zeroth_order(flavour, world, train, no_weights, tmp_path):

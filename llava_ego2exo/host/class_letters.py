@@ -34,7 +34,7 @@ def check_class(settings: Settings) -> None:
     name = settings["model_class_name"]
     if name is not None:
         raise Ego2ExoError(
-            f"--model_class_name {name} with --ego2exo True: it names a class of transformers, which has no vision tower",
+            f"--model_class_name {name} with --ego2exo True: it names a class of transformers, without a vision tower",
             "the class that the base's config.json says",
             "leave it out",
         )
@@ -50,9 +50,8 @@ def check_class(settings: Settings) -> None:
         return
     wanted, folder = _LETTERS.get(kind or "", "qwen"), Path(path)
     raise Ego2ExoError(
-        f"--model_name_or_path {path} (by its config {kind or model_type}): LLaVA-NeXT's train script finds the tokenizer "
-        "by letters in this path, and there are none that it knows",
+        f"--model_name_or_path {path} (by its config {kind or model_type}): LLaVA-NeXT's train script finds the "
+        "tokenizer by letters in this path, and there are none that it knows",
         f"a path that holds {wanted!r}",
-        f"rename the folder, or link to it: ln -s {folder.name} {folder.parent / (folder.name + '-' + wanted)}, and pass "
-        "the link",
+        f"rename the folder, or pass a link to it: ln -s {folder.name} {folder.parent / (folder.name + '-' + wanted)}",
     )

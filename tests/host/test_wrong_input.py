@@ -34,7 +34,7 @@ WRONG = {
     "folder without config": ({"model_name_or_path": "/"}, "no readable config.json at '/' .the folder holds none"),
     "unknown flag": (
         {"ego2exo_num_token_s": 4},
-        "--ego2exo_num_token_s: no such flag.*write --ego2exo_num_tokens, not",
+        "num_token_s: no such flag.*write --ego2exo_num_tokens, not",
     ),
     "unknown flags": ({"a_b": 4, "zz": 1}, "--a_b, --zz: no such flag.*mend or remove"),
     "data": ({"data_path": "/nowhere/train.json"}, "no file /nowhere/train.json"),

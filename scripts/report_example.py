@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--clips", type=int, default=96, help="to learn from")
     parser.add_argument("--tests", type=int, default=48, help="to be asked about")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=12)
     args = parser.parse_args()
     out = args.out.resolve()
     out.mkdir(parents=True)
@@ -51,10 +51,10 @@ def main() -> int:
 
 
 def teach(out: Path, base: Path, epochs: int) -> None:
-    """LLaVA's own training on the published prompt with the right letter behind it."""
+    """LLaVA's own training on the published prompt with the right option's text behind it."""
     items = read_benchmark("ego-in-exo", out / "train_qas.json").items
     turns = [[{"from": "human", "value": f"<image>\n{prompt_of(item)}"},
-              {"from": "gpt", "value": f"{item.answer}. {item.choices[item.answer]}"}] for item in items]  # fmt: skip
+              {"from": "gpt", "value": f"It is {item.choices[item.answer]}."}] for item in items]  # fmt: skip
     samples = [{"id": item.id, "video": item.video, "conversations": pair}
                for item, pair in zip(items, turns, strict=True)]  # fmt: skip
     (out / "train.json").write_text(json.dumps(samples))

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .teach import DTYPES, boolean
+from .model_flags import add_asking
 
 # Which flags each way of calling needs.
 _ASK = ("model", "benchmark", "data", "videos", "out")
@@ -54,17 +54,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="CKPT", action="append", default=[], help=model)
     base = "what a LoRA or projector folder was trained from: BASE for all of them, or NAME=BASE; may be repeated"
     group.add_argument("--model-base", metavar="BASE", action="append", default=[], help=base)
-    group.add_argument("--bits", type=int, choices=(4, 8, 16), default=16, help="quantize to so many (default: 16)")
-    group.add_argument("--dtype", choices=DTYPES, help="of the weights (default: bfloat16 on a GPU, else float32)")
-    template = "LLaVA's conversation template (default: that of each checkpoint's class where only one fits)"
-    group.add_argument("--template", metavar="NAME", help=template)
-    frames = "most frames of a clip, evenly spaced; 0: no bound (default: 32)"
-    group.add_argument("--frames-upbound", type=int, default=32, metavar="N", help=frames)
-    group.add_argument("--video-fps", type=int, default=1, metavar="N", help="frames a second (default: 1)")
-    sample = "always take --frames-upbound frames (default: as each checkpoint's config says)"
-    group.add_argument("--force-sample", type=boolean, metavar="True|False", help=sample)
-    times = "tell the model the times of its frames (default: as each checkpoint's config says)"
-    group.add_argument("--time-instruction", type=boolean, metavar="True|False", help=times)
+    add_asking(group)
 
 
 def _add_replies(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,8 @@ import argparse
 import contextlib
 import sys
 
-DTYPES = ("float32", "bfloat16", "float16")
+from .model_flags import add_asking
+
 SPLITS = ("train", "val", "test", "all")
 
 
@@ -29,17 +30,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("teacher")
     base = "the model that the teacher was trained from, where CKPT is a LoRA or projector folder"
     group.add_argument("--model-base", metavar="BASE", help=base)
-    group.add_argument("--bits", type=int, choices=(4, 8, 16), default=16, help="quantize to so many (default: 16)")
-    group.add_argument("--dtype", choices=DTYPES, help="of the weights (default: bfloat16 on a GPU, else float32)")
-    template = "LLaVA's conversation template (default: that of the checkpoint's class where only one fits)"
-    group.add_argument("--template", metavar="NAME", help=template)
-    frames = "most frames of a clip, evenly spaced; 0: no bound (default: 32)"
-    group.add_argument("--frames-upbound", type=int, default=32, metavar="N", help=frames)
-    group.add_argument("--video-fps", type=int, default=1, metavar="N", help="frames a second (default: 1)")
-    sample = "always take --frames-upbound frames (default: as the checkpoint's config says)"
-    group.add_argument("--force-sample", type=boolean, metavar="True|False", help=sample)
-    times = "tell the teacher the times of its frames (default: as the checkpoint's config says)"
-    group.add_argument("--time-instruction", type=boolean, metavar="True|False", help=times)
+    add_asking(group)
 
 
 def _add_questions(parser: argparse.ArgumentParser) -> None:
@@ -62,14 +53,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-failures", type=int, default=0, metavar="N", help=failures)
     few = "time N clips (default: 16), say how long the others will take, and stop; their answers are kept"
     group.add_argument("--estimate", type=_positive, nargs="?", const=16, default=0, metavar="N", help=few)
-
-
-def boolean(text: str) -> bool:
-    """A flag's value, True or False."""
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in known:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
-    return known[text.lower()]
 
 
 def _positive(text: str) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
 from ..runs.files import write_whole
-from ..runs.jsonl import AppendFile, json_line, read_lines
+from ..runs.jsonl import AppendFile, json_line, read_lines, record_of
 
 FINISHED = "answers.jsonl"
 _PARTS = "answers.part-*.jsonl"
@@ -125,12 +125,4 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _answer(record: Any) -> Answer:
-    if not isinstance(record, dict):
-        raise ValueError("no object")
-    names = {field.name for field in fields(Answer)}
-    if record.keys() != names:
-        raise ValueError(f"lacks {sorted(names - record.keys())}, has unknown {sorted(record.keys() - names)}")
-    odd = [name for name, value in record.items() if not isinstance(value, _TYPES.get(name, (str,)))]
-    if odd:
-        raise ValueError(f"{', '.join(odd)} of another type than expected")
-    return Answer(**{**record, "flags": tuple(record["flags"])})
+    return record_of(Answer, record, _TYPES)

@@ -92,18 +92,10 @@ class Work:
         return results
 
     def _generate(self, clips: list[Any], questions: list[list[str]]) -> list[list[Said] | Ego2ExoError]:
-        import torch
+        from ..host.teacher import memory_told
 
-        try:
+        with memory_told(len(clips), sum(map(len, questions))):
             return self.teacher.answer(clips, questions)
-        except torch.cuda.OutOfMemoryError as error:
-            rows = sum(map(len, questions))
-            raise Ego2ExoError(
-                f"the GPU's memory ran out with {len(clips)} clip(s) and {rows} queries at once",
-                "what fits",
-                "run the same command with a smaller --batch-size, which goes on where this one stopped; with "
-                "--batch-size 1, start anew with fewer --frames-upbound or with --bits 4",
-            ) from error
 
     def _records(
         self, batch: tuple[Task, ...], said: list[list[Said] | Ego2ExoError], tally: Tally

@@ -78,21 +78,13 @@ class Work:
     def _run(
         self, pixels: list[Any], prefaces: list[str], questions: list[tuple[Question, ...]]
     ) -> list[Any]:  # fmt: skip
-        import torch
+        from ..host.teacher import memory_told
 
-        try:
+        with memory_told(len(pixels), sum(map(len, questions))):
             if self.asked.mode == LIKELIHOOD:
                 return _scored(self.teacher, pixels, prefaces, questions)
             texts = [[preface + q.text for q in own] for preface, own in zip(prefaces, questions, strict=True)]
             return self.teacher.answer(pixels, texts)
-        except torch.cuda.OutOfMemoryError as error:
-            rows = sum(map(len, questions))
-            raise Ego2ExoError(
-                f"the GPU's memory ran out with {len(pixels)} clip(s) and {rows} question(s) at once",
-                "what fits",
-                "run the same command with a smaller --batch-size, which goes on where this one stopped; with "
-                "--batch-size 1, start anew with fewer --frames-upbound or with --bits 4",
-            ) from error
 
     def _replies(self, batch: tuple[Clip, ...], results: list[Any]) -> list[Reply]:
         replies = []

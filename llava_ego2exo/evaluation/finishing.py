@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
 from ..runs.files import locked, write_whole
-from ..runs.jsonl import json_line, read_lines
+from ..runs.jsonl import json_line, read_lines, record_of
 from .items import Item
 from .judge_settings import JudgeSettings
 from .judging import judge_of
@@ -148,7 +148,10 @@ def _result(one: Outcome | Described) -> dict[str, Any]:
     return {"row": items[0]["row"], "video": items[0]["video"], "questions": [i["question"] for i in items], **record}
 
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    "choices": (dict,), "start_s": (int, float, type(None)), "end_s": (int, float, type(None)),
+}  # fmt: skip
+
+
 def _item(record: Any) -> Item:
-    if not isinstance(record, dict) or record.keys() != {field.name for field in fields(Item)}:
-        raise ValueError("no item")
-    return Item(**record)
+    return record_of(Item, record, _TYPES)

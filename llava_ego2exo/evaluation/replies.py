@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..runs.files import write_whole
-from ..runs.jsonl import AppendFile, json_line, read_lines
+from ..runs.jsonl import AppendFile, json_line, read_lines, record_of
 
 FINISHED = "replies.jsonl"
 _PARTS = "replies.part-*.jsonl"
@@ -91,16 +91,8 @@ class ReplyStore(AppendFile):
         super().append(map(asdict, replies))
 
 
-_TYPES: dict[str, type] = {"scores": dict, "flags": list, "tokens": int}
+_TYPES: dict[str, tuple[type, ...]] = {"scores": (dict,), "flags": (list,), "tokens": (int,)}
 
 
 def _reply(record: Any) -> Reply:
-    if not isinstance(record, dict):
-        raise ValueError("no object")
-    names = {field.name for field in fields(Reply)}
-    if record.keys() != names:
-        raise ValueError(f"lacks {sorted(names - record.keys())}, has unknown {sorted(record.keys() - names)}")
-    odd = [name for name, value in record.items() if not isinstance(value, _TYPES.get(name, str))]
-    if odd:
-        raise ValueError(f"{', '.join(odd)} of another type than expected")
-    return Reply(**{**record, "flags": tuple(record["flags"])})
+    return record_of(Reply, record, _TYPES)

@@ -72,7 +72,7 @@ def letter_scores(
 
 
 def _rows(teacher: Teacher, question: Asked) -> list[_Row]:
-    """One row where every key is one token behind the same prompt; else one a key."""
+    """One row where the keys differ in their last token alone, as letters and digits do; else one a key."""
     from llava.mm_utils import tokenizer_image_token
 
     text = prompt(question.text, teacher.template)
@@ -87,7 +87,7 @@ def _rows(teacher: Teacher, question: Asked) -> list[_Row]:
             "keys that it writes differently",
             "use --mode generate for this model",
         )
-    if all(len(tail) == 1 for tail in tails.values()):
+    if len({tuple(tail[:-1].tolist()) for tail in tails.values()}) == 1:
         key = question.keys[0]
         return [_Row(torch.tensor(whole[key]), len(head), tails)]
     return [_Row(torch.tensor(whole[key]), len(head), {key: tail}) for key, tail in tails.items()]

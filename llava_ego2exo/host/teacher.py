@@ -217,6 +217,25 @@ def last_logits(model: Any, k: int, steps: list[tuple[Tensor, Tensor]]) -> Itera
             handle.remove()
 
 
+@contextlib.contextmanager
+def memory_told(clips: int, rows: int) -> Iterator[None]:
+    """Inside the block, a GPU whose memory runs out says what would help.
+
+    Args:
+        clips: that go through the model together.
+        rows: questions about them.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise Ego2ExoError(
+            f"the GPU's memory ran out with {clips} clip(s) and {rows} question(s) at once",
+            "what fits",
+            "run the same command with a smaller --batch-size, which goes on where this one stopped; with "
+            "--batch-size 1, start anew with fewer --frames-upbound or with --bits 4",
+        ) from error
+
+
 def load_teacher(
     path: str, base: str | None, bits: int, dtype: str, local_rank: int | None, **asking: Any
 ) -> Teacher:  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,28 @@ Record = TypeVar("Record")
 def json_line(record: Any) -> str:
     """One record as it stands in a file."""
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def record_of(kind: type[Record], value: Any, types: Mapping[str, tuple[type, ...]]) -> Record:
+    """A dataclass from a JSON object that has exactly its fields; a list becomes a tuple.
+
+    Args:
+        kind: the dataclass.
+        value: what was read.
+        types: field -> types of its value; those that are not named are strings.
+
+    Raises:
+        ValueError: it is no such object.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if value.keys() != names:
+        raise ValueError(f"lacks {sorted(names - value.keys())}, has unknown {sorted(value.keys() - names)}")
+    odd = [name for name, one in value.items() if not isinstance(one, types.get(name, (str,)))]
+    if odd:
+        raise ValueError(f"{', '.join(odd)} of another type than expected")
+    return kind(**{name: tuple(one) if isinstance(one, list) else one for name, one in value.items()})
 
 
 class AppendFile:

@@ -73,6 +73,17 @@ class World:
 
 
 @pytest.fixture
+def no_model(monkeypatch):
+    """From a call of it on, loading a model to ask is an error."""
+    from llava_ego2exo.host import teacher
+
+    def forbid():
+        monkeypatch.setattr(teacher, "load", lambda *_a, **_k: pytest.fail("a model was loaded"))
+
+    return forbid
+
+
+@pytest.fixture
 def train(world, monkeypatch, registered):
     """Run LLaVA's own `train()` in this process; returns the trainer it made."""
     return run_training(world, monkeypatch)

@@ -10,6 +10,7 @@ from llava_ego2exo.evaluation.replies import ReplyStore, read_replies
 from llava_ego2exo.host import asking, teacher
 from llava_ego2exo.video import read_video
 
+from .asking import error_of
 from .evaluating import Setting
 from .killing import killed_at, on_two_processes
 
@@ -19,20 +20,6 @@ pytestmark = pytest.mark.usefixtures("registered")
 @pytest.fixture
 def setting(tmp_path, world):
     return Setting(tmp_path, world)
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    """Loading a model is an error from here on."""
-
-    def forbid():
-        monkeypatch.setattr(teacher, "load", lambda *_a, **_k: pytest.fail("a model was loaded"))
-
-    return forbid
-
-
-def error_of(capsys) -> str:
-    return capsys.readouterr().err.split("llava-ego2exo: error: ")[-1]
 
 
 def test_replies_are_the_models_own_and_asked_once(setting, no_model, capsys):

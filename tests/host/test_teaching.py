@@ -22,6 +22,7 @@ from llava_ego2exo.host.fingerprint import fingerprint
 from llava_ego2exo.video import read_video
 from tests.videos import COLOURS, MOVES, QUESTION, render_clip
 
+from .asking import error_of
 from .killing import killed_at, on_two_processes
 from .models import is_next
 
@@ -72,20 +73,6 @@ class Setting:
 @pytest.fixture
 def setting(tmp_path, world):
     return Setting(tmp_path, world)
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    """Loading a model is an error from here on."""
-
-    def forbid():
-        monkeypatch.setattr(teacher, "load", lambda *_a, **_k: pytest.fail("a model was loaded"))
-
-    return forbid
-
-
-def error_of(capsys) -> str:
-    return capsys.readouterr().err.split("llava-ego2exo: error: ")[-1]
 
 
 def test_answers_are_the_models_own_in_order_and_asked_once(setting, no_model, capsys):
@@ -219,7 +206,7 @@ class TestFailures:
 
         monkeypatch.setattr(teacher.Teacher, "answer", answer)
         assert setting.teach() == 1
-        assert "memory ran out with 2 clip(s) and 6 queries" in (message := error_of(capsys))
+        assert "memory ran out with 2 clip(s) and 6 question(s)" in (message := error_of(capsys))
         assert "smaller --batch-size" in message
 
 

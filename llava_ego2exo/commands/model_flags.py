@@ -1,0 +1,35 @@
+"""Flags of every command that loads a model and shows it clips."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_asking(group: Any) -> None:
+    """How a model is loaded and shown clips; fields of `runs.settings.Settings`.
+
+    Args:
+        group: of an argument parser.
+    """
+    group.add_argument("--bits", type=int, choices=(4, 8, 16), default=16, help="quantize to so many (default: 16)")
+    group.add_argument("--dtype", choices=DTYPES, help="of the weights (default: bfloat16 on a GPU, else float32)")
+    template = "LLaVA's conversation template (default: that of the checkpoint's class where only one fits)"
+    group.add_argument("--template", metavar="NAME", help=template)
+    frames = "most frames of a clip, evenly spaced; 0: no bound (default: 32)"
+    group.add_argument("--frames-upbound", type=int, default=32, metavar="N", help=frames)
+    group.add_argument("--video-fps", type=int, default=1, metavar="N", help="frames a second (default: 1)")
+    sample = "always take --frames-upbound frames (default: as the checkpoint's config says)"
+    group.add_argument("--force-sample", type=boolean, metavar="True|False", help=sample)
+    times = "tell the model the times of its frames (default: as the checkpoint's config says)"
+    group.add_argument("--time-instruction", type=boolean, metavar="True|False", help=times)
+
+
+def boolean(text: str) -> bool:
+    """A flag's value, True or False."""
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return known[text.lower()]

@@ -66,13 +66,15 @@ def letter_scores(
         videos = [clip.to(teacher.model.device, teacher.model.dtype) for clip in fitting]
         counted = [owner for owner, part in zip(owners, parts, strict=True) for _ in part]
         scores = iter(_pass(teacher, rows, [videos[owner] for owner in counted], counted))
-        return [{key: score for _ in part for key, score in next(scores).items()} for part in parts]
+        made = [{key: score for _ in part for key, score in next(scores).items()} for part in parts]
+        order = (question.keys for own in asked for question in own)
+        return [{key: one[key] for key in keys} for keys, one in zip(order, made, strict=True)]
 
     return teacher.each(clips, questions, ask)
 
 
 def _rows(teacher: Teacher, question: Asked) -> list[_Row]:
-    """One row where the keys differ in their last token alone, as letters and digits do; else one a key."""
+    """One row for all keys that begin alike but for their last token, as letters and digits do."""
     from llava.mm_utils import tokenizer_image_token
 
     text = prompt(question.text, teacher.template)
@@ -87,10 +89,14 @@ def _rows(teacher: Teacher, question: Asked) -> list[_Row]:
             "keys that it writes differently",
             "use --mode generate for this model",
         )
-    if len({tuple(tail[:-1].tolist()) for tail in tails.values()}) == 1:
-        key = question.keys[0]
-        return [_Row(torch.tensor(whole[key]), len(head), tails)]
-    return [_Row(torch.tensor(whole[key]), len(head), {key: tail}) for key, tail in tails.items()]
+    rows: list[_Row] = []
+    for key, tail in sorted(tails.items(), key=lambda pair: -len(pair[1])):
+        row = next((row for row in rows if torch.equal(row.ids[row.start :][: len(tail) - 1], tail[:-1])), None)
+        if row is None:
+            row = _Row(torch.tensor(whole[key]), len(head), {})
+            rows.append(row)
+        row.wanted[key] = tail
+    return rows
 
 
 def _pass(teacher: Teacher, rows: Sequence[_Row], images: list[Tensor], owners: list[int]) -> list[dict[str, float]]:

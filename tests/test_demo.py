@@ -193,7 +193,8 @@ def test_distillation_beats_the_control_on_combinations_never_trained(tmp_path, 
 @pytest.mark.slow
 def test_every_variant_and_what_is_kept(tmp_path, cache_folder, monkeypatch, capsys):
     """Steps too few to learn anything: that every command runs, and the form of the results."""
-    monkeypatch.setattr(demo, "DEFAULT", dataclasses.replace(QUICK, pairs=16, steps=10, batch=4, tests=12))
+    few = dataclasses.replace(QUICK, variants=FULL_VARIANTS, pairs=16, steps=10, batch=4, tests=12)
+    monkeypatch.setattr(demo, "FULL", few)
     out = tmp_path / "out"
     assert demo.main(["--full", "--out", str(out), "--cache", str(cache_folder)]) == 0
     text = capsys.readouterr().out

@@ -22,7 +22,7 @@ from ..errors import Ego2ExoError
 from .cache import default_folder, get_base
 from .jobs import shown
 from .pipeline import Seed, run_seed
-from .plan import DEFAULT, FULL_VARIANTS, QUICK, Plan, added_variant
+from .plan import DEFAULT, FULL, QUICK, Plan, added_variant
 from .results import Results
 from .world import QUESTION_TYPES, chance
 
@@ -74,9 +74,9 @@ def new_folder(path: str) -> Path:
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """The sizes that the flags ask for."""
-    plan = QUICK if args.quick else DEFAULT
+    plan = FULL if args.full else QUICK if args.quick else DEFAULT
     added = tuple(added_variant(text) for text in args.add)
-    variants = (FULL_VARIANTS if args.full else plan.variants) + tuple(name for name, _ in added)
+    variants = plan.variants + tuple(name for name, _ in added)
     return dataclasses.replace(plan, variants=variants, added=added)
 
 

@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--clips", type=int, default=96, help="to learn from")
     parser.add_argument("--tests", type=int, default=48, help="to be asked about")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=6)
     args = parser.parse_args()
     out = args.out.resolve()
     out.mkdir(parents=True)

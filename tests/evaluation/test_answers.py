@@ -159,3 +159,12 @@ def test_agreement_on_real_replies():
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     document = (ROOT / "docs" / "replies.md").read_text(encoding="utf-8")
     assert all(line in document for line in printed.splitlines()), "the document holds what the script prints"
+
+
+def test_reading_replies_loads_nothing_heavy():
+    program = (
+        "import sys; from llava_ego2exo.evaluation import parse_answer as p; assert p('B', {'A': 'x', 'B': 'y'}) == 'B';"
+        "print([name for name in ('torch', 'numpy', 'transformers', 'llava', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

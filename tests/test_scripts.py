@@ -120,7 +120,7 @@ def test_a_script_can_be_run_and_parses(name):
         assert "\nset -euo pipefail\n" in text and text.startswith("#!/usr/bin/env bash\n#")
 
 
-@pytest.mark.parametrize("name", [*TRAINING, *TEACHING])
+@pytest.mark.parametrize("name", [*TRAINING, *TEACHING, "eval.sh"])
 def test_a_script_says_whether_it_was_run(name):
     comment = (ROOT / "scripts" / name).read_text().split("set -euo pipefail")[0]
     assert "was not run" in comment and "GPU" in comment
@@ -350,3 +350,47 @@ def test_a_teacher_that_fails_makes_no_training_file(script, desk):
 def test_an_estimate_makes_no_training_file(desk):
     assert desk.run("teach.sh", "--estimate")[0] == 0
     assert not any(call[:2] == ["llava-ego2exo", "targets"] for call in desk.calls)
+
+
+class TestEvaluation:
+    """`eval.sh`: every set whose data is there, with flags that the console script knows."""
+
+    def data(self, desk, *names):
+        (desk.root / "data" / "benchmarks").mkdir(parents=True)
+        for name in names:
+            (desk.root / "data" / "benchmarks" / name).write_text("[]")
+
+    def parsed(self, call):
+        from llava_ego2exo.cli import build_parser
+
+        words = parse_torchrun(call).training_script_args if call[0] == "torchrun" else call[1:]
+        return build_parser().parse_args(words)
+
+    def test_every_set_is_a_benchmark(self):
+        from llava_ego2exo.evaluation.benchmarks import BENCHMARKS
+
+        text = (ROOT / "scripts" / "eval.sh").read_text()
+        sets = re.search(r"^SETS=\((.+)\)$", text, re.MULTILINE)[1].split()
+        assert sets == [*BENCHMARKS]
+        files = dict(re.findall(r"\[([\w-]+)\]=([\w-]+\.json)", text))
+        assert {name: files[name] in BENCHMARKS[name].files for name in sets} == dict.fromkeys(sets, True)
+
+    def test_sets_without_data_are_named_and_the_others_asked(self, desk):
+        self.data(desk, "all_category_qas.json", "Charades-Description.json")
+        code, err = desk.run("eval.sh", "--limit", "9", GPUS="2", JUDGE_URL="http://x/v1", JUDGE_MODEL="j")
+        assert code == 0 and err.count("left out, no data") == 5 and "adlx-lemma-tc" in err
+        first, second = (self.parsed(call) for call in desk.calls)
+        assert (first.benchmark, first.view, first.limit, first.judge_url) == ("ego-in-exo", "both", 9, None)
+        assert (second.benchmark, second.view, second.judge_url) == ("adlx-charades-desc", "exo", "http://x/v1")
+        assert len(first.model) == 2 and first.out != second.out
+        assert value(desk.calls[0], "--nproc_per_node") == "2"
+
+    def test_one_that_fails_keeps_none_from_being_asked(self, desk):
+        self.data(desk, "all_category_qas.json", "TSU-TC.json")
+        code, err = desk.run("eval.sh", STUB_EXIT="1")
+        assert code == 1 and len(desk.calls) == 2 and err.count("ended with an error") == 2
+
+    def test_check_loads_no_model(self, desk):
+        self.data(desk, "TSU-TC.json")
+        code, _ = desk.run("eval.sh", "--check")
+        assert code == 0 and self.parsed(desk.call("llava-ego2exo")).check

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# All ten tasks, base beside student: Ego-in-Exo Perception on both cameras, and the six sets of ADL-X. Edit the variables,
+# then run it where LLaVA-NeXT and this package are installed:
+#
+#   bash scripts/eval.sh
+#   bash scripts/eval.sh --check              # data and videos alone, without a model
+#   GPUS=4 bash scripts/eval.sh
+#   JUDGE_URL=http://localhost:11434/v1 JUDGE_MODEL=llama3.1 bash scripts/eval.sh
+#
+# A set whose data is not there is left out, and named at the end. Run again, only what is missing is asked.
+# Without a judge the descriptions are stored; `llava-ego2exo eval --rescore DIR` has them judged later.
+# It was not run on a GPU yet; the tests run it with stubs that check every flag.
+set -euo pipefail
+
+DATA=data/benchmarks                              # the published files, as docs/benchmarks.md names them
+OUT=runs/eval
+BASE=lmms-lab/llava-onevision-qwen2-7b-ov
+STUDENT=runs/llava-qwen-ego2exo-lora              # as scripts/train_qlora.sh writes it
+FRAMES=32                                         # as in training
+
+# Where the videos of each set lie.
+declare -A VIDEOS=(
+    [ego-in-exo]=data/keysteps
+    [adlx-charades-ar]=data/charades [adlx-charades-desc]=data/charades
+    [adlx-smarthome-ar]=data/smarthome
+    [adlx-lemma-tc]=data/lemma
+    [adlx-tsu-tc]=data/tsu [adlx-tsu-desc]=data/tsu
+)
+declare -A FILES=(
+    [ego-in-exo]=all_category_qas.json
+    [adlx-charades-ar]=Charades-AR.json [adlx-charades-desc]=Charades-Description.json
+    [adlx-smarthome-ar]=Smarthome-AR.json
+    [adlx-lemma-tc]=LEMMA-TC.json
+    [adlx-tsu-tc]=TSU-TC.json [adlx-tsu-desc]=TSU-Description.json
+)
+SETS=(ego-in-exo adlx-charades-ar adlx-smarthome-ar adlx-lemma-tc adlx-tsu-tc adlx-charades-desc adlx-tsu-desc)
+
+GPUS="${GPUS:-1}"
+MODELS=(--model "base=$BASE" --model "student=$STUDENT" --model-base "student=$BASE" --template qwen_1_5)
+
+left_out=() faulty=()
+for set in "${SETS[@]}"; do
+    file="$DATA/${FILES[$set]}"
+    if [ ! -f "$file" ]; then
+        left_out+=("$set ($file)")
+        continue
+    fi
+    what=(eval --benchmark "$set" --data "$file" --videos "${VIDEOS[$set]}")
+    [ "$set" = ego-in-exo ] && what+=(--view both)
+    if [ "${1:-}" = --check ]; then
+        llava-ego2exo "${what[@]}" "$@" || faulty+=("$set")
+        continue
+    fi
+    [[ "$set" == *-desc && -n "${JUDGE_URL:-}" ]] && what+=(--judge-url "$JUDGE_URL" --judge-model "$JUDGE_MODEL")
+    # One set that fails does not keep the others from being asked.
+    torchrun --standalone --nproc_per_node "$GPUS" -m llava_ego2exo \
+        "${what[@]}" "${MODELS[@]}" --frames-upbound "$FRAMES" --out "$OUT/$set" "$@" || faulty+=("$set")
+done
+
+for set in "${left_out[@]}"; do echo "left out, no data: $set" >&2; done
+for set in "${faulty[@]}"; do echo "ended with an error: $set" >&2; done
+[ "${#faulty[@]}" = 0 ]

@@ -17,7 +17,9 @@ from .class_letters import check_class
 from .command_line import Settings, read_config
 from .data_check import check_data
 from .projector import check_type
+from .rehearsal import Rehearsal, Spread
 from .teacher_checks import SampleCheck, check_distilling
+from .template_check import check_lessons, check_version
 
 
 def check_run(settings: Settings) -> DistillConfig:
@@ -33,6 +35,7 @@ def check_run(settings: Settings) -> DistillConfig:
     read_config(settings["model_name_or_path"])
     require_folder(settings["output_dir"], "--output_dir")
     check_class(settings)
+    check_version(settings)
     _check_against_base(settings, flags)
     _check_tower(settings, flags)
     check_type(str(settings["mm_projector_type"]), llava_arch.original_projector_builder())
@@ -50,9 +53,11 @@ def check_run(settings: Settings) -> DistillConfig:
     distilling = check_distilling(settings)
     _check_resume(settings, flags, distilling)
     samples = SampleCheck(settings, distilling) if distilling.on else None
-    check_data(settings, flags, samples)
+    looked = Spread()
+    check_data(settings, flags, samples, looked.add)
     if samples is not None:
         samples.finish()
+    check_lessons(settings, Rehearsal(settings), looked.kept)
     return distilling
 
 

@@ -30,7 +30,7 @@ def check_class(settings: Settings) -> None:
     Raises:
         Ego2ExoError: the base is no LLaVA model, `--model_class_name` is given, or the path lacks the letters.
     """
-    path = str(settings["model_name_or_path"])
+    path, kind = str(settings["model_name_or_path"]), class_of(settings)
     name = settings["model_class_name"]
     if name is not None:
         raise Ego2ExoError(
@@ -39,7 +39,6 @@ def check_class(settings: Settings) -> None:
             "leave it out",
         )
     model_type = str(settings.base.get("model_type", "?"))
-    kind = class_key(settings.base, path) or _PLAIN.get(model_type)
     if kind is None and not model_type.startswith("llava"):
         raise Ego2ExoError(
             f"--model_name_or_path {path} is a {model_type!r} model",
@@ -55,3 +54,9 @@ def check_class(settings: Settings) -> None:
         f"a path that holds {wanted!r}",
         f"rename the folder, or pass a link to it: ln -s {folder.name} {folder.parent / (folder.name + '-' + wanted)}",
     )
+
+
+def class_of(settings: Settings) -> str | None:
+    """Key of the class that the base is trained as; None where its config says none that we know."""
+    found = class_key(settings.base, str(settings["model_name_or_path"]))
+    return found or _PLAIN.get(str(settings.base.get("model_type")))

@@ -19,14 +19,16 @@ _SHOWN = 5
 
 
 def check_data(
-    settings: Settings, flags: Ego2ExoConfig, further: Callable[[dict[str, Any]], Iterator[str]] | None = None
-) -> None:
+    settings: Settings, flags: Ego2ExoConfig, further: Callable[[dict[str, Any]], Iterator[str]] | None = None,
+    see: Callable[[dict[str, Any]], None] | None = None,
+) -> None:  # fmt: skip
     """Every sample's conversations, placeholders and files.
 
     Args:
         settings: the run's.
         flags: the plugin's.
         further: what else may be wrong with a sample whose form is right.
+        see: gets each sample without fault.
 
     Raises:
         Ego2ExoError: names the first few faulty samples by file and index, and counts the rest.
@@ -36,6 +38,8 @@ def check_data(
         for index, sample in enumerate(read_samples(file)):
             found = list(sample_faults(sample, settings, flags))
             found += further(sample) if further is not None and not found else []
+            if see is not None and not found:
+                see(sample)
             faults += [f"{file}[{index}]: {fault}" for fault in found]
     if faults:
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""

@@ -159,8 +159,12 @@ def _check_tokenizers(student: str, teacher: str) -> None:
         )
 
 
-def read_tokenizer(path: str) -> Any:
+def read_tokenizer(path: str, **options: Any) -> Any:
     """A checkpoint's tokenizer.
+
+    Args:
+        path: folder or hub name.
+        options: of transformers' AutoTokenizer.
 
     Raises:
         Ego2ExoError: it has none.
@@ -168,10 +172,13 @@ def read_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
+        return AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise Ego2ExoError(
-            f"no tokenizer in {path} ({str(error).splitlines()[0]})", "a checkpoint with its tokenizer", "copy it there"
+            f"no readable tokenizer in {path} ({reason})",
+            "a checkpoint with its tokenizer",
+            "copy it there, or install what its tokenizer needs",
         ) from error
 
 

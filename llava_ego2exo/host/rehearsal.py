@@ -1,0 +1,106 @@
+"""Samples written as the student will read them, before any weight loads."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import Ego2ExoError
+from .answer_content import AnswerContent
+from .class_letters import LLAMA, MISTRAL, QWEN
+from .command_line import Settings
+from .flavour import PYPI, detect
+from .patchboard import substituted
+from .placement import placement_of
+from .teacher_checks import read_tokenizer
+
+LOOKED_AT = 256
+
+
+class Spread:
+    """At most `limit` things of a stream, evenly spaced."""
+
+    def __init__(self, limit: int = LOOKED_AT) -> None:
+        self.limit, self.stride, self.count = limit, 1, 0
+        self.kept: list[Any] = []
+
+    def add(self, thing: Any) -> None:
+        """See one more."""
+        if self.count % self.stride == 0:
+            self.kept.append(thing)
+        self.count += 1
+        if len(self.kept) > self.limit:
+            self.kept, self.stride = self.kept[::2], 2 * self.stride
+
+
+class Rehearsal:
+    """LLaVA's own preprocessing with the run's tokenizer and conversation template.
+
+    Args:
+        settings: the run's.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        from llava import conversation
+
+        version = settings["version"]
+        self.settings, self.tokenizer = settings, student_tokenizer(settings)
+        self.conversation = conversation.conv_templates.get(version, conversation.default_conversation)
+        self.content = AnswerContent(self.tokenizer, self.conversation.roles[1])
+        # LLaVA copies the tokenizer for each sample, which takes a second with a large vocabulary.
+        self._copied = copy.copy(self.tokenizer)
+        self._copied.__deepcopy__ = lambda _memo: self._copied
+
+    def labels(self, sample: dict[str, Any]) -> Tensor:
+        """(length,) of one sample, -100 where nothing is supervised; visual tokens are one place.
+
+        Raises:
+            Ego2ExoError: LLaVA cannot write it.
+        """
+        import llava.train.train as host
+        from llava import conversation
+
+        turns, visual = copy.deepcopy([sample["conversations"]]), "image" in sample or "video" in sample
+        args = SimpleNamespace(is_multimodal=True, mm_use_im_start_end=bool(self.settings["mm_use_im_start_end"]))
+        quiet = contextlib.redirect_stdout(io.StringIO())  # LLaVA prints each mismatch
+        try:
+            with substituted(conversation, default_conversation=self.conversation), placement_of(sample), quiet:
+                turns = host.preprocess_multimodal(turns, args) if visual else turns
+                return host.preprocess(turns, self._copied, has_image=visual)["labels"][0].long()
+        except Exception as error:
+            reason = f"{type(error).__name__} {error}".strip().splitlines()[0]
+            raise Ego2ExoError(
+                f"--version {self.settings['version']}: LLaVA cannot write the sample with the id {sample.get('id')!r} "
+                f"by this template and the tokenizer of {self.settings['model_name_or_path']} ({reason})",
+                "the conversation template that the base was trained with, and samples that it can write",
+                "give another --version, or mend the sample",
+            ) from error
+
+
+def student_tokenizer(settings: Settings) -> Any:
+    """The tokenizer as LLaVA's train script makes it, by letters in the base's path.
+
+    Raises:
+        Ego2ExoError: the base has none.
+    """
+    path, version = str(settings["model_name_or_path"]), settings["version"]
+    letters = path.lower()
+    if detect() == PYPI:
+        slow, side = "mpt" not in path, "right"
+    else:
+        mistral = any(part in letters for part in MISTRAL)
+        side = "left" if mistral else "right"
+        slow = not mistral and not any(part in letters for part in QWEN) and any(part in letters for part in LLAMA)
+    options: dict[str, Any] = {"use_fast": False} if slow else {}
+    tokenizer = read_tokenizer(path, model_max_length=settings["model_max_length"], padding_side=side, **options)
+    if version == "v0":
+        if tokenizer.pad_token is None:
+            tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    elif tokenizer.unk_token is not None or version == "v0.5" or detect() == PYPI:
+        tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer

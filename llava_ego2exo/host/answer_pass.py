@@ -47,6 +47,11 @@ class Seen:
         return self.labels[:, 1:] != IGNORE_INDEX  # type: ignore[index]
 
     @property
+    def cut(self) -> list[bool]:
+        """For each row whether it is as long as a row can be, so that its end may be missing."""
+        return [self.limit is not None and length >= self.limit for length in self.lengths]
+
+    @property
     def tokens(self) -> int:
         """How many tokens are supervised."""
         return int(self.supervised.sum())
@@ -100,8 +105,7 @@ def answers_of(seen: Seen) -> Answers:
     """The supervised tokens that a pass has shown."""
     rows, places = seen.supervised.nonzero(as_tuple=True)
     labels: Tensor = seen.labels  # type: ignore[assignment]
-    cut = [seen.limit is not None and length >= seen.limit for length in seen.lengths]
-    return Answers(labels[rows, places + 1], rows, places + 1, cut)
+    return Answers(labels[rows, places + 1], rows, places + 1, seen.cut)
 
 
 @dataclass

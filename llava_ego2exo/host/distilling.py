@@ -11,23 +11,27 @@ from torch import Tensor
 from ..config import DistillConfig
 from ..errors import Ego2ExoError
 from ..method.losses import distillation_sums
+from .answer_content import AnswerContent
 from .answer_pass import Answers, Seen, answer_pass, llava_model, watched
 from .tally import REFERENCE, Sums
 
 
-def plain_loss(model: Any, compute: Callable[[], tuple[Tensor, Any]]) -> tuple[Tensor, Sums]:
+def plain_loss(
+    model: Any, compute: Callable[[], tuple[Tensor, Any]], content: AnswerContent | None = None
+) -> tuple[Tensor, Sums]:
     """LLaVA's own loss, and its sums.
 
     Args:
         model: the LLaVA model, with or without PEFT's wrapper.
         compute: runs the (wrapped) model and returns its loss and outputs.
+        content: tells answers from the template around them; None: all that is supervised is an answer's.
 
     Returns:
         The loss as LLaVA computes it; zero with a gradient path where no token is supervised, which LLaVA makes nan.
     """
     with watched(llava_model(model)) as seen:
         loss, outputs = compute()
-    sums = _counted(seen)
+    sums = _counted(seen, content)
     if not sums.tokens:
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[1]
         return logits[..., :0].float().sum(), sums
@@ -35,12 +39,18 @@ def plain_loss(model: Any, compute: Callable[[], tuple[Tensor, Any]]) -> tuple[T
     return loss, sums
 
 
-def _counted(seen: Seen) -> Sums:
+def _counted(seen: Seen, content: AnswerContent | None) -> Sums:
     if seen.labels is None:
         raise Ego2ExoError("a training batch without labels", "batches of LLaVA's own collator")
-    each = seen.supervised.sum(dim=1).tolist()
+    supervised = seen.supervised
+    own = supervised if content is None else content.own(seen.labels[:, 1:])
+    each = supervised.sum(dim=1).tolist()
     return Sums(
-        tokens=sum(each), samples=len(each), positions=sum(seen.lengths), masked=sum(count == 0 for count in each)
+        tokens=sum(each),
+        samples=len(each),
+        positions=sum(seen.lengths),
+        masked=int((~own.any(dim=1)).sum()),
+        cut=sum(seen.cut),
     )
 
 
@@ -50,10 +60,11 @@ class Distiller:
     Args:
         config: weight and temperature.
         teacher: see :mod:`.kl_teachers`.
+        content: tells answers from the template around them; None: all that is supervised is an answer's.
     """
 
-    def __init__(self, config: DistillConfig, teacher: Any) -> None:
-        self.config, self.teacher = config, teacher
+    def __init__(self, config: DistillConfig, teacher: Any, content: AnswerContent | None = None) -> None:
+        self.config, self.teacher, self.content = config, teacher, content
 
     def loss(self, model: Any, call: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Tensor, Sums]:
         """The mean over answer tokens, and its sums.
@@ -79,7 +90,7 @@ class Distiller:
             return distillation_sums(head, hidden[order], labels, taught, self.config.kd_temperature)
 
         found, seen = answer_pass(inner, call, inputs, at_head)
-        sums = _counted(seen)
+        sums = _counted(seen, self.content)
         sums.kl_tokens, sums.left_out = counts[-1]
         sums.ce, sums.kl = found.detach().tolist()
         return (found[0] + self.config.kd_weight * found[1]) / max(sums.tokens, 1), sums

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from ..config import DistillConfig
+from .answer_content import AnswerContent
 from .distilling import Distiller, plain_loss, referred
 from .kl_teachers import build_teacher
 from .loss_plots import plot_losses
 from .tally import REFERENCE, Steps, Sums, correct_gradients
+
+
+def answer_content(trainer: Any) -> AnswerContent | None:
+    """Of a trainer's tokenizer and LLaVA's current template; None where it was made without a tokenizer."""
+    from llava import conversation
+
+    tokenizer = getattr(trainer, "processing_class", None) or getattr(trainer, "tokenizer", None)
+    return None if tokenizer is None else AnswerContent(tokenizer, conversation.default_conversation.roles[1])
 
 
 def distilling(llava_trainer: type) -> type:
@@ -38,7 +48,8 @@ def distilling(llava_trainer: type) -> type:
             config = DistillConfig.from_object(self.args)
             for name, value in config.to_dict().items():
                 setattr(self.model.config, name, value)
-            self.distiller = Distiller(config, build_teacher(config, self)) if config.on else None
+            self.content = answer_content(self)
+            self.distiller = Distiller(config, build_teacher(config, self), self.content) if config.on else None
             self.steps = Steps(self.args.gradient_accumulation_steps)
             self.add_callback(Begins(self))
             self.sums, self.unlogged, self.whole = Sums(), Sums(), Sums()
@@ -59,7 +70,7 @@ def distilling(llava_trainer: type) -> type:
             if self.split > 1 and not self.exact and self.is_world_process_zero():
                 reason = "under DeepSpeed" if self.is_deepspeed_enabled else "with label smoothing or DataParallel"
                 text = "the loss is the mean over small batches of their means, not over the global batch's tokens"
-                print(f"ego2exo: {reason} {text}", flush=True)  # noqa: T201
+                self._tell([f"{reason} {text}"])
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             """One small batch; its sums are kept until the optimizer steps."""
@@ -68,8 +79,8 @@ def distilling(llava_trainer: type) -> type:
             if self.distiller is not None:
                 loss, sums = self.distiller.loss(self.model, model, inputs)
             else:
-                plain = super().compute_loss
-                loss, sums = plain_loss(self.model, lambda: plain(model, inputs, return_outputs=True, **kwargs))
+                plain = functools.partial(super().compute_loss, model, inputs, return_outputs=True, **kwargs)
+                loss, sums = plain_loss(self.model, plain, self.content)
             self.sums.add(sums)
             return referred(loss, sums) if self.exact else loss
 
@@ -86,6 +97,8 @@ def distilling(llava_trainer: type) -> type:
             total, self.sums = self.sums, Sums()
             if self.args.world_size > 1:
                 total = total.over_processes(self.args.device)
+            if not self.whole.samples:
+                self._tell([f"first batch: {line}" for line in total.short()])
             self.unlogged.add(total)
             self.whole.add(total)
             if not self.exact:
@@ -107,12 +120,21 @@ def distilling(llava_trainer: type) -> type:
             super().log(logs, *args, **kwargs)
 
         def train(self, *args: Any, **kwargs: Any) -> Any:
-            """The host's; then the plots, and what had to be left out."""
+            """The host's; then the plots, and what had to be left out.
+
+            Raises:
+                Ego2ExoError: no sample had anything left of its answers.
+            """
             result = super().train(*args, **kwargs)
+            self._tell(self.whole.told(self.distiller is not None))
+            self.whole.require_lessons()
             if self.is_world_process_zero():
-                told = self.whole.told(self.distiller is not None)
-                for line in [*told, plot_losses(self.state.log_history, self.args.output_dir)]:
-                    print(f"ego2exo: {line}", flush=True)  # noqa: T201
+                self._tell([plot_losses(self.state.log_history, self.args.output_dir)])
             return result
+
+        def _tell(self, lines: list[str]) -> None:
+            if self.is_world_process_zero():
+                for line in lines:
+                    print(f"ego2exo: {line}", flush=True)  # noqa: T201
 
     return DistillingTrainer

@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 
+from ..errors import Ego2ExoError
+
 # Any number serves; near a batch's tokens it keeps float16 in range, and a power of two rounds nothing.
 REFERENCE = 256.0
+_LONGER = "raise --model_max_length, or take fewer frames (--frames_upbound, --video_fps)"
 
 
 @dataclass
@@ -29,7 +32,8 @@ class Sums:
         left_out: the ones that should have a KL and have none, because a row was cut or tokens were not found.
         samples: rows.
         positions: of the expanded rows, padding left out.
-        masked: rows without any answer token.
+        masked: rows without any token of an answer's own text: they teach nothing.
+        cut: rows that are as long as a row can be, so that their end is missing.
     """
 
     ce: float = 0.0
@@ -40,6 +44,7 @@ class Sums:
     samples: float = 0.0
     positions: float = 0.0
     masked: float = 0.0
+    cut: float = 0.0
 
     def add(self, other: Sums) -> None:
         """Add another's sums to these."""
@@ -56,13 +61,34 @@ class Sums:
         torch.distributed.all_reduce(values)
         return Sums(*values.tolist())
 
+    def short(self) -> list[str]:
+        """Samples that were cut, and those that taught nothing, in words."""
+        lines = []
+        if self.cut:
+            lines.append(f"{self.cut:.0f} of {self.samples:.0f} samples were cut at --model_max_length; {_LONGER}")
+        if self.masked:
+            lines.append(f"{self.masked:.0f} of {self.samples:.0f} samples had no token of an answer left")
+        return lines
+
+    def require_lessons(self) -> None:
+        """Refuse to end a run in which no sample taught anything as if it had gone well.
+
+        Raises:
+            Ego2ExoError: there were samples, and none had a token of its answers left.
+        """
+        if self.samples and self.masked == self.samples:
+            raise Ego2ExoError(
+                f"all {self.samples:.0f} samples of this run taught nothing: no token of their answers was left; "
+                f"{self.cut:.0f} of them were cut at --model_max_length, and the model is not saved",
+                "samples whose answers are left",
+                _LONGER if self.cut else "give --version the conversation template that the base was trained with",
+            )
+
     def told(self, distilling: bool) -> list[str]:
         """What of a run had to be left out, in words."""
-        lines = []
+        lines = self.short()
         if distilling and not self.kl_tokens:
             lines.append("no answer token had a KL in this run")
-        if self.masked:
-            lines.append(f"{self.masked:.0f} of {self.samples:.0f} samples had no answer token left and taught nothing")
         if self.left_out:
             lines.append(
                 f"{self.left_out:.0f} of {self.tokens:.0f} answer tokens had no KL though their sample has a teacher: "

@@ -34,9 +34,9 @@ def distil(world, train, tmp_path):
     """A run on pairs; the LoRA weights start the same each time."""
     data = write_json(tmp_path / "pairs.json", distilling_samples(world))
 
-    def run(name="s", **flags):
+    def run(name="s", kind="llama", **flags):
         torch.manual_seed(0)
-        return train(tmp_path / name, **{"data_path": data, **PLAIN, "num_train_epochs": 1, **flags})
+        return train(tmp_path / name, kind, **{"data_path": data, **PLAIN, "num_train_epochs": 1, **flags})
 
     return run
 
@@ -244,11 +244,26 @@ def test_a_masked_batch_is_harmless(flags, distil):
     assert all(g is not None and torch.equal(g, torch.zeros_like(g)) for g in gradients)
 
 
-def test_a_run_of_masked_samples_goes_through_and_says_so(distil, capsys):
-    """Rows so short that LLaVA cuts every answer off."""
-    trainer = distil(**KL, model_max_length=30)
-    assert losses(trainer) == [0] and history(trainer, "loss_kl") == [0]
-    assert "4 of 4 samples had no answer token left" in capsys.readouterr().out
+@pytest.mark.parametrize("flags", [{}, KL], ids=["ce", "kl"])
+def test_a_run_of_masked_samples_is_an_error(flags, distil, kinds, world, capsys, tmp_path):
+    """Rows so short that LLaVA cuts every answer off, though template tokens of the prompt are left."""
+    with pytest.raises(Ego2ExoError, match="all 4 samples .*4 of them were cut at --model_max_length.*raise"):
+        distil(kind=kinds[-1], **flags, model_max_length=30)
+    told = capsys.readouterr().out
+    for line in ("4 of 4 samples had no token of an answer left", "4 of 4 samples were cut at --model_max_length"):
+        assert f"ego2exo: first batch: {line}" in told and f"ego2exo: {line}" in told
+    assert not (tmp_path / "s" / "config.json").exists()
+
+
+def test_samples_that_lose_their_answer_are_counted(distil, kinds, world, capsys, tmp_path):
+    samples = distilling_samples(world)
+    samples[1]["conversations"][0]["value"] += " What moves?" * 60
+    whole = distil("whole", kind=kinds[-1], max_steps=1)
+    limit = max(whole.train_dataset[row]["labels"].numel() for row in (0, 2, 3)) + 4 * 16 + 8
+    assert "--model_max_length" not in capsys.readouterr().out
+    distil(kind=kinds[-1], data_path=write_json(tmp_path / "long.json", samples), model_max_length=limit)
+    told = capsys.readouterr().out
+    assert "1 of 4 samples had no token of an answer left" in told and "1 of 4 samples were cut" in told
 
 
 def test_rows_that_are_cut_use_their_common_head(distil, capsys):

@@ -37,6 +37,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--view", choices=("exo", "ego", "both"), default="exo", help=view)
     group.add_argument("--categories", metavar="NAME", nargs="+", default=[], help="ask about these alone")
     group.add_argument("--limit", type=int, default=0, metavar="N", help="ask the first N questions alone")
+    clips = "length of the clips in which adlx-tsu-desc has its videos described (default: 1)"
+    group.add_argument("--clip-seconds", type=float, default=1.0, metavar="S", help=clips)
     bad = "malformed rows of the data that may be left out; they are listed (default: 0)"
     group.add_argument("--max-bad-rows", type=int, default=0, metavar="N", help=bad)
     check = "read and check data (and videos, where given) without a model, and print what is there"
@@ -181,7 +183,7 @@ def _ask(args: argparse.Namespace) -> tuple[str, int]:
     same = (
         "benchmark", "data", "videos", "out", "view", "limit", "template", "dtype", "bits", "frames_upbound",
         "video_fps", "force_sample", "time_instruction", "max_new_tokens", "batch_size", "workers", "max_failures",
-        "max_bad_rows", "compare_to",
+        "max_bad_rows", "compare_to", "clip_seconds",
     )  # fmt: skip
     values: dict[str, Any] = {name: getattr(args, name) for name in same}
     job = Job(

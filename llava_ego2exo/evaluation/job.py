@@ -48,6 +48,7 @@ class Job:
         modes: "generate", "likelihood" or both.
         view: "exo", "ego" or "both", for benchmarks with two cameras.
         categories: those to ask about; none: all.
+        clip_seconds: length of the clips in which long videos are described (TSU-Description).
         limit: ask the first so many questions only; 0: all.
         parser: what reads replies, see `parsers.PARSERS`.
         template: LLaVA's conversation template; None: that of each checkpoint's class where only one fits.
@@ -74,6 +75,7 @@ class Job:
     modes: tuple[str, ...] = (GENERATE,)
     view: str = "exo"
     categories: tuple[str, ...] = ()
+    clip_seconds: float = 1.0
     limit: int = 0
     parser: str = "strict"
     template: str | None = None
@@ -97,6 +99,8 @@ class Job:
             if getattr(self, name) < value:
                 given = f"--{name.replace('_', '-')} {getattr(self, name)}"
                 raise Ego2ExoError(given, f"{value} or more", "mend this flag")
+        if not 0.1 <= self.clip_seconds <= 3600:
+            raise Ego2ExoError(f"--clip-seconds {self.clip_seconds}", "0.1 to 3600", "mend this flag")
         allowed = {"view": VIEWS, "parser": tuple(PARSERS)}
         for name, values in allowed.items():
             if getattr(self, name) not in values:

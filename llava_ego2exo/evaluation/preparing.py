@@ -122,7 +122,7 @@ def _items(job: Job) -> tuple[list[Item], Read]:
             f"at most {job.max_failures} (--max-failures)",
             "mend --videos, or allow as many failures; each counts as wrong",
         )
-    return split_long(items), read
+    return split_long(items, job.clip_seconds), read
 
 
 def _settled(model: Model) -> Model:
@@ -152,6 +152,7 @@ def _manifest(job: Job, models: Sequence[Model], settings: Mapping[str, Settings
         "benchmark": job.benchmark,
         "data": {"file": read.path.name, "sha256": file_hash(str(read.path)), "rows left out": list(read.bad)},
         "videos": job.videos, "views": list(job.views), "categories": list(job.categories), "limit": job.limit,
+        "clip seconds": job.clip_seconds,
         "prompt": prompts.VERSION, "modes": list(job.modes), "parser": job.parser, "batch size": job.batch_size,
         "judge settings": job.judge and job.judge.to_dict(),
         "models": [
@@ -166,7 +167,7 @@ def _manifest(job: Job, models: Sequence[Model], settings: Mapping[str, Settings
 
 
 # What replies in one folder must share; a model that has replied here must be the same and asked the same way.
-_BOUND = ("benchmark", "data", "prompt")
+_BOUND = ("benchmark", "data", "prompt", "clip seconds")
 
 
 def _joined(folder: Path, new: dict[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,10 @@ class Setting:
     def write(self, rows) -> None:
         self.data.write_text(json.dumps(rows))
 
+    def rename(self, name: str) -> None:
+        """Give the data the name of another benchmark's file."""
+        self.data = self.data.rename(self.root / name)
+
     def command(self, out: str = "out", **flags) -> list[str]:
         """Flags override; None leaves one out, True gives it without value, a list gives it several times."""
         values = {

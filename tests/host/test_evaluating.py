@@ -269,3 +269,35 @@ def test_provenance_says_what_numbers_depend_on(setting):
     assert len(model["checkpoint"]) == 32 and len(about["data"]["sha256"]) == 64
     assert model["attention"] in ("sdpa", "eager")
     assert about["versions"]["torch"] and about["prompt"] and about["parser"] == "strict"
+
+
+class TestDescriptions:
+    """Rows of Charades-Description, and a video of TSU-Description described clip by clip; nobody judges here."""
+
+    def test_replies_are_stored_and_marks_are_missing(self, setting):
+        rows = [{"video_name": "t0_exo1", "Q": "What happens?", "A": "A block moves.", "cons_Q1": "What is seen?",
+                 "cons_Q2": "What goes on?", "cons_A": "A block moves."}]  # fmt: skip
+        setting.write(rows)
+        setting.rename("Charades-Description.json")
+        assert setting.eval(benchmark="adlx-charades-desc") == 0
+        (row,) = setting.results()
+        assert row["state"] == "unjudged" and len(row["replies"]) == 3 and row["marks"] == {}
+        assert "no judge" in row["error"]
+        whole = [one for one in setting.metrics()["descriptions"] if one["aspect"] == "correctness"]
+        assert whole and all(one["judged"] == 0 and one["missing"] == 1 for one in whole)
+
+    def test_a_long_video_is_described_in_clips(self, setting):
+        setting.write({"t0_exo1": "A block moves.", "t1_exo1": "A block moves."})
+        setting.rename("TSU-Description.json")
+        assert setting.eval(benchmark="adlx-tsu-desc") == 0
+        # Two frames a second; the clips have four and five frames.
+        assert [len(row["replies"]) for row in setting.results()] == [2, 3]
+        assert setting.eval("long", benchmark="adlx-tsu-desc", clip_seconds=60) == 0
+        assert [len(row["replies"]) for row in setting.results("long")] == [1, 1]
+        assert setting.eval(benchmark="adlx-tsu-desc", clip_seconds=60) == 1
+
+    def test_likelihood_has_no_options_to_compare(self, setting, no_model, capsys):
+        setting.write({"t0_exo1": "A block moves."})
+        no_model()
+        assert setting.eval(benchmark="adlx-tsu-desc", mode="likelihood") == 1
+        assert "whose questions have no options" in error_of(capsys)

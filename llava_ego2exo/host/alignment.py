@@ -53,22 +53,23 @@ Turn = dict[str, Any]
 
 def align_turns(
     student: Answers, rows: list[int], turns: list[list[Turn]]
-) -> tuple[Tensor, list[tuple[Turn, int]], int]:
+) -> tuple[Tensor, list[tuple[Turn, slice]], int]:
     """Find stored answers inside the supervised tokens.
 
     LLaVA supervises an answer together with tokens of the conversation template around it. A stored answer is looked
     for as one unbroken run of its row's supervised tokens, behind the turn before it; at the end of a row that was cut,
-    its head is enough. An answer whose text makes other tokens than the teacher wrote (the same letters can be cut in
-    other ways) is not found, and has no KL.
+    its head is enough. Of an answer that differs in the blanks at its beginning alone, all but the first tokens are
+    found. One whose text makes other tokens than the teacher wrote (the same letters can be cut in other ways) is not
+    found, and has no KL.
 
     Args:
         student: the student's answer tokens.
         rows: the rows with stored answers.
-        turns: for each its turns in order, `tokens` (T,) among their arrays.
+        turns: for each its turns in order, with `tokens` (T,) and perhaps what :func:`beginnings` gives.
 
     Returns:
-        Where in the student's tokens the found ones stand (M,), the turns with how many tokens of each, in the same
-        order, and how many tokens of stored answers were not found.
+        Where in the student's tokens the found ones stand (M,), the turns with which tokens of each, in the same order,
+        and how many tokens of stored answers were not found.
     """
     ours, parts, left_out = [student.tokens[:0]], [], 0
     for row, stored in zip(rows, turns, strict=True):
@@ -76,14 +77,48 @@ def align_turns(
         text = Row(student.tokens[mine].tolist(), student.places[mine].tolist(), student.cut[row])
         cursor = 0
         for turn in stored:
-            wanted = turn["tokens"].tolist()
-            start, count = text.find(wanted, cursor)
-            left_out += len(wanted) - count
+            start, part = find_turn(text, turn, cursor)
+            count = part.stop - part.start
+            left_out += len(turn["tokens"]) - count
             if count:
                 cursor = start + count
                 ours.append(mine[start:cursor])
-                parts.append((turn, count))
+                parts.append((turn, part))
     return torch.cat(ours), parts, left_out
+
+
+def beginnings(tokens: list[int], tokenizer: Any) -> list[tuple[int, list[int]]]:
+    """How a stored answer may begin once blanks before its first letter are gone, as they are in a training file.
+
+    Args:
+        tokens: the answer's.
+        tokenizer: the student's.
+
+    Returns:
+        How many of the tokens are written otherwise, and the tokens in their place; those that keep most first, none
+        where the answer begins without a blank.
+    """
+    blank = 0
+    while blank < len(tokens) and not tokenizer.decode([tokens[blank]]).strip():
+        blank += 1
+    found: list[tuple[int, list[int]]] = [(skip, []) for skip in range(1, blank + 1)]
+    text = tokenizer.decode([tokens[blank]]) if blank < len(tokens) else ""
+    if text != text.lstrip():
+        found.append((blank + 1, tokenizer(text.lstrip(), add_special_tokens=False).input_ids))
+    return found
+
+
+def find_turn(row: Row, turn: Turn, cursor: int) -> tuple[int, slice]:
+    """Where a stored answer stands at or behind `cursor`, and which of its tokens; an empty slice where it does not."""
+    wanted = turn["tokens"].tolist()
+    for skip, head in [(0, []), *turn.get("beginnings", [])]:
+        # Behind a blank, an end token alone would be found after any turn.
+        if skip and len(head) + len(wanted) - skip < 2:
+            continue
+        start, count = row.find([*head, *wanted[skip:]], cursor)
+        if count > len(head):
+            return start + len(head), slice(skip, skip + count - len(head))
+    return cursor, slice(0, 0)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ..config import PREFIX, DistillConfig, Ego2ExoConfig, other_settings
 from ..errors import Ego2ExoError
 from ..registry import TRAINERS
 from ..runs.outputs import require_folder
+from ..runs.ranks import is_first
 from . import llava_arch
 from .checkpoints import latest_checkpoint
 from .class_letters import check_class
@@ -57,8 +58,19 @@ def check_run(settings: Settings) -> DistillConfig:
     check_data(settings, flags, samples, looked.add)
     if samples is not None:
         samples.finish()
-    check_lessons(settings, Rehearsal(settings), looked.kept)
+    _rehearse(settings, distilling, looked.kept)
     return distilling
+
+
+def _rehearse(settings: Settings, distilling: DistillConfig, samples: list[dict[str, Any]]) -> None:
+    rehearsal = Rehearsal(settings)
+    check_lessons(settings, rehearsal, samples)
+    if distilling.on and distilling.kind == "cached":
+        from .stored_answers import require_found
+
+        text = require_found(str(distilling.answers), samples, rehearsal)
+        if is_first():
+            print(f"ego2exo: {text}", flush=True)  # noqa: T201
 
 
 class _Attributes:

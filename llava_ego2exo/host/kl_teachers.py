@@ -69,7 +69,7 @@ class Stored:
         ours, parts, left_out = align_turns(answers, self.rows, self.turns)
         if not parts:
             return ours, None, left_out
-        ids, logits = (torch.cat([turn[name][:count] for turn, count in parts]) for name in ("ids", "logits"))
+        ids, logits = (torch.cat([turn[name][part] for turn, part in parts]) for name in ("ids", "logits"))
         return ours, TopKTeacher(ids.to(ours.device, torch.int64), logits.to(ours.device)), left_out
 
 

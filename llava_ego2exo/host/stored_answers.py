@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+
 from ..errors import Ego2ExoError
+from .alignment import Row, beginnings, find_turn
+from .rehearsal import Rehearsal
 from .stored_logits import is_key, read_logits
+from .teacher_data import has_teacher
 
 
 class StoredAnswers:
@@ -51,6 +56,49 @@ class StoredAnswers:
             yield f"answer {key} has another k than those before it: {sorted(self._widths)}"
         elif _letters(self.tokenizer.decode(arrays["tokens"].tolist(), skip_special_tokens=True)) != _letters(answer):
             yield f"answer {key} is another text than the sample's, or of another tokenizer"
+
+
+def count_found(folder: str, samples: Sequence[dict[str, Any]], rehearsal: Rehearsal) -> tuple[int, int]:
+    """Of how many answers the stored tokens stand in what the student will read, and how many answers there are.
+
+    Args:
+        folder: the answers folder.
+        samples: without fault.
+        rehearsal: of the run.
+
+    Raises:
+        Ego2ExoError: LLaVA cannot write a sample.
+    """
+    found = total = 0
+    for sample in filter(has_teacher, samples):
+        labels = rehearsal.labels(sample)
+        places = (labels >= 0).nonzero()[:, 0]
+        row, cursor = Row(labels[places].tolist(), places.tolist(), cut=False), 0
+        for key in sample["answer_keys"]:
+            tokens = torch.from_numpy(read_logits(folder, key)["tokens"])
+            turn = {"tokens": tokens, "beginnings": beginnings(tokens.tolist(), rehearsal.tokenizer)}
+            start, part = find_turn(row, turn, cursor)
+            cursor = start + part.stop - part.start if part.stop > part.start else cursor
+            found += part.stop > part.start
+            total += 1
+    return found, total
+
+
+def require_found(folder: str, samples: Sequence[dict[str, Any]], rehearsal: Rehearsal) -> str:
+    """How many answers will have a KL, in words.
+
+    Raises:
+        Ego2ExoError: none of those looked at.
+    """
+    found, total = count_found(folder, samples, rehearsal)
+    text = f"KL found for {found} of {total} answers looked at"
+    if total and not found:
+        raise Ego2ExoError(
+            f"{text}: as the student reads them, they are other tokens than the teacher wrote in {folder}",
+            "answers that the student's tokenizer and --version cut as the teacher did",
+            "take the teacher's own base as student, or its checkpoint as --ego2exo_teacher, or --ego2exo_kd_weight 0",
+        )
+    return text
 
 
 def _letters(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import DistillConfig
+from .alignment import beginnings
 from .context import DISTILL
 from .stored_logits import read_logits
 
@@ -36,7 +37,7 @@ def _taught(base: type, config: DistillConfig) -> type:
             if not has_teacher(sample):
                 return item
             if config.kind == "cached":
-                return {**item, "teacher": [_tensors(config, key) for key in sample["answer_keys"]]}
+                return {**item, "teacher": [_turn(config, key, self.tokenizer) for key in sample["answer_keys"]]}
             self.list_data_dict[index] = {**sample, "video": sample["ego_video"]}
             try:
                 return {**item, "teacher": super().__getitem__(index)}
@@ -47,10 +48,11 @@ def _taught(base: type, config: DistillConfig) -> type:
     return TaughtDataset
 
 
-def _tensors(config: DistillConfig, key: str) -> dict[str, Any]:
+def _turn(config: DistillConfig, key: str, tokenizer: Any) -> dict[str, Any]:
     import torch
 
-    return {name: torch.from_numpy(value) for name, value in read_logits(str(config.answers), key).items()}
+    arrays = {name: torch.from_numpy(value) for name, value in read_logits(str(config.answers), key).items()}
+    return {**arrays, "beginnings": beginnings(arrays["tokens"].tolist(), tokenizer)}
 
 
 def _collating(collate: Callable[..., dict[str, Any]], config: DistillConfig) -> Callable[..., dict[str, Any]]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -281,6 +282,27 @@ def test_rows_that_are_cut_use_their_common_head(distil, capsys):
     trainer.model.config.tokenizer_model_max_length = 4096
     _, sums = trainer.distiller.loss(trainer.model, trainer.model, batch_of(trainer, [2]))
     assert sums.left_out == 0
+
+
+def test_stored_answers_whose_first_token_had_a_blank(distil, kinds, world, tmp_path, capsys):
+    """The first token alone has no KL, as its logits are those of another token's place."""
+    from llava_ego2exo.host.teacher_checks import read_tokenizer
+
+    kind = kinds[-1]
+    tokenizer, samples, kept = read_tokenizer(str(world.base(kind))), distilling_samples(world), 0
+    for sample in samples:
+        answer = sample["conversations"][1]["value"]
+        tokens = tokenizer(f"\n {answer}", add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+        shape = (len(tokens), 3)
+        write_logits(tmp_path / "answers", key_of(answer), tokens, np.zeros(shape, int) + range(3), np.zeros(shape))
+        sample["answer_keys"] = [key_of(answer)]
+        text = f" {answer}" if kind == "llama" else answer  # the Vicuna template writes a blank before an answer
+        kept += len(tokenizer(text, add_special_tokens=False).input_ids) + 1
+    data = write_json(tmp_path / "stored.json", samples)
+    cached = {"ego2exo_teacher": "cached", "ego2exo_answers": tmp_path / "answers"}
+    trainer = distil(kind=kind, data_path=data, **KL, **cached)
+    assert "ego2exo: KL found for 4 of 4 answers looked at" in capsys.readouterr().out
+    assert kept - 4 <= history(trainer, "kl_tokens")[0] <= kept and history(trainer, "loss_kl")[0] > 0
 
 
 def test_no_full_logits_exist_in_a_step(distil, monkeypatch):

@@ -190,6 +190,24 @@ def test_stored_logits_that_do_not_fit(stored, refused):
     refused("holds no top_k folder", samples, **cached)
 
 
+def test_answers_that_the_student_reads_as_other_tokens(stored, world, refused, capsys):
+    from llava_ego2exo.host.teacher_checks import read_tokenizer
+
+    folder, samples = stored
+    tokenizer = read_tokenizer(str(world.base()))
+    for number, answer in enumerate(ANSWERS):
+        letters = [tokenizer(letter, add_special_tokens=False).input_ids for letter in answer.replace(" ", "")]
+        tokens = [token for part in letters for token in part] + [tokenizer.eos_token_id]
+        shape = (len(tokens), 3)
+        if number:
+            write_logits(folder, key_of(answer), tokens, np.zeros(shape, int), np.zeros(shape, np.float16))
+    cached = {"ego2exo_teacher": "cached", "ego2exo_answers": folder}
+    with pytest.raises(AssertionError, match="weights were loaded"):
+        refused("", samples, **cached)
+    assert "ego2exo: KL found for 1 of 4 answers looked at" in capsys.readouterr().out
+    refused("KL found for 0 of 3 answers looked at.*other tokens.*--ego2exo_kd_weight 0", samples[1:], **cached)
+
+
 def test_values_are_checked_by_the_dataclass_alone():
     assert DistillConfig() == DistillConfig.from_object(object()) and not DistillConfig().on
     assert DistillConfig(kd_weight=1, teacher="x/y", teacher_base="z").kind == "path"

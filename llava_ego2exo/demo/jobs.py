@@ -1,4 +1,4 @@
-"""Commands in processes of their own, as many at once as there are cores."""
+"""Commands in processes of their own, as many at once as keep every core busy."""
 
 from __future__ import annotations
 
@@ -54,14 +54,15 @@ def run_all(jobs: Iterable[Job], say: Callable[[str], None], at_once: int | None
     Args:
         jobs: in this order, a job that waits for another one being passed over until then.
         say: prints one line.
-        at_once: processes at the same time, one thread each; None takes the number of cores.
+        at_once: processes at the same time, one thread each; None takes one more than there are cores.
         every: seconds between two lines of progress.
 
     Raises:
         Ego2ExoError: a command failed; the others are ended, and the end of its output is in the message.
     """
     waiting, running, done, told = list(jobs), [], set(), time.monotonic()
-    at_once = at_once or len(os.sched_getaffinity(0))
+    # Three alike on two cores end together, sooner than two of them and then the third on one core alone.
+    at_once = at_once or len(os.sched_getaffinity(0)) + 1
     try:
         while waiting or running:
             for job in [job for job in waiting if job.needs <= done][: at_once - len(running)]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import Ego2ExoError
 from .asking import load, prompt
 from .classes import torch_dtype
+from .context_length import positions, require_room
 from .patchboard import substituted
 from .sharing import shared_encoding
 from .templates import stop_ids
@@ -47,7 +48,7 @@ class Teacher:
         top_k: how many of the likeliest tokens to keep at each place; 0: none.
 
     Raises:
-        Ego2ExoError: the vocabulary is smaller than `top_k`.
+        Ego2ExoError: the vocabulary is smaller than `top_k`, or answers leave no room for what is asked.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Teacher:
         size = self.model.config.vocab_size
         if top_k > size:
             raise Ego2ExoError(f"--top-k {top_k}", f"at most {size}, the vocabulary", "give a smaller one")
+        require_room(self.model.config.to_dict(), max_new_tokens)
 
     def preprocess(self, frames: Any) -> Tensor:
         """Frames (T, H, W, 3) uint8 as the vision tower takes them, (T, 3, H, W)."""
@@ -106,10 +108,9 @@ class Teacher:
     def room(self) -> int:
         """Most positions of a prompt with its video: what LLaVA does not cut off, and what leaves room to answer."""
         config = self.model.config
-        scaling = getattr(config, "rope_scaling", None) or {}
-        context = getattr(config, "max_position_embeddings", None)
+        context = positions(config.to_dict())
         limits = [getattr(config, "tokenizer_model_max_length", None)]
-        limits += [int(context * (scaling.get("factor") or 1)) - self.max_new_tokens] if context else []
+        limits += [context - self.max_new_tokens] if context else []
         return min((limit for limit in limits if limit is not None), default=2**31)
 
     def _generate(self, clips: Sequence[Tensor], questions: Sequence[Sequence[str]]) -> list[Said]:

@@ -18,7 +18,7 @@ def sample_batches(batches: Sequence[tuple[Task, ...]], clips: int, size: int) -
 
 
 def estimate(top_k: int, batches: Sequence[tuple[Task, ...]], tallies: Sequence[Tally]) -> str:
-    """Hours, tokens and bytes for the clips that are left.
+    """Time, tokens and bytes for the clips that are left.
 
     Args:
         top_k: logits kept for each token.
@@ -31,17 +31,23 @@ def estimate(top_k: int, batches: Sequence[tuple[Task, ...]], tallies: Sequence[
     left = sum(map(len, batches)) - asked
     per_clip = seconds / max(clips, 1)
     tokens = left * sum(tally.tokens for tally in tallies) / max(asked, 1)
-    hours = left * per_clip / len(tallies) / 3600
-    lines = [
-        f"timed {clips} clip(s): {per_clip:.3g} s a clip on each of {len(tallies)} process(es)",
-        f"left: {left} clips, about {hours:.3g} hours and {tokens:,.0f} tokens",
-    ]
+    lines = [f"timed {clips} clip(s): {per_clip:.3g} s a clip on each of {len(tallies)} process(es)"]
+    if not left:
+        return "\n".join([*lines, "left: nothing, these were all"])
+    lines.append(f"left: {left} clips, about {_duration(left * per_clip / len(tallies))} and {tokens:,.0f} tokens")
     if top_k:
         lines.append(f"top-k logits of these: about {tokens * top_k * _BYTES_PER_LOGIT / 1e9:.3g} GB")
     failed = sum(len(tally.failures) for tally in tallies)
     if failed:
         lines.append(f"{failed} of the clips failed; run without --estimate to have them listed")
     return "\n".join([*lines, "answers so far are kept: the same command without --estimate goes on from here"])
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {name}"
+    return f"{seconds:.2g} seconds"
 
 
 def _steady(tally: Tally) -> tuple[int, float]:

@@ -124,6 +124,6 @@ def check_videos(pairs: Sequence[Pair], answers: Sequence[Answer], folder: str, 
     faults.add(
         [f"{pair.segment}: {pair.ego}" for pair in changed],
         "ego video(s) are not those that the teacher saw",
-        "run `llava-ego2exo teach` again, which answers the changed ones alone",
+        "run `llava-ego2exo teach` again, which asks about the changed ones, with the other clips of their batches",
     )
     return sorted(set(parts) & {pair.segment for pair in pairs})

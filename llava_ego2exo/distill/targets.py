@@ -13,6 +13,7 @@ from ..errors import Ego2ExoError
 from ..runs.files import write_whole
 from .draws import draw, shuffle_key
 from .mixing import relative_to
+from .quality import CUT
 
 if TYPE_CHECKING:
     from .answers import Answer
@@ -79,7 +80,13 @@ def make_samples(pairs: Sequence[Pair], answers: Sequence[Answer], choices: Choi
     _count(samples, tally)
     if not samples:
         reasons = ", ".join(f"{reason} {len(names)}" for reason, names in tally.dropped.items()) or "none was given"
-        raise Ego2ExoError(f"no answer is left to train on (left out: {reasons})", "", "look at the teacher's answers")
+        longer = "; for longer answers let `llava-ego2exo teach` ask with a larger --max-new-tokens into a new --out"
+        raise Ego2ExoError(
+            f"no answer is left to train on (left out: {reasons})",
+            "one answer or more that is not left out",
+            "look at the teacher's answers, and give --flagged keep to train on flagged ones as they are"
+            + (longer if CUT in tally.dropped else ""),
+        )
     return samples, tally
 
 

@@ -71,19 +71,21 @@ def _finish(
 ) -> str:  # fmt: skip
     failures = [*prepared.lost, *(failure for tally in tallies for failure in tally.failures)]
     asked = sum(tally.clips for tally in tallies)
-    if job.estimate and asked < sum(map(len, batches)):
-        return estimate(job.top_k, batches, tallies)
+    timed = estimate(job.top_k, batches, tallies) if job.estimate and asked else ""
+    if timed and asked < sum(map(len, batches)):
+        return timed
     order = {pair.segment: number for number, pair in enumerate(prepared.pairs)}
     failures.sort(key=lambda failure: order[failure["segment"]])
     finished = finish_folder(Path(job.out), prepared.plan, prepared.chosen, prepared.pairs)
     write_failures(Path(job.out), failures)
-    text = _report(job, prepared, finished, tallies)
+    text = "\n".join([*filter(None, [timed]), _report(job, prepared, finished, tallies)])
     if len(failures) > job.max_failures:
         print(text, flush=True)  # noqa: T201
         raise Ego2ExoError(
             f"{len(failures)} clip(s) failed, all others are answered: {listed([named(f) for f in failures], 10)}",
             f"at most {job.max_failures} (--max-failures)",
-            f"mend these clips and run the same command again, which asks about them alone ({job.out}/failures.json)",
+            f"mend these clips ({job.out}/failures.json) and run the same command again, which asks about them, with "
+            "the other clips of their batches",
         )
     return "\n".join([text, *(f"failed, allowed: {named(failure)}" for failure in failures)])
 
@@ -96,6 +98,11 @@ def _report(job: Job, prepared: Prepared, finished: Finished, tallies: Sequence[
     if finished.flags:
         counts = ", ".join(f"{flag} {count}" for flag, count in sorted(finished.flags.items()))
         lines.append(f"flagged, and left out of training files unless asked for: {counts}")
+    if 2 * finished.flags.get("cut", 0) > finished.answers:
+        lines.append(
+            f"most answers were cut at --max-new-tokens {job.max_new_tokens}: for longer ones give a larger number, "
+            "with a new --out"
+        )
     if finished.others:
         lines.append(f"kept beside: {finished.others} answer(s) of other splits or of segments that the pairs lack")
     if finished.dropped:

@@ -278,7 +278,11 @@ def test_an_answer_with_a_placeholder_is_never_used(material, flagged, capsys):
 def test_nothing_left(material, capsys):
     for record in material.records:
         record["flags"] = ["repeats"]
-    assert "no answer is left to train on (left out: repeats 12)" in material.fail(capsys=capsys)
+    error = material.fail(capsys=capsys)
+    assert "no answer is left to train on (left out: repeats 12)" in error and "give --flagged keep" in error
+    assert "--max-new-tokens" not in error
+    material.records[3]["flags"] = ["cut"]
+    assert "larger --max-new-tokens into a new --out" in material.fail(capsys=capsys)
 
 
 # What is told

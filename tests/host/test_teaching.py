@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import sys
@@ -91,6 +92,7 @@ def test_answers_are_the_models_own_in_order_and_asked_once(setting, no_model, c
     assert len({answer.query for answer in answers}) > 6
     out = capsys.readouterr().out
     assert "15 of 15 answers" in out and "cut 15" in out
+    assert f"most answers were cut at --max-new-tokens {NEW}" in out and "with a new --out" in out
     before = {path: path.read_bytes() for path in (setting.root / "out").rglob("*") if path.is_file()}
     no_model()
     assert setting.teach() == 0
@@ -375,13 +377,26 @@ def test_an_estimate_keeps_its_answers(setting, capsys):
     capsys.readouterr()
     assert setting.teach(estimate=3, batch_size=1) == 0
     text = capsys.readouterr().out
-    assert "left: 2 clips, about" in text and "hours" in text and f"{2 * 3 * NEW} tokens" in text
+    assert re.search(rf"left: 2 clips, about [0-9.]+ (seconds|minutes) and {2 * 3 * NEW} tokens", text)
     early = setting.answers()
     assert len(early) == 9 and not (setting.root / "out" / "answers.jsonl").exists()
     assert setting.teach(batch_size=1) == 0
     assert len(setting.answers()) == 15 and all(a in setting.answers() for a in early)
     assert setting.teach(estimate=3, batch_size=1) == 0
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_an_estimate_of_few_clips_is_told_with_their_answers(setting, capsys):
+    assert setting.teach(estimate=16) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"timed \d clip\(s\): [0-9.]+ s a clip", text) and "left: nothing" in text
+    assert "15 of 15 answers" in text and (setting.root / "out" / "answers.jsonl").is_file()
+
+
+def test_durations():
+    from llava_ego2exo.distill.estimate import _duration
+
+    assert [_duration(s) for s in (4.26, 150.0, 9000.0)] == ["4.3 seconds", "2.5 minutes", "2.5 hours"]
 
 
 def test_the_times_are_told_and_a_part_is_seen_as_if_cut(setting, monkeypatch):
@@ -415,6 +430,7 @@ def test_the_times_are_told_and_a_part_is_seen_as_if_cut(setting, monkeypatch):
         ({"frames_upbound": 0, "force_sample": "True"}, "--force-sample True with --frames-upbound 0"),
         ({"video_fps": 0}, "--video-fps 0"),
         ({"max_new_tokens": 0}, "--max-new-tokens 0"),
+        ({"max_new_tokens": 100000}, "--max-new-tokens 100000, and the model has 2048 positions.*a smaller"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"top_k": -1}, "--top-k -1"),
         ({"top_k": 99999}, "--top-k 99999.*the vocabulary"),
@@ -425,8 +441,6 @@ def test_the_times_are_told_and_a_part_is_seen_as_if_cut(setting, monkeypatch):
     ids=str,
 )
 def test_wrong_input_is_refused_before_work(setting, no_model, capsys, flags, reason):
-    import re
-
     no_model()
     assert setting.teach(**flags) == 1
     assert re.search(reason, error_of(capsys))

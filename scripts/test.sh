@@ -4,8 +4,11 @@
 #   bash scripts/test.sh                                    # on PyPI's llava-torch
 #   LLAVA_NEXT=~/LLaVA-NeXT bash scripts/test.sh            # on that checkout
 #   bash scripts/test.sh tests/method -q
+#
+# Without arguments the suite is shared out among the cores, a file of tests to one of them.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 
 cd "$ROOT"
+[ "$#" -gt 0 ] || set -- -n auto --dist loadfile
 exec python -m pytest "$@"

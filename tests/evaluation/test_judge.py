@@ -311,12 +311,14 @@ def test_waits_double_and_are_spread_and_bounded(tmp_path):
     ("header", "waits"),
     [
         ("7", (7, 7)), ("100000", (60, 60)), ("inf", (0.25, 0.5)), ("nan", (0.25, 0.5)), ("-3", (0.25, 0.5)),
-        ("soon", (0.25, 0.5)), (format_datetime(datetime.now(timezone.utc) + timedelta(hours=1)), (60, 60)),
+        ("soon", (0.25, 0.5)), ("in an hour", (60, 60)),
         ("Wed, 21 Oct 2015 07:28:00 GMT", (0.25, 0.5)),
     ],
 )  # fmt: skip
 def test_retry_after_is_honoured_within_a_bound(tmp_path, header, waits):
     sleeps = []
+    if header == "in an hour":
+        header = format_datetime(datetime.now(timezone.utc) + timedelta(hours=1))
     with JudgeServer(Fault(Status(429, Retry_After=header))) as server, asks(server, tmp_path, sleeps) as judge:
         assert judge.marks([description()])[0].state == "judged"
     assert len(sleeps) == 1 and waits[0] <= sleeps[0] <= waits[1]

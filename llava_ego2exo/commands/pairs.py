@@ -27,7 +27,8 @@ def _add_build(commands: argparse._SubParsersAction) -> None:
         "with groups of these names; default: <segment>_ego and <segment>_exo<N>",
     )
     parser.add_argument("--ego-view", default="ego", metavar="NAME", help="what {view} reads for the ego camera (ego)")
-    parser.add_argument("--skip-unpaired", action="store_true", help="leave out segments that lack their ego or exo")
+    skip = "leave out segments, or rows of a manifest, that lack their ego or exo"
+    parser.add_argument("--skip-unpaired", action="store_true", help=skip)
     _add_splits(parser, "all pairs are for training")
     parser.set_defaults(run=_build)
 
@@ -108,13 +109,16 @@ def _build(args: argparse.Namespace) -> int:
         raise Ego2ExoError(given, "--videos DIR, perhaps with --pattern; or --manifest FILE", "pass one of them")
     has_splits = False
     if args.manifest:
-        pairs, has_splits = building.build_from_manifest(args.manifest, args.videos)
+        unpaired = [] if args.skip_unpaired else None
+        pairs, has_splits = building.build_from_manifest(args.manifest, args.videos, unpaired)
+        left_out = (("unpaired row(s) left out", unpaired or []),)
     else:
         found = building.build_from_folder(args.videos, args.pattern, args.ego_view, args.skip_unpaired)
         pairs = found.pairs
-        for what, lines in (("unpaired segment(s) left out", found.unpaired_lines()), ("other video(s)", found.other)):
-            if lines:
-                print(f"{len(lines)} {what}: {'; '.join(lines[:5])}{' ...' if len(lines) > 5 else ''}")
+        left_out = ("unpaired segment(s) left out", found.unpaired_lines()), ("other video(s)", found.other)
+    for what, lines in left_out:
+        if lines:
+            print(f"{len(lines)} {what}: {'; '.join(lines[:5])}{' ...' if len(lines) > 5 else ''}")
     require_writable(args.out, "--out")
     pairs = building.assign(pairs, args.take_pattern, args.split, args.seed, has_splits)
     out = write_pairs(args.out, pairs)

@@ -33,13 +33,19 @@ def build_from_folder(
     return found
 
 
-def build_from_manifest(path: str | Path, folder: str | Path | None = None) -> tuple[list[Pair], bool]:
+def build_from_manifest(
+    path: str | Path, folder: str | Path | None = None, unpaired: list[str] | None = None
+) -> tuple[list[Pair], bool]:
     """The pairs of a manifest whose files are all there, and whether it says their splits.
 
     Raises:
-        Ego2ExoError: as `read_manifest` and `require_files`.
+        Ego2ExoError: as `read_manifest` and `require_files`, or no complete pair.
     """
-    pairs, has_splits = read_manifest(path, folder)
+    pairs, has_splits = read_manifest(path, folder, unpaired)
+    if not pairs:
+        raise Ego2ExoError(
+            f"{path}: no row is a pair: {listed(unpaired or [])}", "rows with ego and exo", "add the missing videos"
+        )
     require_files(pairs, "mend the paths or remove these rows; --videos DIR says where they count from")
     return pairs, has_splits
 
@@ -67,5 +73,5 @@ def summary(pairs: Sequence[Pair]) -> str:
     for split in SPLITS:
         part = [pair for pair in pairs if pair.split == split]
         if part:
-            splits.append(f"{split} {len(part)} of {len({pair.take for pair in part})} take(s)")
+            splits.append(f"{split}: {len(part)} pair(s) of {len({pair.take for pair in part})} take(s)")
     return f"{len(pairs)} pair(s), {views} exo view(s), {takes} take(s): {', '.join(splits)}"

@@ -64,7 +64,9 @@ def run_check(
     if write_clean:
         kept = clean(pairs, findings)
         where = write_pairs(write_clean, kept) if kept else f"{write_clean} is not written"
-        say(f"\n{where}: {len(kept)} of {len(pairs)} pair(s) are without fault")
+        views = {pair.segment: len(pair.exo) for pair in pairs}
+        fewer = sum(len(pair.exo) < views[pair.segment] for pair in kept)
+        say(f"\n{where}: {len(kept)} of {len(pairs)} pair(s) kept, {fewer} of them with fewer views")
     say(f"\n{faults} fault(s)" if faults else f"\n{len(pairs)} pair(s), {len(probes)} file(s): nothing is wrong")
     return 1 if faults else 0
 
@@ -80,4 +82,6 @@ def _write(path: str, text: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise Ego2ExoError(f"{path} cannot be written: {error.strerror}", "a path in a folder of yours") from error
+        raise Ego2ExoError(
+            f"{path} cannot be written: {error.strerror}", "a file in a folder of yours", "give another place"
+        ) from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import Ego2ExoError
-from ..runs.listing import listed
+from ..runs.listing import listed, repeated
 from .pairs import Pair
 from .record import record_faults
 
@@ -52,7 +52,8 @@ def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = E
 
     Args:
         folder: searched with its subfolders; names that start with a dot are passed over.
-        pattern: see `compile_pattern`; None: `<segment>_ego.mp4`, `<segment>_exo<N>.mp4`, with any video suffix.
+        pattern: see `compile_pattern`; None: `<segment>_ego.mp4`, `<segment>_exo<N>.mp4`, with any video suffix. Where
+            takes count their segments alike, all segments are called `<take>_<segment>`.
         ego_view: what the pattern's `view` reads for the ego camera.
 
     Raises:
@@ -61,8 +62,7 @@ def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = E
     expression = compile_pattern(pattern) if pattern else KEYSTEP
     folder = os.path.abspath(folder)
     found = Found()
-    segments: dict[str, dict[str, str]] = {}
-    takes: dict[str, set[str]] = {}
+    keyed: dict[tuple[str, str], dict[str, str]] = {}
     clashes: list[str] = []
     for path in sorted(_videos(folder), key=_natural):
         groups = _match(expression, path.relative_to(folder).as_posix())
@@ -70,20 +70,21 @@ def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = E
             found.other.append(str(path))
             continue
         segment, view = groups["segment"], EGO if groups["view"] == ego_view else groups["view"]
-        views = segments.setdefault(segment, {})
-        takes.setdefault(segment, set()).add(groups.get("take") or segment)
+        views = keyed.setdefault((groups.get("take") or segment, segment), {})
         if view in views or (view == EGO and groups["view"] != ego_view):
             clashes.append(f"{segment} {view}: {views.get(view, 'the ego view has another name')} and {path}")
         views.setdefault(view, str(path))
-    clashes += [f"{segment} in takes {', '.join(sorted(names))}" for segment, names in takes.items() if len(names) > 1]
-    _refuse(folder, pattern, segments, clashes, found)
+    names = _unique_names(keyed)
+    clashes += [f"segment {name} of several takes" for name in repeated(names.values())]
+    _refuse(folder, pattern, bool(keyed), clashes, found)
     faults = []
-    for segment, views in segments.items():
+    for (take, segment), views in keyed.items():
+        name = names[take, segment]
         exo = {view: path for view, path in views.items() if view != EGO}
         if EGO not in views or not exo:
-            found.unpaired[segment] = views
+            found.unpaired[name] = views
             continue
-        values = {"segment": segment, "ego": views[EGO], "exo": exo, "take": min(takes[segment])}
+        values = {"segment": name, "ego": views[EGO], "exo": exo, "take": take}
         wrong = record_faults(values)
         faults += [f"{views[EGO]}: {fault}" for fault in wrong]
         if not wrong:
@@ -91,6 +92,13 @@ def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = E
     if faults:
         raise Ego2ExoError(f"{len(faults)} faulty name(s): {listed(faults)}", "", "rename these files")
     return found
+
+
+def _unique_names(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """(take, segment) -> name: the segment, or `<take>_<segment>` for all where takes count their segments alike."""
+    keys = list(keys)
+    alike = repeated(segment for _, segment in keys)
+    return {(take, segment): f"{take}_{segment}" if alike else segment for take, segment in keys}
 
 
 def unpaired_beside(paths: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -173,7 +181,7 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
 def _refuse(
     folder: str | Path,
     pattern: str | None,
-    segments: dict[str, dict[str, str]],
+    matched: bool,
     clashes: list[str],
     found: Found,
 ) -> None:
@@ -181,11 +189,15 @@ def _refuse(
         raise Ego2ExoError(
             f"{len(clashes)} view(s) of a segment found twice: {listed(clashes)}",
             "one file for each view of a segment",
-            "give the segments different names, or pass a --pattern whose `segment` tells them apart",
+            "take one of the files away, or pass a --pattern whose `take` or `segment` tells them apart",
         )
-    if not segments:
+    if not matched:
         wanted = f"--pattern {pattern!r}" if pattern else "<segment>_ego.mp4 and <segment>_exo<N>.mp4"
         if not found.other:
-            raise Ego2ExoError(f"{folder} holds no video", f"files with the suffixes {' '.join(sorted(SUFFIXES))}")
+            raise Ego2ExoError(
+                f"{folder} holds no video",
+                f"files with the suffixes {' '.join(sorted(SUFFIXES))}",
+                "check the path, or rename the files",
+            )
         given = f"none of {len(found.other)} video(s) in {folder} is named like {wanted}: {listed(found.other, 3)}"
         raise Ego2ExoError(given, _PATTERN_HELP, "pass --pattern or --manifest")

@@ -20,13 +20,17 @@ COLUMNS = "segment, take, ego, exo or exo1, exo2, ... or exo:<name>, start_s, en
 _NUMBERS = ("start_s", "end_s", "offset_s")
 
 
-def read_manifest(path: str | Path, folder: str | Path | None = None) -> tuple[list[Pair], bool]:
+def read_manifest(
+    path: str | Path, folder: str | Path | None = None, unpaired: list[str] | None = None
+) -> tuple[list[Pair], bool]:
     """The pairs of a manifest, and whether it says their splits.
 
     Args:
         path: the file; its suffix tells the format. CSV: a header and a row a pair, empty cells are left out.
             JSON: a list of objects; JSONL: an object a line. `exo` may be one path or an object of view: path.
         folder: where relative paths count from; None: the manifest's folder.
+        unpaired: gets a line for each row without its ego or without any exo, which is left out; None: such a row is a
+            fault.
 
     Raises:
         Ego2ExoError: names all unknown columns, or the first faulty rows and how many more there are.
@@ -42,6 +46,10 @@ def read_manifest(path: str | Path, folder: str | Path | None = None) -> tuple[l
     faults, pairs = [], []
     for where, row in rows:
         record, wrong = _record(row)
+        lacking = _lacking(record) if unpaired is not None else ""
+        if unpaired is not None and lacking:
+            unpaired.append(f"{where}: {record.get('segment', '?')} has no {lacking}")
+            continue
         wrong += record_faults(record)
         faults += [f"{where} {fault}" for fault in wrong]
         if not wrong:
@@ -88,11 +96,21 @@ def _read_table(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
                 continue
             if len(cells) != len(names):
                 given = f"{path} line {reader.line_num} has {len(cells)} cells under {len(names)} columns"
-                raise Ego2ExoError(given, "as many cells as columns", 'put cells with a comma in it in "..."')
+                many = f'put cells with a {delimiter!r} in them in "..."'
+                few = f"end the row with a {delimiter!r} for each empty cell"
+                raise Ego2ExoError(given, "as many cells as columns", many if len(cells) > len(names) else few)
             row = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
             yield f"line {reader.line_num}", row
     except csv.Error as error:
         raise Ego2ExoError(f"{path} is no CSV: {error}", f"a header of {COLUMNS}, then a row a pair") from error
+
+
+def _lacking(record: Any) -> str:
+    """What a row lacks to be a pair; empty where it lacks neither side, or both and so more than its other side."""
+    if not isinstance(record, dict):
+        return ""
+    missing = [name for name in ("ego", "exo") if name not in record]
+    return missing[0] if len(missing) == 1 else ""
 
 
 def _refuse_unknown(path: Path, rows: list[Any]) -> None:

@@ -163,7 +163,9 @@ def read_text(path: str | Path, what: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Ego2ExoError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}", what) from error
+        raise Ego2ExoError(
+            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}", what, "save it as UTF-8"
+        ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise Ego2ExoError(

@@ -29,8 +29,12 @@ def parse_shares(text: str) -> dict[str, float]:
             share = float(number)
         except ValueError:
             share = math.nan
-        if not equals or name not in SPLITS or name in shares or not 0 <= share <= 1:
+        if not equals or not 0 <= share <= 1:
             raise Ego2ExoError(f"--split {text}: {part.strip()!r} is no share", _SHARES, "mend the shares")
+        if name not in SPLITS:
+            raise Ego2ExoError(f"--split {text}: no split is called {name!r}", ", ".join(SPLITS), "name one of these")
+        if name in shares:
+            raise Ego2ExoError(f"--split {text}: {name} is given twice", _SHARES, "give each split once")
         shares[name] = share
     if not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
         raise Ego2ExoError(f"--split {text} sums to {sum(shares.values()):g}", _SHARES, "mend the shares")

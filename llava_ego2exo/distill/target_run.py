@@ -77,12 +77,13 @@ def _check_paths(out: str, folder: str | None, pairs_file: str, mix: Mix | None)
         raise Ego2ExoError(f"--out {out}", "a file that ends in .json, as LLaVA reads it", "give --out train.json")
     above = next(place for place in Path(os.path.abspath(out)).parents if place.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise Ego2ExoError(f"--out {out}: {above} is no folder that you may write in", "a file in a folder of yours")
+        given = f"--out {out}: {above} is no folder that you may write in"
+        raise Ego2ExoError(given, "a file in a folder of yours", "give another --out")
     if folder is not None and not os.path.isdir(folder):
         raise Ego2ExoError(f"--video-folder {folder} is no folder", "a folder", "give the one to train with")
     read = [pairs_file, *([mix.file] if mix else [])]
     if any(os.path.exists(out) and os.path.exists(file) and os.path.samefile(out, file) for file in read):
-        raise Ego2ExoError(f"--out {out} would overwrite what it is made from", "another file")
+        raise Ego2ExoError(f"--out {out} would overwrite what it is made from", "another file", "give another --out")
     if mix and not os.path.isfile(mix.file):
         raise Ego2ExoError(f"--mix {mix.file} is no file", "a JSON list of LLaVA samples", "check the path")
     if mix:

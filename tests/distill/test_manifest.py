@@ -68,7 +68,8 @@ def test_all_unknown_columns_are_named(tmp_path, name):
         ("m.csv", "", "holds no row"),
         ("m.csv", "segment,ego,exo1\n", "holds no row"),
         ("m.csv", "segment,ego,ego,exo1\na,b,c,d\n", "'ego' twice"),
-        ("m.csv", "segment,ego,exo1\na,b\n", "line 2 has 2 cells under 3 columns"),
+        ("m.csv", "segment,ego,exo1\na,b\n", "line 2 has 2 cells under 3 columns.*end the row with a ',' for each"),
+        ("m.csv", "segment,ego,exo1\na,b,c,d\n", "line 2 has 4 cells under 3 columns.*with a ',' in them"),
         ("m.csv", 'segment,ego,exo1\na,"b\n', "is no CSV"),
         ("m.csv", "segment,ego,exo1\na,b,\n", "line 2 lacks exo"),
         ("m.csv", "segment,ego,exo,exo1\na,b,c,d\n", "names the view exo1 twice"),
@@ -79,12 +80,39 @@ def test_all_unknown_columns_are_named(tmp_path, name):
         ("m.json", "[1]", "entry 0 is a number, not an object"),
         ("m.json", "[", "is no JSON"),
         ("m.jsonl", '{"segment": "a", "segment": "b"}', "'segment' stand twice"),
-        ("m.csv", b"\xff\xfe", "not UTF-8"),
+        ("m.csv", b"\xff\xfe", "not UTF-8.*What to do: save it as UTF-8"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, name, text, message):
     with pytest.raises(Ego2ExoError, match=message):
         read_manifest(manifest(tmp_path / name, text))
+
+
+def test_rows_without_a_side_are_left_out_where_asked(tmp_path, capsys):
+    from llava_ego2exo import cli
+
+    for name in ("a_e", "a_x", "b_e", "c_x"):
+        (tmp_path / name).touch()
+    path = manifest(tmp_path / "m.csv", "segment,ego,exo1\na,a_e,a_x\nb,b_e,\nc,,c_x\n")
+    with pytest.raises(Ego2ExoError, match="2 fault.*line 3 lacks exo; line 4 lacks ego"):
+        read_manifest(path)
+    left_out = []
+    pairs, _ = read_manifest(path, unpaired=left_out)
+    assert [pair.segment for pair in pairs] == ["a"]
+    assert left_out == ["line 3: b has no exo", "line 4: c has no ego"]
+    asked = ["pairs", "build", "--manifest", str(path), "--out", str(tmp_path / "p.jsonl")]
+    assert cli.main(asked) == 1
+    capsys.readouterr()
+    assert cli.main([*asked, "--skip-unpaired"]) == 0
+    assert "2 unpaired row(s) left out: line 3: b has no exo; line 4" in capsys.readouterr().out
+    manifest(path, "segment,ego,exo1\nb,b_e,\n")
+    assert cli.main([*asked, "--skip-unpaired"]) == 1
+    assert "no row is a pair: line 2: b has no exo" in capsys.readouterr().err
+
+
+def test_a_row_with_neither_side_is_a_fault_all_the_same(tmp_path):
+    with pytest.raises(Ego2ExoError, match="line 2 lacks ego, exo"):
+        read_manifest(manifest(tmp_path / "m.csv", "segment,ego,exo1\na,,\n"), unpaired=[])
 
 
 CELLS = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=8) | st.sampled_from(

@@ -73,6 +73,7 @@ def test_files_that_do_not_decode(clips, tmp_path):
     assert code == 1 and "exo1.mp4 is not there" in text and "ego.mp4 does not decode: " in text
     kept = {pair.segment: list(pair.exo) for pair in read_pairs(tmp_path / "c.jsonl")}
     assert kept == {"t0_0": ["exo2"], "t1_2": ["exo2"], "t1_3": ["exo1"]}
+    assert "c.jsonl: 3 of 4 pair(s) kept, 3 of them with fewer views" in text
     assert check(read_pairs(tmp_path / "c.jsonl"), tmp_path)[1] == 0
 
 

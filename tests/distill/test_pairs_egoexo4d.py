@@ -216,7 +216,8 @@ def test_build_command_with_manifest_and_patterns(tmp_path, capsys):
     build = ["pairs", "build", "--out", out, "--videos", str(tmp_path / "v")]
     assert main([*build, "--pattern", "{take}/{segment}/{view}", "--split", "train=0.5,test=0.5", "--seed", "1"]) == 0
     assert {pair.take: pair.split for pair in read_pairs(out)}.keys() == {"k1", "k2"}
-    assert "2 pair(s), 2 exo view(s), 2 take(s): train 1 of 1 take(s), test 1 of 1" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "2 pair(s), 2 exo view(s), 2 take(s): train: 1 pair(s) of 1 take(s), test: 1 pair(s) of 1" in text
     manifest = tmp_path / "m.csv"
     manifest.write_text("segment,ego,exo1,split\na,k1/a/ego.mp4,k1/a/cam1.mp4,val\n")
     assert main([*build, "--manifest", str(manifest)]) == 0 and read_pairs(out)[0].split == "val"

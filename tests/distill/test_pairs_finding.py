@@ -62,6 +62,21 @@ def test_patterns(tmp_path, pattern, names, segments, takes):
     assert [pair.segment for pair in found.pairs] == segments and [pair.take for pair in found.pairs] == takes
 
 
+def test_takes_that_count_their_segments_alike(tmp_path):
+    touch(tmp_path, *(f"{take}/s1_{view}.mp4" for take in ("t1", "t2") for view in ("ego", "exo1")))
+    touch(tmp_path, "t1/s2_ego.mp4", "t1/s2_exo1.mp4", "t2/s3_ego.mp4")
+    found = find_pairs(tmp_path, "{take}/{segment}_{view}")
+    assert [(pair.segment, pair.take) for pair in found.pairs] == [("t1_s1", "t1"), ("t1_s2", "t1"), ("t2_s1", "t2")]
+    assert all(f"/{pair.take}/" in path for pair in found.pairs for path in pair.files.values())
+    assert list(found.unpaired) == ["t2_s3"]
+
+
+def test_names_made_of_take_and_segment_that_meet(tmp_path):
+    names = [f"{place}_{view}.mp4" for place in ("a/b_c", "a_b/c", "a/c") for view in ("ego", "exo1")]
+    with pytest.raises(Ego2ExoError, match="segment a_b_c of several takes.*take one of the files away"):
+        find_pairs(touch(tmp_path, *names), "{take}/{segment}_{view}")
+
+
 def test_ego_view_of_another_name(tmp_path):
     found = find_pairs(touch(tmp_path, "first/a.mp4", "third/a.mp4"), "{view}/{segment}", ego_view="first")
     assert list(found.pairs[0].files) == ["ego", "third"] and "first" in found.pairs[0].ego
@@ -92,7 +107,7 @@ def test_clashes_and_faulty_names(tmp_path):
         find_pairs(touch(tmp_path / "y", "a:1_ego.mp4", "a:1_exo1.mp4"))
     with pytest.raises(Ego2ExoError, match="no folder"):
         find_pairs(tmp_path / "nothing")
-    with pytest.raises(Ego2ExoError, match="holds no video"):
+    with pytest.raises(Ego2ExoError, match="holds no video.*What to do: check the path"):
         find_pairs(touch(tmp_path / "z", "a.txt"))
 
 
@@ -144,6 +159,13 @@ def test_every_share_gets_a_take():
 def test_wrong_shares(text):
     with pytest.raises(Ego2ExoError, match="--split"):
         parse_shares(text)
+
+
+def test_wrong_shares_by_name():
+    with pytest.raises(Ego2ExoError, match="train is given twice"):
+        parse_shares("train=0.5,val=0.3,test=0.1,train=0.1")
+    with pytest.raises(Ego2ExoError, match="no split is called 'foo'. Allowed: train, val, test"):
+        parse_shares("foo=1")
 
 
 def test_a_manifest_with_splits_takes_no_shares():

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llava_ego2exo.evaluation.option_keys import named_in
-from llava_ego2exo.evaluation.option_texts import texts_in, words_of
+from llava_ego2exo.evaluation.option_texts import words_of
 from llava_ego2exo.evaluation.parsers import PARSERS
+from llava_ego2exo.evaluation.reply_text import cleaned
+from llava_ego2exo.evaluation.text_spans import texts_in
 
 
 def main() -> int:
@@ -36,6 +38,7 @@ def compare(rows: list[dict], name: str) -> dict:
     return {
         "replies": len(rows),
         "parsed": len(parsed),
+        "unparsed": len(rows) - len(parsed),
         "of these as picked": sum(text == row["picked"] for row, text in parsed),
         "agreement in percent": round(100 * (1 - len(other) / len(rows)), 2),
         "read otherwise": [
@@ -48,8 +51,9 @@ def compare(rows: list[dict], name: str) -> dict:
 
 def why(reply: str, choices: Mapping[str, str], read: str | None) -> str:
     """What in a reply leads to another reading, by the parser's own findings."""
-    keys = {one.key for one in named_in(reply.replace("</s>", ""), choices)}
-    by_text = {span.key for span in texts_in(words_of(reply), {key: words_of(text) for key, text in choices.items()})}
+    text, options = cleaned(reply), {key: words_of(option) for key, option in choices.items()}
+    keys = {one.key for one in named_in(text, choices)}
+    by_text = {span.key for span in texts_in(words_of(text), options)}
     if keys and by_text and not keys & by_text:
         return f"names option {', '.join(sorted(keys))} and the text of option {', '.join(sorted(by_text))}"
     if read is not None and read.lower() not in reply.lower():

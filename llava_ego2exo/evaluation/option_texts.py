@@ -1,24 +1,19 @@
-"""Which options' texts a reply holds, whatever their inflection: "walking" for `walk`, "the kettle" for `kettle`."""
+"""Texts of options and replies as words: their stems, so that inflections count as the same, and the stops between."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Ego2ExoError
 
-_WORD = re.compile(r"[^\W_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W_]+)?")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 # Words that an option may lack or have without naming another one.
 _SILENT = frozenset("a an the this that these those his her its their some is are was were be been being".split())
-_NOT = frozenset("not never neither nor without no".split())
-_NOT_PAIRS = frozenset({("rather", "than"), ("instead", "of")})
-# How many words may stand inside an option's text: "pouring water from a kettle" for `pouring from kettle`.
-_GAP = 2
-# How far before a text its negation may stand, in words.
-_REACH = 3
+COMMA, STOP = 1, 2
 
 
 @dataclass(frozen=True)
@@ -29,90 +24,37 @@ class Words:
         stems: of the words that count.
         places: of each, its number among all words.
         plain: all words in lower case.
-        starts: of each word, where it begins in the text.
+        breaks: of each word, what stands right before it: 0 nothing, `COMMA`, or `STOP` (an end of a sentence or line).
     """
 
     stems: tuple[str, ...]
     places: tuple[int, ...]
     plain: tuple[str, ...]
-    starts: tuple[int, ...]
+    breaks: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Span:
-    """Where an option's text stands in a reply: from stem `first` up to but not including `end`."""
+def words_of(text: str, initials: Collection[str] | None = None) -> Words:
+    """The words of a text, and the stems of those that count.
 
-    key: str
-    first: int
-    end: int
-
-
-def words_of(text: str) -> Words:
-    """The words of a text, and the stems of those that count."""
+    Args:
+        text: cleaned, see `reply_text.cleaned`.
+        initials: only words that begin with one of these letters are stemmed, which keeps long replies cheap; no stem
+            of other words can be that of a word with such a beginning. None: all.
+    """
     found = list(_WORD.finditer(text))
     plain = tuple(match.group().lower() for match in found)
     places = tuple(place for place, word in enumerate(plain) if word not in _SILENT)
-    return Words(tuple(_stem(plain[place]) for place in places), places, plain, tuple(m.start() for m in found))
+    counting = (plain[place] for place in places)
+    stems = tuple(_stem(word) if initials is None or word[0] in initials else word for word in counting)
+    ends = [0, *(match.end() for match in found)]
+    breaks = tuple(_break(text[end : match.start()]) for end, match in zip(ends, found, strict=False))
+    return Words(stems, places, plain, breaks)
 
 
-def texts_in(reply: Words, choices: Mapping[str, Words]) -> list[Span]:
-    """The options' texts that stand in a reply and are not denied there.
-
-    Of texts inside another's the longer one counts. Only where none stands word for word, up to two other words may
-    stand between an option's words.
-    """
-    for gap in (0, _GAP):
-        spans = [span for key, option in choices.items() for span in _spans(reply, key, option, gap)]
-        spans = [span for span in _outermost(spans) if not _denied(reply, span)]
-        if spans:
-            return spans
-    return []
-
-
-def _outermost(spans: list[Span]) -> list[Span]:
-    """Those that stand inside no longer one."""
-    kept: list[Span] = []
-    # By their beginnings, longer ones first: what is inside another comes behind it, and ends no later than any before.
-    for span in sorted(spans, key=lambda span: (span.first, -span.end)):
-        inside = bool(kept) and span.end <= kept[-1].end
-        alike = inside and (span.first, span.end) == (kept[-1].first, kept[-1].end)
-        if not inside or alike:
-            kept.append(span)
-    return kept
-
-
-def _spans(reply: Words, key: str, option: Words, gap: int) -> list[Span]:
-    wanted, found = option.stems, []
-    if not wanted:
-        return []
-    for first, stem in enumerate(reply.stems):
-        if stem == wanted[0]:
-            end = _end(reply.stems, first, wanted, gap)
-            if end:
-                found.append(Span(key, first, end))
-    return found
-
-
-def _end(stems: Sequence[str], first: int, wanted: Sequence[str], gap: int) -> int:
-    """Where the wanted stems end that begin at `first`; 0: they do not stand there."""
-    place = first
-    for word in wanted[1:]:
-        for step in range(1, gap + 2):
-            if place + step < len(stems) and stems[place + step] == word:
-                place += step
-                break
-        else:
-            return 0
-    return place + 1
-
-
-def _denied(reply: Words, span: Span) -> bool:
-    place = reply.places[span.first]
-    before = reply.plain[max(place - _REACH, 0) : place]
-    if "but" in before:  # "not walking but sitting"
-        before = before[len(before) - before[::-1].index("but") :]
-    pairs = set(zip(before, before[1:], strict=False))
-    return any(word in _NOT or word.endswith("n't") for word in before) or bool(pairs & _NOT_PAIRS)
+def _break(between: str) -> int:
+    if between in (" ", ""):
+        return 0
+    return STOP if any(sign in ".;:!?\n" for sign in between) else COMMA if "," in between else 0
 
 
 @functools.lru_cache(maxsize=65536)

@@ -1,0 +1,100 @@
+"""The shapes in which a reply names options by their keys, as patterns for one set of keys."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+
+# What may follow a key without brackets. "A" and "I" are words too, and numbers count things: with an ordinary word
+# behind them they are no keys. Nor are the letters of "A.M.", "D-day" and "C'est", nor the number of "3.5".
+_GOES_ON = (
+    r"(?:because|since|as|and|or|but|which|that|for|due|is|would\s+be|seems|fits|matches|best|rather|instead|not"
+    r"|does)\b"
+)
+_END = rf"(?=\s*(?:$|[;!?()\[\]}}\"/&–—\n]|[.:](?!\d)(?!\w\b)|,(?!\d)|'(?!\w)|-(?!\w))|\s+{_GOES_ON})"
+_NOUN = r"(?:answer|choice|option|selection|response|action|solution|guess|conclusion|correct)"
+_IS = r"(?:(?<!\w)(?:is|are|was|be|becomes)(?!\w)|[:=→]|->)"
+_SURELY = r"(?:(?:also|most|very|likely|probably|clearly|definitely|indeed|actually|still|then|therefore|thus)\s+){0,2}"
+_CALLED = r"(?:(?:the\s+)?(?:option|choice|letter|number|answer)\s+)?"
+_TAKE = r"(?:choose|chose|pick|picked|select|selected|go\s+with|going\s+with|opt\s+for|answer\s+with)"
+_SO = (
+    r"(?:(?:so|thus|therefore|hence|consequently)\b,?|(?:no|wait|actually)\s*[,:–—-])\s+"
+    r"(?:(?:it|this|that|the\s+\w+)(?:'s|\s+is)\s+)?"
+)
+_GOOD = (
+    r"(?:(?:is|would\s+be|seems|seems\s+to\s+be)\s+(?:the\s+)?"
+    r"(?:correct|right|best|true|most\s+likely|most\s+accurate|most\s+appropriate|answer|my\s+answer)"
+    r"|(?:best\s+)?(?:fits|matches|describes)\b)"
+)
+_BAD = (
+    r"(?:(?:is|are|was|would\s+be|seems)\s*(?:also\s+|clearly\s+)?(?:not\b|n't\b|wrong|incorrect|false|unlikely)"
+    r"|(?:does|do|did)\s*(?:not\b|n't\b)|can(?:not|'t)\b|[:–—-]\s*(?:no|false|wrong|incorrect)\b)"
+)
+_NOT = r"(?:\bnot|n't|\bneither|\bnor|\bnever|\bnone\s+of|\bexcept|\brather\s+than|\binstead\s+of|\bthan)"
+_OF = r"(?:(?:be|is|the|both|either|options?|choices?|letters?|numbers?|answers?)\s+){0,3}"
+_AND = r"(?:,|/|&|[-–](?=\w)|(?:and/or|and|or|nor|as\s+well\s+as)\b)\s*(?:(?:and|or|nor)\s+)?"
+
+
+@dataclass(frozen=True)
+class KeyPatterns:
+    """The patterns for one set of keys; the one group that takes part in a match is the key (of `head`, "key" is).
+
+    Args:
+        bare: the whole reply is a key.
+        line: a line is.
+        head: the reply begins with a key, as a label ("3. ...") or before an ordinary word.
+        item: a label anywhere, as in a list of options.
+        one: a key as a word.
+        declared: a key is said to be the answer.
+        named: a key is named, in a way that only keys are.
+        another: right behind a key: another one, so that several are named at once.
+        denied: keys with what denies them before.
+        wrong: right behind a key: it is said to be wrong.
+    """
+
+    bare: re.Pattern[str]
+    line: re.Pattern[str]
+    head: re.Pattern[str]
+    item: re.Pattern[str]
+    one: re.Pattern[str]
+    declared: tuple[re.Pattern[str], ...]
+    named: tuple[re.Pattern[str], ...]
+    another: re.Pattern[str]
+    denied: re.Pattern[str]
+    wrong: re.Pattern[str]
+
+
+@functools.lru_cache(maxsize=1024)
+def patterns(keys: tuple[str, ...]) -> KeyPatterns:
+    """The patterns for these keys; a key without a letter or digit is never found."""
+    known = [key for key in keys if re.search(r"\w", key)]
+    one = "|".join(re.escape(key) for key in sorted(known, key=len, reverse=True)) or r"(?!)"
+    apart = r"(?<!\w)(?<!\w')"
+    free = rf"{apart}(?P<key>{one})(?!\w){_END}"
+    closed = rf"[(\[{{]\s*(?P<closed>(?i:{one}))\s*[)\]}}]"
+    half = rf"{apart}(?P<half>{one})\)"
+    # In lower case a key is taken only where nothing but a stop follows: "a" is a word too.
+    small = rf"{apart}(?P<small>(?i:{one}))(?=[\s\"']*(?:[.!)]?\s*$|[.!]\s))"
+    said = rf"{_NOUN}\b[^.\n]{{0,60}}?{_IS}\s*[\"']?\s*{_SURELY}|\b{_TAKE}\s+|\b{_SO}"
+    declared = [rf"(?i:(?:{said}){_CALLED})(?:{free}|{closed}|{half}|{small})"]
+    declared += [rf"(?i:\\boxed\s*)\{{[\s{{(]*(?P<key>{one})(?!\w)", rf"(?:{free}|{closed})(?i:\s+{_GOOD})"]
+    named = [closed, half, rf"(?i:\b(?:option|choice)\s+)(?P<key>{one})(?!\w)"]
+    named += [rf"^\W*{free}", rf"^\W*(?P<key>(?i:{one}))[.):]\s"]
+    named += [rf"(?i:(?:\b(?:is|be|but|say|think|guess|believe|it's|that's)\s+{_SURELY}|[,:;.]\s+)){free}"]
+    item = rf"[(\[]?(?<!\w)(?:{one})(?!\w)[)\]]?"
+    signs = r"[^\w\n]*"
+    return KeyPatterns(
+        re.compile(rf"\W*(?i:(?:{_NOUN}|number|letter)\W*)?(?P<key>(?i:{one}))(?:\W+(?P=key)(?!\w))*\W*"),
+        re.compile(rf"^{signs}(?i:(?:option|choice|answer)\b{signs})?(?P<key>{one}){signs}$", re.MULTILINE),
+        re.compile(
+            rf"\W*(?P<key>{one}|(?i:{one})(?=[.):]\s))(?!\w)(?P<label>[)\]]?\s*[.):,;–—-](?!\d)|[)\]])?\W*(?=\w)"
+        ),
+        re.compile(rf"(?<!\S)[(\[]?(?P<key>{one})[.):\]](?!\S)"),
+        re.compile(rf"(?<!\w)(?P<key>{one})(?!\w)"),
+        tuple(map(re.compile, declared)),
+        tuple(map(re.compile, named)),
+        re.compile(rf"[)\]]?\s*(?:\([^()\n]{{0,80}}\)\s*)?(?i:{_AND}{_CALLED})[(\[]?(?P<key>{one})(?!\w){_END}"),
+        re.compile(rf"(?i:{_NOT}\s+{_OF}){item}(?:\s*(?i:{_AND}{_CALLED}){item}(?!\s+(?i:{_GOOD})))*"),
+        re.compile(rf"[)\]]?\s*(?<!\w(?=\w))(?i:{_BAD})"),
+    )

@@ -7,19 +7,37 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
+from ..runs.listing import listed
 
 if TYPE_CHECKING:  # command_line brings torch, which this check can do without
     from .command_line import Settings
 
-_SHOWN = 5
+_LIST = "put the samples in [...], or check the path"
+_GONE, _MEND = "is not there", "mend or remove these samples"
+
+
+class Further(Protocol):
+    """What else a run asks of a sample whose form is right.
+
+    Args:
+        allowed: what would have been accepted.
+        remedy: what to do about its faults.
+    """
+
+    allowed: str
+    remedy: str
+
+    def __call__(self, sample: dict[str, Any]) -> Iterator[str]:
+        """The sample's faults, in words."""
+        ...
 
 
 def check_data(
-    settings: Settings, flags: Ego2ExoConfig, further: Callable[[dict[str, Any]], Iterator[str]] | None = None,
+    settings: Settings, flags: Ego2ExoConfig, further: Further | None = None,
     see: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:  # fmt: skip
     """Every sample's conversations, placeholders and files.
@@ -33,22 +51,31 @@ def check_data(
     Raises:
         Ego2ExoError: names the first few faulty samples by file and index, and counts the rest.
     """
-    faults = []
+    faults: list[str] = []
+    kl = False
     for file in data_files(settings["data_path"], lists="mm_newline_position" in settings.values):
         for index, sample in enumerate(read_samples(file)):
             found = list(sample_faults(sample, settings, flags))
-            found += further(sample) if further is not None and not found else []
+            more = list(further(sample)) if further is not None and not found else []
+            found, kl = found + more, kl or bool(more)
             if see is not None and not found:
                 see(sample)
             faults += [f"{file}[{index}]: {fault}" for fault in found]
     if faults:
-        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise Ego2ExoError(
-            f"{len(faults)} fault(s) in the training data: {'; '.join(faults[:_SHOWN])}{more}",
+            f"{len(faults)} fault(s) in the training data: {listed(faults)}",
             '{"id", "video" or "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, '
-            '{"from": "gpt", "value": "..."}]} with files under --video_folder and --image_folder',
-            "mend or remove these samples",
+            '{"from": "gpt", "value": "..."}]} with files under --video_folder and --image_folder'
+            + (f", and {further.allowed}" if kl and further is not None else ""),
+            "; ".join([*_where(faults, settings), *([further.remedy] if kl and further is not None else []), _MEND]),
         )
+
+
+def _where(faults: list[str], settings: Settings) -> list[str]:
+    """Which folders to look at where files are not there."""
+    named = [fault.split(": ", 1)[-1] for fault in faults if fault.endswith(_GONE)]
+    kinds = [kind for kind in ("video", "image") if any(text.startswith((kind, f"ego_{kind}")) for text in named)]
+    return [f"check --{kind}_folder ({settings[f'{kind}_folder'] or 'not given'})" for kind in kinds]
 
 
 def data_files(data_path: str | None, lists: bool = True) -> list[str]:
@@ -77,7 +104,8 @@ def data_files(data_path: str | None, lists: bool = True) -> list[str]:
         raise Ego2ExoError(f"--data_path {data_path} is not read by this llava", allowed, "write one JSON list")
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
-        raise Ego2ExoError(f"--data_path {data_path}: no file {', '.join(missing)}", "existing JSON files")
+        given = f"--data_path {data_path}: no file {', '.join(missing)}"
+        raise Ego2ExoError(given, "existing JSON files", "check the path")
     return files
 
 
@@ -87,13 +115,17 @@ def read_samples(file: str) -> list[Any]:
     Raises:
         Ego2ExoError: it is no JSON, or no list, or empty.
     """
-    text = Path(file).read_text(encoding="utf-8")
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Ego2ExoError(f"{file} is not UTF-8: {error}", "a JSON list of samples", "save it as UTF-8") from error
     try:
         samples = [json.loads(line) for line in text.splitlines()] if file.endswith(".jsonl") else json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise Ego2ExoError(f"{file} is no JSON: {error}", "a JSON list of samples") from error
+        raise Ego2ExoError(f"{file} is no JSON: {error}", "a JSON list of samples", _LIST) from error
     if not isinstance(samples, list) or not samples:
-        raise Ego2ExoError(f"{file} holds {type(samples).__name__} {str(samples)[:40]!r}", "a JSON list of samples")
+        given = f"{file} holds {type(samples).__name__} {str(samples)[:40]!r}"
+        raise Ego2ExoError(given, "a JSON list of samples, one or more", _LIST)
     return samples
 
 
@@ -137,4 +169,4 @@ def _media_faults(sample: dict[str, Any], settings: Settings | Mapping[str, Any]
     for file in files:
         path = os.path.join(settings[f"{kind}_folder"] or "", str(file))
         if not os.path.exists(path):
-            yield f"{kind} {path} is not there"
+            yield f"{kind} {path} {_GONE}"

@@ -140,7 +140,11 @@ def _check_path(settings: Settings, config: DistillConfig) -> None:
             "check the path",
         ) from error
     if class_key(found, config.teacher) is None:
-        raise Ego2ExoError(f"--{PREFIX}teacher {config.teacher} is a {found.get('model_type')!r}", "a LLaVA checkpoint")
+        raise Ego2ExoError(
+            f"--{PREFIX}teacher {config.teacher} is a {found.get('model_type')!r}",
+            "self, cached, or a LLaVA checkpoint",
+            "pass the teacher's folder or hub name, or leave the flag out for the student's own base",
+        )
     check_base(describe(config.teacher), config.teacher_base, found)
     if "vocab_size" in settings.base and "vocab_size" in found:
         require_equal_vocabularies(settings.base["vocab_size"], found["vocab_size"])
@@ -192,6 +196,12 @@ class SampleCheck:
 
     def __init__(self, settings: Settings, config: DistillConfig) -> None:
         self.settings, self.config = settings, config
+        key = "answer_keys" if config.kind == "cached" else "ego_video"
+        self.allowed = f'for the KL "{key}", or "replay": true for general data'
+        made = "make the file with `llava-ego2exo targets`"
+        if config.kind == "cached":
+            made += f" from {config.answers}, whose answers `teach --top-k` gave logits"
+        self.remedy = f"{made}, or set --{PREFIX}kd_weight 0"
         self.taught = 0
         self._answers: Any = None
 

@@ -118,7 +118,7 @@ def test_teachers_that_do_not_fit(copy_of_base, refused, tmp_path):
     refused(
         r"tokenizers of .* differ in 2 token\(s\): \['<a>', '<b>'\]", ego2exo_teacher=copy_of_base(added=["<a>", "<b>"])
     )
-    refused("is a 'bert'.*a LLaVA checkpoint", ego2exo_teacher=copy_of_base({"model_type": "bert"}))
+    refused("is a 'bert'.*a LLaVA checkpoint.*What to do", ego2exo_teacher=copy_of_base({"model_type": "bert"}))
     refused("teacher_llama/nothing: no readable config.json", ego2exo_teacher=tmp_path / "teacher_llama" / "nothing")
     adapter = copy_of_base()
     (adapter / "adapter_config.json").write_text("{}")
@@ -136,6 +136,7 @@ def test_samples_without_an_ego_clip_are_all_named(world, refused):
     samples[0]["ego_video"] = "gone.mp4"
     found = r"3 fault.*given.json\[0\]: ego_video .*gone.mp4 is not there.*given.json\[1\]: has no ego_video"
     refused(found + r".*given.json\[3\]: has no ego_video", samples)
+    refused('for the KL "ego_video", or "replay": true.*--video_folder.*llava-ego2exo targets.*kd_weight 0', samples)
 
 
 def test_odd_samples(world, refused):
@@ -175,6 +176,7 @@ def test_stored_logits_that_do_not_fit(stored, refused):
         {**samples[3], "answer_keys": ["../../etc/passwd"]},
         {**samples[3], "answer_keys": samples[2]["answer_keys"]},
     ]
+    refused('for the KL "answer_keys".*targets. from .*teach --top-k', faulty, **cached)
     message = r"5 fault.*\[0\]: has no answer_keys.*\[1\]: has 0 answer_keys for 1 answer.*\[2\]: no top-k logits .*"
     refused(message + rf"{gone}.npz.*\[3\]: has '../../etc/passwd'.*\[4\]: .*another text", faulty, **cached)
     write_logits(folder, gone, [1, 2], [[1], [2], [3]], [[0.0], [0.0], [0.0]])
@@ -195,7 +197,8 @@ def test_answers_that_the_student_reads_as_other_tokens(stored, world, refused, 
 
     folder, samples = stored
     tokenizer = read_tokenizer(str(world.base()))
-    for number, answer in enumerate(ANSWERS):
+    samples = samples[:3]  # the last answer may be single letters to the tokenizer too
+    for number, answer in enumerate(ANSWERS[:3]):
         letters = [tokenizer(letter, add_special_tokens=False).input_ids for letter in answer.replace(" ", "")]
         tokens = [token for part in letters for token in part] + [tokenizer.eos_token_id]
         shape = (len(tokens), 3)
@@ -204,8 +207,8 @@ def test_answers_that_the_student_reads_as_other_tokens(stored, world, refused, 
     cached = {"ego2exo_teacher": "cached", "ego2exo_answers": folder}
     with pytest.raises(AssertionError, match="weights were loaded"):
         refused("", samples, **cached)
-    assert "ego2exo: KL found for 1 of 4 answers looked at" in capsys.readouterr().out
-    refused("KL found for 0 of 3 answers looked at.*other tokens.*--ego2exo_kd_weight 0", samples[1:], **cached)
+    assert "ego2exo: KL found for 1 of 3 answers looked at" in capsys.readouterr().out
+    refused("KL found for 0 of 2 answers looked at.*other tokens.*--ego2exo_kd_weight 0", samples[1:], **cached)
 
 
 def test_values_are_checked_by_the_dataclass_alone():

@@ -37,7 +37,7 @@ WRONG = {
         "num_token_s: no such flag.*write --ego2exo_num_tokens, not",
     ),
     "unknown flags": ({"a_b": 4, "zz": 1}, "--a_b, --zz: no such flag.*mend or remove"),
-    "data": ({"data_path": "/nowhere/train.json"}, "no file /nowhere/train.json"),
+    "data": ({"data_path": "/nowhere/train.json"}, "no file /nowhere/train.json.*check the path"),
 }
 
 
@@ -132,7 +132,8 @@ BAD = {
     "empty conversations": ({**GOOD, "conversations": []}, "has no conversations"),
     "turn": ({**GOOD, "conversations": [{"value": "?"}]}, "turn without `from` and `value`"),
     "no object": ([1], "is a list, not an object"),
-    "no file": ({**GOOD, "video": "gone.mp4"}, "gone.mp4 is not there"),
+    "no file": ({**GOOD, "video": "gone.mp4"}, "gone.mp4 is not there.*check --video_folder ./"),
+    "no picture": ({"image": "a.png", "conversations": GOOD["conversations"]}, "check --image_folder .not given"),
     "no placeholder": ({**GOOD, "conversations": [{"from": "human", "value": "?"}]}, "has 0 <image>.*for 1 video"),
     "video placeholder": (
         {**GOOD, "conversations": [{"from": "human", "value": "<video>?"}]},
@@ -155,7 +156,7 @@ def test_bad_samples(name, world, train, no_weights, tmp_path):
 @pytest.mark.parametrize("text", ["", "{", '{"a": 1}', "[]"])
 def test_no_training_json(text, world, train, no_weights, tmp_path):
     (tmp_path / "bad.json").write_text(text)
-    with pytest.raises(Ego2ExoError, match="bad.json.*JSON list of samples"):
+    with pytest.raises(Ego2ExoError, match="bad.json.*JSON list of samples.*What to do"):
         train(tmp_path / "out", data_path=tmp_path / "bad.json")
 
 

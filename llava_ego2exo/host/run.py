@@ -34,7 +34,8 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
         _say(f"ego2exo: inherited from {settings['model_name_or_path']}: {_listed(inherited)}")
         if needs_plain_ddp(settings):
             inherited["ddp_find_unused_parameters"] = False
-            _say("ego2exo: set --ddp_find_unused_parameters False (LoRA with gradient checkpointing under torchrun)")
+            if "LOCAL_RANK" in os.environ:
+                _say("ego2exo: set --ddp_find_unused_parameters False (LoRA, gradient checkpointing, torchrun)")
         tokens = SEED.set(int(settings["seed"])), DISTILL.set(distilling)
         try:
             with _command_line(sys.argv + as_arguments(inherited)):

@@ -10,5 +10,5 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 
 cd "$ROOT"
-[ "$#" -gt 0 ] || set -- -n auto --dist loadfile
+[ "$#" -gt 0 ] || set -- -n auto --dist loadfile --no-loadscope-reorder
 exec python -m pytest "$@"

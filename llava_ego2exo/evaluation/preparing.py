@@ -215,7 +215,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise Ego2ExoError(f"{path} is not there", "a folder that `llava-ego2exo eval` wrote", "check it") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Ego2ExoError(
-            f"{path} is damaged ({error})", "what `llava-ego2exo eval` wrote", "delete this file; replies stay"
+            f"{path} is damaged ({error})",
+            "what `llava-ego2exo eval` wrote",
+            "delete this file and run the same `llava-ego2exo eval` again; replies stay",
         ) from error
 
 

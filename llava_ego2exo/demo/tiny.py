@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def language_sizes(vocabulary: int, **changes: Any) -> dict[str, Any]:
 
 
 def tiny_llava(
-    folder: Path, kind: str = "llama", seed: int = 0, tower: Path | None = None, texts: Sequence[str] = (),
+    folder: str | Path, kind: str = "llama", seed: int = 0, tower: str | Path | None = None, texts: Sequence[str] = (),
     language: dict[str, Any] | None = None, **settings: Any,
 ) -> Path:  # fmt: skip
     """A whole LLaVA checkpoint: tower beside it, tokenizer inside.
@@ -91,17 +92,18 @@ def tiny_llava(
 
     from ..host.assemble import assemble
 
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tiny_tokenizer(folder, "qwen" if kind == "qwen" else "llama", texts)
     added = json.loads((folder / "tokenizer.json").read_text())
     if tower is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            tower = tiny_tower(folder.parent / "vision_tower")
+            tower = tiny_tower(folder.absolute().parent / "vision_tower")
     ids = {token["content"]: token["id"] for token in added["added_tokens"]}
     begin, end, pad = ("<|endoftext|>", "<|im_end|>", "<|endoftext|>") if kind == "qwen" else ("<s>", "</s>", "<unk>")
     tokens = {"bos_token_id": ids[begin], "eos_token_id": ids[end], "pad_token_id": ids[pad]}
     vocabulary = len(added["model"]["vocab"])
     pooling = {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "bilinear", "mm_newline_position": "no_token"}
     sizes = language_sizes(vocabulary, **{**tokens, **(language or {})})
-    return assemble(f"llava_{kind}", folder, sizes, tower, seed, **{**pooling, **settings})
+    return assemble(f"llava_{kind}", folder, sizes, Path(os.path.abspath(tower)), seed, **{**pooling, **settings})

@@ -253,3 +253,12 @@ def test_an_encoder_without_hidden_states_is_refused():
     )
     with pytest.raises(Ego2ExoError, match="CLIPVisionTower returned 0 layers"):
         prepare(model, Batch("..V..").call())
+
+
+def test_a_tiny_checkpoint_by_names_alone_finds_its_tower_from_anywhere(tmp_path, monkeypatch):
+    from llava_ego2exo.demo.tiny import tiny_llava
+
+    monkeypatch.chdir(tmp_path)
+    folder = tiny_llava("llama")
+    tower = Path(json.loads((folder / "config.json").read_text())["mm_vision_tower"])
+    assert tower.is_absolute() and tower == tmp_path / "vision_tower" and (tower / "config.json").is_file()

@@ -89,7 +89,6 @@ def _lost(chosen: Sequence[Pair], allowed: int) -> list[dict[str, str]]:
 def _teacher(job: Job) -> tuple[Settings, str]:
     """How the teacher is asked, and which it is; loads no weight."""
     from ..host.command_line import read_config
-    from ..host.context_length import require_room
     from ..host.fingerprint import fingerprint
     from ..host.how_asked import how_asked
 
@@ -101,7 +100,6 @@ def _teacher(job: Job) -> tuple[Settings, str]:
         job.model, job.model_base, job.template, job.dtype, job.bits, job.force_sample, job.time_instruction,
         frames_upbound=job.frames_upbound, video_fps=job.video_fps, max_new_tokens=job.max_new_tokens,
     )  # fmt: skip
-    require_room(config, job.max_new_tokens)
     return settings, fingerprint(job.model, job.model_base)
 
 

@@ -11,7 +11,7 @@ from ..runs.settings import Settings
 
 def how_asked(
     path: str, base: str | None, template: str | None, dtype: str | None, bits: int, force_sample: bool | None,
-    time_instruction: bool | None, **others: Any,
+    time_instruction: bool | None, max_new_tokens: int, **others: Any,
 ) -> Settings:  # fmt: skip
     """Settings for one checkpoint; what is None is taken from it.
 
@@ -23,15 +23,17 @@ def how_asked(
         bits: 4, 8 or 16.
         force_sample: always take the most frames; None: as its config says.
         time_instruction: tell it the times of the frames; None: as its config says.
+        max_new_tokens: most tokens of an answer.
         others: further fields of `Settings`.
 
     Raises:
-        Ego2ExoError: no llava, no config, the wrong base, no template, a package is missing.
+        Ego2ExoError: no llava, no config, the wrong base, no template, no room for clips, a package is missing.
     """
     import torch
 
     from .checkpoints import describe
     from .command_line import read_config
+    from .context_length import require_room
     from .flavour import package_folder
     from .loading import check_base
     from .templates import choose_template
@@ -39,6 +41,7 @@ def how_asked(
     package_folder()
     config = read_config(path)
     check_base(describe(path), base, config)
+    require_room(config, max_new_tokens)
     _need("decord", *(("bitsandbytes",) if bits < 16 else ()))
     return Settings(
         template=choose_template(path, template),
@@ -46,6 +49,7 @@ def how_asked(
         bits=bits,
         force_sample=_own(force_sample, config, "force_sample"),
         time_instruction=_own(time_instruction, config, "add_time_instruction"),
+        max_new_tokens=max_new_tokens,
         **others,
     )
 

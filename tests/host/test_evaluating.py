@@ -205,6 +205,7 @@ class TestRefused:
             ({"compare_to": "nobody"}, "--compare-to nobody"),
             ({"template": "latin"}, "conversation template 'latin'"),
             ({"max_new_tokens": 0}, "--max-new-tokens 0"),
+            ({"max_new_tokens": 10**6}, "positions for clip, query and answer"),
             ({"check": True, "rescore": "x"}, "--check and --rescore"),
         ],
     )

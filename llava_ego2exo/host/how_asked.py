@@ -11,7 +11,7 @@ from ..runs.settings import Settings
 
 def how_asked(
     path: str, base: str | None, template: str | None, dtype: str | None, bits: int, force_sample: bool | None,
-    time_instruction: bool | None, max_new_tokens: int, **others: Any,
+    time_instruction: bool | None, max_new_tokens: int = 256, **others: Any,
 ) -> Settings:  # fmt: skip
     """Settings for one checkpoint; what is None is taken from it.
 

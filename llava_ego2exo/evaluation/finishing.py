@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 from ..runs.files import locked, write_whole
+from ..runs.hashes import file_hash
 from ..runs.jsonl import json_line, read_lines, record_of
 from .items import Item
 from .judge_settings import JudgeSettings
@@ -80,14 +81,20 @@ def rescore(out: str, parser: str | None, judge: JudgeSettings | None, compare_t
         Ego2ExoError: the folder is none of ours, or damaged.
     """
     folder = Path(out)
-    if parser is not None and parser not in PARSERS:
-        raise Ego2ExoError(f"--parser {parser}", ", ".join(PARSERS), "mend this flag")
     manifest = read_manifest(folder)
+    parser = parser or manifest.get("parser")
+    if parser not in PARSERS:
+        raise Ego2ExoError(f"--parser {parser}", ", ".join(PARSERS), "mend this flag")
     if not (folder / ITEMS).is_file():
         raise Ego2ExoError(f"{folder / ITEMS} is not there", "a folder that `llava-ego2exo eval` wrote", "check it")
     with locked(folder):
+        if file_hash(str(folder / ITEMS)) != manifest.get("items sha256"):
+            raise Ego2ExoError(
+                f"{folder / ITEMS} is not the one that the run wrote", "an unchanged file",
+                "run the same `llava-ego2exo eval` again, which writes it anew; replies stay",
+            )  # fmt: skip
         items = list(read_lines(folder / ITEMS, _item, torn=False, origin=ORIGIN))
-        manifest = {**manifest, "parser": parser or manifest["parser"]}
+        manifest = {**manifest, "parser": parser}
         if judge is not None:
             manifest["judge settings"] = judge.to_dict()
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")

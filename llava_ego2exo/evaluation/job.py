@@ -94,6 +94,11 @@ class Job:
     compare_to: str | None = None
 
     def __post_init__(self) -> None:
+        # From Python one value may stand for a tuple of one.
+        for name, kind in (("models", Model), ("modes", str), ("categories", str)):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, kind) else tuple(value))
+        check_names([model.name for model in self.models])
         least = {"limit": 0, "batch_size": 1, "workers": 1, "max_failures": 0, "max_bad_rows": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
@@ -118,6 +123,21 @@ class Job:
         return ("exo", "ego") if self.view == "both" else (self.view,)
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names of models that cannot be folders, or stand twice.
+
+    Raises:
+        Ego2ExoError: naming them.
+    """
+    wrong = [name for name in names if not _NAME.fullmatch(name)]
+    if wrong or repeated(names) or not names:
+        raise Ego2ExoError(
+            f"--model {listed(wrong or repeated(names) or ['nothing'])}",
+            "models of different names, of letters, digits and . _ + -",
+            "name them: --model base=CKPT --model student=CKPT",
+        )
+
+
 def models_of(given: Sequence[str], bases: Sequence[str]) -> tuple[Model, ...]:
     """`--model` and `--model-base`, each ``PATH`` or ``NAME=PATH``.
 
@@ -131,13 +151,7 @@ def models_of(given: Sequence[str], bases: Sequence[str]) -> tuple[Model, ...]:
     named = [_named(text) for text in given]
     models = {name or _last(path): path for name, path in named}
     names = [name or _last(path) for name, path in named]
-    wrong = [name for name in names if not _NAME.fullmatch(name)]
-    if wrong or repeated(names) or not names:
-        raise Ego2ExoError(
-            f"--model {listed(wrong or repeated(names) or ['nothing'])}",
-            "models of different names, of letters, digits and . _ + -",
-            "name them: --model base=CKPT --model student=CKPT",
-        )
+    check_names(names)
     own = dict(_named(text) for text in bases)
     strangers = [str(name) for name in own if name and name not in models]
     if strangers or len(own) < len(bases):

@@ -82,12 +82,19 @@ def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
             judge.check()
     items, read = _items(job)
     models = [_settled(model) for model in job.models]
+    if any(model.spare for model in job.models) and not any(model.base for model in models):
+        raise Ego2ExoError(
+            f"--model-base {job.models[0].base}, and every model is a whole one",
+            "a base for LoRA or projector folders",
+            "leave it out",
+        )
     settings = {model.name: _settings(job, model, items) for model in models}
     manifest = _manifest(job, models, settings, read)
     folder = Path(job.out)
     stack.enter_context(locked(folder))
     manifest = _joined(folder, manifest)
-    write_whole(folder / ITEMS, "".join(json_line(dataclasses.asdict(item)) for item in items))
+    written = write_whole(folder / ITEMS, "".join(json_line(dataclasses.asdict(item)) for item in items))
+    manifest["items sha256"] = file_hash(str(written))
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     there = [item for item in items if item.path]
     hashes = video_hashes([item.path for item in there], folder, what="hashing videos")
@@ -131,7 +138,15 @@ def _settled(model: Model) -> Model:
     from ..host.command_line import read_config
 
     read_config(model.path)
-    return dataclasses.replace(model, base=None) if model.spare and describe(model.path).kind == "full" else model
+    if model.spare and describe(model.path).kind == "full":
+        return dataclasses.replace(model, base=None)
+    if model.base is not None and describe(model.base).kind != "full":
+        raise Ego2ExoError(
+            f"the base {model.base} of model {model.name} is no whole model",
+            "the checkpoint that training started from",
+            "merge that one first (llava-ego2exo merge), or give its own base",
+        )
+    return model
 
 
 def _settings(job: Job, model: Model, items: Sequence[Item]) -> Settings:

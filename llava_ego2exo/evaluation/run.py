@@ -66,11 +66,22 @@ def _mine(job: Job, ranks: Ranks, asked: Asked) -> list[Any]:
 def _load(asked: Asked, ranks: Ranks) -> Any:
     from ..host.teacher import load_teacher
 
-    settings = asked.settings
-    return load_teacher(
-        asked.model.path, asked.model.base, settings.bits, settings.dtype, ranks.local,
-        template=settings.template, max_new_tokens=settings.max_new_tokens,
-    )  # fmt: skip
+    settings, model = asked.settings, asked.model
+    try:
+        return load_teacher(
+            model.path, model.base, settings.bits, settings.dtype, ranks.local,
+            template=settings.template, max_new_tokens=settings.max_new_tokens,
+        )  # fmt: skip
+    except Ego2ExoError:
+        raise
+    except Exception as error:
+        # Whatever a damaged file makes the libraries below throw: what is done is kept, and the model is named.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise Ego2ExoError(
+            f"model {model.name} ({model.path}) does not load: {type(error).__name__}: {lines[0]}",
+            "a checkpoint with whole weights, its tokenizer, and its vision tower at hand",
+            "mend it, and run the same command again, which goes on from here",
+        ) from error
 
 
 def _work(job: Job, ranks: Ranks, asked: Asked, batches: Sequence[Any], teacher: Any) -> Tally:

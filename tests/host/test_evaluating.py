@@ -302,3 +302,76 @@ class TestDescriptions:
         no_model()
         assert setting.eval(benchmark="adlx-tsu-desc", mode="likelihood") == 1
         assert "whose questions have no options" in error_of(capsys)
+
+
+class TestStored:
+    """What lies in a folder is never taken for more than it is."""
+
+    def test_questions_not_asked_yet_are_told_from_missing_videos(self, setting):
+        assert killed_at(setting.command(), ReplyStore, 2, 0) == -signal.SIGKILL
+        assert setting_main("eval", "--rescore", str(setting.root / "out")) == 0
+        errors = [row["error"] for row in setting.results() if row["state"] == "failed"]
+        assert len(errors) == 6 and all(error.startswith("not asked yet") for error in errors)
+
+    @pytest.mark.parametrize("change", [lambda text: "", lambda text: text.replace('"answer": "', '"answer": "Z', 1)])
+    def test_questions_that_were_changed(self, setting, capsys, change):
+        assert setting.eval(limit=2) == 0
+        items = setting.root / "out" / "items.jsonl"
+        before = (setting.root / "out" / "report.html").read_bytes()
+        items.write_text(change(items.read_text()))
+        assert setting_main("eval", "--rescore", str(setting.root / "out")) == 1
+        assert "is not the one that the run wrote" in error_of(capsys)
+        assert (setting.root / "out" / "report.html").read_bytes() == before
+
+    def test_scores_without_options_and_an_unknown_parser(self, setting, capsys):
+        out = setting.root / "out"
+        assert setting.eval(limit=2, mode="likelihood") == 0
+        file = out / "base" / "likelihood" / "replies.jsonl"
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps({**record, "scores": {}}) + "\n" for record in records))
+        assert setting_main("eval", "--rescore", str(out)) == 0
+        assert all("scores" in row["error"] for row in setting.results())
+        (out / "run.json").write_text((out / "run.json").read_text().replace('"strict"', '"kind"'))
+        assert setting_main("eval", "--rescore", str(out)) == 1
+        assert "--parser kind" in error_of(capsys)
+
+
+class TestModelsThatDoNotLoad:
+    def test_damaged_weights_are_named_and_what_is_done_is_kept(self, setting, tmp_path, capsys):
+        import shutil
+
+        half = tmp_path / "half"
+        shutil.copytree(setting.model, half)
+        weights = next(half.glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:1000])
+        assert setting.eval(model=[f"base={setting.model}", f"half={half}"], limit=2) == 1
+        message = error_of(capsys)
+        assert f"model half ({half}) does not load: " in message and "goes on from here" in message
+        assert len(read_replies(setting.root / "out" / "base" / "generate")) == 2
+
+    def test_a_base_that_is_an_adapter(self, setting, tmp_path, no_model, capsys):
+        adapter = tmp_path / "adapter"
+        adapter.mkdir()
+        (adapter / "config.json").write_text((setting.model / "config.json").read_text())
+        (adapter / "adapter_config.json").write_text("{}")
+        no_model()
+        assert setting.eval(model=f"student={adapter}", model_base=str(adapter)) == 1
+        assert "is no whole model" in error_of(capsys)
+
+    def test_a_base_that_nobody_needs(self, setting, no_model, capsys):
+        no_model()
+        assert setting.eval(model_base=str(setting.model)) == 1
+        assert "every model is a whole one" in error_of(capsys)
+
+
+def test_from_python_one_value_stands_for_one(setting):
+    from llava_ego2exo.errors import Ego2ExoError
+    from llava_ego2exo.evaluation import Job, Model, evaluate
+
+    given = {"template": setting.template, "max_new_tokens": 4, "frames_upbound": 2, "limit": 1}
+    paths = ("ego-in-exo", str(setting.data), str(setting.videos), str(setting.root / "out"))
+    found = evaluate(Job(*paths, Model("base", str(setting.model)), "likelihood", **given))
+    assert [row["n"] for row in found["accuracy"] if row["category"] == "all"] == [1]
+    for names in (["a", "a"], ["../up"], [""], []):
+        with pytest.raises(Ego2ExoError, match="models of different names"):
+            Job(*paths, tuple(Model(name, str(setting.model)) for name in names))

@@ -196,6 +196,9 @@ def _joined(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
         old = read_manifest(folder)
         _refuse_differences(folder, old, new)
     before = named(old["models"])
+    if new["judge settings"] is None:
+        # What it has said is used, and nobody is asked.
+        new = {**new, "judge settings": old.get("judge settings")}
     models = [{**model, "attention": before.get(model["name"], {}).get("attention")} for model in new["models"]]
     return {**new, "models": models}
 

@@ -375,3 +375,20 @@ def test_from_python_one_value_stands_for_one(setting):
     for names in (["a", "a"], ["../up"], [""], []):
         with pytest.raises(Ego2ExoError, match="models of different names"):
             Job(*paths, tuple(Model(name, str(setting.model)) for name in names))
+
+
+def test_marks_of_an_earlier_judge_are_kept_without_asking_it(setting, monkeypatch):
+    from tests.evaluation.judge_server import JudgeServer
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    setting.write([{"video_name": "t0_exo1", "Q": "What happens?", "A": "A block moves.", "cons_Q1": "What is seen?",
+                    "cons_Q2": "What goes on?", "cons_A": "A block moves."}])  # fmt: skip
+    setting.rename("Charades-Description.json")
+    with JudgeServer(lambda _body: '{"score": 3, "reason": "x"}') as server:
+        assert setting.eval(benchmark="adlx-charades-desc", judge_url=server.url, judge_model="judge") == 0
+    marks = setting.results()[0]["marks"]
+    assert len(marks) == 5 and None not in marks.values()
+    assert setting_main("eval", "--rescore", str(setting.root / "out")) == 0
+    assert setting.results()[0]["marks"] == marks
+    assert setting.eval(benchmark="adlx-charades-desc") == 0
+    assert setting.results()[0]["marks"] == marks

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All ten tasks, base beside student: Ego-in-Exo Perception on both cameras, and the six sets of ADL-X. Edit the variables,
+# Everything, base beside student: Ego-in-Exo Perception on both cameras, and the six sets of ADL-X. Edit the variables,
 # then run it where LLaVA-NeXT and this package are installed:
 #
 #   bash scripts/eval.sh

@@ -171,7 +171,7 @@ def _rescore(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.tables import table
 
     finished = rescore(args.rescore, args.parser, _judge(args), args.compare_to)
-    return f"{table(finished.metrics)}\n\n{args.rescore}/report.html", 0
+    return "\n\n".join([table(finished.metrics), *_missing(finished.metrics), f"{args.rescore}/report.html"]), 0
 
 
 def _ask(args: argparse.Namespace) -> tuple[str, int]:
@@ -190,4 +190,16 @@ def _ask(args: argparse.Namespace) -> tuple[str, int]:
         models=models_of(args.model, args.model_base), modes=tuple(dict.fromkeys(args.mode)),
         categories=tuple(args.categories), parser=args.parser or "strict", judge=_judge(args), **values,
     )  # fmt: skip
-    return f"{table(evaluate(job))}\n\n{args.out}/report.html", 0
+    measured = evaluate(job)
+    return "\n\n".join([table(measured), *_missing(measured), f"{args.out}/report.html"]), 0
+
+
+def _missing(measured: dict[str, Any]) -> list[str]:
+    """A line on marks that no judge has given."""
+    rows = [row for row in measured["descriptions"] if row["category"] == "all" and row["missing"]]
+    if not rows:
+        return []
+    most = max(row["missing"] for row in rows)
+    return [
+        f"marks are missing of up to {most} row(s); results.jsonl says why, and the same command asks for them again"
+    ]

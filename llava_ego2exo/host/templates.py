@@ -34,7 +34,7 @@ def choose_template(path: str, given: str | None) -> str:
         )
     if template is None or (given is None and template not in conv_templates):
         raise Ego2ExoError(
-            f"{path} is a teacher without chat template: its config does not say with which it was trained",
+            f"{path} comes without chat template: its config does not say with which it was trained",
             ", ".join(conv_templates),
             "give --template the one it was trained with (`--version` of its training)",
         )

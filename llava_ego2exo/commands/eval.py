@@ -67,7 +67,7 @@ def _add_replies(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mode", metavar="MODE", nargs="+", default=["generate"], help=mode)
     longest = "most tokens of a reply (default: 64 for multiple choice, 256 for descriptions)"
     group.add_argument("--max-new-tokens", type=int, metavar="N", help=longest)
-    how = "strict (default), or viscop for comparing with published numbers; see docs/replies.md"
+    how = "strict, or viscop for comparing with published numbers (default: strict; with --rescore as before)"
     group.add_argument("--parser", metavar="NAME", help=how)
     group.add_argument("--compare-to", metavar="NAME", help="the model that others are compared with")
 

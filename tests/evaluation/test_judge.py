@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -690,7 +691,16 @@ def test_prompts_are_stored_and_no_wording_changes_without_its_version(tmp_path)
     assert (PROMPT_VERSION, prompts_hash()[:16]) == ("ego2exo-judge-1", "7f34fb179a402f1b")
 
 
-def test_stopped_by_ctrl_c_what_was_answered_is_kept(tmp_path, monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """Python's own way with Ctrl-C: a process that shares the suite with others ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_stopped_by_ctrl_c_what_was_answered_is_kept(tmp_path):
     stop = []
 
     def answer(body):

@@ -35,9 +35,9 @@ setup(
     extras_require={
         "flash": ["flash-attn>=2.5"],
         "qlora": ["bitsandbytes>=0.43", "peft>=0.10"],
-        "eval": ["decord>=0.6", "jinja2>=3", "matplotlib>=3.7", "snowballstemmer>=2"],
+        "eval": ["decord>=0.6", "jinja2>=3", "matplotlib>=3.7", "pillow>=9", "snowballstemmer>=2"],
         "judge": ["openai>=1.30"],
-        "report": ["matplotlib>=3.7"],
+        "report": ["jinja2>=3", "matplotlib>=3.7", "pillow>=9"],
         "pairs": ["av>=12"],
         "dev": ["pytest>=7", "hypothesis>=6", "ruff>=0.6"],
     },

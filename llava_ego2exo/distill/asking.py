@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
+from ..runs.batches import answered, is_open
 from ..runs.clips import Seen, read_ahead, read_clip
 from ..runs.settings import Settings
 from . import quality
 from .answers import Answer, AnswerStore
-from .plan import Task, is_open
+from .plan import Task
 from .top_k import TopK, save_top_k
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Work:
         with AnswerStore(self.folder, self.rank) as store:
             began = time.perf_counter()
             for batch, clips in read_ahead(batches, self._read, self.workers):
-                said = self._ask(batch, clips)
+                said = answered(batch, clips, self.done, self._ask)
                 store.append(self._records(batch, said, tally))
                 tally.clips += len(batch)
                 tally.sizes.append(len(batch))
@@ -78,24 +79,12 @@ class Work:
     def _read(self, task: Task) -> Seen | Ego2ExoError:
         return read_clip(task, self.settings, self.teacher.preprocess)
 
-    def _ask(
-        self, batch: tuple[Task, ...], clips: list[Seen | Ego2ExoError]
-    ) -> list[list[Said] | Ego2ExoError]:  # fmt: skip
-        """Answers to the whole batch, also to what is answered already: its rounding hangs on what goes together."""
-        good = [number for number, clip in enumerate(clips) if isinstance(clip, Seen)]
-        results: list[Any] = list(clips)
-        if not any(is_open(batch[number], self.done) for number in good):
-            return [[] if number in good else clip for number, clip in enumerate(clips)]
-        questions = [[clips[n].preface + q.query for q in batch[n].questions] for n in good]
-        for number, said in zip(good, self._generate([clips[n].pixels for n in good], questions), strict=True):
-            results[number] = said
-        return results
-
-    def _generate(self, clips: list[Any], questions: list[list[str]]) -> list[list[Said] | Ego2ExoError]:
+    def _ask(self, tasks: list[Task], clips: list[Seen]) -> list[list[Said] | Ego2ExoError]:
         from ..host.teacher import memory_told
 
+        questions = [[clip.preface + q.query for q in task.questions] for task, clip in zip(tasks, clips, strict=True)]
         with memory_told(len(clips), sum(map(len, questions))):
-            return self.teacher.answer(clips, questions)
+            return self.teacher.answer([clip.pixels for clip in clips], questions)
 
     def _records(
         self, batch: tuple[Task, ...], said: list[list[Said] | Ego2ExoError], tally: Tally

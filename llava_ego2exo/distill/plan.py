@@ -6,10 +6,11 @@ an answer.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..runs.batches import in_batches
 from .answers import answer_key
 from .pairs import Pair
 
@@ -66,7 +67,7 @@ class Plan:
 
     def batches(self, size: int) -> list[tuple[Task, ...]]:
         """The tasks, `size` clips a batch."""
-        return [tuple(self.tasks[start : start + size]) for start in range(0, len(self.tasks), size)]
+        return in_batches(self.tasks, size)
 
 
 def make_plan(
@@ -99,13 +100,3 @@ def make_plan(
                 questions.append(Question(key, query, pair.segment, pair.split, kind))
     tasks = [Task(paths[clip], clip[1], clip[2], clip[0], tuple(questions)) for clip, questions in clips.items()]
     return Plan(tasks, places)
-
-
-def unfinished(batches: Sequence[tuple[Task, ...]], done: Container[str]) -> list[tuple[Task, ...]]:
-    """The batches that lack an answer; each is to be asked again as a whole."""
-    return [batch for batch in batches if any(is_open(task, done) for task in batch)]
-
-
-def is_open(task: Task, done: Container[str]) -> bool:
-    """Whether a clip lacks an answer."""
-    return any(question.key not in done for question in task.questions)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
+from ..runs.batches import is_open
 from ..runs.files import locked
 from ..runs.hashes import video_hashes
 from ..runs.listing import listed
@@ -18,7 +19,7 @@ from ..runs.settings import Settings
 from .answer_folder import done_keys, open_folder
 from .job import Job
 from .pairs import Pair, read_pairs
-from .plan import Plan, is_open, make_plan
+from .plan import Plan, make_plan
 from .queries import Queries, draw_queries, read_queries
 
 

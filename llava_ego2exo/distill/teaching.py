@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import Ego2ExoError
+from ..runs.batches import unfinished
 from ..runs.listing import listed
-from ..runs.ranks import Ranks, started_ranks
+from ..runs.ranks import Ranks, clip_bar, started_ranks
 from .answer_folder import Finished, finish_folder, write_failures
 from .asking import Tally, Work
 from .estimate import estimate, sample_batches
 from .job import Job
-from .plan import Task, unfinished
+from .plan import Task
 from .preparing import Prepared, named, prepare
 
 __all__ = ["Job", "teach"]
@@ -49,21 +48,12 @@ def _work(job: Job, ranks: Ranks, prepared: Prepared, batches: list[tuple[Task, 
     )  # fmt: skip
     work = Work(Path(job.out), ranks.rank, teacher, prepared.fingerprint, prepared.settings, prepared.done, job.workers)
     tally, total = Tally(), sum(map(len, mine))
-    with _bar(ranks, total) as bar:
+    with clip_bar(ranks, "teaching", total) as bar:
         for tally in work.answer(mine):
             bar.update(tally.clips - bar.n)
             rate = tally.tokens / max(sum(tally.seconds), 1e-9)
             bar.set_postfix_str(f"{rate:.0f} tokens/s, {len(tally.failures)} failed")
     return tally
-
-
-def _bar(ranks: Ranks, total: int) -> Any:
-    from tqdm import tqdm
-
-    name = "teaching" if ranks.world == 1 else f"teaching (process 1 of {ranks.world})"
-    # A log file gets a line every half minute, not ten a second.
-    pause = 0.5 if sys.stderr.isatty() else 30
-    return tqdm(total=total, desc=name, unit="clip", disable=ranks.rank != 0, mininterval=pause)
 
 
 def _finish(

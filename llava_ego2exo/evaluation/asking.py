@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
+from ..runs.batches import answered
 from ..runs.clips import Seen, read_ahead, read_clip
 from .outcomes import LIKELIHOOD
-from .plan import Clip, Question, is_open
+from .plan import Clip, Question
 from .preparing import Asked
 from .replies import Reply, ReplyStore
 
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tally:
-    """What one process has done: clips, questions, those of them without a reply, and seconds."""
+    """What one process has done: clips, questions, and those of them without a reply."""
 
     clips: int = 0
     questions: int = 0
     failed: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,38 +47,22 @@ class Work:
         """Ask batch after batch; yields the tally so far after each."""
         tally = Tally()
         with ReplyStore(self.asked.folder, self.rank) as store:
-            began = time.perf_counter()
             for batch, clips in read_ahead(batches, self._read, self.workers):
-                replies = self._replies(batch, self._ask(batch, clips))
+                replies = self._replies(batch, answered(batch, clips, self.asked.done, self._ask))
                 store.append(replies)
                 tally.clips += len(batch)
                 tally.questions += len(replies)
                 tally.failed += sum(bool(reply.error) for reply in replies)
-                tally.seconds += time.perf_counter() - began
-                began = time.perf_counter()
                 yield tally
 
     def _read(self, clip: Clip) -> Seen | Ego2ExoError:
         return read_clip(clip, self.asked.settings, self.teacher.preprocess)
 
-    def _ask(self, batch: tuple[Clip, ...], clips: list[Seen | Ego2ExoError]) -> list[Any]:
-        """Replies to the whole batch, also to what is done already: its rounding hangs on what goes together."""
-        good = [number for number, clip in enumerate(clips) if isinstance(clip, Seen)]
-        results: list[Any] = list(clips)
-        if not any(is_open(batch[number], self.asked.done) for number in good):
-            return [[] if number in good else clip for number, clip in enumerate(clips)]
-        prefaces = [clips[number].preface for number in good]
-        questions = [batch[number].questions for number in good]
-        pixels = [clips[number].pixels for number in good]
-        for number, found in zip(good, self._run(pixels, prefaces, questions), strict=True):
-            results[number] = found
-        return results
-
-    def _run(
-        self, pixels: list[Any], prefaces: list[str], questions: list[tuple[Question, ...]]
-    ) -> list[Any]:  # fmt: skip
+    def _ask(self, clips: list[Clip], seen: list[Seen]) -> list[Any]:
         from ..host.teacher import memory_told
 
+        pixels, prefaces = [one.pixels for one in seen], [one.preface for one in seen]
+        questions = [clip.questions for clip in clips]
         with memory_told(len(pixels), sum(map(len, questions))):
             if self.asked.mode == LIKELIHOOD:
                 return _scored(self.teacher, pixels, prefaces, questions)

@@ -1,14 +1,11 @@
-"""Which clips a run shows, with which questions, and in which batches: fixed by the items and the batch size alone.
-
-Neither an interruption nor the number of processes changes what goes through the model together, so neither changes a
-reply.
-"""
+"""Which clips a run shows, with which questions, and in which batches: fixed by the items and the batch size alone."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..runs.batches import in_batches
 from .items import Item
 from .prompts import VERSION, prompt_of
 from .replies import reply_key
@@ -62,7 +59,7 @@ class Plan:
 
     def batches(self, size: int) -> list[tuple[Clip, ...]]:
         """The clips, `size` a batch."""
-        return [tuple(self.clips[start : start + size]) for start in range(0, len(self.clips), size)]
+        return in_batches(self.clips, size)
 
 
 def make_plan(items: Sequence[Item], hashes: Mapping[str, str], asking: Sequence[object]) -> Plan:
@@ -83,13 +80,3 @@ def make_plan(items: Sequence[Item], hashes: Mapping[str, str], asking: Sequence
         questions = clips.setdefault((item.path, item.start_s, item.end_s), [])
         questions.append(Question(item.id, keys[item.id], text, options))
     return Plan([Clip(*place, tuple(questions)) for place, questions in clips.items()], keys)
-
-
-def unfinished(batches: Sequence[tuple[Clip, ...]], done: Container[str]) -> list[tuple[Clip, ...]]:
-    """The batches that lack a reply; each is to be asked again as a whole."""
-    return [batch for batch in batches if any(is_open(clip, done) for clip in batch)]
-
-
-def is_open(clip: Clip, done: Container[str]) -> bool:
-    """Whether a clip lacks a reply."""
-    return any(question.key not in done for question in clip.questions)

@@ -23,6 +23,7 @@ from .items import CHOICE, DESCRIPTION, Item
 from .job import Job, Model
 from .judging import judge_of
 from .outcomes import LIKELIHOOD
+from .parsers import PARSERS
 from .plan import Plan, make_plan
 from .provenance import differences, named, software
 from .replies import read_replies
@@ -75,7 +76,7 @@ def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
     Raises:
         Ego2ExoError: something given is wrong.
     """
-    _check_packages()
+    _check_packages(job)
     judge = judge_of(job.judge, Path(job.out))
     if judge is not None:
         with judge:
@@ -107,11 +108,15 @@ def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
     return Prepared(items, asked, manifest)
 
 
-def _check_packages() -> None:
-    """The report's packages, so that a run of hours does not end without one."""
+def _check_packages(job: Job) -> None:
+    """What reading replies and the report need, so that a run of hours does not end without one."""
     from ..pages.drawing import require_matplotlib
+    from ..pages.templating import require_jinja
 
     require_matplotlib()
+    require_jinja()
+    # Reading one reply asks for all that reading any needs.
+    PARSERS[job.parser]("walking to the door", {"A": "walk", "B": "sit"})
 
 
 def _items(job: Job) -> tuple[list[Item], Read]:

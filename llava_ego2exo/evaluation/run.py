@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
+from ..runs.batches import unfinished
 from ..runs.files import write_whole
 from ..runs.listing import listed
-from ..runs.ranks import Ranks, started_ranks
-from .asking import Tally, Work
+from ..runs.ranks import Ranks, clip_bar, started_ranks
+from .asking import Work
 from .finishing import Finished, finish
 from .job import Job
 from .outcomes import FAILED
-from .plan import unfinished
 from .preparing import MANIFEST, Asked, Prepared, prepare
 
 __all__ = ["evaluate"]
@@ -67,39 +66,18 @@ def _load(asked: Asked, ranks: Ranks) -> Any:
     from ..host.teacher import load_teacher
 
     settings, model = asked.settings, asked.model
-    try:
-        return load_teacher(
-            model.path, model.base, settings.bits, settings.dtype, ranks.local,
-            template=settings.template, max_new_tokens=settings.max_new_tokens,
-        )  # fmt: skip
-    except Ego2ExoError:
-        raise
-    except Exception as error:
-        # Whatever a damaged file makes the libraries below throw: what is done is kept, and the model is named.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise Ego2ExoError(
-            f"model {model.name} ({model.path}) does not load: {type(error).__name__}: {lines[0]}",
-            "a checkpoint with whole weights, its tokenizer, and its vision tower at hand",
-            "mend it, and run the same command again, which goes on from here",
-        ) from error
+    return load_teacher(
+        model.path, model.base, settings.bits, settings.dtype, ranks.local,
+        template=settings.template, max_new_tokens=settings.max_new_tokens,
+    )  # fmt: skip
 
 
-def _work(job: Job, ranks: Ranks, asked: Asked, batches: Sequence[Any], teacher: Any) -> Tally:
-    tally, work = Tally(), Work(asked, teacher, ranks.rank, job.workers)
-    with _bar(ranks, f"{asked.model.name}, {asked.mode}", sum(map(len, batches))) as bar:
+def _work(job: Job, ranks: Ranks, asked: Asked, batches: Sequence[Any], teacher: Any) -> None:
+    work = Work(asked, teacher, ranks.rank, job.workers)
+    with clip_bar(ranks, f"{asked.model.name}, {asked.mode}", sum(map(len, batches))) as bar:
         for tally in work.answer(batches):
             bar.update(tally.clips - bar.n)
             bar.set_postfix_str(f"{tally.questions} questions, {tally.failed} failed")
-    return tally
-
-
-def _bar(ranks: Ranks, name: str, total: int) -> Any:
-    from tqdm import tqdm
-
-    many = f" (process 1 of {ranks.world})" if ranks.world > 1 else ""
-    # A log file gets a line every half minute, not ten a second.
-    pause = 0.5 if sys.stderr.isatty() else 30
-    return tqdm(total=total, desc=name + many, unit="clip", disable=ranks.rank != 0, mininterval=pause)
 
 
 def _free() -> None:

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .answer_pass import IGNORE_INDEX, Answers, answer_pass
 from .asking import prompt
-from .patchboard import substituted
 from .sharing import shared_encoding
-
-IGNORE_INDEX = -100
 
 
 def option_scores(
@@ -32,14 +30,15 @@ def option_scores(
     rows, media = [], []
     for video, question, choices in zip(videos, questions, options, strict=True):
         for choice in choices:
-            rows.append(_row(tokenizer, prompt(question, template), choice))
+            rows.append(answer_row(tokenizer, prompt(question, template), choice))
             media.append(video)
-    flat = iter(_scores(model, rows, media).tolist())
+    found = answer_log_probs(model, rows, media)
+    flat = iter(score(places, ids[start:]) for places, (ids, start) in zip(found, rows, strict=True))
     return [[next(flat) for _ in choices] for choices in options]
 
 
-def _row(tokenizer: Any, text: str, answer: str) -> tuple[Tensor, int]:
-    """Ids of the prompt with an answer behind it, and how many of them are the prompt's."""
+def answer_row(tokenizer: Any, text: str, answer: str) -> tuple[Tensor, int]:
+    """Ids of a prompt with an answer behind it, and how many of them are the prompt's."""
     from llava.mm_utils import tokenizer_image_token
 
     # The template's own blank between prompt and answer, as in training: none behind a line's end.
@@ -49,29 +48,42 @@ def _row(tokenizer: Any, text: str, answer: str) -> tuple[Tensor, int]:
 
 
 @torch.inference_mode()
-def _scores(model: Any, rows: list[tuple[Tensor, int]], media: list[Tensor]) -> Tensor:
+def answer_log_probs(model: Any, rows: Sequence[tuple[Tensor, int]], videos: Sequence[Tensor]) -> list[Tensor]:
+    """For each row (answer tokens, vocabulary): log-probabilities of what may stand at each place of its answer.
+
+    The language model's head is asked at these places alone, and each different video is encoded once.
+
+    Args:
+        model: a LLaVA model.
+        rows: what :func:`answer_row` gives.
+        videos: of each row, (T, 3, H, W), preprocessed; the same tensor object where rows share it.
+    """
     device, dtype = model.device, model.dtype
-    kept = {id(video): video.to(device, dtype) for video in media}
+    kept = {id(video): video.to(device, dtype) for video in videos}
+    images = [kept[id(video)] for video in videos]
     ids = [row for row, _ in rows]
     labels = [row.masked_fill(torch.arange(len(row)) < start, IGNORE_INDEX) for row, start in rows]
-    pad = torch.nn.utils.rnn.pad_sequence
+    pad, head = torch.nn.utils.rnn.pad_sequence, model.get_output_embeddings().forward
     mask = pad([torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True)
-    kept_labels: list[Tensor] = []
-    original = model.prepare_inputs_labels_for_multimodal
 
-    def prepare(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        kept_labels.append(result[5])
-        return (*result[:5], None)
+    def likely(_answers: Answers, hidden: Tensor) -> Tensor:
+        return head(hidden).float().log_softmax(-1)
 
-    images = [kept[id(video)] for video in media]
-    with shared_encoding(model, images), substituted(model, prepare_inputs_labels_for_multimodal=prepare):
-        logits = model(
-            input_ids=pad(ids, batch_first=True).to(device), attention_mask=mask.to(device),
-            labels=pad(labels, batch_first=True, padding_value=IGNORE_INDEX).to(device),
-            images=images, modalities=["video"] * len(media), use_cache=False,
-        ).logits[:, :-1]  # fmt: skip
-    target = kept_labels[0][:, 1:]
-    there = target != IGNORE_INDEX
-    chosen = logits.log_softmax(-1).gather(2, target.clamp(min=0)[..., None])[..., 0]
-    return (chosen * there).sum(1)
+    inputs = {
+        "input_ids": pad(ids, batch_first=True).to(device), "attention_mask": mask.to(device),
+        "labels": pad(labels, batch_first=True, padding_value=IGNORE_INDEX).to(device),
+        "images": images, "modalities": ["video"] * len(images), "use_cache": False,
+    }  # fmt: skip
+    with shared_encoding(model, images):
+        found, _ = answer_pass(model, model, inputs, likely)
+    return list(found.cpu().split([len(row) - start for row, start in rows]))
+
+
+def score(places: Tensor, ids: Tensor) -> float:
+    """Sum of the log-probabilities of tokens, one a place from the first on.
+
+    Args:
+        places: (T, vocabulary).
+        ids: (at most T,).
+    """
+    return float(places[: len(ids)].gather(1, ids[:, None].to(torch.int64)).sum())

@@ -219,12 +219,13 @@ def last_logits(model: Any, k: int, steps: list[tuple[Tensor, Tensor]]) -> Itera
 
 
 @contextlib.contextmanager
-def memory_told(clips: int, rows: int) -> Iterator[None]:
+def memory_told(clips: int, rows: int, remedy: str = "") -> Iterator[None]:
     """Inside the block, a GPU whose memory runs out says what would help.
 
     Args:
         clips: that go through the model together.
         rows: questions about them.
+        remedy: what to do; "": by the flags of our commands, which go on where they were stopped.
     """
     try:
         yield
@@ -232,7 +233,8 @@ def memory_told(clips: int, rows: int) -> Iterator[None]:
         raise Ego2ExoError(
             f"the GPU's memory ran out with {clips} clip(s) and {rows} question(s) at once",
             "what fits",
-            "run the same command with a smaller --batch-size, which goes on where this one stopped; with "
+            remedy
+            or "run the same command with a smaller --batch-size, which goes on where this one stopped; with "
             "--batch-size 1, start anew with fewer --frames-upbound or with --bits 4",
         ) from error
 
@@ -262,6 +264,16 @@ def load_teacher(
     except torch.cuda.OutOfMemoryError as error:
         raise Ego2ExoError(
             f"the GPU's memory ran out while {path} was loaded in {bits} bits", "what fits", "give --bits 4"
+        ) from error
+    except Ego2ExoError:
+        raise
+    except Exception as error:
+        # Whatever a damaged or missing file makes the libraries below throw.
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise Ego2ExoError(
+            f"{path} does not load: {reason}",
+            "a checkpoint with whole weights, its tokenizer, and its vision tower at hand",
+            "mend it, and run the same command again",
         ) from error
     # LLaVA leaves the tower in float16, or on the first GPU, in some of these cases.
     tower = loaded[1].get_vision_tower().to(torch_dtype(dtype))

@@ -117,16 +117,11 @@ def _asked(
 
 
 def _answer(teacher: Teacher, clips: Sequence[Seen], texts: Sequence[Sequence[str]]) -> list[Any]:
-    import torch
+    from ..host.teacher import memory_told
 
-    try:
+    remedy = "give a smaller --batch_size, fewer max_frames_num, or load_4bit=True"
+    with memory_told(len(clips), sum(map(len, texts)), remedy):
         return teacher.answer([clip.pixels for clip in clips], texts)
-    except torch.cuda.OutOfMemoryError as error:
-        raise Ego2ExoError(
-            f"the GPU's memory ran out with {len(clips)} clip(s) and {sum(map(len, texts))} question(s) at once",
-            "what fits",
-            "give a smaller --batch_size, fewer max_frames_num, or load_4bit=True",
-        ) from error
 
 
 def _sure(clip: _Clip, found: Any) -> Any:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..errors import Ego2ExoError
+
 SHARED = Path(__file__).parent / "templates"
+
+
+def require_jinja() -> None:
+    """Ask for what pages are made with; to be called before a long run.
+
+    Raises:
+        Ego2ExoError: jinja2 is not installed.
+    """
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise Ego2ExoError("jinja2 is not installed", "", "pip install 'llava-ego2exo[report]'") from error
 
 
 def templates(folder: Path, **filters: Any) -> Any:

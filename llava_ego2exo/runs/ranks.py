@@ -97,3 +97,19 @@ def started_ranks() -> Iterator[Ranks]:
 def is_first() -> bool:
     """Whether this process is the one that speaks for all."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def clip_bar(ranks: Ranks, what: str, total: int) -> Any:
+    """A progress bar of clips, shown by the first process alone.
+
+    Args:
+        ranks: the processes.
+        what: shown before it.
+        total: clips of this process.
+    """
+    from tqdm import tqdm
+
+    many = f" (process 1 of {ranks.world})" if ranks.world > 1 else ""
+    # A log file gets a line every half minute, not ten a second.
+    pause = 0.5 if sys.stderr.isatty() else 30
+    return tqdm(total=total, desc=what + many, unit="clip", disable=ranks.rank != 0, mininterval=pause)

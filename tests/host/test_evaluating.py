@@ -346,7 +346,7 @@ class TestModelsThatDoNotLoad:
         weights.write_bytes(weights.read_bytes()[:1000])
         assert setting.eval(model=[f"base={setting.model}", f"half={half}"], limit=2) == 1
         message = error_of(capsys)
-        assert f"model half ({half}) does not load: " in message and "goes on from here" in message
+        assert f"{half} does not load: " in message and "run the same command again" in message
         assert len(read_replies(setting.root / "out" / "base" / "generate")) == 2
 
     def test_a_base_that_is_an_adapter(self, setting, tmp_path, no_model, capsys):
@@ -392,3 +392,17 @@ def test_marks_of_an_earlier_judge_are_kept_without_asking_it(setting, monkeypat
     assert setting.results()[0]["marks"] == marks
     assert setting.eval(benchmark="adlx-charades-desc") == 0
     assert setting.results()[0]["marks"] == marks
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2", "snowballstemmer"])
+def test_what_the_end_of_a_run_needs_is_asked_for_before_it(setting, no_model, capsys, monkeypatch, package):
+    import sys
+
+    from llava_ego2exo.evaluation import option_texts
+
+    option_texts._stem.cache_clear()
+    option_texts._stemmer.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    no_model()
+    assert setting.eval() == 1
+    assert f"{package} is not installed" in error_of(capsys)

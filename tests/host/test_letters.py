@@ -39,14 +39,37 @@ def test_equal_to_each_option_scored_apart(teachers, clips, keys):
         asked = [[Asked(text, keys) for text in TEXTS], [Asked(TEXTS[1], keys[:2])]]
         found = letter_scores(teacher, clips, asked)
         flat = [(clip, question) for clip, own in zip(clips, asked, strict=True) for question in own]
-        wanted = [
-            option_scores(teacher.model, teacher.tokenizer, [c], [q.text], [q.keys], teacher.template)[0]
-            for c, q in flat
-        ]
+        wanted = [[_plain(teacher, clip, question.text, key) for key in question.keys] for clip, question in flat]
         scores = [scores for own in found for scores in own]
         for (_, question), mine, theirs in zip(flat, scores, wanted, strict=True):
             assert tuple(mine) == question.keys
             assert list(mine.values()) == pytest.approx(theirs, abs=1e-4)
+
+
+def test_options_of_several_tokens(teachers, clips):
+    options = ("a red cup", "it is the green plate on the left", "no")
+    for teacher in teachers.values():
+        videos = [_fit(clip, teacher) for clip in clips]
+        found = option_scores(teacher.model, teacher.tokenizer, videos, TEXTS, [options, options[:2]], teacher.template)
+        wanted = [
+            [_plain(teacher, clip, text, option) for option in own]
+            for clip, text, own in zip(videos, TEXTS, (options, options[:2]), strict=True)
+        ]
+        assert found[0] == pytest.approx(wanted[0], abs=1e-3) and found[1] == pytest.approx(wanted[1], abs=1e-3)
+
+
+def _plain(teacher, clip, text, answer):
+    """LLaVA's own loss on one row alone, times its answer tokens: nothing shared, batched or left out."""
+    from llava.mm_utils import tokenizer_image_token
+
+    head = asking.prompt(text, teacher.template)
+    joint = "" if head.endswith("\n") else " "
+    ids = tokenizer_image_token(f"{head}{joint}{answer}", teacher.tokenizer, return_tensors="pt")[None]
+    labels = ids.clone()
+    labels[:, : len(tokenizer_image_token(head, teacher.tokenizer))] = -100
+    with torch.inference_mode():
+        loss = teacher.model(input_ids=ids, labels=labels, images=[clip], modalities=["video"]).loss
+    return -float(loss) * int((labels != -100).sum())
 
 
 def test_the_tower_runs_once_a_clip(teachers, clips, monkeypatch):

@@ -75,7 +75,7 @@ def rescore(out: str, parser: str | None, judge: JudgeSettings | None, compare_t
         out: the folder that `llava-ego2exo eval` wrote.
         parser: name of what reads replies; None: as before.
         judge: to be asked; None: answers that an earlier run got are used.
-        compare_to: the model that others are compared with; None: the first.
+        compare_to: the model that others are compared with; None: as before.
 
     Raises:
         Ego2ExoError: the folder is none of ours, or damaged.
@@ -103,7 +103,7 @@ def rescore(out: str, parser: str | None, judge: JudgeSettings | None, compare_t
             for model in manifest["models"]
             for mode in manifest["modes"]
         }
-        return report(folder, items, replies, manifest, judge, compare_to)
+        return report(folder, items, replies, manifest, judge, compare_to or manifest.get("compared with"))
 
 
 def report(

@@ -174,7 +174,7 @@ def _manifest(job: Job, models: Sequence[Model], settings: Mapping[str, Settings
         "videos": job.videos, "views": list(job.views), "categories": list(job.categories), "limit": job.limit,
         "clip seconds": job.clip_seconds,
         "prompt": prompts.VERSION, "modes": list(job.modes), "parser": job.parser, "batch size": job.batch_size,
-        "judge settings": job.judge and job.judge.to_dict(),
+        "judge settings": job.judge and job.judge.to_dict(), "compared with": job.compare_to,
         "models": [
             {
                 "name": model.name, "path": model.path, "base": model.base,

@@ -1,5 +1,6 @@
 """What every test shares: no hub, one thread (tiny matrices are faster on one), and where real data lies."""
 
+import json
 import os
 from pathlib import Path
 
@@ -21,6 +22,23 @@ def real_videos() -> Path:
     if not REAL_VIDEOS.is_dir():
         pytest.skip(f"no real videos at {REAL_VIDEOS} (set EGO2EXO_SHARED)")
     return REAL_VIDEOS
+
+
+@pytest.fixture
+def fault_table(request):
+    """Tells how many faults of a kind were tried and how many survived: all, or the test fails.
+
+    A row goes to the file that EGO2EXO_FAULTS names; `scripts/faults.py` makes the documents' table of them.
+    """
+
+    def row(title: str, tried: int, survived: int) -> None:
+        if "EGO2EXO_FAULTS" in os.environ:
+            line = {"fault": title, "tried": tried, "survived": survived, "test": request.node.nodeid}
+            with open(os.environ["EGO2EXO_FAULTS"], "a") as file:
+                file.write(json.dumps(line) + "\n")
+        assert tried > 0 and survived == tried, f"{title}: {tried} tried, {survived} survived"
+
+    return row
 
 
 def pytest_collection_modifyitems(items):

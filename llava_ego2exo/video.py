@@ -26,11 +26,15 @@ class Clip:
         frames: (T, H, W, 3) uint8.
         times: seconds of each frame.
         duration: seconds of the whole video.
+        indices: of the frames in the file, from 0.
+        rate: frames a second of the file, on average.
     """
 
     frames: Any
     times: list[float]
     duration: float
+    indices: list[int]
+    rate: float
 
 
 def sample_indices(total: int, fps: float, frames_per_second: int, upbound: int, force: bool) -> list[int]:
@@ -76,8 +80,9 @@ def read_video(
         rate = reader.get_avg_fps()
         first, last = _part(reader, rate, path, start_s, end_s)
         indices = sample_indices(last - first, rate, fps, frames_upbound, force_sample)
-        frames = reader.get_batch([first + index for index in indices]).asnumpy()
-    return Clip(frames, [index / rate for index in indices], (last - first) / rate)
+        inside = [first + index for index in indices]
+        frames = reader.get_batch(inside).asnumpy()
+    return Clip(frames, [index / rate for index in indices], (last - first) / rate, inside, rate)
 
 
 def video_seconds(path: str) -> float:

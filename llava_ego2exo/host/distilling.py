@@ -1,4 +1,4 @@
-"""The loss of one small batch: LLaVA's cross-entropy, or cross-entropy and KL to a teacher."""
+"""The loss of one small batch: cross-entropy, with a teacher also the KL to it, or LLaVA's own loss."""
 
 from __future__ import annotations
 
@@ -57,13 +57,16 @@ def _counted(seen: Seen, content: AnswerContent | None) -> Sums:
 class Distiller:
     """Cross-entropy and KL of a student, in one pass of the teacher and one of the student.
 
+    The language model's head is asked at answer positions only. LLaVA asks it everywhere: with thousands of visual
+    tokens its float32 logits are the largest tensors of a step, by far, and hardly any of them has a label.
+
     Args:
         config: weight and temperature.
-        teacher: see :mod:`.kl_teachers`.
+        teacher: see :mod:`.kl_teachers`; None: cross-entropy alone.
         content: tells answers from the template around them; None: all that is supervised is an answer's.
     """
 
-    def __init__(self, config: DistillConfig, teacher: Any, content: AnswerContent | None = None) -> None:
+    def __init__(self, config: DistillConfig, teacher: Any | None = None, content: AnswerContent | None = None) -> None:
         self.config, self.teacher, self.content = config, teacher, content
 
     def loss(self, model: Any, call: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Tensor, Sums]:
@@ -75,7 +78,7 @@ class Distiller:
             inputs: a batch; `teacher` in it is the teacher's part, absent where no row has one.
         """
         batch = inputs.pop("teacher", None)
-        lesson = None if batch is None else self.teacher.lesson(batch)
+        lesson = None if batch is None or self.teacher is None else self.teacher.lesson(batch)
         inner = llava_model(model)
         head = inner.get_output_embeddings().forward
         counts: list[tuple[int, int]] = []
@@ -94,6 +97,21 @@ class Distiller:
         sums.kl_tokens, sums.left_out = counts[-1]
         sums.ce, sums.kl = found.detach().tolist()
         return (found[0] + self.config.kd_weight * found[1]) / max(sums.tokens, 1), sums
+
+
+def asks_head_at_answers(model: Any, sharded: bool) -> bool:
+    """Whether a run without KL takes its cross-entropy by :class:`Distiller` too; else by :func:`plain_loss`.
+
+    Not where the head's weights are sharded, where the model computes its logits without calling its head, or where
+    its own loss holds more than the cross-entropy (the balance of a mixture's experts).
+
+    Args:
+        model: the student, with or without PEFT's wrapper.
+        sharded: ZeRO-3 or FSDP.
+    """
+    config = llava_model(model).config
+    whole = getattr(config, "pretraining_tp", 1) in (None, 1)
+    return whole and not sharded and not getattr(config, "output_router_logits", False)
 
 
 def _first(chosen: Tensor, total: int) -> Tensor:

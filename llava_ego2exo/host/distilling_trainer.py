@@ -9,7 +9,7 @@ import torch
 
 from ..config import DistillConfig
 from .answer_content import AnswerContent
-from .distilling import Distiller, plain_loss, referred
+from .distilling import Distiller, asks_head_at_answers, plain_loss, referred
 from .kl_teachers import build_teacher
 from .loss_plots import plot_losses
 from .tally import REFERENCE, Steps, Sums, correct_gradients
@@ -41,7 +41,7 @@ def distilling(llava_trainer: type) -> type:
             self.trainer.steps.start_epoch()
 
     class DistillingTrainer(llava_trainer):  # type: ignore[misc, valid-type]
-        """LLaVA's trainer; at weight 0, with one process and no accumulation, its loss to the last bit."""
+        """LLaVA's trainer; at weight 0, with one process and no accumulation, its loss up to rounding."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -49,12 +49,18 @@ def distilling(llava_trainer: type) -> type:
             for name, value in config.to_dict().items():
                 setattr(self.model.config, name, value)
             self.content = answer_content(self)
-            self.distiller = Distiller(config, build_teacher(config, self), self.content) if config.on else None
+            self.distiller = Distiller(config, build_teacher(config, self) if config.on else None, self.content)
+            self.at_answers = config.on or asks_head_at_answers(self.model, self._sharded)
             self.steps = Steps(self.args.gradient_accumulation_steps)
             self.add_callback(Begins(self))
             self.sums, self.unlogged, self.whole = Sums(), Sums(), Sums()
             self.split = self.args.world_size * self.args.gradient_accumulation_steps
             self._tell_if_not_exact()
+
+        @property
+        def _sharded(self) -> bool:
+            plugin = getattr(self.accelerator.state, "deepspeed_plugin", None) if self.is_deepspeed_enabled else None
+            return self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
 
         @property
         def counted(self) -> bool:
@@ -76,7 +82,7 @@ def distilling(llava_trainer: type) -> type:
             """One small batch; its sums are kept until the optimizer steps."""
             if not model.training or return_outputs or not self.counted:
                 return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-            if self.distiller is not None:
+            if self.at_answers:
                 loss, sums = self.distiller.loss(self.model, model, inputs)
             else:
                 plain = functools.partial(super().compute_loss, model, inputs, return_outputs=True, **kwargs)
@@ -115,7 +121,7 @@ def distilling(llava_trainer: type) -> type:
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             """The host's, with ours beside the loss."""
             if "loss" in logs and self.unlogged.samples:
-                logs.update(self.unlogged.logged(self.distiller is not None))
+                logs.update(self.unlogged.logged(self.distiller.config.on))
                 self.unlogged = Sums()
             super().log(logs, *args, **kwargs)
 
@@ -126,7 +132,7 @@ def distilling(llava_trainer: type) -> type:
                 Ego2ExoError: no sample had anything left of its answers.
             """
             result = super().train(*args, **kwargs)
-            self._tell(self.whole.told(self.distiller is not None))
+            self._tell(self.whole.told(self.distiller.config.on))
             self.whole.require_lessons()
             if self.is_world_process_zero():
                 self._tell([plot_losses(self.state.log_history, self.args.output_dir)])

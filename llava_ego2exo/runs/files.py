@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import Ego2ExoError
 
 
-def write_whole(path: str | Path, content: str | bytes) -> Path:
+def write_whole(path: str | Path, content: str | bytes, sync: bool = True) -> Path:
     """Write a file beside its place, then rename it: at any moment the old or the new one stands there, whole.
 
     Args:
         path: of the file; its folders are made.
         content: text is written as UTF-8.
+        sync: wait until the disk has it, so that it survives a power cut.
 
     Raises:
         Ego2ExoError: it cannot be written.
     """
     path = Path(os.path.abspath(path))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         raise Ego2ExoError(

@@ -21,6 +21,8 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(original)
     def train(*args: Any, **kwargs: Any) -> None:
+        from transformers import set_seed
+
         host = sys.modules[original.__module__]
         classes = (host.ModelArguments, host.DataArguments, host.TrainingArguments)
         settings = read(classes, sys.argv[1:])
@@ -37,6 +39,7 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
             if "LOCAL_RANK" in os.environ:
                 _say("ego2exo: set --ddp_find_unused_parameters False (LoRA, gradient checkpointing, torchrun)")
         tokens = SEED.set(int(settings["seed"])), DISTILL.set(distilling)
+        set_seed(int(settings["seed"]))  # LoRA draws its weights before LLaVA's trainer does this
         try:
             with _command_line(sys.argv + as_arguments(inherited)):
                 original(*args, **kwargs)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 from ..runs.files import write_whole
+from ..runs.json_text import parse_json, read_text
 from ..runs.listing import listed
 from .answers import Answer, read_answers, write_answers
 from .pairs import Pair
@@ -115,9 +116,9 @@ def write_failures(folder: Path, failures: Sequence[dict[str, str]]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(read_text(path, "a manifest"))
         _about_manifest(manifest)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Ego2ExoError(
             f"{path} is damaged ({error})", "what `llava-ego2exo teach` wrote", "delete this file; answers stay"
         ) from error

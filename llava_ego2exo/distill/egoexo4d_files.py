@@ -5,14 +5,13 @@ Formats as in the data set's own documentation (docs/pairs.md says what was read
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .pairs import json_reason, read_text
+from ..runs.json_text import json_reason, parse_json, read_text
 
 KEYSTEP_FILES = {"train": "annotations/keystep_train.json", "val": "annotations/keystep_val.json"}
 GET_METADATA = "mend --root, or download it: egoexo -o ROOT --parts metadata"
@@ -99,8 +98,8 @@ def view_names(cameras: Sequence[str]) -> dict[str, str]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(read_text(path, "a file of Ego-Exo4D"))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(path, "a file of Ego-Exo4D"), constants=True)
+    except ValueError as error:
         if isinstance(error, Ego2ExoError):
             raise
         raise Ego2ExoError(f"{path} is no JSON: {json_reason(error)}", "", "download it again") from error

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
+from ..runs.json_text import json_reason, parse_json, read_text
 from ..runs.listing import listed, repeated
-from .pairs import Pair, json_reason, pair_from_record, read_text, unique_keys
+from .pairs import Pair, pair_from_record
 from .record import EXAMPLE, FIELDS, record_faults
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
@@ -71,11 +71,11 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         if lines:
             parts = [(f"line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-            rows = [(where, json.loads(line, object_pairs_hook=unique_keys)) for where, line in parts]
+            rows = [(where, parse_json(line, checked=True)) for where, line in parts]
         else:
-            whole = json.loads(text, object_pairs_hook=unique_keys)
+            whole = parse_json(text, checked=True)
             rows = [(f"entry {number}", row) for number, row in enumerate(whole)] if isinstance(whole, list) else None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Ego2ExoError(f"{path} is no JSON: {json_reason(error)}", EXAMPLE, "mend the file") from error
     if rows is None:
         raise Ego2ExoError(f"{path} holds no list", f"a list of objects like {EXAMPLE}", "put the pairs in [...]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 from ..runs.files import write_whole
+from ..runs.json_text import json_reason, not_utf8, parse_json, read_lines_of
 from ..runs.listing import listed, repeated
 from .record import EXAMPLE, FIELDS, record_faults
 
@@ -88,12 +90,15 @@ def read_pairs(path: str | Path) -> list[Pair]:
     faults: list[str] = []
     pairs: list[Pair] = []
     lines: list[int] = []
-    for number, line in enumerate(read_text(path, "a pairs.jsonl").split("\n"), 1):
+    for number, line in enumerate(read_lines_of(path, "a pairs.jsonl"), 1):
+        line = line.removeprefix(BOM_UTF8) if number == 1 else line
         if not line.strip():
             continue
         try:
-            record = json.loads(line, object_pairs_hook=unique_keys)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line.decode(), checked=True)
+        except UnicodeDecodeError as error:
+            raise not_utf8(f"{path}, line {number},", "a pairs.jsonl", error) from error
+        except ValueError as error:
             faults.append(f"line {number} is no JSON: {json_reason(error)}")
             continue
         wrong = record_faults(record)
@@ -154,25 +159,6 @@ def require_files(pairs: Sequence[Pair], remedy: str = _CLEAN) -> None:
         )
 
 
-def read_text(path: str | Path, what: str) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        Ego2ExoError: it is not there, is a folder, may not be read, or is not UTF-8.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Ego2ExoError(
-            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}", what, "save it as UTF-8"
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise Ego2ExoError(
-            f"{ascii(os.fspath(path))[1:-1]} cannot be read: {reason}", what, "check the path"
-        ) from error
-
-
 def _line(pair: Pair, folder: Path) -> str:
     values = asdict(pair)
     values["ego"] = _relative(pair.ego, folder)
@@ -183,18 +169,3 @@ def _line(pair: Pair, folder: Path) -> str:
 def _relative(path: str, folder: Path) -> str:
     file = Path(path)
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
-
-
-def unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads(object_pairs_hook=...)`: a dictionary; ValueError where a key stands twice."""
-    twice = repeated(key for key, _ in items)
-    if twice:
-        raise ValueError(f"key(s) {', '.join(map(ascii, twice))} stand twice in one object")
-    return dict(items)
-
-
-def json_reason(error: Exception) -> str:
-    """Why `json.loads` failed, in few words."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
-    return "nested too deep" if isinstance(error, RecursionError) else str(error)

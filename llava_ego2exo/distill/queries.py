@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
+from ..runs.json_text import json_reason, parse_json, read_text
 from ..runs.listing import listed, repeated
 from .draws import draw
-from .pairs import json_reason, read_text, unique_keys
 
 Queries = dict[str, tuple[str, ...]]
 
@@ -50,8 +49,8 @@ def read_queries(path: str | Path | None) -> Queries:
     if path is None:
         return QUERIES
     try:
-        content = json.loads(read_text(path, "a JSON file of queries"), object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_text(path, "a JSON file of queries"))
+    except ValueError as error:
         if isinstance(error, Ego2ExoError):
             raise
         raise Ego2ExoError(f"{path} is no JSON: {json_reason(error)}", _EXAMPLE, "mend the file") from error

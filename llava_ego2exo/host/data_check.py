@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
+from ..runs.json_text import parse_json, read_text
 from ..runs.listing import listed
 
 if TYPE_CHECKING:  # command_line brings torch, which this check can do without
@@ -115,14 +115,12 @@ def read_samples(file: str) -> list[Any]:
     Raises:
         Ego2ExoError: it is no JSON, or no list, or empty.
     """
+    what = "a JSON list of samples"
+    text = read_text(file, what, mark=False)  # LLaVA itself reads no byte order mark
     try:
-        text = Path(file).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise Ego2ExoError(f"{file} is not UTF-8: {error}", "a JSON list of samples", "save it as UTF-8") from error
-    try:
-        samples = [json.loads(line) for line in text.splitlines()] if file.endswith(".jsonl") else json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise Ego2ExoError(f"{file} is no JSON: {error}", "a JSON list of samples", _LIST) from error
+        samples = [parse_json(line) for line in text.splitlines()] if file.endswith(".jsonl") else parse_json(text)
+    except ValueError as error:
+        raise Ego2ExoError(f"{file} is no JSON: {str(error)[:200]}", what, _LIST) from error
     if not isinstance(samples, list) or not samples:
         given = f"{file} holds {type(samples).__name__} {str(samples)[:40]!r}"
         raise Ego2ExoError(given, "a JSON list of samples, one or more", _LIST)

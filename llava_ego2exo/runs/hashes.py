@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from .json_text import parse_json, read_lines_of
 from .progress import run_all
 
 FILE = "video_hashes.jsonl"
@@ -64,15 +65,15 @@ def _known(file: Path) -> dict[tuple[str, int, int], str]:
     if not file.is_file():
         return {}
     known = {}
-    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
-    for line in lines:
+    line = b"\n"
+    for line in read_lines_of(file, "remembered hashes of videos"):
         # A line that a killed run left torn only costs one more reading of that file.
         try:
-            path, size, time, found = json.loads(line)
-            known[path, size, time] = found
+            path, size, time, found = parse_json(line.decode())
+            known[path, size, time] = str(found)
         except (ValueError, TypeError):
             continue
-    if lines[-1]:
+    if not line.endswith(b"\n"):
         with file.open("a", encoding="utf-8") as stream:
             stream.write("\n")
     return known

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import Ego2ExoError
+from .json_text import parse_json, read_lines_of
 from .listing import listed
 
 Record = TypeVar("Record")
+_BLOCK = 1 << 20
 
 
 def json_line(record: Any) -> str:
@@ -75,9 +77,16 @@ class AppendFile:
         self.close()
 
     def _drop_torn_line(self) -> None:
-        self._file.seek(0)
-        content = self._file.read()
-        self._file.truncate(content.rfind(b"\n") + 1)
+        end = self._file.seek(0, os.SEEK_END)
+        while end:
+            start = max(end - _BLOCK, 0)
+            self._file.seek(start)
+            found = self._file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                end = start + found + 1
+                break
+            end = start
+        self._file.truncate(end)
         self._file.seek(0, os.SEEK_END)
 
 
@@ -93,15 +102,16 @@ def read_lines(path: Path, parse: Callable[[Any], Record], torn: bool, origin: s
     Raises:
         Ego2ExoError: at the end, naming every damaged line.
     """
-    lines = path.read_bytes().split(b"\n")
-    last = lines.pop()  # empty where the file ends with a whole line
-    faults = [] if torn or not last.strip() else [f"line {len(lines) + 1} is torn"]
-    for number, line in enumerate(lines, 1):
+    faults: list[str] = []
+    for number, line in enumerate(read_lines_of(path, f"what `{origin}` writes"), 1):
         if not line.strip():
             continue
+        if not line.endswith(b"\n"):
+            faults += [] if torn else [f"line {number} is torn"]
+            continue
         try:
-            record = parse(json.loads(line))
-        except (ValueError, TypeError, RecursionError) as error:
+            record = parse(parse_json(line.decode(), constants=True))
+        except (ValueError, TypeError) as error:
             faults.append(f"line {number}: {ascii(str(error))[1:-1][:100]}")
         else:
             yield record

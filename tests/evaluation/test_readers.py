@@ -310,7 +310,7 @@ def test_duplicates(read):
     with pytest.raises(Ego2ExoError, match="row 1: id 'QX7' is that of row 0 too"):
         read("adlx-charades-ar", [CHARADES, {**CHARADES, "Q": "Else?"}])
     assert len(read("adlx-charades-ar", [CHARADES, {**CHARADES, "Q": "Else?"}], max_bad=1).items) == 1
-    with pytest.raises(Ego2ExoError, match=r"1 key\(s\) that stand twice in one object: '0'"):
+    with pytest.raises(Ego2ExoError, match=r"key\(s\) '0' stand twice in one object"):
         read("adlx-smarthome-ar", f'{{"0": {json.dumps(SMARTHOME)}, "0": {json.dumps(SMARTHOME)}}}')
     with pytest.raises(Ego2ExoError, match="row 1: asks the same"):
         read("adlx-charades-desc", [DESCRIBED, DESCRIBED])
@@ -359,7 +359,7 @@ def test_ids_are_unique_and_without_white_space(read):
         ("[NaN]", "it holds NaN"),
         ("[-Infinity]", "it holds -Infinity"),
         ("[" * 100_000, "nested too deep"),
-        (f"[1{'0' * 5000}]", "is no JSON: Exceeds the limit"),
+        (f"[1{'0' * 5000}]", "a number of 5001 digits, and 40 are allowed"),
         (b'["\xff"]', "is no UTF-8: byte 2"),
     ],
 )  # fmt: skip

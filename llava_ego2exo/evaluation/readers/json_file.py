@@ -7,48 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Ego2ExoError
-from ...runs.listing import listed
+from ...runs.json_text import max_mb, parse_json
 
-MAX_BYTES = 512 * 2**20
 _REMEDY = "get the file anew, or mend it"
 
 
-def load_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
+def load_json(path: Path, max_bytes: int | None = None) -> Any:
     """What a file holds.
 
     Args:
         path: of the file.
-        max_bytes: largest file that is read.
+        max_bytes: largest file that is read; None: what `--max-json-mb` allows.
 
     Raises:
         Ego2ExoError: it is no file, too large, no UTF-8 or no JSON (with line and column), nested too deep, holds NaN
             or an infinity, or an object in it holds a key twice.
     """
-    text = _text(path, max_bytes)
-    repeated: list[str] = []
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            keys = [key for key, _ in pairs]
-            repeated.extend(ascii(key) for key in values if keys.count(key) > 1)
-        return values
-
+    text = _text(path, max_mb() * 2**20 if max_bytes is None else max_bytes)
     try:
-        value = json.loads(text, object_pairs_hook=once, parse_constant=_refuse_constant)
+        return parse_json(text, checked=True)
     except json.JSONDecodeError as error:
         raise _no_json(path, text, error) from error
-    except RecursionError as error:
-        raise Ego2ExoError(f"{path} is nested too deep", "a list or an object of rows", _REMEDY) from error
     except ValueError as error:
-        raise Ego2ExoError(f"{path} is no JSON: {str(error)[:100]}", "finite numbers", _REMEDY) from error
-    if repeated:
         raise Ego2ExoError(
-            f"{path} has {len(repeated)} key(s) that stand twice in one object: {listed(repeated, 50)}",
-            "each key once",
-            "give the rows keys of their own",
-        )
-    return value
+            f"{path} is no JSON that can be read: {str(error)[:200]}",
+            "finite numbers, each key once in its object, and a few lists and objects in each other",
+            _REMEDY,
+        ) from error
 
 
 def _text(path: Path, max_bytes: int) -> str:
@@ -59,7 +44,9 @@ def _text(path: Path, max_bytes: int) -> str:
         size = path.stat().st_size
         if size > max_bytes:
             raise Ego2ExoError(
-                f"{path} has {size} bytes", f"{max_bytes} bytes at most", "check that this is the benchmark's JSON"
+                f"{path} has {size} bytes",
+                f"{max_bytes} bytes at most",
+                "check that this is the benchmark's JSON; a larger one is read with --max-json-mb",
             )
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -77,7 +64,3 @@ def _no_json(path: Path, text: str, error: json.JSONDecodeError) -> Ego2ExoError
             "it was cut off, perhaps while it was copied: get it anew",
         )
     return Ego2ExoError(f"{path} is no JSON: {error.msg} at {where}", "a benchmark's JSON file", _REMEDY)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}")

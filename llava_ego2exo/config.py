@@ -185,6 +185,46 @@ class DistillConfig:
         return cls(**values)
 
 
+@dataclass(frozen=True)
+class ReadingConfig:
+    """How a run reads its clips, under the flags' names without the prefix ``ego2exo_``.
+
+    They belong to a run, not to a model: none changes what is learned from a sample that can be read.
+
+    Raises:
+        Ego2ExoError: a value that no run can use.
+    """
+
+    frame_cache: str | None = _flag(
+        None, "Folder where decoded frames are kept, which `teach` and `eval` share; unset: none are kept."
+    )
+    frame_cache_gb: float = _flag(
+        20.0, "Most gigabytes (10^9 bytes) that it holds; the clips used longest ago go first."
+    )
+    max_bad: int = _flag(
+        0, "Samples that may turn out unreadable and are left out, exo and ego view together, before the run stops."
+    )
+
+    def __post_init__(self) -> None:
+        most = self.frame_cache_gb
+        if isinstance(most, bool) or not isinstance(most, (int, float)) or not isfinite(most) or most <= 0:
+            raise Ego2ExoError(f"--{PREFIX}frame_cache_gb {most}", "a number above 0", "leave it out for 20")
+        if isinstance(self.max_bad, bool) or not isinstance(self.max_bad, int) or self.max_bad < 0:
+            raise Ego2ExoError(f"--{PREFIX}max_bad {self.max_bad}", "a whole number from 0", "leave it out for 0")
+        if self.frame_cache is not None and not str(self.frame_cache).strip():
+            raise Ego2ExoError(f"--{PREFIX}frame_cache {self.frame_cache!r}", "a folder", "leave it out for none")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Each value under its flag's name."""
+        return {PREFIX + key: value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_object(cls, source: Any) -> ReadingConfig:
+        """Read the flags from anything that carries them as attributes."""
+        values = {f.name: getattr(source, PREFIX + f.name) for f in fields(cls) if hasattr(source, PREFIX + f.name)}
+        return cls(**values)
+
+
 def other_settings(lines: list[str]) -> Ego2ExoError:
     """The refusal to train on with flags that do not fit the checkpoint's weights.
 

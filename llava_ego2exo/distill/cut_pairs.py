@@ -11,7 +11,7 @@ from ..errors import Ego2ExoError
 from ..runs.listing import listed, repeated
 from ..runs.outputs import require_writable
 from ..runs.progress import run_all
-from .av_import import require_av
+from ..decoding.av_import import require_av
 from .cutting import Cut, duration, made_as, make
 from .finding import EGO
 from .pairs import Pair, require_files

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from .av_import import require_av
+from ..decoding.av_import import require_av
 from .probing import short_reason
 
 TITLE = "llava-ego2exo cut"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import Ego2ExoError
 from ..runs.progress import run_all
-from .av_import import require_av
+from ..decoding.av_import import require_av
 from .probing import Probe
 
 _PACKAGE_ROOT = str(Path(__file__).parents[2])

@@ -1,0 +1,1 @@
+"""Videos are decoded in processes of their own, which may hang or crash without harm."""

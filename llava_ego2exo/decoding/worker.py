@@ -1,0 +1,189 @@
+"""One process that answers requests, stopped from outside when it takes too long; it may crash without harm.
+
+Requests and answers are lines of JSON. What is large (frames) passes through a file in memory that both hold, so that
+nothing foreign is unpickled and nothing waits on a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+_PACKAGE_ROOT = str(Path(__file__).parents[2])
+# Starting is not the video's fault, and may take long where packages lie on a slow disk.
+_START_S = 120.0
+_LONGEST_LINE = 1 << 26
+# Shared memory that is kept from one clip to the next; more is given back.
+_KEPT_BYTES = 1 << 25
+
+
+class Stopped(Exception):
+    """The process hung or crashed; the message says which, to be read after a file's name."""
+
+
+class Worker:
+    """A process that runs a module with `serving.serve`; started when needed, replaced after a crash or a hang.
+
+    Args:
+        module: its dotted name.
+    """
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self._process: subprocess.Popen[bytes] | None = None
+        self._shared: int | None = None
+        self._unread = bytearray()
+
+    def ask(self, request: dict[str, Any], limit_s: float) -> dict[str, Any]:
+        """The answer to one request.
+
+        Args:
+            request: of JSON values.
+            limit_s: seconds without an answer, or a sign that the work goes on, after which the process is stopped.
+
+        Raises:
+            Stopped: it hung or crashed.
+        """
+        process = self._start()
+        line = json.dumps({**request, "limit_s": limit_s}).encode() + b"\n"
+        # Where it has died, reading says so.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(line)
+        while True:
+            answer = self._answer(limit_s)
+            if "alive" not in answer:
+                return answer
+
+    def frames(self, shape: list[int], most_bytes: int) -> Any:
+        """The uint8 array of this shape that came with the last answer.
+
+        Args:
+            shape: of the array.
+            most_bytes: what it may take.
+
+        Raises:
+            Stopped: it is not there.
+        """
+        import numpy as np
+
+        size = 1
+        for side in shape:
+            size *= side if isinstance(side, int) and side > 0 else 0
+        if not 0 < size <= most_bytes:
+            raise self._stopped("makes the decoder answer wrongly")
+        found = np.empty(shape, np.uint8)
+        left = memoryview(found.reshape(-1))
+        while left:
+            # Read, not mapped: a process that shrinks the file now cannot hurt us.
+            count = os.preadv(self._shared, [left], size - len(left))
+            if not count:
+                raise self._stopped("makes the decoder answer wrongly")
+            left = left[count:]
+        if size > _KEPT_BYTES:
+            os.ftruncate(self._shared, 0)
+        return found
+
+    def stop(self) -> None:
+        """Kill the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the process without ending it, as after a fork, where it is the parent's."""
+        if self._process is not None:
+            for stream in (self._process.stdin, self._process.stdout):
+                with contextlib.suppress(OSError):
+                    stream.close()
+        if self._shared is not None:
+            os.close(self._shared)
+        self._process, self._shared = None, None
+        self._unread.clear()
+
+    def _answer(self, limit_s: float) -> dict[str, Any]:
+        line = self._line(time.monotonic() + limit_s)
+        if line is None:
+            raise self._stopped(f"does not decode within {limit_s:g} s")
+        if not line:
+            raise self._stopped(f"crashes the decoder (exit code {self._process.wait()})")
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._stopped("makes the decoder answer wrongly")
+        return answer
+
+    def _line(self, deadline: float) -> bytes | None:
+        """One line; None where it does not come in time, nothing where the process has ended."""
+        fd = self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while b"\n" not in self._unread:
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                return None
+            part = os.read(fd, 1 << 16)
+            if not part or len(self._unread) > _LONGEST_LINE:
+                return b""
+            self._unread += part
+        line, _, rest = bytes(self._unread).partition(b"\n")
+        self._unread[:] = rest
+        return line
+
+    def _stopped(self, reason: str) -> Stopped:
+        self.stop()
+        return Stopped(reason)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.stop()
+            self._shared = _memory()
+            self._process = subprocess.Popen(
+                [*self._command(), str(self._shared), str(os.getpid())],
+                bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                pass_fds=[self._shared], env=_environment(),
+            )  # fmt: skip
+            self._greeted()
+        return self._process
+
+    def _greeted(self) -> None:
+        line = self._line(time.monotonic() + _START_S)
+        try:
+            ready = json.loads(line or b"null")
+        except ValueError:
+            ready = None
+        if not isinstance(ready, dict) or "broken" in ready:
+            code = self._process.poll()
+            self.stop()
+            why = ready["broken"] if isinstance(ready, dict) else f"exit code {code}"
+            raise Stopped(f"is not read: the process that decodes does not start ({why})")
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", self.module]
+
+
+def _memory() -> int:
+    """A file in memory, or on disk where the system knows no such."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("llava-ego2exo")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _environment() -> dict[str, str]:
+    """The same modules as here, and none from the folder that we happen to be in; few arenas and threads."""
+    paths = dict.fromkeys([_PACKAGE_ROOT, *filter(None, sys.path)])
+    return {
+        **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1",
+        "MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1",
+    }  # fmt: skip

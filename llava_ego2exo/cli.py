@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .commands import doctor, eval, merge, pairs, patch, targets, teach
+from .commands.data_flags import obey
 from .errors import Ego2ExoError
 
 SUBCOMMANDS = (doctor, patch, pairs, teach, targets, merge, eval)
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
+        obey(args)
         return args.run(args)
     except Ego2ExoError as error:
         print(f"llava-ego2exo: error: {error}", file=sys.stderr)

@@ -32,6 +32,7 @@ class Job:
         workers: threads that read clips.
         max_failures: how many clips may fail.
         estimate: how many clips to time; 0: answer all.
+        allow_outside: let paths of the pairs lead out of their file's folder.
     """
 
     pairs: str
@@ -54,6 +55,7 @@ class Job:
     workers: int = 4
     max_failures: int = 0
     estimate: int = 0
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         least = {"batch_size": 1, "top_k": 0, "workers": 1, "max_failures": 0, "estimate": 0}

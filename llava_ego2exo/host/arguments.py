@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Optional
 
-from ..config import PREFIX, DistillConfig, Ego2ExoConfig
+from ..config import PREFIX, DistillConfig, Ego2ExoConfig, ReadingConfig
 
 _TYPES: dict[str, Any] = {
     "int": int, "str": str, "bool": bool, "float": float,
@@ -48,10 +48,20 @@ def _flags_of(config: type) -> list[tuple[str, Any, Any]]:
 
 
 def with_data_flags(original: type) -> type:
+    """`DataArguments` with LLaVA-NeXT's video flags where the host lacks them, and those of :class:`ReadingConfig`."""
+    return with_reading_flags(with_video_flags(original))
+
+
+def with_video_flags(original: type) -> type:
     """`DataArguments` with LLaVA-NeXT's video flags where the host lacks them."""
     return _extend(
         original, [(name, kind, _field(default, text)) for name, (kind, default, text) in _VIDEO_FLAGS.items()]
     )
+
+
+def with_reading_flags(original: type) -> type:
+    """`DataArguments` with the flags of :class:`ReadingConfig` alone."""
+    return _extend(original, _flags_of(ReadingConfig))
 
 
 def with_training_flags(original: type) -> type:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..config import Ego2ExoConfig
+from ..config import PREFIX, Ego2ExoConfig
 from ..errors import Ego2ExoError
-from ..runs.json_text import parse_json, read_text
+from ..runs.json_text import allow_mb, parse_json, read_text
 from ..runs.listing import listed
+from .media_folders import ALLOW_OUTSIDE, GONE, KINDS, OUTSIDE, MediaFolders
 
 if TYPE_CHECKING:  # command_line brings torch, which this check can do without
     from .command_line import Settings
 
 _LIST = "put the samples in [...], or check the path"
-_GONE, _MEND = "is not there", "mend or remove these samples"
+_MEND = "mend or remove these samples"
+MAX_JSON_MB = f"{PREFIX}max_json_mb"
 
 
 class Further(Protocol):
@@ -52,10 +53,12 @@ def check_data(
         Ego2ExoError: names the first few faulty samples by file and index, and counts the rest.
     """
     faults: list[str] = []
-    kl = False
+    kl, media = False, MediaFolders(settings)
+    if settings[MAX_JSON_MB] is not None:
+        allow_mb(settings[MAX_JSON_MB], f"--{MAX_JSON_MB}")
     for file in data_files(settings["data_path"], lists="mm_newline_position" in settings.values):
         for index, sample in enumerate(read_samples(file)):
-            found = list(sample_faults(sample, settings, flags))
+            found = list(sample_faults(sample, media, flags))
             more = list(further(sample)) if further is not None and not found else []
             found, kl = found + more, kl or bool(more)
             if see is not None and not found:
@@ -73,9 +76,11 @@ def check_data(
 
 def _where(faults: list[str], settings: Settings) -> list[str]:
     """Which folders to look at where files are not there."""
-    named = [fault.split(": ", 1)[-1] for fault in faults if fault.endswith(_GONE)]
-    kinds = [kind for kind in ("video", "image") if any(text.startswith((kind, f"ego_{kind}")) for text in named)]
-    return [f"check --{kind}_folder ({settings[f'{kind}_folder'] or 'not given'})" for kind in kinds]
+    named = [fault.split(": ", 1)[-1] for fault in faults if fault.endswith(GONE)]
+    kinds = [kind for kind in KINDS if any(text.startswith((kind, f"ego_{kind}")) for text in named)]
+    found = [f"check --{kind}_folder ({settings[f'{kind}_folder'] or 'not given'})" for kind in kinds]
+    outside = f"allow paths that lead out of the folder with --{ALLOW_OUTSIDE} True, where you trust the file"
+    return [*found, *([outside] if any(OUTSIDE in fault for fault in faults) else [])]
 
 
 def data_files(data_path: str | None, lists: bool = True) -> list[str]:
@@ -127,12 +132,12 @@ def read_samples(file: str) -> list[Any]:
     return samples
 
 
-def sample_faults(sample: Any, settings: Settings | Mapping[str, Any], flags: Ego2ExoConfig) -> Iterator[str]:
+def sample_faults(sample: Any, media: MediaFolders, flags: Ego2ExoConfig) -> Iterator[str]:
     """What is wrong with one sample, in words: its form, its placeholders and its files.
 
     Args:
         sample: one object of the JSON list.
-        settings: `video_folder` and `image_folder`, what its paths are relative to.
+        media: the folders that its paths are relative to.
         flags: the plugin's, which say what gets tokens.
     """
     if not isinstance(sample, dict):
@@ -147,10 +152,10 @@ def sample_faults(sample: Any, settings: Settings | Mapping[str, Any], flags: Eg
         return
     if "image" in sample and not flags.visual_tokens and "image" not in flags.modality_set:
         yield "is an image, which --ego2exo_visual_tokens False leaves without any token"
-    yield from _media_faults(sample, settings, "".join(str(turn["value"]) for turn in turns))
+    yield from _media_faults(sample, media, "".join(str(turn["value"]) for turn in turns))
 
 
-def _media_faults(sample: dict[str, Any], settings: Settings | Mapping[str, Any], text: str) -> Iterator[str]:
+def _media_faults(sample: dict[str, Any], media: MediaFolders, text: str) -> Iterator[str]:
     kind = "image" if "image" in sample else "video" if "video" in sample else None
     if kind is None:
         if "<image>" in text:
@@ -165,6 +170,4 @@ def _media_faults(sample: dict[str, Any], settings: Settings | Mapping[str, Any]
         hint = " (LLaVA's placeholder is <image>, for videos too)" if "<video>" in text else ""
         yield f"has {placeholders} <image> placeholder(s) for {len(files)} {kind}(s){hint}"
     for file in files:
-        path = os.path.join(settings[f"{kind}_folder"] or "", str(file))
-        if not os.path.exists(path):
-            yield f"{kind} {path} {_GONE}"
+        yield from media.faults(kind, file)

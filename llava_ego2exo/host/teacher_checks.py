@@ -8,24 +8,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..config import PREFIX, DistillConfig
+from ..config import PREFIX, DistillConfig, ReadingConfig
 from ..errors import Ego2ExoError
 from ..method.losses import require_equal_vocabularies
 from .checkpoints import describe
 from .classes import class_key
 from .command_line import Settings, read_config
 from .loading import check_base
+from .media_folders import MediaFolders
 
 _FLAGS = tuple(DistillConfig().to_dict())
 
 
 def refuse_without_tokens(settings: Settings) -> None:
-    """KD flags belong to runs with ego tokens; LLaVA's own trainer would ignore them.
+    """KD and reading flags belong to runs with ego tokens; LLaVA's own trainer would ignore them.
 
     Raises:
         Ego2ExoError: some are given to another run.
     """
-    given = sorted(settings.given & set(_FLAGS))
+    given = sorted(settings.given & {*_FLAGS, *ReadingConfig().to_dict()})
     if given:
         raise Ego2ExoError(
             f"{_flags(given)} without --ego2exo True", "a run with ego tokens", "add --ego2exo True, or leave them out"
@@ -195,7 +196,7 @@ class SampleCheck:
     """
 
     def __init__(self, settings: Settings, config: DistillConfig) -> None:
-        self.settings, self.config = settings, config
+        self.settings, self.config, self._media = settings, config, MediaFolders(settings)
         key = "answer_keys" if config.kind == "cached" else "ego_video"
         self.allowed = f'for the KL "{key}", or "replay": true for general data'
         made = "make the file with `llava-ego2exo targets`"
@@ -234,9 +235,7 @@ class SampleCheck:
         elif not isinstance(ego, str) or not isinstance(sample.get("video"), str) or "image" in sample:
             yield "needs one video and one ego_video, each a path, for the KL"
         else:
-            path = os.path.join(self.settings["video_folder"] or "", ego)
-            if not os.path.exists(path):
-                yield f"ego_video {path} is not there"
+            yield from self._media.faults("video", ego, "ego_video")
 
     def _stored(self, sample: dict[str, Any]) -> Iterator[str]:
         from .stored_answers import StoredAnswers

@@ -1,0 +1,36 @@
+"""Flags of the commands that read data files of others."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_allow_outside(parser: Any, where: str = "the folder of the pairs file") -> None:
+    """`--allow-outside`.
+
+    Args:
+        parser: or a group of its arguments.
+        where: paths lead without it.
+    """
+    text = f"let paths lead out of {where}: absolute ones, ../, links into a store of videos"
+    parser.add_argument("--allow-outside", action="store_true", help=text)
+
+
+def add_max_json(parser: Any) -> None:
+    """`--max-json-mb`, which :func:`llava_ego2exo.cli.main` obeys."""
+    text = "largest JSON or table that is read as a whole, in MiB (default: 512)"
+    parser.add_argument("--max-json-mb", type=int, metavar="N", help=text)
+
+
+def obey(args: argparse.Namespace) -> None:
+    """Apply what :func:`add_max_json` read, and take it out of the arguments.
+
+    Raises:
+        Ego2ExoError: it is below 1.
+    """
+    given = vars(args).pop("max_json_mb", None)
+    if given is not None:
+        from ..runs.json_text import allow_mb
+
+        allow_mb(given)

@@ -1,0 +1,99 @@
+"""The lines of a pairs file, faulty or not, and which of the files that they name lie elsewhere."""
+
+from __future__ import annotations
+
+import os
+from codecs import BOM_UTF8
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..runs.inside import Inside, lies_outside, outside_error
+from ..runs.json_text import json_reason, not_utf8, parse_json, read_lines_of
+from .pair import Pair, pair_from_record
+from .record import record_faults
+
+ALLOW_OUTSIDE = "--allow-outside"
+
+
+@dataclass
+class Scanned:
+    """What the lines of a pairs file hold.
+
+    Args:
+        pairs: of the lines without fault, in their order; a segment's name may stand twice.
+        lines: the number of each pair's line, from 1.
+        faults: number of a line -> what is wrong with it.
+        records: number of a faulty line -> what it holds; absent where it is no JSON.
+    """
+
+    pairs: list[Pair] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    faults: dict[int, list[str]] = field(default_factory=dict)
+    records: dict[int, Any] = field(default_factory=dict)
+
+    def repeated(self) -> dict[str, list[int]]:
+        """Segment -> its lines, for names that stand more than once."""
+        where: dict[str, list[int]] = {}
+        for line, pair in zip(self.lines, self.pairs, strict=True):
+            where.setdefault(pair.segment, []).append(line)
+        return {name: at for name, at in where.items() if len(at) > 1}
+
+
+def scan_pairs(path: str | Path) -> Scanned:
+    """Every line of a pairs file, faulty or not; nothing is said of the files that they name.
+
+    Raises:
+        Ego2ExoError: it cannot be read, or is not UTF-8.
+    """
+    folder, found = os.path.dirname(os.path.abspath(path)), Scanned()
+    for number, line in enumerate(read_lines_of(path, "a pairs.jsonl"), 1):
+        line = line.removeprefix(BOM_UTF8) if number == 1 else line
+        if not line.strip():
+            continue
+        try:
+            record = parse_json(line.decode(), checked=True)
+        except UnicodeDecodeError as error:
+            raise not_utf8(f"{path}, line {number},", "a pairs.jsonl", error) from error
+        except ValueError as error:
+            found.faults[number] = [f"is no JSON: {json_reason(error)}"]
+            continue
+        wrong = record_faults(record)
+        if wrong:
+            found.faults[number], found.records[number] = wrong, record
+        else:
+            found.pairs.append(pair_from_record(record, folder))
+            found.lines.append(number)
+    return found
+
+
+def outside_files(pairs: Iterable[Pair], path: str | Path) -> list[tuple[Pair, str, str]]:
+    """(pair, view, what to say) of each file that lies outside of the pairs file's folder, links followed."""
+    return _outside(pairs, os.path.dirname(os.path.abspath(path)))
+
+
+def require_inside(pairs: Iterable[Pair], folder: str | Path, where: str) -> None:
+    """Refuse pairs whose files lie outside of a folder, links followed.
+
+    Args:
+        pairs: to look at.
+        folder: of the data.
+        where: what the folder is, in words.
+
+    Raises:
+        Ego2ExoError: names the first paths and counts the rest.
+    """
+    lines = [line for _, _, line in _outside(pairs, folder)]
+    if lines:
+        raise outside_error(lines, where, ALLOW_OUTSIDE)
+
+
+def _outside(pairs: Iterable[Pair], folder: str | Path) -> list[tuple[Pair, str, str]]:
+    inside = Inside(folder)
+    return [
+        (pair, view, f"{pair.segment}: {lies_outside(view, file, folder)}")
+        for pair in pairs
+        for view, file in pair.files.items()
+        if not inside.has(file)
+    ]

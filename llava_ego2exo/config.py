@@ -11,11 +11,12 @@ from .errors import Ego2ExoError
 PREFIX = "ego2exo_"
 BLOCKS = ("cross_attention", "transformer")
 ATTENTIONS = ("auto", "folded", "sdpa", "flash")
+STATES = ("keep", "offload", "recompute")
 KEY_EMBEDDINGS = ("none", "frame", "frame+position")
 MODALITIES = ("video", "image")
 
 # What may be set anew when training goes on from an ego checkpoint; everything else shapes the weights.
-_FREE = ("attn", "lr", "visual_tokens", "modalities")
+_FREE = ("attn", "states", "lr", "visual_tokens", "modalities")
 
 
 def _flag(default: Any, text: str) -> Any:
@@ -36,6 +37,9 @@ class Ego2ExoConfig:
         "cross_attention", "What reads a layer: `cross_attention` (plain, the paper's) or `transformer`."
     )
     attn: str = _flag("auto", "How attention is computed: `auto` (by count), `folded`, `sdpa` or `flash`.")
+    states: str = _flag(
+        "keep", "What backward needs of the encoder's layers: `keep`, `offload` to the host's memory, or `recompute`."
+    )
     visual_tokens: bool = _flag(True, "Pass the ordinary visual tokens too; False passes the ego tokens alone.")
     modalities: str = _flag("video", "What gets ego tokens: `video`, `image` or `video,image`.")
     key_embedding: str = _flag("none", "What is added to the keys: `none`, `frame` or `frame+position`.")
@@ -46,7 +50,8 @@ class Ego2ExoConfig:
             raise Ego2ExoError(
                 f"--ego2exo_num_tokens {self.num_tokens}", "a whole number from 1", "leave it out for 16"
             )
-        for name, allowed in (("block", BLOCKS), ("attn", ATTENTIONS), ("key_embedding", KEY_EMBEDDINGS)):
+        choices = {"block": BLOCKS, "attn": ATTENTIONS, "states": STATES, "key_embedding": KEY_EMBEDDINGS}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise Ego2ExoError(
                     f"--ego2exo_{name} {getattr(self, name)}", ", ".join(allowed), f"leave it out for {allowed[0]}"

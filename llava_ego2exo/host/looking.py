@@ -49,6 +49,5 @@ def look(model: Any, frames: Tensor, per_head: bool = False) -> Looks:
     count, side = frames.shape[0], tower.num_patches_per_side
     with capture(tower, branch.reader.layers) as captured:
         tower(frames.to(tower.device, tower.dtype))
-        states = captured.frames([(0, count)], count)
-    (maps,) = attention_maps(branch.reader, states, [count], per_head)
+        (maps,) = attention_maps(branch.reader, captured.frames([(0, count)], count), [count], per_head)
     return Looks(branch.reader.layers, maps.unflatten(-1, (side, side)).cpu())

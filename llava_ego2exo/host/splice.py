@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Ego2ExoConfig
+from ..method.branch import EgoBranch
 from .items import Item, Slot, check_visible, list_items, list_slots
 from .modalities import bind, stashed_modalities
 from .patchboard import substituted
 from .projector import ego_branch
 from .sharing import encoded_ranges
 from .switches import tokens_are_off
-from .vision import Captured, capture
+from .vision import Captured, capture, check_states
 
 FIRST_ID = -201
 IGNORE_INDEX = -100
@@ -45,10 +46,11 @@ def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:
         had_mask = call["attention_mask"] is not None
         _expand(call, batch)
         with contextlib.ExitStack() as stack:
-            if not batch.visual_tokens:
+            if not batch.flags.visual_tokens:
                 stack.enter_context(substituted(self, encode_images=functools.partial(_encode_unseen, self)))
-            captured = stack.enter_context(capture(self.get_vision_tower(), branch.reader.layers))
-            stack.enter_context(_fill(self.get_model().get_input_embeddings(), _Tokens(branch, captured, batch)))
+            tokens = _tokens(stack, self.get_vision_tower(), branch, batch)
+            if tokens is not None:
+                stack.enter_context(_fill(self.get_model().get_input_embeddings(), tokens))
             result = original(*bound.args, **bound.kwargs)
         return result if had_mask else (*result[:2], None, *result[3:])
 
@@ -64,7 +66,7 @@ class Batch:
     items: list[Item]
     slots: list[Slot]
     num_tokens: int
-    visual_tokens: bool
+    flags: Ego2ExoConfig
 
     @property
     def used(self) -> list[int]:
@@ -89,7 +91,7 @@ def _read(model: Any, call: dict[str, Any], num_tokens: int) -> Batch:
     slots = list_slots(rows, len(items))
     check_visible(slots, items, flags.modality_set, flags.visual_tokens)
     slots = [slot for slot in slots if items[slot.item].kind in flags.modality_set]
-    return Batch(rows, labels, items, slots, num_tokens, flags.visual_tokens)
+    return Batch(rows, labels, items, slots, num_tokens, flags)
 
 
 def _expand(call: dict[str, Any], batch: Batch) -> None:
@@ -111,38 +113,63 @@ def _insert(row: Tensor, index: int, batch: Batch, ego_ids: bool) -> Tensor:
     for slot in (slot for slot in batch.slots if slot.row == index):
         start = FIRST_ID - batch.used.index(slot.item) * batch.num_tokens
         new = torch.arange(start, start - batch.num_tokens, -1, dtype=row.dtype, device=row.device)
-        pieces += [row[last : slot.position + batch.visual_tokens], new if ego_ids else new.fill_(IGNORE_INDEX)]
+        pieces += [row[last : slot.position + batch.flags.visual_tokens], new if ego_ids else new.fill_(IGNORE_INDEX)]
         last = slot.position + 1
     return torch.cat([*pieces, row[last:]])
 
 
-class _Tokens:
-    """The batch's ego tokens, made once the tower has run: at the first embedding call."""
+def _tokens(stack: contextlib.ExitStack, tower: Any, branch: EgoBranch, batch: Batch) -> _Tokens | None:
+    """What makes the batch's ego tokens; the tower's layers are kept only where some item gets them.
 
-    def __init__(self, branch: Any, captured: Captured, batch: Batch) -> None:
-        self.branch, self.captured, self.batch = branch, captured, batch
+    Without any there is nothing to do in inference, and in training only to tie the branch to the graph.
+    """
+    trained = torch.is_grad_enabled() and any(p.requires_grad for p in branch.parameters())
+    if not batch.slots:
+        return _Tokens(branch, None, batch) if trained else None
+    if trained:
+        check_states(batch.flags.states, tower)
+    captured = stack.enter_context(capture(tower, branch.reader.layers))
+    return _Tokens(branch, captured, batch, batch.flags.states if trained else None)
+
+
+class _Tokens:
+    """The batch's ego tokens, made once the tower has run: at the first embedding call.
+
+    Args:
+        branch: reads the layers.
+        captured: the layers; None where no item gets tokens.
+        batch: the items.
+        states: `--ego2exo_states`; None: there will be no backward.
+    """
+
+    def __init__(self, branch: EgoBranch, captured: Captured | None, batch: Batch, states: str | None = None) -> None:
+        self.branch, self.captured, self.batch, self.states = branch, captured, batch, states
         self._made: Tensor | None = None
 
     def rows(self) -> Tensor:
         """(videos * P, LLM width); (0, LLM width) with every parameter in the graph where no item gets tokens."""
         if self._made is None:
-            chosen = [self.batch.items[index] for index in self.batch.used]
-            ranges = [(item.first, item.last) for item in chosen]
-            if chosen:
-                encoded = encoded_ranges(self.batch.used, ranges, self.batch.total_frames)
-                states = self.captured.frames(encoded.ranges, encoded.total)
-                made = self.branch(states, [last - first for first, last in encoded.ranges])
-                self._made = encoded.spread(made).flatten(0, 1)
-            else:
-                self._made = self.branch.unused()
-            self.captured.calls.clear()
+            self._made = self.branch.unused() if self.captured is None else self._read(self.captured)
         return self._made
+
+    def _read(self, captured: Captured) -> Tensor:
+        chosen = [self.batch.items[index] for index in self.batch.used]
+        ranges = [(item.first, item.last) for item in chosen]
+        encoded = encoded_ranges(self.batch.used, ranges, self.batch.total_frames)
+        where = (encoded.ranges, encoded.total)
+        made = self.branch(
+            captured.frames(*where, once=self.states is not None),
+            [last - first for first, last in encoded.ranges],
+            offload=self.states == "offload",
+            again=captured.again(*where) if self.states == "recompute" else None,
+        )
+        captured.clear()
+        return encoded.spread(made).flatten(0, 1)
 
     @property
     def wanted(self) -> bool:
-        """Nothing is to be done in inference without videos."""
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.branch.parameters())
-        return bool(self.batch.slots) or (trained and self._made is None)
+        """Without items only the first call matters: it ties the branch to the graph."""
+        return self.captured is not None or self._made is None
 
 
 @contextlib.contextmanager

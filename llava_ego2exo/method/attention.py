@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..config import ATTENTIONS
 from ..errors import Ego2ExoError
+from .folded import kept, lean
 
 _FLASH_HEAD_WIDTH = 256  # the widest head that flash-attn's kernels take
 
@@ -137,6 +138,11 @@ class CrossAttention(nn.Module):
         num_heads: H; d = D / H.
         attn: how to compute it, see :func:`resolve`.
 
+    Attributes:
+        keep_weights: whether the folded path keeps for backward its weights too, or the states alone (:mod:`.folded`).
+            None: on a CPU, where computing them again costs a fifth of the time and memory is plenty; not on a GPU,
+            where it is the other way round. `scripts/bench_attention.py` measures both.
+
     Raises:
         Ego2ExoError: `num_heads` is below 1 or does not divide `width`; an unknown `attn`.
     """
@@ -156,6 +162,7 @@ class CrossAttention(nn.Module):
         self.k = Projection(width, width, bias=False)
         self.v = Projection(width, width)
         self.out = Projection(width, width)
+        self.keep_weights: bool | None = None
 
     def forward(
         self, tokens: Tensor, states: Tensor, lengths: list[int], key_embedding: KeyEmbedding | None = None
@@ -164,10 +171,10 @@ class CrossAttention(nn.Module):
 
         Args:
             tokens: (V, P, D), a row a video.
-            states: (sum of lengths, patches, D), the frames of all videos in turn, in the weights' dtype
-                (or autocast's).
-            lengths: frames of each video, V of them, each at least 1.
-            key_embedding: added to the keys alone, in the states' dtype and device.
+            states: (sum of lengths, patches, D), the frames of all videos in turn, of any float dtype.
+            lengths: frames of each video, V of them, each at least 1. With none nothing is computed, and the result,
+                (0, P, D), ties all weights to the graph.
+            key_embedding: added to the keys alone, in the dtype that the weights compute in, on the states' device.
 
         Returns:
             (V, P, D).
@@ -175,8 +182,8 @@ class CrossAttention(nn.Module):
         Raises:
             Ego2ExoError: the path is "flash" and flash-attn cannot run here.
         """
-        path = resolve(self.attn, tokens.shape[1], self.num_heads, self.width, states)
         queries = rearrange(self.q(tokens), "v p (h d) -> v h p d", h=self.num_heads)
+        path = resolve(self.attn, tokens.shape[1], self.num_heads, self.width, queries) if lengths else "folded"
         attend = {"folded": self._folded, "sdpa": self._sdpa, "flash": self._flash}[path]
         heads = attend(queries, states, lengths, key_embedding or KeyEmbedding())  # (V, H, P, d)
         return self.out(rearrange(heads, "v h p d -> v p (h d)"))
@@ -184,15 +191,21 @@ class CrossAttention(nn.Module):
     def _folded(self, queries: Tensor, states: Tensor, lengths: list[int], extra: KeyEmbedding) -> Tensor:
         # Scaled before folding: the largest numbers come last, which spares float16 an overflow.
         folded = self.k(queries * queries.shape[-1] ** -0.5, fold="queries").flatten(1, 2)  # (V, H * P, D)
-        contexts = []
-        for query, frames in zip(folded, states.split(lengths), strict=True):
-            scores = _embedding_scores(query, query @ frames.flatten(0, 1).T, frames.shape[0], extra)
-            weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-            contexts.append(weights @ frames.flatten(0, 1))
-        return self.v(torch.stack(contexts).unflatten(1, queries.shape[1:3]), fold="contexts")
+        attend = kept if self._keeps_weights(states) else lean
+        contexts = [
+            attend(query, frames, *_embedding_scores(query, len(frames), extra))
+            for query, frames in zip(folded, states.split(lengths), strict=True)
+        ]
+        stacked = torch.stack(contexts) if contexts else folded
+        return self.v(stacked.unflatten(1, queries.shape[1:3]), fold="contexts")
+
+    def _keeps_weights(self, states: Tensor) -> bool:
+        return states.device.type == "cpu" if self.keep_weights is None else self.keep_weights
 
     def _keys_values(self, states: Tensor, lengths: list[int], extra: KeyEmbedding) -> tuple[Tensor, Tensor]:
         """K and V of all patches, (sum of lengths * patches, H, d) each."""
+        # Where a class token was cut away, both projections would make, and keep, a copy of their own.
+        states = states.contiguous()
         keys = self.k(states)
         # The projection is linear, so projecting the few embeddings replaces forming states + embedding.
         if extra.frame is not None:
@@ -204,7 +217,7 @@ class CrossAttention(nn.Module):
 
     def _sdpa(self, queries: Tensor, states: Tensor, lengths: list[int], extra: KeyEmbedding) -> Tensor:
         patches = [length * states.shape[1] for length in lengths]
-        keys, values = (x.split(patches) for x in self._keys_values(states, lengths, extra))
+        keys, values = (x.split(patches) for x in self._keys_values(states.to(queries.dtype), lengths, extra))
         heads = [
             functional.scaled_dot_product_attention(query[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None])
             for query, key, value in zip(queries, keys, values, strict=True)
@@ -215,7 +228,7 @@ class CrossAttention(nn.Module):
         from flash_attn import flash_attn_varlen_func
 
         videos, _, count, _ = queries.shape
-        keys, values = self._keys_values(states, lengths, extra)
+        keys, values = self._keys_values(states.to(queries.dtype), lengths, extra)
         packed = queries.transpose(1, 2).flatten(0, 1)  # (V * P, H, d)
         ends = [0]
         for length in lengths:
@@ -227,11 +240,8 @@ class CrossAttention(nn.Module):
         return heads.unflatten(0, (videos, count)).transpose(1, 2)
 
 
-def _embedding_scores(query: Tensor, scores: Tensor, frames: int, extra: KeyEmbedding) -> Tensor:
-    """Add q'·e to the scores (H * P, frames * patches): a number a frame and a number a patch, never states + e."""
-    scores = scores.unflatten(-1, (frames, -1))
-    if extra.frame is not None:
-        scores = scores + (query @ extra.frame[:frames].T)[:, :, None]
-    if extra.position is not None:
-        scores = scores + (query @ extra.position.T)[:, None, :]
-    return scores.flatten(1)
+def _embedding_scores(query: Tensor, frames: int, extra: KeyEmbedding) -> tuple[Tensor | None, Tensor | None]:
+    """What q'·e adds to the scores: a number a frame (M, frames), a number a patch (M, patches); never states + e."""
+    frame = None if extra.frame is None else query @ extra.frame[:frames].T
+    position = None if extra.position is None else query @ extra.position.T
+    return frame, position

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from math import isqrt
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ..config import ATTENTIONS, BLOCKS, KEY_EMBEDDINGS
 from ..errors import Ego2ExoError
 from .attention import CrossAttention, KeyEmbedding, Projection, compute_dtype, fill_random
+from .offload import offloaded
 
 _TOKEN_STD = 0.02
 
@@ -164,14 +166,17 @@ class EgoAdaptiveTokens(nn.Module):
             if isinstance(module, CrossAttention):
                 module.attn = attn
 
-    def forward(self, hidden_states: Mapping[int, Tensor] | Sequence[Tensor], lengths: list[int]) -> Tensor:
+    def forward(
+        self, hidden_states: Mapping[int, Tensor] | Sequence[Tensor], lengths: list[int], offload: bool = False
+    ) -> Tensor:
         """Read the chosen layers.
 
         Args:
             hidden_states: by zero-based layer number, each (sum of lengths, patches, D): the frames of all videos in
-                turn. Any dtype and device; each layer is cast right before its use.
-            lengths: frames of each of the V videos; with none, nothing is read and the result is (0, P, D), tied to
-                every parameter as :meth:`unused` is.
+                turn. Any dtype and device. Each layer is asked for once, right before its use.
+            lengths: frames of each of the V videos; with none, nothing is read or computed, and the result is
+                (0, P, D), tied to every parameter as :meth:`unused` is.
+            offload: what backward needs of a layer waits in the host's memory, see :mod:`.offload`.
 
         Returns:
             (V, P, D), on the tokens' device.
@@ -179,47 +184,55 @@ class EgoAdaptiveTokens(nn.Module):
         Raises:
             Ego2ExoError: a chosen layer is missing, or states and lengths do not fit.
         """
-        if len(lengths) == 0:
-            return self.unused().reshape(0, *self.tokens.shape)
-        if min(lengths) < 1:
+        if lengths and min(lengths) < 1:
             raise Ego2ExoError(f"lengths {list(lengths)}", "at least one frame a video", "leave out empty videos")
-        for layer in self.layers:
-            self._check(hidden_states, layer, sum(lengths))
-        dtype, device = compute_dtype(self.tokens), self.tokens.device
-        tokens = self.tokens.expand(len(lengths), -1, -1)
+        dtype, tokens = compute_dtype(self.tokens), self.tokens.expand(len(lengths), -1, -1)
         for layer, block in zip(self.layers, self.blocks, strict=True):
-            states = hidden_states[layer].to(device=device, dtype=dtype)
-            tokens = block(tokens, states, list(lengths), self._embedding(max(lengths), states))
+            if lengths:
+                states = _narrow(self._layer(hidden_states, layer, sum(lengths)).to(self.tokens.device), dtype)
+            else:
+                states = self.tokens.new_empty(0, 1, self.width)
+            embedding = self._embedding(max(lengths, default=0), states.shape[1], dtype)
+            with offloaded(states) if offload else nullcontext():
+                tokens = block(tokens, states, list(lengths), embedding)
         return tokens
 
     def unused(self) -> Tensor:
-        """An empty (0, D) tensor through which every parameter gets a gradient of zero.
+        """An empty (0, D) tensor through which every parameter gets a gradient of zero, at no operation.
 
-        Distributed training waits for a gradient of each parameter, also where a batch holds no video. One zero
-        patch is read and sliced away; a product with zero would let an inf or nan through to the loss.
+        Distributed training waits for a gradient of each parameter, also where a batch holds no video, and ZeRO-3
+        for each module's own forward. So all of them run, on no rows; a product with zero would cost as much as a
+        video's tokens, and let an inf or nan through to the loss.
         """
-        zeros = self.tokens.new_zeros(1, 1, self.width)
-        return self(dict.fromkeys(self.layers, zeros), [1])[0, :0]
+        return self({}, []).flatten(0, 1)
 
-    def _embedding(self, frames: int, states: Tensor) -> KeyEmbedding:
-        """What the keys of `states` (frames of all videos, patches, D) get; computed anew, for there are no buffers."""
+    def _embedding(self, frames: int, patches: int, dtype: torch.dtype) -> KeyEmbedding:
+        """What the keys of so many frames and patches get; computed anew, for there are no buffers."""
+        device = self.tokens.device
         if self.key_embedding == "none":
             return KeyEmbedding()
-        frame = frame_embedding(frames, self.width, states.device).to(states.dtype)
+        frame = frame_embedding(frames, self.width, device).to(dtype)
         if self.key_embedding == "frame":
             return KeyEmbedding(frame)
-        return KeyEmbedding(frame, position_embedding(states.shape[1], self.width, states.device).to(states.dtype))
+        return KeyEmbedding(frame, position_embedding(patches, self.width, device).to(dtype))
 
-    def _check(self, hidden_states: Mapping[int, Tensor] | Sequence[Tensor], layer: int, frames: int) -> None:
+    def _layer(self, hidden_states: Mapping[int, Tensor] | Sequence[Tensor], layer: int, frames: int) -> Tensor:
         known = hidden_states if isinstance(hidden_states, Mapping) else range(len(hidden_states))
         if layer not in known:
             raise Ego2ExoError(
                 f"no hidden states of layer {layer}", f"the chosen layers {list(self.layers)}", "collect these layers"
             )
-        shape = tuple(hidden_states[layer].shape)
+        states = hidden_states[layer]
+        shape = tuple(states.shape)
         if len(shape) != 3 or shape[0] != frames or shape[1] < 1 or shape[2] != self.width:
             raise Ego2ExoError(
                 f"hidden states of layer {layer} have shape {shape}",
                 f"({frames}, patches, {self.width}): the sum of lengths, one patch or more, the tokens' width",
                 "pass every frame of every video once, from the encoder the tokens were made for",
             )
+        return states
+
+
+def _narrow(states: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast where that makes less to keep for backward; the attention casts what is narrower, piece by piece."""
+    return states.to(dtype) if states.element_size() >= dtype.itemsize else states

@@ -35,7 +35,8 @@ def attention_weights(
     extra = key_embedding or KeyEmbedding()
     queries = rearrange(module.q(tokens), "v p (h d) -> v h p d", h=module.num_heads)
     folded = module.k(queries * queries.shape[-1] ** -0.5, fold="queries")  # (V, H, P, D): scores without keys
-    return [_softmax(query, frames, extra) for query, frames in zip(folded, states.split(lengths), strict=True)]
+    videos = states.to(folded.dtype).split(lengths)
+    return [_softmax(query, frames, extra) for query, frames in zip(folded, videos, strict=True)]
 
 
 def _softmax(query: Tensor, frames: Tensor, extra: KeyEmbedding) -> Tensor:

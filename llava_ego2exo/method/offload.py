@@ -1,0 +1,96 @@
+"""What backward needs of an encoder layer, in the host's memory until then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def offloaded(states: Tensor) -> Iterator[None]:
+    """Inside the block, what autograd keeps that is as large as these states goes to the host's memory.
+
+    That is the states themselves or their cast, and K and V where a path makes them; never a parameter. A storage
+    goes once, however many tensors of it are kept, and comes back once. On a CPU it is where it should be.
+
+    Args:
+        states: (frames, patches, D), the encoder layer that is read inside the block.
+    """
+    stay = _Block(states.numel())
+    with torch.autograd.graph.saved_tensors_hooks(stay.pack, _unpack):
+        yield
+
+
+def _is_elsewhere(tensor: Tensor) -> bool:
+    """Whether a tensor lies in another memory than the host's."""
+    return tensor.device.type != "cpu"
+
+
+class _Away:
+    """One storage, copied to the host; back on its device while its tensors are asked for."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        whole = _whole(tensor)
+        self.device = whole.device
+        # Pinned memory lets the copy run beside what the device computes.
+        self.host = torch.empty(whole.shape, dtype=whole.dtype, pin_memory=whole.is_cuda)
+        self.host.copy_(whole, non_blocking=True)
+        self.kept = self.asked = 0
+        self._back: Tensor | None = None
+
+    def back(self) -> Tensor:
+        if self._back is None:
+            self._back = torch.empty_like(self.host, device=self.device, pin_memory=False)
+            self._back.copy_(self.host, non_blocking=True)
+        back, self.asked = self._back, self.asked + 1
+        if self.asked == self.kept:  # the host's copy stays, for a graph that is gone through twice
+            self._back, self.asked = None, 0
+        return back
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor stands in a storage that is away."""
+
+    away: _Away
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+class _Block:
+    """Storages that have left inside one block, by their address.
+
+    Args:
+        least: numbers in a storage that is worth moving.
+    """
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+        # With each the tensor, which holds its storage: an address must not be used again meanwhile.
+        self.gone: dict[int, tuple[_Away, Tensor]] = {}
+
+    def pack(self, tensor: Tensor) -> Tensor | _Place:
+        storage = tensor.untyped_storage()
+        if storage.nbytes() < self.least * tensor.element_size() or not _is_elsewhere(tensor):
+            return tensor
+        if isinstance(tensor, nn.Parameter):
+            return tensor
+        if storage.data_ptr() not in self.gone:
+            self.gone[storage.data_ptr()] = (_Away(tensor), tensor.detach())
+        away, _ = self.gone[storage.data_ptr()]
+        away.kept += 1
+        return _Place(away, tensor.size(), tensor.stride(), tensor.storage_offset())
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All of a tensor's storage, one-dimensional."""
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def _unpack(kept: Tensor | _Place) -> Tensor:
+    return kept if isinstance(kept, Tensor) else kept.away.back().as_strided(kept.size, kept.stride, kept.offset)

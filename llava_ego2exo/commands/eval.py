@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 from .model_flags import add_asking
+from .video_flags import video_limits
 
 # Which flags each way of calling needs.
 _ASK = ("model", "benchmark", "data", "videos", "out")
@@ -142,7 +143,7 @@ def _check(args: argparse.Namespace) -> tuple[str, int]:
     _need(args, "benchmark", "data")
     checked = check(
         args.benchmark, args.data, args.videos, _views(args), categories=args.categories or None,
-        max_bad=args.max_bad_rows, probe=args.probe, workers=args.workers,
+        max_bad=args.max_bad_rows, probe=args.probe, workers=args.workers, limits=video_limits(args),
     )  # fmt: skip
     return str(checked), 1 if checked.faults else 0
 

@@ -6,6 +6,7 @@ import argparse
 import os
 
 from .data_flags import add_allow_outside, add_max_json
+from .video_flags import add_video_limits, video_limits
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -73,7 +74,6 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=0.5, metavar="S", help="seconds that lengths may differ (0.5)"
     )
-    parser.add_argument("--limit", type=float, default=120.0, metavar="S", help="seconds that one file may take (120)")
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="files at a time (0: one a processor, up to 8)"
     )
@@ -84,6 +84,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--show", type=int, default=5, metavar="N", help="findings shown of each kind (5)")
     parser.add_argument("--report", metavar="FILE", help="also write all findings as JSON")
     parser.add_argument("--write-clean", metavar="FILE", help="also write a pairs.jsonl without what is at fault")
+    add_video_limits(parser, frames=False)
     parser.set_defaults(run=_check)
 
 
@@ -103,6 +104,7 @@ def _add_cutting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="cuts at a time (0: one a processor, up to 8)"
     )
+    add_video_limits(parser, frames=False)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -181,7 +183,7 @@ def _cut_and_write(pairs, args: argparse.Namespace) -> int:
     from ..distill.pairs import write_pairs
     from ..errors import Ego2ExoError
 
-    result = cut_pairs(pairs, args.out, args.crf, args.tolerance, args.workers)
+    result = cut_pairs(pairs, args.out, args.crf, args.tolerance, args.workers, limits=video_limits(args))
     print(f"{result.made} cut(s) made, {result.kept} kept, {result.whole} whole video(s) need none")
     for line in result.failures:
         print(f"failed: {line}")
@@ -199,9 +201,9 @@ def _check(args: argparse.Namespace) -> int:
     from ..distill.check_run import run_check
 
     return run_check(
-        args.pairs, print, tolerance_s=args.tolerance, limit_s=args.limit, workers=args.workers, videos=args.videos,
-        pattern=args.pattern, ego_view=args.ego_view, skip_unpaired=args.skip_unpaired, shown=args.show,
-        report_to=args.report, write_clean=args.write_clean,
+        args.pairs, print, tolerance_s=args.tolerance, limits=video_limits(args), workers=args.workers,
+        videos=args.videos, pattern=args.pattern, ego_view=args.ego_view, skip_unpaired=args.skip_unpaired,
+        shown=args.show, report_to=args.report, write_clean=args.write_clean,
     )  # fmt: skip
 
 

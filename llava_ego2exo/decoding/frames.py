@@ -88,5 +88,10 @@ def _prepare() -> None:
     import decord  # noqa: F401
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve whoever started this process."""
     serve(_prepare, answer)
+
+
+if __name__ == "__main__":
+    main()

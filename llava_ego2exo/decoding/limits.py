@@ -31,7 +31,7 @@ class VideoLimits:
             value = getattr(self, bound.name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not (isfinite(value) and value > 0):
                 raise Ego2ExoError(
-                    f"--{bound.name.replace('_', '-')} {value}",
+                    f"{_flags(bound.name)} {value}",
                     "a number above 0",
                     f"leave it out for {bound.default:g}",
                 )
@@ -41,9 +41,13 @@ class VideoLimits:
         """What the frames of one clip may take."""
         return int(self.video_max_gib * 2**30)
 
-    def to_dict(self) -> dict[str, float]:
-        """As a request to a process carries them."""
-        return asdict(self)
+    def to_dict(self, prefix: str = "") -> dict[str, float]:
+        """Each bound under its name.
+
+        Args:
+            prefix: before each name.
+        """
+        return {prefix + name: value for name, value in asdict(self).items()}
 
     @classmethod
     def from_object(cls, source: Any, prefix: str = "") -> VideoLimits:
@@ -63,4 +67,8 @@ def raising(name: str) -> str:
     Args:
         name: a field of :class:`VideoLimits`.
     """
-    return f"raise --{name.replace('_', '-')} (in training --ego2exo_{name}), or encode the video again"
+    return f"raise {_flags(name)}, or encode the video again"
+
+
+def _flags(name: str) -> str:
+    return f"--{name.replace('_', '-')} (in training --ego2exo_{name})"

@@ -33,7 +33,7 @@ class Desk:
 
     def __init__(self, shared: int, parent: int) -> None:
         self.shared, self.parent = shared, parent
-        self.limit_s = 0.0
+        self.limit_s, self._told = 0.0, 0.0
         # Decoders write to file descriptors 1 and 2 on their own; only our answers may reach the reader.
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
@@ -45,9 +45,12 @@ class Desk:
         self._answers.flush()
 
     def alive(self) -> None:
-        """Work goes on: the time limit begins anew."""
-        self._alarm(self.limit_s + _GRACE_S)
-        self.say({"alive": True})
+        """Work goes on: the time limit begins anew. Told once a second at most."""
+        now = time.monotonic()
+        if now - self._told >= 1:
+            self._told = now
+            self._alarm(self.limit_s + _GRACE_S)
+            self.say({"alive": True})
 
     def share(self, array: Any) -> None:
         """Hand over a uint8 array beside the answer."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from ..decoding.limits import VideoLimits
 from ..errors import Ego2ExoError
 from ..runs.outputs import require_writable
 from .check_report import report
@@ -17,9 +18,10 @@ from .probe_pool import probe_files
 
 
 def run_check(
-    path: str | Path, say: Callable[[str], None], *, tolerance_s: float = 0.5, limit_s: float = 120.0, workers: int = 0,
-    videos: str | None = None, pattern: str | None = None, ego_view: str = EGO, skip_unpaired: bool = False,
-    shown: int = 5, report_to: str | None = None, write_clean: str | None = None, progress: bool = True,
+    path: str | Path, say: Callable[[str], None], *, tolerance_s: float = 0.5, limits: VideoLimits | None = None,
+    workers: int = 0, videos: str | None = None, pattern: str | None = None, ego_view: str = EGO,
+    skip_unpaired: bool = False, shown: int = 5, report_to: str | None = None, write_clean: str | None = None,
+    progress: bool = True,
 ) -> int:  # fmt: skip
     """Check a `pairs.jsonl` and return the exit code: 0 where nothing is wrong, else 1.
 
@@ -27,7 +29,7 @@ def run_check(
         path: the file.
         say: gets each line of the report.
         tolerance_s: seconds by which lengths may differ.
-        limit_s: seconds that one file may take.
+        limits: what a video may be, and seconds that one file may take; None: the defaults.
         workers: files at a time; 0: one a processor, at most 8.
         videos: folder to look for unpaired files in, with `pattern` and `ego_view`; None: beside the pairs' files.
         pattern: as in `find_pairs`.
@@ -50,7 +52,7 @@ def run_check(
             require_writable(file, flag)
     pairs = read_pairs(path)
     unpaired = {} if skip_unpaired else _unpaired(pairs, videos, pattern, ego_view)
-    probes = probe_files([file for pair in pairs for file in pair.files.values()], workers, limit_s, progress)
+    probes = probe_files([file for pair in pairs for file in pair.files.values()], workers, limits, progress)
     findings = check_pairs(pairs, probes, tolerance_s) + unpaired_findings(pairs, unpaired)
     for line in report(pairs, probes, findings, shown):
         say(line)

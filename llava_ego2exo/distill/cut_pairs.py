@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..decoding.av_import import require_av
+from ..decoding.limits import VideoLimits
 from ..errors import Ego2ExoError
 from ..runs.listing import listed, repeated
 from ..runs.outputs import require_writable
 from ..runs.progress import run_all
-from ..decoding.av_import import require_av
-from .cutting import Cut, duration, made_as, make
+from .cut_pool import Cutters
+from .cutting import Cut
 from .finding import EGO
 from .pairs import Pair, require_files
 
@@ -38,7 +40,7 @@ class CutResult:
 
 def cut_pairs(
     pairs: Sequence[Pair], out: str | Path, crf: int = 18, tolerance_s: float = 0.5, workers: int = 0,
-    progress: bool = True,
+    progress: bool = True, limits: VideoLimits | None = None,
 ) -> CutResult:  # fmt: skip
     """Cut every segment of every view into `<out>/<segment>_<view>.mp4`; what is there already is checked and kept.
 
@@ -48,6 +50,9 @@ def cut_pairs(
         crf: quality of x264, 0 (lossless) to 51.
         tolerance_s: how much of a segment may be missing at the end of a video.
         workers: cuts at a time; 0: one a processor, at most 8.
+        progress: show a progress bar.
+        limits: what a video may be, and seconds that a cut may stand still; then it counts as failed. None: the
+            defaults.
 
     Raises:
         Ego2ExoError: before any cut: missing videos, a segment before the start of an exo video, names that clash,
@@ -61,20 +66,20 @@ def cut_pairs(
     targets = {
         (pair.segment, view): str(Path(out, f"{pair.segment}_{view}.mp4")) for pair in rest for view in pair.files
     }
-    _check_targets(rest, targets)
-    _make_folder(out)
-    workers = workers or min(os.cpu_count() or 1, 8)
     jobs = [(pair, view) for pair in rest for view in pair.files]
+    with Cutters(limits) as cutters:
 
-    def run(job: tuple[Pair, str]) -> str:
-        pair, view = job
-        try:
-            cut = _cut(pair, view, targets[pair.segment, view], crf, tolerance_s)
-        except ValueError as error:
-            return f"{pair.ego} cannot be cut: {error}"
-        return make(cut)
+        def run(job: tuple[Pair, str]) -> str:
+            pair, view = job
+            try:
+                cut = _cut(cutters, pair, view, targets[pair.segment, view], crf, tolerance_s)
+            except ValueError as error:
+                return f"{pair.ego} cannot be cut: {error}"
+            return cutters.make(cut)
 
-    answers = run_all(run, jobs, workers, "cutting", "cut", progress)
+        _check_targets(rest, targets, cutters)
+        _make_folder(out)
+        answers = run_all(run, jobs, workers or min(os.cpu_count() or 1, 8), "cutting", "cut", progress)
     states = {(pair.segment, view): answer for (pair, view), answer in zip(jobs, answers, strict=True)}
     done = {key for key, state in states.items() if state in ("made", "kept")}
     return CutResult(
@@ -97,10 +102,10 @@ def _is_whole(pair: Pair) -> bool:
     return not pair.start_s and pair.end_s is None and not pair.offset_s
 
 
-def _cut(pair: Pair, view: str, target: str, crf: int, tolerance_s: float) -> Cut:
+def _cut(cutters: Cutters, pair: Pair, view: str, target: str, crf: int, tolerance_s: float) -> Cut:
     offset = 0.0 if view == EGO else pair.offset_s
     # An exo view is cut where the ego video ends, also when that is not written down.
-    end = duration(pair.ego) if pair.end_s is None else pair.end_s
+    end = cutters.duration(pair.ego) if pair.end_s is None else pair.end_s
     return Cut(pair.files[view], target, (pair.start_s or 0.0) + offset, end + offset, crf, tolerance_s)
 
 
@@ -122,7 +127,7 @@ def _check_settings(crf: int, tolerance_s: float, workers: int) -> None:
         )
 
 
-def _check_targets(pairs: Sequence[Pair], targets: dict[tuple[str, str], str]) -> None:
+def _check_targets(pairs: Sequence[Pair], targets: dict[tuple[str, str], str], cutters: Cutters) -> None:
     early = [
         f"{pair.segment} begins at {(pair.start_s or 0) + pair.offset_s:g} s of its exo videos"
         for pair in pairs
@@ -135,7 +140,8 @@ def _check_targets(pairs: Sequence[Pair], targets: dict[tuple[str, str], str]) -
     if clashes:
         raise Ego2ExoError(f"several cuts would be named {listed(clashes)}", "", "rename these segments or views")
     sources = {path for pair in pairs for path in pair.files.values()}
-    foreign = [path for path in targets.values() if path in sources or (os.path.exists(path) and not made_as(path))]
+    there = [path for path in targets.values() if os.path.exists(path)]
+    foreign = [path for path in there if path in sources or not cutters.made_as(path)]
     if foreign:
         raise Ego2ExoError(
             f"{len(foreign)} file(s) in the way are no finished cuts: {listed(foreign)}",

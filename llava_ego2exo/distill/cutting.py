@@ -2,7 +2,7 @@
 
 A cut is written beside its place and renamed when it is complete, and says in its own metadata what it was cut from;
 so a run that was stopped goes on where it was, and a cut of another video or other times is never taken for the right
-one.
+one. Run as a program it does what `cut_pool` asks.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from ..decoding.av_import import require_av
-from .probing import short_reason
+from ..decoding.headers import read_header
+from ..decoding.limits import VideoLimits
+from ..decoding.serving import Desk, serve, short_reason
+from ..errors import Ego2ExoError
 
 TITLE = "llava-ego2exo cut"
 _EDGE = 1 << 16
@@ -51,22 +54,37 @@ class Cut:
         values = [_fingerprint(self.source), round(self.start_s, 6), self.end_s and round(self.end_s, 6), self.crf]
         return f"{TITLE} {json.dumps(values)}"
 
+    def part(self) -> str:
+        """A file beside the target, for this thread alone."""
+        return f"{self.target}.{os.getpid()}.{threading.get_ident()}.part"
 
-def make(cut: Cut) -> str:
+
+def make(
+    cut: Cut, limits: VideoLimits | None = None, part: str = "", alive: Callable[[], object] = lambda: None
+) -> str:
     """Make one cut where it is not there yet.
+
+    Args:
+        cut: what to make.
+        limits: what the source may be; None: the defaults.
+        part: file to write to first; empty: one beside the target.
+        alive: called with each frame.
 
     Returns:
         "kept" where the right cut was there, "made" where it was made, else what went wrong, in words.
     """
     av = require_av()
-    part = f"{cut.target}.{os.getpid()}.{threading.get_ident()}.part"
+    part = part or cut.part()
     try:
         if os.path.exists(cut.target) and made_as(cut.target) == cut.mark():
             return "kept"
-        missing = _write(cut, part)
+        read_header(cut.source, limits or VideoLimits())
+        missing = _write(cut, part, alive)
         if missing:
             return missing
         os.replace(part, cut.target)
+    except Ego2ExoError as error:
+        return f"{cut.source} {error.given}"
     except (av.error.FFmpegError, OSError, ValueError) as error:
         return f"{cut.source} cannot be cut: {short_reason(error)}"
     finally:
@@ -111,18 +129,16 @@ def duration(path: str) -> float:
         return float((last - first) * stream.time_base) + 1 / float(stream.average_rate or 30)
 
 
-def _write(cut: Cut, part: str) -> str:
+def _write(cut: Cut, part: str, alive: Callable[[], object]) -> str:
     """Write the cut to `part`; what went wrong, or nothing."""
     av = require_av()
     with av.open(cut.source) as source:
-        if not source.streams.video:
-            return f"{cut.source} holds no video stream"
         stream = source.streams.video[0]
         stream.thread_type = "AUTO"
         rate = Fraction(stream.average_rate or 30).limit_denominator(1001)
         with av.open(part, "w", format="mp4", options={"movflags": "use_metadata_tags"}) as target:
             target.metadata["comment"] = cut.mark()
-            seconds = _encode(_frames(source, stream, cut), target, stream.time_base, rate, cut.crf)
+            seconds = _encode(_frames(source, stream, cut, alive), target, stream.time_base, rate, cut.crf)
     if seconds is None:
         return f"{cut.source} has no frame between {cut.start_s:g} and {cut.end_s or float('inf'):g} s"
     if cut.end_s is not None and seconds < cut.end_s - cut.start_s - cut.tolerance_s:
@@ -130,12 +146,13 @@ def _write(cut: Cut, part: str) -> str:
     return ""
 
 
-def _frames(container: Any, stream: Any, cut: Cut) -> Iterator[Any]:
+def _frames(container: Any, stream: Any, cut: Cut, alive: Callable[[], object]) -> Iterator[Any]:
     """The frames shown from `start_s` on and before `end_s`."""
     first, base = _first_time(container, stream), stream.time_base
     # Half a millisecond: times in files are rounded to their time base, which may be 1/1000.
     slack = 0.0005
     for seconds, frame in _timed(container, stream, first, max(int((cut.start_s - 1) / base), 0)):
+        alive()
         if cut.end_s is not None and seconds >= cut.end_s - slack:
             return
         if seconds >= cut.start_s - slack:
@@ -212,3 +229,31 @@ def _fingerprint(path: str) -> str:
         file.seek(max(size - _EDGE, 0))
         digest = hashlib.sha256(b"%d\n" % size + head + file.read(_EDGE))
     return digest.hexdigest()[:32]
+
+
+def answer(request: dict[str, Any], desk: Desk) -> dict[str, Any]:
+    """Do what `cut_pool` asks.
+
+    Args:
+        request: `want`: "make" with `cut`, `part` and `limits`; or "duration" or "mark" with `path`.
+        desk: told that work goes on.
+    """
+    if request["want"] == "make":
+        state = make(Cut(**request["cut"]), VideoLimits(**request["limits"]), request["part"], desk.alive)
+        return {"state": state}
+    if request["want"] == "mark":
+        return {"mark": made_as(request["path"])}
+    try:
+        return {"seconds": duration(request["path"])}
+    except Exception as error:
+        # Whatever a decoder throws at a strange file is the answer here.
+        raise Ego2ExoError(short_reason(error)) from error
+
+
+def main() -> None:
+    """Serve whoever started this process."""
+    serve(require_av, answer)
+
+
+if __name__ == "__main__":
+    main()

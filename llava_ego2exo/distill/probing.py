@@ -1,17 +1,15 @@
-"""What one video file really holds: every frame is decoded.
-
-Run as a program it answers paths on standard input with one line of JSON each, so that a decoder that hangs or crashes
-takes down a process of its own (`probe_pool` starts these).
-"""
+"""What one video file really holds: every frame is decoded; run as a program, for `probe_pool`."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..decoding.headers import read_header
+from ..decoding.limits import VideoLimits
+from ..decoding.serving import Desk, serve, short_reason
+from ..errors import Ego2ExoError
 from ..runs.hashes import file_hash
 
 
@@ -40,13 +38,21 @@ class Probe:
     sha256: str = ""
 
 
-def probe(path: str) -> Probe:
-    """Decode a whole file with PyAV, and its first and last frame with decord, which training reads with."""
+def probe(path: str, limits: VideoLimits | None = None) -> Probe:
+    """Decode a whole file with PyAV, and its first and last frame with decord, which training reads with.
+
+    Args:
+        path: of the file.
+        limits: what a video may be; None: the defaults.
+    """
     if not os.path.isfile(path):
         return Probe(error="is not there" if not os.path.isdir(path) else "is a folder")
     try:
         digest = file_hash(path)
+        read_header(path, limits or VideoLimits())
         values = _decode(path)
+    except Ego2ExoError as error:
+        return Probe(error=error.given)
     except Exception as error:
         # Whatever a decoder throws at a strange file is the answer here; it must not end the check.
         return Probe(error=f"does not decode: {short_reason(error)}")
@@ -58,8 +64,6 @@ def _decode(path: str) -> dict[str, Any]:
     import av
 
     with av.open(path) as container:
-        if not container.streams.video:
-            return {"error": "holds no video stream"}
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         times, width, height = [], stream.width, stream.height
@@ -95,20 +99,19 @@ def _decord_error(path: str) -> str:
     return ""
 
 
-def short_reason(error: Exception) -> str:
-    """What a decoder says, in one line."""
-    lines = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
-    return (lines[-1] if lines else type(error).__name__)[-160:]
+def answer(request: dict[str, Any], desk: Desk) -> dict[str, Any]:
+    """The probe of one file.
+
+    Args:
+        request: `path` and `limits`.
+        desk: not used.
+    """
+    return asdict(probe(request["path"], VideoLimits(**request["limits"])))
 
 
 def main() -> None:
-    """Answer paths, one JSON string a line, until standard input ends."""
-    # Decoders write to file descriptors 1 and 2 on their own; only our answers may reach the reader.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        answers.write(json.dumps(asdict(probe(json.loads(line)))) + "\n")
-        answers.flush()
+    """Serve whoever started this process."""
+    serve(lambda: None, answer)
 
 
 if __name__ == "__main__":

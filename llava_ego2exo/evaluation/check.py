@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..decoding.limits import VideoLimits
 from ..runs.listing import listed
 from .benchmarks import BENCHMARKS, Read, read_benchmark
 from .items import CHOICE, Item
@@ -35,7 +36,7 @@ class Checked:
 
 def check(
     name: str, data: str | Path, videos: str | Path | None = None, views: Sequence[str] = ("exo",), *,
-    categories: Sequence[str] | None = None, max_bad: int = 0, probe: bool = False, limit_s: float = 120.0,
+    categories: Sequence[str] | None = None, max_bad: int = 0, probe: bool = False, limits: VideoLimits | None = None,
     workers: int = 0, progress: bool = True,
 ) -> Checked:  # fmt: skip
     """Read and validate a benchmark, and its videos where a folder is given.
@@ -48,7 +49,7 @@ def check(
         categories: those to ask about; None: all.
         max_bad: malformed rows that may be left out.
         probe: decode every video, whole.
-        limit_s: seconds that one video may take to decode.
+        limits: what a video may be, and how long decoding it may take; None: the defaults.
         workers: videos decoded at a time; 0: one a processor, at most 8.
         progress: show a bar.
 
@@ -61,7 +62,7 @@ def check(
     if videos is not None:
         found = find_videos(read.items, videos, read.precut)
         faults += _missing(found)
-        decoded = _probe_faults(found, limit_s, workers, progress) if probe else None
+        decoded = _probe_faults(found, limits, workers, progress) if probe else None
         lines += ["", *_about_videos(found, decoded)]
         faults += decoded or []
     lines.append("")
@@ -124,11 +125,11 @@ def _about_videos(found: Found, decoded: list[str] | None) -> Iterator[str]:
         yield f"decoded whole: {len({item.path for item in found.items if item.path})} file(s), {len(decoded)} fault(s)"
 
 
-def _probe_faults(found: Found, limit_s: float, workers: int, progress: bool) -> list[str]:
+def _probe_faults(found: Found, limits: VideoLimits | None, workers: int, progress: bool) -> list[str]:
     from ..distill.probe_pool import probe_files
 
     there = [item for item in found.items if item.path]
-    probes = probe_files([item.path for item in there], workers, limit_s, progress)
+    probes = probe_files([item.path for item in there], workers, limits, progress)
     faults = [f"{path} {probe.error}" for path, probe in probes.items() if probe.error]
     for item in there:
         probe = probes[item.path]

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Optional
 
 from ..config import PREFIX, DistillConfig, Ego2ExoConfig, ReadingConfig
+from ..decoding.limits import VideoLimits
 
 _TYPES: dict[str, Any] = {
     "int": int, "str": str, "bool": bool, "float": float,
@@ -60,8 +61,8 @@ def with_video_flags(original: type) -> type:
 
 
 def with_reading_flags(original: type) -> type:
-    """`DataArguments` with the flags of :class:`ReadingConfig` alone."""
-    return _extend(original, _flags_of(ReadingConfig))
+    """`DataArguments` with the flags of :class:`ReadingConfig` and :class:`VideoLimits` alone."""
+    return _extend(original, [*_flags_of(ReadingConfig), *_flags_of(VideoLimits)])
 
 
 def with_training_flags(original: type) -> type:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import PREFIX, DistillConfig, ReadingConfig
+from ..decoding.limits import VideoLimits
 from ..errors import Ego2ExoError
 from ..method.losses import require_equal_vocabularies
 from .checkpoints import describe
@@ -26,7 +27,7 @@ def refuse_without_tokens(settings: Settings) -> None:
     Raises:
         Ego2ExoError: some are given to another run.
     """
-    given = sorted(settings.given & {*_FLAGS, *ReadingConfig().to_dict()})
+    given = sorted(settings.given & {*_FLAGS, *ReadingConfig().to_dict(), *VideoLimits().to_dict(PREFIX)})
     if given:
         raise Ego2ExoError(
             f"{_flags(given)} without --ego2exo True", "a run with ego tokens", "add --ego2exo True, or leave them out"

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..distill.cutting import Cut, make
+from ..distill.cut_pool import Cutters
+from ..distill.cutting import Cut
 from ..errors import Ego2ExoError
 from ..evaluation.items import Item
 from ..runs.listing import listed
@@ -29,7 +30,8 @@ def cut_out(items: Sequence[Item], folder: Path) -> list[Item]:
     if wanted:
         folder.mkdir(parents=True, exist_ok=True)
     jobs = [Cut(item.path, target, item.start_s or 0.0, item.end_s) for target, item in wanted.items()]
-    states = run_all(make, jobs, min(os.cpu_count() or 1, 8), "cutting", "cut")
+    with Cutters() as cutters:
+        states = run_all(cutters.make, jobs, min(os.cpu_count() or 1, 8), "cutting", "cut")
     faults = [
         f"{item.id}: {state}"
         for item, state in zip(wanted.values(), states, strict=True)

@@ -3,19 +3,19 @@
 import json
 import os
 import shutil
-import sys
 
 import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.cli import main
-from llava_ego2exo.distill import probe_pool
+from llava_ego2exo.decoding.limits import VideoLimits
 from llava_ego2exo.distill.check_run import run_check
 from llava_ego2exo.distill.checking import KINDS, check_pairs, clean
 from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
 from llava_ego2exo.distill.probe_pool import probe_files
 from llava_ego2exo.distill.probing import Probe, probe
 
+from ..decoders import strange_decoder
 from .videos import render
 
 
@@ -172,28 +172,17 @@ def test_clean_drops_the_view_or_the_pair():
     assert [(pair.segment, list(pair.exo)) for pair in clean(pairs, check_pairs(pairs, probes))] == [("a", ["exo2"])]
 
 
-def test_a_decoder_that_hangs_or_crashes_stops_nothing(clips, tmp_path, monkeypatch):
+@pytest.mark.fault
+def test_a_decoder_that_hangs_or_crashes_stops_nothing(clips, tmp_path, monkeypatch, fault_table):
     good = str(clips / "t0_0_ego.mp4")
-    strange = tmp_path / "strange.py"
-    strange.write_text(
-        "import os, sys, json, time, dataclasses\n"
-        f"sys.path.insert(0, {probe_pool._PACKAGE_ROOT!r})\n"
-        "from llava_ego2exo.distill import probing\n"
-        "real = probing.probe\n"
-        "def probe(path):\n"
-        "    if path == 'hang': time.sleep(100)\n"
-        "    if path.startswith('crash'): os.kill(os.getpid(), 11)\n"
-        "    return real(path)\n"
-        "probing.probe = probe\n"
-        "probing.main()\n"
-    )
-    popen = probe_pool.subprocess.Popen
-    monkeypatch.setattr(probe_pool.subprocess, "Popen", lambda _, **kw: popen([sys.executable, str(strange)], **kw))
-    paths = ["hang", "crash", good, "crash2", str(tmp_path)]
-    probes = probe_files(paths, workers=1, limit_s=3, progress=False)
-    assert list(probes) == paths
-    assert "within 3 s" in probes["hang"].error and "crashes the decoder (exit code -11)" in probes["crash"].error
+    strange_decoder(monkeypatch, tmp_path, "llava_ego2exo.distill.probing")
+    paths = [str(tmp_path / name) for name in ("does-hang", "does-crash", "does-abort", "does-lie")]
+    probes = probe_files([*paths, good, str(tmp_path)], workers=1, limits=VideoLimits(2), progress=False)
+    assert list(probes) == [*paths, good, str(tmp_path)]
+    told = ("within 2 s", "crashes the decoder (exit code -11)", "(exit code -6)", "answer wrongly")
+    survived = sum(text in probes[path].error for path, text in zip(paths, told, strict=True))
     assert not probes[good].error and probes[good].frames == 20 and probes[str(tmp_path)].error == "is a folder"
+    fault_table("decoder hangs, crashes or lies: `pairs check` names the file", len(paths), survived)
 
 
 def test_what_a_decoder_prints_does_not_reach_the_answers(real_videos):
@@ -222,7 +211,7 @@ def test_wrong_settings(clips, tmp_path):
     _, pairs = copied(clips, tmp_path)
     path = write_pairs(tmp_path / "p.jsonl", pairs)
     for settings, message in (
-        ({"tolerance_s": -1}, "--tolerance -1"), ({"limit_s": 0}, "--limit 0, "),
+        ({"tolerance_s": -1}, "--tolerance -1"), ({"workers": -1}, "--workers -1"),
         ({"pattern": "{segment}_{view}"}, "--videos"), ({"videos": "/nowhere"}, "no folder"),
         ({"write_clean": str(tmp_path)}, "--write-clean .* is a folder"),
         ({"report_to": str(tmp_path / "p.jsonl/r.json")}, "--report .* is no folder of yours"),

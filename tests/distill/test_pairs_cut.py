@@ -1,7 +1,9 @@
 """Cuts hold exactly their frames, survive being stopped, and are never taken for others."""
 
 import os
+import shutil
 import struct
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import av
@@ -10,12 +12,15 @@ import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.cli import main
+from llava_ego2exo.decoding.limits import VideoLimits
 from llava_ego2exo.distill import cutting
 from llava_ego2exo.distill.cut_pairs import cut_pairs
+from llava_ego2exo.distill.cut_pool import Cutters
 from llava_ego2exo.distill.cutting import Cut, duration, made_as, make
 from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
 from llava_ego2exo.distill.probing import probe
 
+from ..decoders import strange_decoder
 from .videos import numbers, render
 
 
@@ -92,16 +97,16 @@ def test_whole_files_stay_where_they_are(long, tmp_path):
 def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(long, tmp_path, monkeypatch):
     pairs = [pair(long, f"s{n}", start_s=n, end_s=n + 0.5) for n in range(4)]
     count = []
-    real = cutting._write
+    real = Cutters._ask
 
-    def stops(cut, part):
-        count.append(part)
-        open(part, "wb").close()
+    def stops(self, wanted):
+        count.append(wanted["part"])
+        open(wanted["part"], "wb").close()
         if len(count) == 4:
             raise KeyboardInterrupt
-        return real(cut, part)
+        return real(self, wanted)
 
-    monkeypatch.setattr(cutting, "_write", stops)
+    monkeypatch.setattr(Cutters, "_ask", stops)
     with pytest.raises(KeyboardInterrupt):
         cut_pairs(pairs, tmp_path, progress=False, workers=1)
     monkeypatch.undo()
@@ -233,15 +238,40 @@ def test_the_same_cut_has_the_same_bytes(real_videos, tmp_path):
     assert len({open(cut.target, "rb").read() for cut in cuts}) == 1
 
 
+@pytest.mark.fault
+def test_a_decoder_that_hangs_or_crashes_fails_one_cut(long, tmp_path, monkeypatch, fault_table):
+    strange_decoder(monkeypatch, tmp_path, "llava_ego2exo.distill.cutting")
+    names = ("does-hang", "does-crash", "does-eat")
+    strange = [shutil.copy(long["ego"], tmp_path / f"{name}.mp4") for name in names]
+    pairs = [pair(long, f"s{number}", ego=file) for number, file in enumerate(strange)]
+    result = quiet([*pairs, pair(long)], tmp_path / "out", limits=VideoLimits(2))
+    told = ("does not decode within 2 s", "crashes the decoder (exit code -11)", "Unable to allocate")
+    survived = sum(text in line for line, text in zip(result.failures, told, strict=True))
+    assert [new.segment for new in result.pairs] == ["s"] and result.made == 5
+    assert not [name for name in os.listdir(tmp_path / "out") if not name.endswith(".mp4")]
+    fault_table("decoder hangs, crashes or eats memory: `pairs cut` fails that cut alone", len(names), survived)
+
+
+def test_a_cut_that_goes_on_is_not_stopped(long, tmp_path, monkeypatch):
+    strange_decoder(monkeypatch, tmp_path, "llava_ego2exo.distill.cutting")
+    slow = shutil.copy(long["ego"], tmp_path / "does-linger.mp4")
+    with Cutters(VideoLimits(video_limit_s=2)) as cutters:
+        begun = time.monotonic()
+        assert cutters.make(Cut(str(slow), str(tmp_path / "c.mp4"), 1.0, 2.0)) == "made"
+    assert time.monotonic() - begun > 3
+
+
 def test_command(long, tmp_path, capsys):
     path = write_pairs(tmp_path / "pairs.jsonl", [pair(long), pair(long, "late", start_s=31, end_s=32)])
     assert main(["pairs", "cut", "--pairs", str(path), "--out", str(tmp_path)]) == 1
     assert "would overwrite" in capsys.readouterr().err
-    out = tmp_path / "out"
-    assert main(["pairs", "cut", "--pairs", str(path), "--out", str(out), "--workers", "1"]) == 1
+    out, outside = tmp_path / "out", "--allow-outside"
+    assert main(["pairs", "cut", "--pairs", str(path), "--out", str(out)]) == 1
+    assert "lead out of the folder of" in capsys.readouterr().err
+    assert main(["pairs", "cut", "--pairs", str(path), "--out", str(out), "--workers", "1", outside]) == 1
     text = capsys.readouterr().out
     assert "2 cut(s) made, 0 kept" in text and "failed: late ego" in text and "1 pair(s) are left out" in text
     assert [new.segment for new in read_pairs(out / "pairs.jsonl")] == ["s"]
     write_pairs(path, [pair(long)])
-    assert main(["pairs", "cut", "--pairs", str(path), "--out", str(out)]) == 0
+    assert main(["pairs", "cut", "--pairs", str(path), "--out", str(out), outside]) == 0
     assert "0 cut(s) made, 2 kept" in capsys.readouterr().out

@@ -23,6 +23,7 @@ from .patchboard import substituted
 from .safe_load import only_weights
 from .stand_ins import BaseTokenizer, ClassFromConfig, ReadConfig, quiet
 from .tower_weights import prepare_tower
+from .whole_weights import require_whole_weights
 
 
 def wrap_loader(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,6 +57,8 @@ class Loading:
         self.host, self.checkpoint, self.base, self.call, self.dtype = host, checkpoint, base, call, dtype
         self.key: str = class_key(config, checkpoint.path)  # type: ignore[assignment]
         check_base(checkpoint, base, config)
+        require_whole_weights(checkpoint.path)
+        require_whole_weights(base)
         self.extras = extra_weights(checkpoint)
         self.config = self._config()
         self._route()

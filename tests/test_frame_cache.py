@@ -290,12 +290,26 @@ def test_counts_add_up():
 
 
 def test_without_a_folder_every_clip_is_decoded(clips, decoded, tmp_path):
-    read = frame_cache.open_reader(None, 20)
+    read = frame_cache.Reading().reader()
     same(read(clips[0], frames_upbound=2), read(clips[0], frames_upbound=2))
     assert len(decoded) == 2 and frame_cache.counts_of(read) is None
-    read = frame_cache.open_reader(str(tmp_path), 20)
+    read = frame_cache.Reading(str(tmp_path)).reader()
     read(clips[0])
-    assert frame_cache.counts_of(read).misses == 1
+    counts = frame_cache.counts_of(read)
+    assert counts.misses == 1 and frame_cache.told_of([counts, None, counts])[0] == (counts + counts).told()
+    assert frame_cache.told_of([None]) == []
+
+
+@pytest.mark.parametrize("most", [0, -1, float("nan"), float("inf")])
+def test_a_bound_that_is_none(most):
+    with pytest.raises(Ego2ExoError, match="--frame-cache-gb .*above 0"):
+        frame_cache.Reading("x", most)
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Ego2ExoError, match="--frame-cache .*file is a file"):
+        frame_cache.Reading(str(tmp_path / "file"))
 
 
 def test_what_other_limits_refuse_is_not_taken_from_the_cache(clips, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 from .data_flags import add_allow_outside, add_max_json
-from .model_flags import add_asking
+from .model_flags import add_asking, take_reading
 from .video_flags import video_limits
 
 # Which flags each way of calling needs.
@@ -193,7 +193,8 @@ def _ask(args: argparse.Namespace) -> tuple[str, int]:
     values: dict[str, Any] = {name: getattr(args, name) for name in same}
     job = Job(
         models=models_of(args.model, args.model_base), modes=tuple(dict.fromkeys(args.mode)),
-        categories=tuple(args.categories), parser=args.parser or "strict", judge=_judge(args), **values,
+        categories=tuple(args.categories), parser=args.parser or "strict", judge=_judge(args),
+        reading=take_reading(dict(vars(args))), **values,
     )  # fmt: skip
     measured = evaluate(job)
     return "\n\n".join([table(measured), *_missing(measured), f"{args.out}/report.html"]), 0

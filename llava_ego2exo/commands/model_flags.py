@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from ..decoding.limits import VideoLimits
+from .video_flags import add_video_limits
+
+if TYPE_CHECKING:
+    from ..runs.frame_cache import Reading
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -25,6 +32,26 @@ def add_asking(group: Any) -> None:
     group.add_argument("--force-sample", type=boolean, metavar="True|False", help=sample)
     times = "tell the model the times of its frames (default: as the checkpoint's config says)"
     group.add_argument("--time-instruction", type=boolean, metavar="True|False", help=times)
+    add_video_limits(group)
+    cache = "folder where decoded frames are kept, which training can share (default: none are kept)"
+    group.add_argument("--frame-cache", metavar="DIR", help=cache)
+    size = "most gigabytes (10^9 bytes) that it holds; what was used longest ago goes first (default: 20)"
+    group.add_argument("--frame-cache-gb", type=float, default=20.0, metavar="N", help=size)
+
+
+def take_reading(values: dict[str, Any]) -> Reading:
+    """How clips are read, by the flags of :func:`add_asking`.
+
+    Args:
+        values: parsed flags; those that are used are taken out.
+
+    Raises:
+        Ego2ExoError: no run can read so.
+    """
+    from ..runs.frame_cache import Reading
+
+    limits = {bound.name: values.pop(bound.name) for bound in fields(VideoLimits)}
+    return Reading(values.pop("frame_cache"), values.pop("frame_cache_gb"), VideoLimits(**limits))
 
 
 def boolean(text: str) -> bool:

@@ -7,7 +7,7 @@ import contextlib
 import sys
 
 from .data_flags import add_allow_outside
-from .model_flags import add_asking
+from .model_flags import add_asking, take_reading
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -68,10 +68,11 @@ def _run(args: argparse.Namespace) -> int:
     from ..runs.ranks import is_first
 
     values = {name: value for name, value in vars(args).items() if name != "run"}
+    reading = take_reading(values)
     try:
         # What LLaVA prints while it loads is none of the report.
         with contextlib.redirect_stdout(sys.stderr):
-            text = teach(Job(**values))
+            text = teach(Job(**values, reading=reading))
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Ego2ExoError
 from ..runs.batches import answered, is_open
 from ..runs.clips import Seen, read_ahead, read_clip
+from ..runs.frame_cache import Reader
 from ..runs.settings import Settings
 from . import quality
 from .answers import Answer, AnswerStore
@@ -52,6 +53,7 @@ class Work:
         settings: how it is asked.
         done: keys of answers that are there.
         workers: reading threads.
+        read: what reads clips.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class Work:
     settings: Settings
     done: set[str]
     workers: int
+    read: Reader | None = None
 
     def answer(self, batches: Sequence[tuple[Task, ...]]) -> Iterator[Tally]:
         """Answer batch after batch; yields the tally so far after each."""
@@ -77,7 +80,7 @@ class Work:
                 yield tally
 
     def _read(self, task: Task) -> Seen | Ego2ExoError:
-        return read_clip(task, self.settings, self.teacher.preprocess)
+        return read_clip(task, self.settings, self.teacher.preprocess, self.read)
 
     def _ask(self, tasks: list[Task], clips: list[Seen]) -> list[list[Said] | Ego2ExoError]:
         from ..host.teacher import memory_told

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import Ego2ExoError
+from ..runs.frame_cache import Reading
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Job:
         batch_size: clips that go through the model together, each with all its queries.
         top_k: how many logits of each answer token to keep; 0: none.
         workers: threads that read clips.
+        reading: how they are read.
         max_failures: how many clips may fail.
         estimate: how many clips to time; 0: answer all.
         allow_outside: let paths of the pairs lead out of their file's folder.
@@ -53,6 +55,7 @@ class Job:
     batch_size: int = 4
     top_k: int = 0
     workers: int = 4
+    reading: Reading = Reading()
     max_failures: int = 0
     estimate: int = 0
     allow_outside: bool = False

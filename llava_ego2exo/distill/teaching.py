@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import Ego2ExoError
 from ..runs.batches import unfinished
+from ..runs.frame_cache import Reader, counts_of, told_of
 from ..runs.listing import listed
 from ..runs.ranks import Ranks, clip_bar, started_ranks
 from .answer_folder import Finished, finish_folder, write_failures
@@ -31,12 +32,13 @@ def teach(job: Job) -> str:
         prepared = ranks.first(lambda: prepare(job, stack))
         batches = unfinished(prepared.plan.batches(job.batch_size), prepared.done)
         chosen = sample_batches(batches, job.estimate, job.batch_size) if job.estimate else batches
-        tally = _work(job, ranks, prepared, chosen)
-        tallies = ranks.gather(tally)
-        return ranks.first(lambda: _finish(job, prepared, batches, tallies))
+        read = job.reading.reader()
+        tally = _work(job, ranks, prepared, chosen, read)
+        tallies, counts = ranks.gather(tally), ranks.gather(counts_of(read))
+        return ranks.first(lambda: "\n".join([_finish(job, prepared, batches, tallies), *told_of(counts)]))
 
 
-def _work(job: Job, ranks: Ranks, prepared: Prepared, batches: list[tuple[Task, ...]]) -> Tally:
+def _work(job: Job, ranks: Ranks, prepared: Prepared, batches: list[tuple[Task, ...]], read: Reader) -> Tally:
     mine = batches[ranks.rank :: ranks.world]
     if not mine:
         return Tally()
@@ -46,7 +48,9 @@ def _work(job: Job, ranks: Ranks, prepared: Prepared, batches: list[tuple[Task, 
         job.model, job.model_base, prepared.settings.bits, prepared.settings.dtype, ranks.local,
         template=prepared.settings.template, max_new_tokens=job.max_new_tokens, top_k=job.top_k,
     )  # fmt: skip
-    work = Work(Path(job.out), ranks.rank, teacher, prepared.fingerprint, prepared.settings, prepared.done, job.workers)
+    work = Work(
+        Path(job.out), ranks.rank, teacher, prepared.fingerprint, prepared.settings, prepared.done, job.workers, read
+    )
     tally, total = Tally(), sum(map(len, mine))
     with clip_bar(ranks, "teaching", total) as bar:
         for tally in work.answer(mine):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Ego2ExoError
 from ..runs.batches import answered
 from ..runs.clips import Seen, read_ahead, read_clip
+from ..runs.frame_cache import Reader
 from .outcomes import LIKELIHOOD
 from .plan import Clip, Question
 from .preparing import Asked
@@ -36,12 +37,14 @@ class Work:
         teacher: the loaded model.
         rank: of the process.
         workers: reading threads.
+        read: what reads clips.
     """
 
     asked: Asked
     teacher: Teacher
     rank: int
     workers: int
+    read: Reader | None = None
 
     def answer(self, batches: Sequence[tuple[Clip, ...]]) -> Iterator[Tally]:
         """Ask batch after batch; yields the tally so far after each."""
@@ -56,7 +59,7 @@ class Work:
                 yield tally
 
     def _read(self, clip: Clip) -> Seen | Ego2ExoError:
-        return read_clip(clip, self.asked.settings, self.teacher.preprocess)
+        return read_clip(clip, self.asked.settings, self.teacher.preprocess, self.read)
 
     def _ask(self, clips: list[Clip], seen: list[Seen]) -> list[Any]:
         from ..host.teacher import memory_told

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Ego2ExoError
+from ..runs.frame_cache import Reading
 from ..runs.listing import listed, repeated
 from .judge_settings import JudgeSettings
 from .outcomes import GENERATE, MODES
@@ -61,6 +62,7 @@ class Job:
         max_new_tokens: most tokens of a reply; None: 64 for multiple choice, 256 for descriptions.
         batch_size: clips that go through the model together, each with all its questions.
         workers: threads that read clips.
+        reading: how they are read.
         max_failures: how many questions may stay without a reply.
         max_bad_rows: how many malformed rows of the data may be left out.
         judge: of descriptions, and of replies that the parser cannot read where it says so; None: none.
@@ -89,6 +91,7 @@ class Job:
     max_new_tokens: int | None = None
     batch_size: int = 1
     workers: int = 2
+    reading: Reading = Reading()
     max_failures: int = 0
     max_bad_rows: int = 0
     judge: JudgeSettings | None = None

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import Ego2ExoError
 from ..runs.batches import unfinished
 from ..runs.files import write_whole
+from ..runs.frame_cache import Reader, counts_of, told_of
 from ..runs.listing import listed
 from ..runs.ranks import Ranks, clip_bar, started_ranks
 from .asking import Work
@@ -36,11 +37,13 @@ def evaluate(job: Job) -> dict[str, Any]:
     """
     with started_ranks() as ranks, contextlib.ExitStack() as stack:
         prepared = ranks.first(lambda: prepare(job, stack))
-        attentions = ranks.gather(_ask_all(job, ranks, prepared))
+        read = job.reading.reader()
+        attentions = ranks.gather(_ask_all(job, ranks, prepared, read))
+        _tell(ranks, told_of(ranks.gather(counts_of(read))))
         return ranks.first(lambda: _finish(job, prepared, attentions))
 
 
-def _ask_all(job: Job, ranks: Ranks, prepared: Prepared) -> dict[str, str]:
+def _ask_all(job: Job, ranks: Ranks, prepared: Prepared, read: Reader) -> dict[str, str]:
     """Each model is loaded once for all its modes; returns model's name -> how its attention is computed."""
     attentions = {}
     for _, modes in groupby(prepared.asked, key=lambda asked: asked.model):
@@ -52,7 +55,7 @@ def _ask_all(job: Job, ranks: Ranks, prepared: Prepared) -> dict[str, str]:
         config = teacher.model.config
         attentions[asked.model.name] = str(getattr(config, "_attn_implementation", None) or "unknown")
         for asked, batches in mine:
-            _work(job, ranks, asked, batches, teacher)
+            _work(job, ranks, asked, batches, teacher, read)
         del teacher
         _free()
     return attentions
@@ -72,12 +75,18 @@ def _load(asked: Asked, ranks: Ranks) -> Any:
     )  # fmt: skip
 
 
-def _work(job: Job, ranks: Ranks, asked: Asked, batches: Sequence[Any], teacher: Any) -> None:
-    work = Work(asked, teacher, ranks.rank, job.workers)
+def _work(job: Job, ranks: Ranks, asked: Asked, batches: Sequence[Any], teacher: Any, read: Reader) -> None:
+    work = Work(asked, teacher, ranks.rank, job.workers, read)
     with clip_bar(ranks, f"{asked.model.name}, {asked.mode}", sum(map(len, batches))) as bar:
         for tally in work.answer(batches):
             bar.update(tally.clips - bar.n)
             bar.set_postfix_str(f"{tally.questions} questions, {tally.failed} failed")
+
+
+def _tell(ranks: Ranks, lines: Sequence[str]) -> None:
+    if ranks.rank == 0:
+        for line in lines:
+            print(line, flush=True)  # noqa: T201
 
 
 def _free() -> None:

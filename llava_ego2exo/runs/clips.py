@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..errors import Ego2ExoError
 from ..video import read_video, time_instruction
+from .frame_cache import Reader
 from .settings import Settings
 
 
@@ -42,10 +43,19 @@ class Seen:
     preface: str
 
 
-def read_clip(task: Part, settings: Settings, preprocess: Callable[[Any], Any]) -> Seen | Ego2ExoError:
-    """One clip, or why it cannot be read."""
+def read_clip(
+    task: Part, settings: Settings, preprocess: Callable[[Any], Any], read: Reader | None = None
+) -> Seen | Ego2ExoError:
+    """One clip, or why it cannot be read.
+
+    Args:
+        task: the clip.
+        settings: which frames of it.
+        preprocess: (T, H, W, 3) uint8 -> (T, 3, H, W).
+        read: what reads it; None: it is decoded, within the default limits.
+    """
     try:
-        clip = read_video(
+        clip = (read or read_video)(
             task.path, settings.video_fps, settings.frames_upbound, settings.force_sample, task.start_s, task.end_s
         )
     except Ego2ExoError as error:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +19,7 @@ from ..errors import Ego2ExoError
 from ..video import Clip, VideoLimits
 from .bounded_folder import BoundedFolder
 from .frame_files import Source, key_of, pack_frames, pack_note, unpack_frames, unpack_note
+from .outputs import require_folder
 
 
 class Reader(Protocol):
@@ -165,19 +168,44 @@ class FrameCache:
             print(f"ego2exo: a clip is not added to the frame cache: {reason}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def open_reader(folder: str | None, most_gb: float, limits: VideoLimits | None = None) -> Reader:
-    """What reads a run's clips.
+@dataclass(frozen=True)
+class Reading:
+    """How a run reads its clips.
 
     Args:
-        folder: of a cache; None: every clip is decoded each time.
-        most_gb: gigabytes that the cache may hold.
-        limits: what a video may be; None: the defaults.
+        frame_cache: folder where decoded frames are kept; None: every clip is decoded each time.
+        frame_cache_gb: gigabytes (10^9 bytes) that it may hold.
+        limits: what a video may be.
+
+    Raises:
+        Ego2ExoError: no run can read so.
     """
-    if folder is None:
-        return functools.partial(video.read_video, limits=limits)
-    return FrameCache(folder, most_gb, limits)
+
+    frame_cache: str | None = None
+    frame_cache_gb: float = 20.0
+    limits: VideoLimits = VideoLimits()
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.frame_cache_gb) and self.frame_cache_gb > 0):
+            raise Ego2ExoError(
+                f"--frame-cache-gb {self.frame_cache_gb:g}", "a number above 0", "leave it out for the default"
+            )
+        if self.frame_cache is not None:
+            require_folder(self.frame_cache, "--frame-cache")
+
+    def reader(self) -> Reader:
+        """What reads them."""
+        if self.frame_cache is None:
+            return functools.partial(video.read_video, limits=self.limits)
+        return FrameCache(self.frame_cache, self.frame_cache_gb, self.limits)
 
 
 def counts_of(read: Reader) -> Counts | None:
     """What a reader's cache has done; None where it has none."""
     return read.counts if isinstance(read, FrameCache) else None
+
+
+def told_of(counts: Iterable[Counts | None]) -> list[str]:
+    """What the caches of all processes have done, in words; nothing where they have none."""
+    found = [one for one in counts if one is not None]
+    return [sum(found, Counts()).told()] if found else []

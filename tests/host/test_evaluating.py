@@ -50,10 +50,10 @@ def test_replies_are_the_models_own_and_asked_once(setting, no_model, capsys):
 
 
 def test_a_video_is_read_and_encoded_once_for_all_its_questions(setting, monkeypatch):
-    from llava_ego2exo.runs import clips
+    from llava_ego2exo import video
 
-    read, original = [], clips.read_video
-    monkeypatch.setattr(clips, "read_video", lambda path, *rest: read.append(path) or original(path, *rest))
+    read, original = [], video.read_video
+    monkeypatch.setattr(video, "read_video", lambda path, *rest, **how: read.append(path) or original(path, *rest, **how))
     frames = []
 
     def load(*args, **kwargs):

@@ -12,8 +12,8 @@ from .limits import VideoLimits
 from .sampling import duration_of, part_of, sample_indices
 from .serving import Desk, serve, short_reason
 
-# Time of day and place in decord's source, which it puts before its messages.
-_NOISE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
+# What decord puts before its messages: time of day and place in its source, and the check that failed.
+_NOISE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: |Check failed: .*\(-?\d+ vs\. -?\d+\) (?=\S)")
 
 
 def answer(request: dict[str, Any], desk: Desk) -> dict[str, Any]:
@@ -76,10 +76,10 @@ def _undecoded(reason: str) -> Ego2ExoError:
 
 
 def _reason(error: Exception, header: Header) -> str:
-    text = _NOISE.sub("", str(error)).strip()
-    if "from_size == to_size" in text:
+    if "from_size == to_size" in str(error):
         # Rows of such frames are padded in memory; decord cannot hand them out.
-        return f"decord cannot read frames that are {header.width} pixels wide"
+        return f"decord cannot read frames of width {header.width}"
+    text = _NOISE.sub("", str(error)).strip()
     return text.splitlines()[-1][-160:] if text else type(error).__name__
 
 

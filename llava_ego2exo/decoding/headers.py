@@ -79,7 +79,7 @@ def check_header(header: Header, limits: VideoLimits) -> None:
     """
     megapixels = header.width * header.height / 1e6
     if not megapixels:
-        raise Ego2ExoError("does not say how large its frames are", "a complete file", "encode the video again")
+        raise Ego2ExoError("tells no possible size of its frames", "a complete file", "encode the video again")
     if megapixels > limits.video_max_megapixels:
         raise Ego2ExoError(
             f"has frames of {header.width} x {header.height} pixels ({megapixels:.1f} megapixels)",

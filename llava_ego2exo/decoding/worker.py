@@ -21,8 +21,6 @@ _PACKAGE_ROOT = str(Path(__file__).parents[2])
 # Starting is not the video's fault, and may take long where packages lie on a slow disk.
 _START_S = 120.0
 _LONGEST_LINE = 1 << 26
-# Shared memory that is kept from one clip to the next; more is given back.
-_KEPT_BYTES = 1 << 25
 
 
 class Stopped(Exception):
@@ -53,6 +51,8 @@ class Worker:
             Stopped: it hung or crashed.
         """
         process = self._start()
+        # What an earlier answer left there must never be taken for the frames of this one.
+        os.ftruncate(self._shared, 0)
         line = json.dumps({**request, "limit_s": limit_s}).encode() + b"\n"
         # Where it has died, reading says so.
         with contextlib.suppress(BrokenPipeError):
@@ -87,8 +87,7 @@ class Worker:
             if not count:
                 raise self._stopped("makes the decoder answer wrongly")
             left = left[count:]
-        if size > _KEPT_BYTES:
-            os.ftruncate(self._shared, 0)
+        os.ftruncate(self._shared, 0)
         return found
 
     def stop(self) -> None:

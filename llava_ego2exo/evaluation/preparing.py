@@ -134,7 +134,7 @@ def _items(job: Job) -> tuple[list[Item], Read]:
             f"at most {job.max_failures} (--max-failures)",
             "mend --videos, or allow as many failures; each counts as wrong",
         )
-    return split_long(items, job.clip_seconds), read
+    return split_long(items, job.clip_seconds, job.reading.limits), read
 
 
 def _settled(model: Model) -> Model:

@@ -186,16 +186,19 @@ class EgoAdaptiveTokens(nn.Module):
         """
         if lengths and min(lengths) < 1:
             raise Ego2ExoError(f"lengths {list(lengths)}", "at least one frame a video", "leave out empty videos")
-        dtype, tokens = compute_dtype(self.tokens), self.tokens.expand(len(lengths), -1, -1)
+        tokens = self.tokens.expand(len(lengths), -1, -1)
         for layer, block in zip(self.layers, self.blocks, strict=True):
-            if lengths:
-                states = _narrow(self._layer(hidden_states, layer, sum(lengths)).to(self.tokens.device), dtype)
-            else:
-                states = self.tokens.new_empty(0, 1, self.width)
-            embedding = self._embedding(max(lengths, default=0), states.shape[1], dtype)
-            with offloaded(states) if offload else nullcontext():
-                tokens = block(tokens, states, list(lengths), embedding)
+            states = self._layer(hidden_states, layer, sum(lengths)) if lengths else tokens.new_empty(0, 1, self.width)
+            tokens = self._read(block, tokens, states, list(lengths), offload)
+            del states  # before the next layer is asked for
         return tokens
+
+    def _read(self, block: nn.Module, tokens: Tensor, states: Tensor, lengths: list[int], offload: bool) -> Tensor:
+        dtype = compute_dtype(self.tokens)
+        states = _narrow(states.to(self.tokens.device), dtype)
+        embedding = self._embedding(max(lengths, default=0), states.shape[1], dtype)
+        with offloaded(states) if offload else nullcontext():
+            return block(tokens, states, lengths, embedding)
 
     def unused(self) -> Tensor:
         """An empty (0, D) tensor through which every parameter gets a gradient of zero, at no operation.

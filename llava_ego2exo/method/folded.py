@@ -91,7 +91,7 @@ class _Lean(torch.autograd.Function):
             shares, _ = _shares(scores, part, frame, position, top, move=False)
             # The shares stay undivided by their total: in float16 a weight of 1 / 20000 would have few bits left.
             found.add(part, patches, shares, slopes.sub_(centre).mul_(shares), grad / total, query / total)
-        return found.result(total)
+        return found.result(total, context)
 
 
 def _shares(
@@ -105,23 +105,29 @@ def _shares(
 
 
 class _Gradients:
-    """The sums that backward gathers piece by piece; None for what needs no gradient."""
+    """The sums that backward gathers piece by piece; None for what needs no gradient.
+
+    The slopes of a query sum to 0. Their centre is known before the pieces only to the rounding of `context`, and
+    states with a large mean turn this into a large error in half precision; so what the slopes sum to is taken out
+    at the end. (The states' gradient is left alone: there the error stays as small as the rest.)
+    """
 
     def __init__(self, query: Tensor, states: Tensor, frame: Any, position: Any, needed: tuple[bool, ...]) -> None:
         self.query = torch.zeros_like(query, dtype=torch.float32) if needed[0] else None
         self.states = torch.empty_like(states) if needed[1] else None
-        self.frame = torch.empty_like(frame, dtype=torch.float32) if needed[2] else None
-        self.position = torch.zeros_like(position, dtype=torch.float32) if needed[3] else None
+        self.frame = [] if needed[2] else None
+        self.position = 0.0 if needed[3] else None
+        self.excess = 0.0
 
     def add(
         self, part: slice, patches: Tensor, shares: Tensor, slopes: Tensor, grad_share: Tensor, query_share: Tensor
     ) -> None:
         """Shares and slopes (M, frames * patches), float32, both times the total; the last two divided by it."""
-        by_frame = slopes.unflatten(-1, (part.stop - part.start, -1))
-        if self.frame is not None:
-            self.frame[:, part] = by_frame.sum(-1)
-        if self.position is not None:
-            self.position += by_frame.sum(1)
+        self.excess = self.excess + slopes.sum(-1, keepdim=True)
+        if self.frame is not None or self.position is not None:
+            by_frame = torch.stack([slopes, shares]).unflatten(-1, (part.stop - part.start, -1))
+            self.frame = None if self.frame is None else [*self.frame, by_frame.sum(-1)]
+            self.position = None if self.position is None else self.position + by_frame.sum(-2)
         slopes = slopes.to(patches.dtype)
         if self.query is not None:
             self.query += slopes @ patches
@@ -129,7 +135,9 @@ class _Gradients:
             left, right = torch.cat([shares.to(patches.dtype), slopes]), torch.cat([grad_share, query_share])
             self.states[part] = (left.T @ right.to(patches.dtype)).view_as(self.states[part])
 
-    def result(self, total: Tensor) -> tuple[Tensor | None, ...]:
+    def result(self, total: Tensor, context: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, states, frame and position; autograd casts them."""
-        sums = [None if x is None else x / total for x in (self.query, self.frame, self.position)]
-        return sums[0], self.states, sums[1], sums[2]
+        excess = self.excess / total
+        query = None if self.query is None else self.query / total - excess * context
+        sums = [None if self.frame is None else torch.cat(self.frame, -1), self.position]
+        return query, self.states, *(None if x is None else (x[0] - excess * x[1]) / total for x in sums)

@@ -78,7 +78,7 @@ class _Block:
         storage = tensor.untyped_storage()
         if storage.nbytes() < self.least * tensor.element_size() or not _is_elsewhere(tensor):
             return tensor
-        if isinstance(tensor, nn.Parameter):
+        if isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
             return tensor
         if storage.data_ptr() not in self.gone:
             self.gone[storage.data_ptr()] = (_Away(tensor), tensor.detach())

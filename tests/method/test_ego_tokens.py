@@ -4,11 +4,15 @@ import copy
 import io
 import math
 import pickle
+import weakref
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.method.attention import CrossAttention
+from llava_ego2exo.method.branch import EgoBranch
 from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens, frame_embedding, position_embedding, sincos
 
 from . import reference
@@ -292,3 +296,91 @@ WRONG = [
 def test_what_cannot_work_is_refused(call, message):
     with pytest.raises(Ego2ExoError, match=message):
         call()
+
+
+@both_blocks
+@pytest.mark.parametrize("key_embedding", ["none", "frame+position"])
+@pytest.mark.parametrize("attn", ["auto", "folded", "sdpa", "flash"])
+def test_no_videos_cost_no_operation_and_run_every_module(block, attn, key_embedding):
+    """Not even flash-attn is asked for; every module's own forward runs, as ZeRO-3 needs it."""
+    module, ran = built(block=block, attn=attn, key_embedding=key_embedding), []
+    for name, child in module.named_modules():
+        if not isinstance(child, torch.nn.ModuleList):
+            child.register_forward_hook(lambda *_, name=name: ran.append(name))
+    with FlopCounterMode(display=False) as counter:
+        module.unused().sum().backward()
+    assert counter.get_total_flops() == 0
+    assert set(ran) == {n for n, child in module.named_modules() if not isinstance(child, torch.nn.ModuleList)}
+    assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
+    with FlopCounterMode(display=False) as counter:
+        built(block=block)([torch.randn(1, 1, WIDTH)] * 2, [1])
+    assert counter.get_total_flops() > 0
+
+
+def test_each_layer_is_asked_for_once_and_not_held():
+    """What comes of a mapping that gives a layer away is gone when the next one is asked for."""
+
+    class Once(dict):
+        def __getitem__(self, layer):
+            assert not [ref for ref in given if ref() is not None], "the layer before is still held"
+            given.append(weakref.ref(states := torch.randn(1, PATCHES, WIDTH)))
+            return states
+
+    given = []
+    with torch.no_grad():
+        built((0, 1, 2))(Once.fromkeys(range(3)), [1])
+    assert len(given) == 3 and not [ref for ref in given if ref() is not None]
+
+
+def branch_and_states(**options):
+    reader = built(**options)
+    return EgoBranch(reader, torch.nn.Linear(WIDTH, 8)), dict(enumerate(hidden()))
+
+
+@both_blocks
+@pytest.mark.parametrize("attn", ["folded", "lean", "sdpa"])
+def test_read_again_in_backward_equals_bit_for_bit_and_keeps_nothing(block, attn):
+    branch, states = branch_and_states(block=block, attn="folded" if attn == "lean" else attn)
+    for module in branch.modules():
+        if isinstance(module, CrossAttention):
+            module.keep_weights = False if attn == "lean" else None
+    results, held, calls = [], [], []
+    for again in (False, True):
+        copies = {layer: h.clone() for layer, h in states.items()}
+        held = [weakref.ref(h) for h in copies.values()]
+        out = branch(copies, LENGTHS, again=(lambda: calls.append(1) or states) if again else None)
+        del copies
+        assert any(ref() is not None for ref in held) is not again
+        assert not calls
+        out.square().sum().backward()
+        results.append([out, *(p.grad for p in branch.parameters())])
+        branch.zero_grad()
+    assert calls == [1]
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_without_gradients_nothing_is_read_again():
+    branch, states = branch_and_states()
+    with torch.no_grad():
+        assert torch.equal(branch(states, LENGTHS, again=pytest.fail), branch(states, LENGTHS))
+
+
+def test_read_again_under_autocast():
+    branch, states = branch_and_states()
+    grads = []
+    for again in (None, lambda: states):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = branch(states, LENGTHS, again=again).float().square().mean()
+        loss.backward()  # outside of autocast, as the trainer does it
+        grads.append([p.grad for p in branch.parameters()])
+        branch.zero_grad()
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
+def test_an_unused_branch_costs_nothing_either():
+    branch, _ = branch_and_states()
+    with FlopCounterMode(display=False) as counter:
+        branch.unused().sum().backward()
+    assert counter.get_total_flops() == 0 and branch.unused().shape == (0, 8)
+    assert all(p.grad is not None and not p.grad.any() for p in branch.parameters())

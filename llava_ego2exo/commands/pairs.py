@@ -81,6 +81,9 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--pattern", help="how paths below --videos are built, as in `pairs build`")
     parser.add_argument("--ego-view", default="ego", metavar="NAME", help="as in `pairs build` (ego)")
     parser.add_argument("--skip-unpaired", action="store_true", help="do not look for unpaired files")
+    answers = "look at the teacher's answers too: the folder that `teach` wrote"
+    parser.add_argument("--answers", metavar="DIR", help=answers)
+    add_allow_outside(parser)
     parser.add_argument("--show", type=int, default=5, metavar="N", help="findings shown of each kind (5)")
     parser.add_argument("--report", metavar="FILE", help="also write all findings as JSON")
     parser.add_argument("--write-clean", metavar="FILE", help="also write a pairs.jsonl without what is at fault")
@@ -204,6 +207,7 @@ def _check(args: argparse.Namespace) -> int:
         args.pairs, print, tolerance_s=args.tolerance, limits=video_limits(args), workers=args.workers,
         videos=args.videos, pattern=args.pattern, ego_view=args.ego_view, skip_unpaired=args.skip_unpaired,
         shown=args.show, report_to=args.report, write_clean=args.write_clean,
+        allow_outside=args.allow_outside, answers=args.answers,
     )  # fmt: skip
 
 

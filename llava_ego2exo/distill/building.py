@@ -11,7 +11,7 @@ from .finding import EGO, Found, find_pairs
 from .manifest import read_manifest
 from .pairs import Pair, require_files
 from .record import SPLITS
-from .splits import parse_shares, split_by_take, take_by_pattern
+from .splits import leaks, parse_shares, split_by_take, take_by_pattern
 
 
 def build_from_folder(
@@ -56,14 +56,24 @@ def assign(
     """The pairs with takes by pattern and splits by shares, where these are asked for.
 
     Raises:
-        Ego2ExoError: a faulty pattern or share, or shares for pairs whose manifest says their splits.
+        Ego2ExoError: a faulty pattern or share, shares for pairs whose manifest says their splits, or a manifest that
+            has a take in several splits.
     """
     if shares and has_splits:
         given = f"--split {shares} for a manifest that has the column `split`"
         raise Ego2ExoError(given, "one of the two", "leave out --split, or the column")
     if take_pattern:
         pairs = take_by_pattern(pairs, take_pattern)
-    return split_by_take(pairs, parse_shares(shares), seed) if shares else list(pairs)
+    if shares:
+        return split_by_take(pairs, parse_shares(shares), seed)
+    leaking = [f"{take} ({', '.join(splits)})" for take, splits in leaks(pairs).items()]
+    if leaking:
+        raise Ego2ExoError(
+            f"{len(leaking)} take(s) are in several splits: {listed(leaking)}",
+            "each take in one split: else a student is tested on what it has seen",
+            "mend the column `split`, or leave it out and give --split",
+        )
+    return list(pairs)
 
 
 def summary(pairs: Sequence[Pair]) -> str:

@@ -9,11 +9,16 @@ from pathlib import Path
 
 from ..decoding.limits import VideoLimits
 from ..errors import Ego2ExoError
+from ..runs.files import write_whole
 from ..runs.outputs import require_writable
+from .answer_findings import answer_findings
+from .answers import read_answers
 from .check_report import report
-from .checking import check_pairs, clean, unpaired_findings
+from .checking import Finding, by_kind, check_pairs, clean, unpaired_findings
 from .finding import EGO, find_pairs, unpaired_beside
-from .pairs import Pair, read_pairs, write_pairs
+from .line_findings import line_findings, outside_findings
+from .pair_lines import scan_pairs
+from .pairs import Pair, write_pairs
 from .probe_pool import probe_files
 
 
@@ -21,7 +26,7 @@ def run_check(
     path: str | Path, say: Callable[[str], None], *, tolerance_s: float = 0.5, limits: VideoLimits | None = None,
     workers: int = 0, videos: str | None = None, pattern: str | None = None, ego_view: str = EGO,
     skip_unpaired: bool = False, shown: int = 5, report_to: str | None = None, write_clean: str | None = None,
-    progress: bool = True,
+    progress: bool = True, allow_outside: bool = False, answers: str | None = None,
 ) -> int:  # fmt: skip
     """Check a `pairs.jsonl` and return the exit code: 0 where nothing is wrong, else 1.
 
@@ -39,9 +44,12 @@ def run_check(
         report_to: JSON file for all findings and what each file holds.
         write_clean: pairs file for what is not at fault.
         progress: show a progress bar.
+        allow_outside: let paths lead out of the pairs file's folder.
+        answers: folder of the teacher's answers, which are looked at too; None: they are not.
 
     Raises:
-        Ego2ExoError: the pairs file is faulty, a number is out of range, or a file cannot be written.
+        Ego2ExoError: the pairs file cannot be read or is empty, the answers are damaged, a number is out of range, or a
+            file cannot be written.
     """
     if tolerance_s < 0 or shown < 0:
         raise Ego2ExoError(f"--tolerance {tolerance_s:g}, --show {shown}", "0 or more", "mend the number")
@@ -50,40 +58,43 @@ def run_check(
     for flag, file in (("--report", report_to), ("--write-clean", write_clean)):
         if file:
             require_writable(file, flag)
-    pairs = read_pairs(path)
-    unpaired = {} if skip_unpaired else _unpaired(pairs, videos, pattern, ego_view)
-    probes = probe_files([file for pair in pairs for file in pair.files.values()], workers, limits, progress)
-    findings = check_pairs(pairs, probes, tolerance_s) + unpaired_findings(pairs, unpaired)
-    for line in report(pairs, probes, findings, shown):
+    found = scan_pairs(path)
+    if not found.pairs and not found.faults:
+        raise Ego2ExoError(f"{path} holds no pair", "one pair a line", "make it with `llava-ego2exo pairs build`")
+    pairs, findings = line_findings(found)
+    findings += [] if allow_outside else outside_findings(pairs, path)
+    # What lies outside is not even opened.
+    opened = clean(pairs, findings)
+    unpaired = {} if skip_unpaired else _unpaired(opened, videos, pattern, ego_view)
+    probes = probe_files([file for pair in opened for file in pair.files.values()], workers, limits, progress)
+    findings += check_pairs(opened, probes, tolerance_s) + unpaired_findings(pairs, unpaired)
+    findings += [] if answers is None else answer_findings(pairs, read_answers(answers))
+    findings = by_kind(findings)
+    for line in report(opened, probes, findings, shown):
         say(line)
     if report_to:
         whole = {
             "findings": [{**asdict(finding), "is_fault": finding.is_fault} for finding in findings],
             "files": {file: asdict(probe) for file, probe in probes.items()},
         }
-        _write(report_to, json.dumps(whole, indent=1, ensure_ascii=False))
-    faults = sum(finding.is_fault for finding in findings)
+        write_whole(report_to, json.dumps(whole, indent=1, ensure_ascii=False))
+    total = len(found.pairs) + len(found.faults)
     if write_clean:
-        kept = clean(pairs, findings)
-        where = write_pairs(write_clean, kept) if kept else f"{write_clean} is not written"
-        views = {pair.segment: len(pair.exo) for pair in pairs}
-        fewer = sum(len(pair.exo) < views[pair.segment] for pair in kept)
-        say(f"\n{where}: {len(kept)} of {len(pairs)} pair(s) kept, {fewer} of them with fewer views")
-    say(f"\n{faults} fault(s)" if faults else f"\n{len(pairs)} pair(s), {len(probes)} file(s): nothing is wrong")
+        say(f"\n{_write_clean(write_clean, pairs, findings, total)}")
+    faults = sum(finding.is_fault for finding in findings)
+    say(f"\n{faults} fault(s)" if faults else f"\n{total} pair(s), {len(probes)} file(s): nothing is wrong")
     return 1 if faults else 0
+
+
+def _write_clean(file: str, pairs: list[Pair], findings: list[Finding], total: int) -> str:
+    kept = clean(pairs, findings)
+    where = write_pairs(file, kept) if kept else f"{file} is not written"
+    views = {pair.segment: len(pair.exo) for pair in pairs}
+    fewer = sum(len(pair.exo) < views[pair.segment] for pair in kept)
+    return f"{where}: {len(kept)} of {total} pair(s) kept, {fewer} of them with fewer views"
 
 
 def _unpaired(pairs: list[Pair], videos: str | None, pattern: str | None, ego_view: str) -> dict[str, dict[str, str]]:
     if videos:
         return find_pairs(videos, pattern, ego_view).unpaired
     return unpaired_beside(file for pair in pairs for file in pair.files.values())
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise Ego2ExoError(
-            f"{path} cannot be written: {error.strerror}", "a file in a folder of yours", "give another place"
-        ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .finding import EGO
@@ -12,6 +12,9 @@ from .splits import leaks
 
 # Kind of finding -> what the table says about it; each has its own paragraph in docs/pairs.md.
 KINDS = {
+    "line": "lines of the pairs file that are no pair",
+    "segment": "names of segments that stand again",
+    "outside": "paths that lead out of the pairs file's folder",
     "unreadable": "files that are missing or do not decode",
     "range": "segments that reach outside a video",
     "ego shorter": "ego clips shorter than an exo view",
@@ -19,9 +22,12 @@ KINDS = {
     "unpaired": "files of a segment without its ego or exo",
     "duplicate": "the same video twice",
     "leakage": "takes or videos in several splits",
+    "answer": "answers that are empty, cut, repeating or missing",
     "rate": "views with another frame rate (no fault)",
 }
 NOTES = frozenset({"rate"})
+# They speak of lines and files that are in no pair, though they may have the name of one.
+_OF_NO_PAIR = frozenset({"line", "segment", "unpaired"})
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,11 @@ def check_pairs(pairs: Sequence[Pair], probes: Mapping[str, Probe], tolerance_s:
         findings += _rates(pair, probes)
     findings += _duplicates(pairs, probes)
     findings += _leakage(pairs, probes)
+    return by_kind(findings)
+
+
+def by_kind(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings in the order of `KINDS`, else as they were."""
     order = list(KINDS)
     return sorted(findings, key=lambda finding: order.index(finding.kind))
 
@@ -79,8 +90,7 @@ def clean(pairs: Sequence[Pair], findings: Sequence[Finding]) -> list[Pair]:
     """The pairs without what the faults name: the view, or the pair where the ego is at fault or no view is left."""
     faults: dict[str, set[str]] = {}
     for finding in findings:
-        # An unpaired file is in no pair, though it may have the name of one in another folder.
-        if finding.is_fault and finding.kind != "unpaired":
+        if finding.is_fault and finding.kind not in _OF_NO_PAIR:
             faults.setdefault(finding.segment, set()).add(finding.view or EGO)
     kept = []
     for pair in pairs:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import Ego2ExoError
+from ..runs.files import write_whole
 
 
 def write_missing(folder: str | Path, missing: Mapping[str, str]) -> Path:
@@ -24,12 +25,11 @@ def write_missing(folder: str | Path, missing: Mapping[str, str]) -> Path:
         f"# {len(missing)} missing video(s). The data set's own downloader gets their takes with:",
         f"# egoexo -o ROOT --parts downscaled_takes/448 --uids {uids}",
     ]
+    if missing:
+        return write_whole(path, "\n".join([*head, *missing, ""]))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if missing:
-            path.write_text("\n".join([*head, *missing, ""]), encoding="utf-8")
-        else:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     except OSError as error:
         raise Ego2ExoError(f"{path} cannot be written: {error.strerror}", "a folder of yours", "mend --out") from error
     return path

@@ -14,6 +14,7 @@ from ..runs.listing import listed
 from .answers import read_answers
 from .mixing import Mix, check_ratio, draw_replayed, mix_in, relocate, replay_count
 from .pairs import read_pairs
+from .splits import leaks
 from .target_checks import Faults, check_answers, check_pairs, check_videos, unmatched
 from .target_report import LISTED, replay_report, report, training_flags
 from .targets import Choices, Tally, make_samples, write_samples
@@ -134,6 +135,12 @@ def _check(
     if not pairs or not answers:
         return notes
     check_answers(answers, faults)
+    leaking = [f"{take} ({', '.join(splits)})" for take, splits in leaks(pairs).items() if split in splits]
+    faults.add(
+        leaking,
+        "take(s) are in several splits, so that the student would be tested on what it has seen",
+        "give each take one split; `llava-ego2exo pairs check --write-clean` leaves out all but the first",
+    )
     strangers, missing = unmatched(chosen, [pair.segment for pair in pairs], answers)
     for offenders, what, remedy in (
         (strangers, "answer(s) are of segments that the pairs lack", "give the pairs that the teacher was given"),

@@ -9,6 +9,7 @@ import pytest
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.cli import main
 from llava_ego2exo.decoding.limits import VideoLimits
+from llava_ego2exo.distill.answers import Answer, write_answers
 from llava_ego2exo.distill.check_run import run_check
 from llava_ego2exo.distill.checking import KINDS, check_pairs, clean
 from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
@@ -218,3 +219,87 @@ def test_wrong_settings(clips, tmp_path):
     ):  # fmt: skip
         with pytest.raises(Ego2ExoError, match=message):
             run_check(path, print, progress=False, **settings)
+
+
+def lines_of(path, *records):
+    path.write_text("".join(f"{r if isinstance(r, str) else json.dumps(r)}\n" for r in records))
+    return path
+
+
+def run(path, tmp_path, **settings):
+    lines = []
+    code = run_check(path, lines.append, progress=False, report_to=str(tmp_path / "r.json"), **settings)
+    findings = json.loads((tmp_path / "r.json").read_text())["findings"]
+    return [(found["kind"], found["segment"], found["view"]) for found in findings], code, "\n".join(lines)
+
+
+@pytest.mark.fault
+def test_every_kind_of_bad_pair_is_listed_at_once_and_the_clean_list_is_clean(clips, tmp_path, fault_table):
+    folder = shutil.copytree(clips, tmp_path / "v")
+    render(folder / "long_exo1.mp4", 4, shade=222)
+    render(tmp_path / "elsewhere.mp4", 2, shade=224)
+    (folder / "link.mp4").symlink_to(tmp_path / "elsewhere.mp4")
+
+    def pair(name, segment=None, **changes):
+        return {
+            "segment": segment or name, "take": segment or name, "ego": f"{name}_ego.mp4",
+            "exo": {"exo1": f"{name}_exo1.mp4"}, **changes,
+        }  # fmt: skip
+
+    path = lines_of(
+        folder / "p.jsonl",
+        pair("t0_0", exo={"exo1": "t0_0_exo1.mp4", "exo2": "long_exo1.mp4"}, take="t0"),
+        {"segment": "no_exo", "ego": "t0_1_ego.mp4"},
+        {"segment": "no_ego", "exo": {"exo1": "t0_1_exo1.mp4"}},
+        pair("t0_1", offset_s=-9.0, start_s=1, end_s=1.5),
+        pair("t1_2", take="t0", split="test"),
+        pair("t1_3", "t0_0"),
+        pair("t1_3", "outside", exo={"exo1": "../elsewhere.mp4", "exo2": "link.mp4"}),
+        "{torn",
+        pair("t1_3", "gone", exo={"exo1": "gone.mp4"}),
+    )
+    found, code, text = run(path, tmp_path, skip_unpaired=True, write_clean=str(folder / "c.jsonl"))
+    wanted = [
+        ("line", "line 8", ""), ("segment", "t0_0", ""), ("outside", "outside", "exo1"), ("outside", "outside", "exo2"),
+        ("unreadable", "gone", "exo1"), ("range", "t0_1", "exo1"), ("ego shorter", "t0_0", "exo2"),
+        ("unpaired", "no_exo", ""), ("unpaired", "no_ego", ""), ("leakage", "t1_2", ""),
+    ]  # fmt: skip
+    assert code == 1 and "10 fault(s)" in text and "1 of 9 pair(s) kept, 1 of them with fewer views" in text
+    assert "line 6 repeats the name (lines 1, 6)" in text and "link.mp4 leads out of" in text and "by a link" in text
+    assert str(tmp_path / "elsewhere.mp4") not in json.loads((tmp_path / "r.json").read_text())["files"]
+    assert [(kept.segment, list(kept.exo)) for kept in read_pairs(folder / "c.jsonl")] == [("t0_0", ["exo1"])]
+    assert run(folder / "c.jsonl", tmp_path, skip_unpaired=True)[:2] == ([], 0)
+    fault_table("bad pairs, found at once by pairs check", len(wanted), sum(one in found for one in wanted))
+    assert found == wanted
+    assert ("outside", "outside", "exo1") not in run(path, tmp_path, skip_unpaired=True, allow_outside=True)[0]
+
+
+@pytest.mark.fault
+def test_answers_that_nobody_should_train_on(clips, tmp_path, fault_table):
+    _, pairs = copied(clips, tmp_path)
+    write_pairs(tmp_path / "p.jsonl", pairs)
+
+    def answer(number, **changes):
+        return Answer(**{
+            "key": f"{number:032x}", "segment": f"t{number // 2}_{number}", "split": "train", "kind": "temporal",
+            "query": "What?", "answer": "She pours water.", "flags": (), "tokens": 5, "video": "", "start_s": None,
+            "end_s": None, "teacher": "t", "settings": {}, **changes,
+        })  # fmt: skip
+
+    write_answers(tmp_path / "a", [answer(0), answer(1), answer(2), answer(3)])
+    assert run(tmp_path / "p.jsonl", tmp_path, answers=str(tmp_path / "a"))[:2] == ([], 0)
+    bad = [answer(0, flags=("cut",)), answer(1, answer=" ", flags=()), answer(2, flags=("empty",)), answer(0, kind="x")]
+    write_answers(tmp_path / "a", bad)
+    found, code, text = run(
+        tmp_path / "p.jsonl", tmp_path, answers=str(tmp_path / "a"), write_clean=str(tmp_path / "c.jsonl"), shown=9
+    )
+    wanted = ["was cut by the length limit", "is empty", "is empty", "no answer of the kind(s) temporal, x"]
+    assert code == 1 and "0 of 4 pair(s) kept" in text and {kind for kind, *_ in found} == {"answer"}
+    fault_table(
+        "answers that are empty, cut or missing, found by pairs check", len(wanted), sum(w in text for w in wanted)
+    )
+    write_answers(tmp_path / "a", [answer(0, flags=("cut",)), answer(1), answer(2), answer(3)])
+    command = ["pairs", "check", "--pairs", str(tmp_path / "p.jsonl"), "--answers", str(tmp_path / "a")]
+    assert main([*command, "--write-clean", str(tmp_path / "c.jsonl")]) == 1
+    assert [pair.segment for pair in read_pairs(tmp_path / "c.jsonl")] == ["t0_1", "t1_2", "t1_3"]
+    assert main(["pairs", "check", "--pairs", str(tmp_path / "c.jsonl"), *command[4:]]) == 0

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import Ego2ExoError
+from ..runs.files import write_whole
 from .cache import default_folder, get_base
 from .jobs import shown
 from .pipeline import Seed, run_seed
@@ -106,7 +107,7 @@ def run(out: Path, args: argparse.Namespace) -> int:
         print(f"\n{shown(command)}")  # noqa: T201
     results = gather(plan, runs, seconds)
     write_report(results, out)
-    (out / "picture.svg").write_text(picture(results), encoding="utf-8")
+    write_whole(out / "picture.svg", picture(results))
     print(f"\n{table(results)}\n\n{ablation_table(results)}")  # noqa: T201
     kept = f"report: {out / 'report.html'}" if args.out else "--out DIR keeps the report and everything else"
     print(f"\n{gain(results)}\n{kept}")  # noqa: T201

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..runs.files import write_whole
 from ..video import read_video
 from .loading import load_quietly
 from .material import read_tests
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     loaded, tests = load_quietly(args.model, args.base), read_tests(args.tests, args.view)
     exams = {how: asdict(examine(loaded, tests, args.template, how)) for how in hows(loaded[1])}
-    args.out.write_text(json.dumps(exams, indent=1))
+    write_whole(args.out, json.dumps(exams, indent=1))
     return 0
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from pathlib import Path
 from typing import Any
+
+from ..runs.files import write_whole
 
 # What is drawn, in order, with its title; what a run has not logged is left out.
 CURVES = {
@@ -49,9 +52,9 @@ def plot_losses(history: list[dict[str, Any]], folder: str) -> str:
         axis.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None)
         axis.set_title(f"{name}: {CURVES[name]}", fontsize=9)
         axis.tick_params(labelsize=8, labelbottom=True)
-    file = Path(folder, FILE)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=100)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    file = write_whole(Path(folder, FILE), content.getvalue())
     return f"plots of the run: {file}"
 
 

@@ -73,9 +73,11 @@ def _restricted(original: Any) -> Any:
                 "tensors in plain containers (weights_only), or safetensors",
                 "take the file from a source you trust and save it again as safetensors",
             ) from error
-        except (OSError, MemoryError, torch.cuda.OutOfMemoryError, Ego2ExoError):
+        except (MemoryError, torch.cuda.OutOfMemoryError, Ego2ExoError):
             raise
         except Exception as error:
+            if getattr(error, "filename", None) is not None:
+                raise  # it is not there, or may not be read, and says so itself
             # A file that was cut off or changed makes the unpickler throw whatever its bytes ask for.
             raise WeightsRefused(
                 f"{_name(file)} cannot be read as weights: {type(error).__name__}: {_reason(error)}",

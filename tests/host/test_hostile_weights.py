@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 import llava_ego2exo
 from llava_ego2exo.distill.top_k import load_top_k
 from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.checkpoints import describe, extra_weights
 from llava_ego2exo.host.safe_load import only_weights
 from llava_ego2exo.host.whole_checkpoints import MANIFEST
+from llava_ego2exo.host.whole_weights import require_whole_weights
 from llava_ego2exo.merge import merge
 
 from .conftest import run_training
@@ -218,6 +220,47 @@ def _say_whole(saved, name):
     found["files"] = {file.name: file.stat().st_size for file in saved.iterdir() if file.name != MANIFEST}
     assert name in found["files"]
     (saved / MANIFEST).write_text(json.dumps(found))
+
+
+def test_weight_files_that_are_cut_or_changed(made, world, registered, tmp_path, fault_table):
+    """Cut anywhere they are refused by name; with changed bytes they are too, or hold other numbers."""
+    lora, projector = copied(made / "lora", tmp_path / "lora"), copied(made / "projector", tmp_path / "projector")
+    readers = {
+        lora / "non_lora_trainables.bin": lambda: extra_weights(describe(str(lora))),
+        projector / "mm_projector.bin": lambda: extra_weights(describe(str(projector))),
+        lora / "adapter_model.safetensors": lambda: require_whole_weights(lora),
+    }
+    for file, read in readers.items():
+        content, cut, changed, tried = file.read_bytes(), 0, 0, 0
+        read()
+        offsets = sorted(
+            {*range(0, len(content), len(content) // 150), *range(40), *range(len(content) - 40, len(content))}
+        )
+        for offset in offsets:
+            file.write_bytes(content[:offset])
+            cut += _named(read, file) is True
+            tried += 1
+        fault_table(f"cut at many offsets: {file.name}", tried, cut)
+        for offset in offsets:
+            file.write_bytes(content[:offset] + bytes([content[offset] ^ 0x55]) + content[offset + 1 :])
+            changed += _named(read, file) is not False
+        fault_table(f"with a changed byte: {file.name}", tried, changed)
+        file.write_bytes(content)
+    weights = lora / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(Ego2ExoError, match="adapter_model.safetensors has .* bytes"):
+        load(lora, world.base())
+
+
+def _named(read, file):
+    """Whether a reader refuses a file by its name; None where it reads it."""
+    try:
+        read()
+    except Ego2ExoError as error:
+        return file.name in str(error)
+    except Exception:
+        return False
+    return None
 
 
 def test_stored_logits(tmp_path, fault_table):

@@ -15,6 +15,7 @@ from ..errors import Ego2ExoError
 from ..runs.files import locked, write_whole
 from ..runs.hashes import file_hash, video_hashes
 from ..runs.jsonl import json_line
+from ..runs.json_text import parse_json, read_text
 from ..runs.listing import listed
 from ..runs.settings import Settings
 from . import prompts
@@ -231,11 +232,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():
+            raise Ego2ExoError(f"{path} is not there", "a folder that `llava-ego2exo eval` wrote", "check it")
+        manifest = parse_json(read_text(path, "a manifest"))
         named(manifest["models"])
         return manifest
-    except FileNotFoundError as error:
-        raise Ego2ExoError(f"{path} is not there", "a folder that `llava-ego2exo eval` wrote", "check it") from error
+    except Ego2ExoError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Ego2ExoError(
             f"{path} is damaged ({error})",

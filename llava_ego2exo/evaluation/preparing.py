@@ -14,8 +14,8 @@ from typing import Any
 from ..errors import Ego2ExoError
 from ..runs.files import locked, write_whole
 from ..runs.hashes import file_hash, video_hashes
-from ..runs.jsonl import json_line
 from ..runs.json_text import parse_json, read_text
+from ..runs.jsonl import json_line
 from ..runs.listing import listed
 from ..runs.settings import Settings
 from . import prompts

@@ -11,7 +11,9 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 from ..video import read_video, time_instruction
+from .bad_samples import unreadable, with_dropping
 from .placement import placement_of
+from .reading import give_reader, reader_of
 from .teacher_data import with_teacher
 
 
@@ -32,24 +34,10 @@ def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., d
         else:
             dataset.__class__ = _reading_videos(type(dataset), host)
             module["data_collator"] = _with_modalities(module["data_collator"])
-        return with_teacher(module)
+        give_reader(data_args)
+        return with_dropping(with_teacher(module))
 
     return make_supervised_data_module
-
-
-def _media(sample: dict[str, Any], data_args: Any) -> str:
-    kind = "video" if "video" in sample else "image"
-    return f"{kind} {os.path.join(getattr(data_args, f'{kind}_folder', None) or '', str(sample.get(kind)))}"
-
-
-def _refuse(dataset: Any, index: int, error: BaseException | None) -> Ego2ExoError:
-    sample = dataset.list_data_dict[index]
-    reason = f"{type(error).__name__}: {error}".splitlines()[0] if error else "unreadable"
-    return Ego2ExoError(
-        f"sample {index} (id {sample.get('id')!r}) cannot be read: {_media(sample, dataset.data_args)}: {reason}",
-        "files that decode",
-        "mend the file, or remove the sample from the training JSON",
-    )
 
 
 def _strict(base: type) -> type:
@@ -63,7 +51,7 @@ def _strict(base: type) -> type:
 
         def _get_item(self, index: int) -> dict[str, Any]:
             if self._reading is not None:  # LLaVA caught an error of ours-to-be and asks for another sample
-                raise _refuse(self, self._reading, sys.exc_info()[1])
+                raise unreadable(self, self._reading, sys.exc_info()[1])
             self._reading = index
             try:
                 with placement_of(self.list_data_dict[index]):
@@ -71,7 +59,7 @@ def _strict(base: type) -> type:
             except (Ego2ExoError, KeyboardInterrupt):
                 raise
             except Exception as error:
-                raise _refuse(self, index, error) from error
+                raise unreadable(self, index, error) from error
             finally:
                 self._reading = None
 
@@ -91,7 +79,7 @@ def _reading_videos(base: type, host: Any) -> type:
                     return {**super().__getitem__(index), "modality": kind}
                 return _video_sample(self, sample, host)
             except Exception as error:
-                raise _refuse(self, index, error) from error
+                raise unreadable(self, index, error) from error
 
         @property
         def modality_lengths(self) -> list[int]:
@@ -105,7 +93,8 @@ def _reading_videos(base: type, host: Any) -> type:
 def _video_sample(dataset: Any, sample: dict[str, Any], host: Any) -> dict[str, Any]:
     args = dataset.data_args
     path = os.path.join(args.video_folder or "", sample["video"])
-    clip = read_video(path, fps=args.video_fps, frames_upbound=args.frames_upbound, force_sample=args.force_sample)
+    read = reader_of(args) or read_video
+    clip = read(path, fps=args.video_fps, frames_upbound=args.frames_upbound, force_sample=args.force_sample)
     turns = copy.deepcopy(sample["conversations"])
     if args.add_time_instruction:
         turns[0]["value"] = f"<image>\n{time_instruction(clip)}\n{turns[0]['value'].replace('<image>', '')}"

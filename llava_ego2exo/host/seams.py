@@ -6,13 +6,11 @@ silent loss or garbage into what was meant, and can be switched off: ``register(
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from ..errors import Ego2ExoError
@@ -52,8 +50,10 @@ class Seam:
     remove_when: str
 
 
-def _hook(key: str, module: str, target: str, wrap: str, params: str, why: str, remove_when: str) -> Seam:
-    return Seam(key, "hook", module, target, wrap, tuple(params.split()), BOTH, why, remove_when)
+def _hook(
+    key: str, module: str, target: str, wrap: str, params: str, why: str, remove_when: str, flavours: Any = BOTH
+) -> Seam:
+    return Seam(key, "hook", module, target, wrap, tuple(params.split()), flavours, why, remove_when)
 
 
 def _mend(
@@ -92,6 +92,9 @@ HOOKS = (
     _hook("trainer", _TRAIN, "LLaVATrainer", "trainer:wrap_trainer", "", "registered trainers", _TABLES),
     _hook("data", _TRAIN, "make_supervised_data_module", "dataset:wrap_data_module", "tokenizer data_args",
           "an unreadable sample stops the run by name; videos on llava-torch", "LLaVA never replaces a sample"),
+    _hook("reader", _TRAIN, "process_video_with_decord", "reading:wrap_reader", "video_file data_args",
+          "a run with ego tokens reads videos within bounds and through its frame cache", "LLaVA bounds its reader",
+          (NEXT,)),
     _hook("train", _TRAIN, "train", "run:wrap_train", "attn_implementation",
           "checks before weights load, inheritance from the base's config, the loader call at the end",
           "LLaVA checks its flags and keeps a checkpoint's settings"),
@@ -182,116 +185,63 @@ def enabled_mends(mends: str | None = None) -> frozenset[str]:
     return frozenset(chosen)
 
 
-class _Registration:
-    """What is hooked now."""
-
-    def __init__(self, seams: tuple[Seam, ...]) -> None:
-        from .importing import AfterImport
-        from .patchboard import Patchboard
-
-        self.board = Patchboard()
-        by_module: dict[str, list[Seam]] = {}
-        for seam in seams:
-            by_module.setdefault(seam.module, []).append(seam)
-        hooks: dict[str, Callable[[ModuleType], None]] = {
-            name: functools.partial(self._enter, tuple(group)) for name, group in by_module.items()
-        }
-        self.finder = AfterImport(hooks)
-
-    def start(self) -> None:
-        try:
-            self.finder.install()
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        self.finder.remove()
-        self.board.restore()
-
-    def _enter(self, seams: tuple[Seam, ...], module: ModuleType) -> None:
-        """Check every seam of a module, then replace; a surprise in one leaves all as they were."""
-        try:
-            for seam in seams:
-                _check(seam, module)
-            for seam in seams:
-                self._replace(seam, module)
-        except BaseException:
-            unregister()
-            self.stop()
-            raise
-
-    def _replace(self, seam: Seam, module: ModuleType) -> None:
-        from .patchboard import resolve
-
-        file, function = seam.wrap.split(":")
-        wrap = getattr(importlib.import_module(f"{__package__}.{file}"), function)
-        if not seam.target:
-            for name, value in wrap(module).items():
-                self.board.add(module, name, value)
-            return
-        owner, name = resolve(module, seam.target)
-        self.board.replace(owner, name, wrap)
-
-
-def _check(seam: Seam, module: ModuleType) -> None:
-    import inspect
-
-    from .patchboard import parameters, resolve
-
-    if not seam.target:
-        return
-    owner, name = resolve(module, seam.target)
-    value = inspect.getattr_static(owner, name, None)
-    missing = [param for param in seam.params if param not in parameters(value)]
-    if value is None or missing:
-        found = f"lacks the parameters {', '.join(missing)}" if value is not None else "does not exist"
-        raise Ego2ExoError(
-            f"seam {seam.key}: {seam.module}.{seam.target} {found}",
-            "LLaVA-NeXT df17966 or llava-torch 1.2.2",
-            f"install one of these, or switch the mend off with {MENDS_VARIABLE}=all,-{seam.key}"
-            if seam.kind == "mend"
-            else "install one of these",
-        )
-
-
-_current: _Registration | None = None
+_OUTER: ContextVar[str | None] = ContextVar("ego2exo_mends", default=None)
 
 
 def register(mends: str | None = None) -> None:
     """Enter the installed `llava`; see :func:`llava_ego2exo.register`."""
-    global _current
-    if _current is not None:
-        return
+    mends = _OUTER.get() if mends is None else mends
     flavour, enabled = detect(), enabled_mends(mends)
-    seams = tuple(s for s in SEAMS if flavour in s.flavours and (s.kind == "hook" or s.key in enabled))
-    if "llava" not in sys.modules:
-        importlib.import_module("llava")
-        if _current is not None:  # a patched llava has called us while it was imported
-            return
-    _current = _Registration(seams)
-    try:
-        _register_trainer()
-        _current.start()
-    except BaseException:
-        unregister()
-        raise
-
-
-def _register_trainer() -> None:
+    chosen = tuple(s for s in SEAMS if flavour in s.flavours and (s.kind == "hook" or s.key in enabled))
+    _import_llava(mends)
     from ..registry import TRAINERS
+    from .registration import LOCK, Registration, standing
     from .trainer import build_trainer
 
-    TRAINERS.add("ego2exo", build_trainer)
+    while True:
+        with LOCK:
+            found = standing()
+            if found is not None and not isinstance(found, Registration):
+                found.stop()  # made by a copy of this package that was imported anew since
+                found = None
+            if found is None:
+                TRAINERS.add("ego2exo", build_trainer)
+                registration = Registration(chosen, enabled)
+                registration.finder.install()
+        if found is None:
+            return registration.settle(first=True)
+        found.settle(first=False)
+        if not found.ended:  # else the thread that made it was refused; this one asks for itself
+            return _require_same(found.mends, enabled, mends)
+
+
+def _import_llava(mends: str | None) -> None:
+    """A patched llava calls `register` while it is imported: with the mends that were asked for here."""
+    if "llava" in sys.modules:
+        return
+    token = _OUTER.set(mends)
+    try:
+        importlib.import_module("llava")
+    finally:
+        _OUTER.reset(token)
+
+
+def _require_same(standing: frozenset[str], asked: frozenset[str], mends: str | None) -> None:
+    if mends is not None and standing != asked:
+        raise Ego2ExoError(
+            f"register(mends={mends!r}), and the plugin is registered already with the mends "
+            f"{', '.join(sorted(standing)) or 'none'}",
+            "the same mends, or none given",
+            "call unregister() first, or register(mends=...) before anything else registers",
+        )
 
 
 def unregister() -> None:
     """Leave the installed `llava` as it was; see :func:`llava_ego2exo.unregister`."""
-    global _current
-    if _current is not None:
-        registration, _current = _current, None
-        registration.stop()
-        from ..registry import TRAINERS
+    from .registration import LOCK, standing
 
-        if "ego2exo" in TRAINERS:
-            TRAINERS.remove("ego2exo")
+    with LOCK:
+        found = standing()
+        if found is not None:
+            found.require_own()
+            found.stop()

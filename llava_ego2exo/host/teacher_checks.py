@@ -75,7 +75,7 @@ def _check_run(settings: Settings) -> None:
          "base's config.json", "its head is not called as a module", "set it to 1"),
         (settings.base.get("output_router_logits"), "output_router_logits true in the base's config.json",
          "the router's loss would be lost", "set it to false"),
-        (_data_parallel(settings), "several GPUs in one process", "the batch would be split behind the teacher's back",
+        (data_parallel(settings), "several GPUs in one process", "the batch would be split behind the teacher's back",
          "start with torchrun, or show one GPU (CUDA_VISIBLE_DEVICES=0)"),
     )  # fmt: skip
     for wrong, given, reason, remedy in cases:
@@ -92,7 +92,8 @@ def _zero_stage(path: Any) -> int:
         return 0
 
 
-def _data_parallel(settings: Settings) -> bool:
+def data_parallel(settings: Settings) -> bool:
+    """Whether transformers would split each batch among several GPUs of one process."""
     import torch
 
     alone = "LOCAL_RANK" not in os.environ and not settings["use_cpu"] and not settings["no_cuda"]

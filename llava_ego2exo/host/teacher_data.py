@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import DistillConfig
 from .alignment import beginnings
+from .bad_samples import EXO
 from .context import DISTILL
 from .stored_logits import read_logits
 
@@ -38,7 +39,7 @@ def _taught(base: type, config: DistillConfig) -> type:
                 return item
             if config.kind == "cached":
                 return {**item, "teacher": [_turn(config, key, self.tokenizer) for key in sample["answer_keys"]]}
-            self.list_data_dict[index] = {**sample, "video": sample["ego_video"]}
+            self.list_data_dict[index] = {**sample, "video": sample["ego_video"], EXO: sample["video"]}
             try:
                 return {**item, "teacher": super().__getitem__(index)}
             finally:

@@ -127,7 +127,8 @@ def _add_take(
     filters: Filters,
 ) -> None:
     name, uid = take["take_name"], take["take_uid"]
-    folder = root / (take.get("root_dir") or f"takes/{name}") / DOWNSCALED
+    place = take.get("root_dir")
+    folder = root / (place if isinstance(place, str) and place else f"takes/{name}") / DOWNSCALED
     ego, exo = camera_files(take)
     if not ego or not exo:
         result.faults.append(f"{name}: takes.json names {len(ego)} ego and {len(exo)} exo videos")

@@ -69,16 +69,18 @@ def camera_files(take: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
     Returns:
         names of ego videos (one where the take is usable), and camera -> name of its exo video.
     """
-    is_ego = {camera.get("cam_id"): camera.get("is_ego") for camera in (take.get("capture") or {}).get("cameras") or []}
+    cameras = _of(dict, take.get("capture")).get("cameras")
+    named = [camera for camera in _of(list, cameras) if isinstance(camera, dict)]
+    is_ego = {str(camera.get("cam_id")): camera.get("is_ego") for camera in named}
     ego, exo = [], {}
-    for camera, streams in sorted((take.get("frame_aligned_videos") or {}).items()):
+    for camera, streams in sorted(_of(dict, take.get("frame_aligned_videos")).items()):
         if camera in _COLLAGES or not isinstance(streams, dict):
             continue
         aria = camera.startswith("aria")
-        stream = streams.get("rgb" if aria else "0") or {}
-        if not stream.get("relative_path"):
+        path = _of(dict, streams.get("rgb" if aria else "0")).get("relative_path")
+        if not isinstance(path, str) or not path:
             continue
-        name = Path(stream["relative_path"]).name
+        name = Path(path).name
         if is_ego.get(camera, aria):
             ego.append((not aria, name))
         else:
@@ -94,6 +96,11 @@ def view_names(cameras: Sequence[str]) -> dict[str, str]:
     if len(set(values)) < len(values) or 0 in values:
         values = list(range(1, len(cameras) + 1))
     return {camera: f"exo{value}" for camera, value in zip(cameras, values, strict=True)}
+
+
+def _of(kind: type, value: Any) -> Any:
+    """The value where it is of a kind, else an empty one: a take of another shape has no cameras, which is told."""
+    return value if isinstance(value, kind) else kind()
 
 
 def _json(path: Path) -> Any:

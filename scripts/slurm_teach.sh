@@ -28,7 +28,7 @@ cd "${SLURM_SUBMIT_DIR:?submit this with sbatch}"
 MODEL=lmms-lab/llava-onevision-qwen2-7b-ov    # the teacher: the model that the student starts from
 FRAMES=32                                     # at most so many a video, one a second, as in training
 VIDEOS=data/videos
-PAIRS=data/pairs.jsonl
+PAIRS=data/pairs.jsonl                        # in a folder above the videos; else add --allow-outside where it is read
 ANSWERS=data/answers
 DATA=data/train.json
 

@@ -32,22 +32,41 @@ def probe_files(
     require_av()
     if workers < 0:
         raise Ego2ExoError(f"--workers {workers}", "0 or more", "mend the number")
-    limits = limits or VideoLimits()
     paths = list(dict.fromkeys(paths))
     workers = min(workers or min(os.cpu_count() or 1, 8), max(len(paths), 1))
-    pool = Pool("llava_ego2exo.distill.probing")
-    try:
-        results = run_all(lambda path: _probed(pool, path, limits), paths, workers, "probing", "file", progress)
-    finally:
-        pool.stop()
+    with Prober(limits) as prober:
+        results = run_all(prober.probe, paths, workers, "probing", "file", progress)
     return dict(zip(paths, results, strict=True))
 
 
-def _probed(pool: Pool, path: str, limits: VideoLimits) -> Probe:
-    try:
-        with pool.worker() as worker:
-            request = {"path": os.path.abspath(path), "limits": limits.to_dict(), "most_bytes": limits.most_bytes}
-            answer = worker.ask(request, limits.video_limit_s)
-    except Stopped as stopped:
-        return Probe(error=str(stopped))
-    return Probe(**answer) if "refused" not in answer else Probe(error=answer["refused"][0])
+class Prober:
+    """As many processes as callers at a time; to be used in a `with` block, at whose end they stop.
+
+    Args:
+        limits: what a video may be, and seconds that it may take; None: the defaults.
+    """
+
+    def __init__(self, limits: VideoLimits | None = None) -> None:
+        self.limits = limits or VideoLimits()
+        self._pool = Pool("llava_ego2exo.distill.probing")
+
+    def __enter__(self) -> Prober:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.stop()
+
+    def probe(self, path: str) -> Probe:
+        """What one file holds, or why it cannot be read.
+
+        Args:
+            path: of the file.
+        """
+        limits = self.limits
+        request = {"path": os.path.abspath(path), "limits": limits.to_dict(), "most_bytes": limits.most_bytes}
+        try:
+            with self._pool.worker() as worker:
+                answer = worker.ask(request, limits.video_limit_s)
+        except Stopped as stopped:
+            return Probe(error=str(stopped))
+        return Probe(**answer) if "refused" not in answer else Probe(error=answer["refused"][0])

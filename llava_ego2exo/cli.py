@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import doctor, eval, merge, pairs, patch, targets, teach
+from .commands import doctor, eval, merge, pairs, patch, plan, targets, teach
 from .commands.data_flags import obey
 from .errors import Ego2ExoError
 
-SUBCOMMANDS = (doctor, patch, pairs, teach, targets, merge, eval)
+SUBCOMMANDS = (doctor, patch, pairs, teach, targets, plan, merge, eval)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,112 @@
+"""The sizes of a checkpoint's parts, read from its config files: no weight is opened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import Ego2ExoError
+
+# LLaVA's name for a class -> transformers' name for the language model in it.
+_LANGUAGE = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
+# Towers that LLaVA's checkpoints name on the hub, for machines without one.
+_TOWERS: dict[str, dict[str, Any]] = {
+    "google/siglip-so400m-patch14-384": {
+        "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
+        "num_attention_heads": 16, "image_size": 384, "patch_size": 14,
+    },
+    "openai/clip-vit-large-patch14-336": {
+        "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+        "num_attention_heads": 16, "image_size": 336, "patch_size": 14,
+    },
+    "openai/clip-vit-large-patch14": {
+        "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+        "num_attention_heads": 16, "image_size": 224, "patch_size": 14,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a LLaVA model is made of.
+
+    Args:
+        llava: the checkpoint's config.json.
+        language: transformers' config of the language model.
+        tower: transformers' config of the vision tower, with the layers that LLaVA keeps.
+        pooled: whether the host pools a video's patches (LLaVA-NeXT does, llava-torch does not).
+    """
+
+    llava: Mapping[str, Any]
+    language: Any
+    tower: Any
+    pooled: bool
+
+    @property
+    def side(self) -> int:
+        """Patches of a frame in a row."""
+        return self.tower.image_size // self.tower.patch_size
+
+    @property
+    def pooled_side(self) -> int:
+        """The same in the language model's input."""
+        stride = self.llava.get("mm_spatial_pool_stride") or 2
+        if not self.pooled:
+            return self.side
+        return math.ceil(self.side / stride) if self.llava.get("mm_spatial_pool_mode") == "bilinear" \
+            else self.side // stride  # fmt: skip
+
+    def visual_tokens(self, frames: int) -> int:
+        """How many ordinary visual tokens a video of so many frames has in the language model's input."""
+        count = frames * self.pooled_side**2
+        merge = str(self.llava.get("mm_patch_merge_type", "flat"))
+        if not self.pooled or not merge.startswith("spatial"):
+            return count
+        newline = self.llava.get("mm_newline_position", "one_token")
+        lines = {"grid": frames * self.pooled_side, "frame": frames, "one_token": int("unpad" in merge)}
+        return count + lines.get(newline, 0)
+
+
+def read_shapes(config: Mapping[str, Any], tower: Mapping[str, Any] | None, pooled: bool) -> Shapes:
+    """Shapes from config files' contents.
+
+    Args:
+        config: the checkpoint's config.json.
+        tower: that of its vision tower; None: one of the towers that are known by name.
+        pooled: see :class:`Shapes`.
+
+    Raises:
+        Ego2ExoError: a language model or tower whose sizes cannot be told.
+    """
+    kind, name = config.get("model_type"), config.get("mm_vision_tower")
+    if kind not in _LANGUAGE or config.get("add_faster_video"):
+        raise Ego2ExoError(
+            f"a checkpoint of the type {kind!r}" + (" with add_faster_video" * bool(config.get("add_faster_video"))),
+            ", ".join(_LANGUAGE),
+            "measure a few steps of the training itself",
+        )
+    tower = tower if tower is not None else _TOWERS.get(str(name))
+    if tower is None:
+        raise Ego2ExoError(
+            f"the sizes of the vision tower {name!r} are not known",
+            f"a local folder, a tower of the hub's that can be reached, or one of {', '.join(_TOWERS)}",
+            "download the tower's config.json, or unset HF_HUB_OFFLINE",
+        )
+    from transformers import AutoConfig
+
+    sizes = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
+    return Shapes(config, AutoConfig.for_model(_LANGUAGE[kind], **sizes), _tower(dict(tower), config), pooled)
+
+
+def _tower(sizes: dict[str, Any], config: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    sizes = dict(sizes.get("vision_config", sizes))
+    kind = sizes.pop("model_type", "")
+    if kind.split("_")[0] not in ("siglip", "clip"):
+        raise Ego2ExoError(f"a vision tower of the type {kind!r}", "SigLIP or CLIP", "measure the training itself")
+    if kind.startswith("siglip"):
+        sizes["num_hidden_layers"] -= 1  # LLaVA-NeXT removes the last layer
+    return AutoConfig.for_model(f"{kind.split('_')[0]}_vision_model", **sizes)

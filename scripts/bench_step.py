@@ -1,0 +1,98 @@
+"""What a training step costs with ego tokens, beside LLaVA alone: same batch, same LoRA.
+
+    python scripts/bench_step.py                         # on the CPU: the real models' proportions at an eighth
+    python scripts/bench_step.py --size 7b --frames 32   # on a GPU: real shapes, random weights
+
+`tokens alone` is a step with ego tokens and LLaVA's own loss, which asks the language model's head at every position;
+`ego2exo` is what `--ego2exo True` does, with the head asked at answers. `ego tokens only` leaves the ordinary visual
+tokens out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from _bench import add_common, machine, peak_bytes, show, side_by_side, table
+from _bench_model import LANGUAGE, batch, checkpoint, material, step, trainer
+
+BATCHES = {"video": (0,), "image": (1,), "text": (2,)}
+
+
+def main() -> int:
+    """Print seconds, peaks and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    add_common(parser)
+    parser.add_argument("--size", choices=tuple(LANGUAGE), default="cpu", help="of the language model (default: cpu)")
+    parser.add_argument("--frames", type=int, default=4)
+    parser.add_argument("--bits", type=int, default=16, choices=(4, 16))
+    parser.add_argument("--work", type=Path, help="where checkpoints are kept for the next run (default: thrown away)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(args, Path(folder), args.work or Path(folder))
+    show(args, found, lines(found))
+    return 0
+
+
+def measure(args: argparse.Namespace, folder: Path, work: Path) -> dict:
+    """Seconds and peak bytes of each way for each kind of batch."""
+    base, data = checkpoint(args.size, work), material(folder / "material", args.frames)
+    flags = {"frames_upbound": args.frames, "bits": args.bits}
+    trained = {
+        "LLaVA": trainer(base, data, folder / "a", **flags, **_llavas_own(base)),
+        "ego2exo": trainer(base, data, folder / "b", ego2exo=True, **flags),
+        "ego tokens only": trainer(
+            base, material(folder / "videos", args.frames, ("video",)), folder / "c", ego2exo=True,
+            **{**flags, "ego2exo_visual_tokens": False},
+        ),
+    }  # fmt: skip
+    found = {"machine": machine(args.device), "size": args.size, "frames": args.frames, "bits": args.bits}
+    return {**found, "batches": {kind: _batch(args, trained, kind) for kind in BATCHES}}
+
+
+def _llavas_own(base: Path) -> dict:
+    """What a run with ego tokens inherits from its base, and LLaVA alone must be told."""
+    import json
+
+    config = json.loads((base / "config.json").read_text())
+    keys = ("mm_projector_type", "mm_vision_select_layer", "mm_patch_merge_type", "mm_spatial_pool_mode",
+            "mm_spatial_pool_stride", "mm_newline_position")  # fmt: skip
+    from llava_ego2exo.host.flavour import NEXT, detect
+
+    known = keys if detect() == NEXT else keys[:3]
+    return {"vision_tower": config["mm_vision_tower"], **{key: config[key] for key in known if key in config}}
+
+
+def _batch(args: argparse.Namespace, trained: dict, kind: str) -> dict:
+    ways = {}
+    for name, made in trained.items():
+        if name != "ego tokens only" or kind == "video":
+            ways[name] = partial(_step, made, batch(made, BATCHES[kind]), True)
+    ways["tokens alone"] = partial(_step, trained["ego2exo"], batch(trained["ego2exo"], BATCHES[kind]), False)
+    seconds = side_by_side(ways, args.rounds, args.device)
+    peaks = {name: peak_bytes(run, args.device) for name, run in ways.items()}
+    return {"seconds": seconds, "peak_bytes": peaks}
+
+
+def _step(made: object, inputs: dict, at_answers: bool) -> None:
+    made.at_answers = at_answers  # LLaVA's own trainer does not read it
+    step(made, inputs)
+
+
+def lines(found: dict) -> list[str]:
+    """The numbers as text, the ratios in the last columns."""
+    rows = []
+    for kind, part in found["batches"].items():
+        seconds, peaks = part["seconds"], part["peak_bytes"]
+        for name in seconds:
+            rows.append([kind, name, f"{seconds[name]:.3f}", f"{peaks[name] / 2**20:.0f}",
+                         f"{seconds[name] / seconds['LLaVA']:.3f}", f"{peaks[name] / peaks['LLaVA']:.3f}"])  # fmt: skip
+    heads = ["batch", "step", "seconds", "MiB a step adds", "time / LLaVA", "memory / LLaVA"]
+    about = f"{found['size']}, {found['frames']} frames, {found['bits']} bits"
+    return [f"{found['machine']}; {about}", "", *table(heads, rows)]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

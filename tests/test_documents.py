@@ -82,7 +82,8 @@ def test_generated_parts_are_current():
 
 @pytest.mark.parametrize("document", ["README.md", "docs/flags.md"])
 def test_flags_table(document):
-    rows = re.findall(rf"^\| `--{PREFIX}(\w+)` \| (.+?) \| (.+) \|$", read(document), re.MULTILINE)
+    table = re.search(r"<!-- made: flags -->(.*?)<!-- end -->", read(document), re.DOTALL)[1]
+    rows = re.findall(rf"^\| `--{PREFIX}(\w+)` \| (.+?) \| (.+) \|$", table, re.MULTILINE)
     expected = [
         (flag.name, "unset" if flag.default is None else f"`{flag.default}`", flag.metadata["help"])
         for flag in fields(Ego2ExoConfig)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,9 +100,3 @@ def extra_weights(checkpoint: Checkpoint) -> dict[str, Any]:
     weights = {name.removeprefix("base_model."): tensor for name, tensor in weights.items()}
     doubled = any(name.startswith("model.model.") for name in weights)
     return {name.removeprefix("model.") if doubled else name: tensor for name, tensor in weights.items()}
-
-
-def latest_checkpoint(folder: str | None) -> str | None:
-    """The newest `checkpoint-N` of a run's folder."""
-    found = [path for path in Path(folder or ".").glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found and folder else None

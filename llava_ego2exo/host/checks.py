@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import PREFIX, DistillConfig, Ego2ExoConfig, other_settings
+from ..config import DistillConfig, Ego2ExoConfig, other_settings
 from ..errors import Ego2ExoError
 from ..registry import TRAINERS
 from ..runs.outputs import require_folder
 from ..runs.ranks import is_first
 from . import llava_arch
-from .checkpoints import latest_checkpoint
 from .class_letters import check_class
 from .command_line import Settings, read_config
 from .data_check import check_data
+from .identity import run_identity
 from .projector import check_type
+from .reading_checks import check_reading
 from .rehearsal import Rehearsal, Spread
+from .resume_check import check_resume
+from .saved_check import require_choice
 from .teacher_checks import SampleCheck, check_distilling
 from .template_check import check_lessons, check_version
+from .vision import trained_tower
+from .whole_checkpoints import Found
 
 
-def check_run(settings: Settings) -> DistillConfig:
+@dataclass(frozen=True)
+class Checked:
+    """A run that can begin.
+
+    Args:
+        distilling: how it distils.
+        identity: what makes it this run.
+        found: the checkpoints in its output folder.
+        changed: flags by which it differs from the checkpoint that it goes on from, in words.
+    """
+
+    distilling: DistillConfig
+    identity: dict[str, Any]
+    found: Found
+    changed: list[str]
+
+
+def check_run(settings: Settings) -> Checked:
     """Refuse a command line that cannot work.
 
     Returns:
-        How the run distils.
+        What the run needs to know to begin.
 
     Raises:
         Ego2ExoError: with what was given, what is allowed, and what to do.
@@ -41,6 +63,7 @@ def check_run(settings: Settings) -> DistillConfig:
     _check_tower(settings, flags)
     check_type(str(settings["mm_projector_type"]), llava_arch.original_projector_builder())
     _check_parts(settings)
+    _check_states(settings, flags)
     _check_bits(settings)
     if settings["trainer_type"] is not None:
         TRAINERS.get(settings["trainer_type"])
@@ -51,15 +74,23 @@ def check_run(settings: Settings) -> DistillConfig:
     adapter = settings["pretrain_mm_mlp_adapter"]
     if adapter is not None and not Path(adapter).is_file():
         raise Ego2ExoError(f"--pretrain_mm_mlp_adapter {adapter} is no file", "an mm_projector.bin")
+    check_reading(settings)
     distilling = check_distilling(settings)
-    _check_resume(settings, flags, distilling)
+    require_choice(settings["ego2exo_check_saved"])
     samples = SampleCheck(settings, distilling) if distilling.on else None
-    looked = Spread()
-    check_data(settings, flags, samples, looked.add)
+    looked, keys = Spread(), set()
+
+    def see(sample: dict[str, Any]) -> None:
+        looked.add(sample)
+        keys.update(sample.get("answer_keys", ()) if distilling.on and distilling.kind == "cached" else ())
+
+    check_data(settings, flags, samples, see)
     if samples is not None:
         samples.finish()
+    identity = run_identity(settings, distilling, keys)
+    found, changed = check_resume(settings, flags, distilling, identity)
     _rehearse(settings, distilling, looked.kept)
-    return distilling
+    return Checked(distilling, identity, found, changed)
 
 
 def _rehearse(settings: Settings, distilling: DistillConfig, samples: list[dict[str, Any]]) -> None:
@@ -125,6 +156,13 @@ def _check_parts(settings: Settings) -> None:
         )
 
 
+def _check_states(settings: Settings, flags: Ego2ExoConfig) -> None:
+    tuned = "mm_vision_tower" in str(settings["mm_tunable_parts"]).split(",")
+    if flags.states != "keep" and (tuned or settings["unfreeze_mm_vision_tower"]):
+        given = f"--mm_tunable_parts {settings['mm_tunable_parts']}" if tuned else "--unfreeze_mm_vision_tower True"
+        raise trained_tower(flags.states, given)
+
+
 def _check_bits(settings: Settings) -> None:
     bits, parts = settings["bits"], settings["mm_tunable_parts"]
     if settings["lora_enable"] and importlib.util.find_spec("peft") is None:
@@ -145,20 +183,3 @@ def _check_bits(settings: Settings) -> None:
         )
     if settings["quant_type"] not in ("nf4", "fp4"):
         raise Ego2ExoError(f"--quant_type {settings['quant_type']}", "nf4, fp4")
-
-
-def _check_resume(settings: Settings, flags: Ego2ExoConfig, distilling: DistillConfig) -> None:
-    """LLaVA resumes by itself from any checkpoint-* in the output folder; it must be one of this run."""
-    checkpoint = latest_checkpoint(settings["output_dir"])
-    if checkpoint is None or not os.path.isfile(os.path.join(checkpoint, "config.json")):
-        return
-    found = read_config(checkpoint)
-    stored = Ego2ExoConfig.from_object(_Attributes(found))
-    lines = stored.differences(flags) if found.get("ego2exo") else [f"{PREFIX.rstrip('_')}: False / True"]
-    lines += DistillConfig.from_object(_Attributes(found)).differences(distilling)
-    if lines:
-        raise Ego2ExoError(
-            f"{checkpoint} would be resumed, but was made with other flags (checkpoint / flags): {'; '.join(lines)}",
-            "the flags it was made with",
-            "use them, or another --output_dir",
-        )

@@ -107,10 +107,14 @@ def distilling(llava_trainer: type) -> type:
                 self._tell([f"first batch: {line}" for line in total.short()])
             self.unlogged.add(total)
             self.whole.add(total)
+            self.examine(total)
             if not self.exact:
                 return loss
             correct_gradients(model, self.split * REFERENCE / max(total.tokens, 1.0))
             return torch.full_like(loss, total.loss(DistillConfig.from_object(self.args).kd_weight))
+
+        def examine(self, total: Sums) -> None:
+            """For what looks at the sums of a global batch before the optimizer steps."""
 
         def _synchronize(self, model: Any) -> None:
             """An epoch shorter than the accumulation steps all the same; transformers would then not synchronize."""

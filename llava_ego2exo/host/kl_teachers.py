@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from ..errors import Ego2ExoError
 from ..method.losses import FullTeacher, Teacher, TopKTeacher, require_equal_vocabularies
 from .alignment import align_answers, align_turns
 from .answer_pass import Answers, answer_states, llava_model
+from .device_options import device_options
 from .patchboard import substituted
 from .projector import CHILD
 from .switches import tokens_off
@@ -205,12 +205,7 @@ def load_teacher(config: DistillConfig, args: Any, student: Any) -> Any:
 
     dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
     options: dict[str, Any] = {f"load_{args.bits}bit": True} if args.bits in (4, 8) else {}
-    if args.device.type != "cpu":
-        index = args.device.index or 0
-        known = inspect.signature(load_pretrained_model).parameters
-        options |= {"device": f"cuda:{index}"} if "device" in known else {"device_map": {"": index}}
-    elif "device" in inspect.signature(load_pretrained_model).parameters:
-        options["device"] = "cpu"
+    options |= device_options(load_pretrained_model, args.device)
     with substituted(PreTrainedModel, resize_token_embeddings=lambda model, *_a, **_k: model.get_input_embeddings()):
         _, teacher, _, _ = load_pretrained_model(
             config.teacher, config.teacher_base, "llava_ego2exo_teacher", torch_dtype=dtype, **options

@@ -10,10 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .checks import check_run
+from ..config import DistillConfig
+from ..errors import Ego2ExoError
+from .checks import Checked, check_run
 from .command_line import Settings, as_arguments, inherit, read
-from .context import DISTILL, SEED
+from .context import DISTILL, RUN, SEED, Run
+from .disk import disk_reason, not_written
+from .safe_load import only_weights
+from .saved_check import check_saved
 from .teacher_checks import refuse_without_tokens
+from .whole_checkpoints import set_aside
 
 
 def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
@@ -30,7 +36,7 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
             refuse_without_tokens(settings)
             return original(*args, **kwargs)
         settings, inherited = inherit(settings)
-        distilling = check_run(settings)
+        checked = check_run(settings)
         if "ego2exo" not in settings.given:
             inherited["ego2exo"] = True
         _say(f"ego2exo: inherited from {settings['model_name_or_path']}: {_listed(inherited)}")
@@ -38,18 +44,49 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
             inherited["ddp_find_unused_parameters"] = False
             if "LOCAL_RANK" in os.environ:
                 _say("ego2exo: set --ddp_find_unused_parameters False (LoRA, gradient checkpointing, torchrun)")
-        tokens = SEED.set(int(settings["seed"])), DISTILL.set(distilling)
+        run = Run(checked.identity)
+        _prepare_folder(settings, checked)
         set_seed(int(settings["seed"]))  # LoRA draws its weights before LLaVA's trainer does this
-        try:
-            with _command_line(sys.argv + as_arguments(inherited)):
-                original(*args, **kwargs)
-        finally:
-            SEED.reset(tokens[0])
-            DISTILL.reset(tokens[1])
+        with _known(int(settings["seed"]), checked.distilling, run), _command_line(sys.argv + as_arguments(inherited)):
+            _train(original, args, kwargs, settings)
+            check_saved(settings, run)
         _say(loader_call(settings))
         return None
 
     return train
+
+
+def _train(original: Callable[..., None], args: Any, kwargs: Any, settings: Settings) -> None:
+    try:
+        with only_weights():
+            original(*args, **kwargs)
+    except Exception as error:
+        reason = None if isinstance(error, Ego2ExoError) else disk_reason(error)
+        if reason is None:
+            raise
+        raise not_written(f"a file of --output_dir {settings['output_dir']}", reason, settings["output_dir"]) from error
+
+
+def _prepare_folder(settings: Settings, checked: Checked) -> None:
+    """Take unfinished and damaged checkpoints out of LLaVA's sight, and tell what is gone on from."""
+    if os.environ.get("RANK", "0") == "0":
+        for line in set_aside(settings["output_dir"], checked.found):
+            _say(f"ego2exo: {line}")
+    if checked.found.last is not None:
+        _say(f"ego2exo: goes on from {checked.found.last}")
+    if checked.changed:
+        _say(f"ego2exo: from here on with other flags than before (checkpoint / now): {'; '.join(checked.changed)}")
+
+
+@contextlib.contextmanager
+def _known(seed: int, distilling: DistillConfig, run: Run) -> Iterator[None]:
+    """What the seams and the trainer of a run look up."""
+    tokens = SEED.set(seed), DISTILL.set(distilling), RUN.set(run)
+    try:
+        yield
+    finally:
+        for variable, token in zip((SEED, DISTILL, RUN), tokens, strict=True):
+            variable.reset(token)
 
 
 def needs_plain_ddp(settings: Settings) -> bool:

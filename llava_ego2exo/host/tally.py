@@ -17,7 +17,7 @@ from ..errors import Ego2ExoError
 
 # Any number serves; near a batch's tokens it keeps float16 in range, and a power of two rounds nothing.
 REFERENCE = 256.0
-_LONGER = "raise --model_max_length, or take fewer frames (--frames_upbound, --video_fps)"
+LONGER = "raise --model_max_length, or take fewer frames (--frames_upbound, --video_fps)"
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Sums:
         positions: of the expanded rows, padding left out.
         masked: rows without any token of an answer's own text: they teach nothing.
         cut: rows that are as long as a row can be, so that their end is missing.
+        unreadable: rows that stand for samples that cannot be read; they are in no other number.
     """
 
     ce: float = 0.0
@@ -45,11 +46,18 @@ class Sums:
     positions: float = 0.0
     masked: float = 0.0
     cut: float = 0.0
+    unreadable: float = 0.0
 
     def add(self, other: Sums) -> None:
         """Add another's sums to these."""
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def leave_out(self, rows: int) -> None:
+        """Of the last batch that was added so many rows stand for samples that cannot be read."""
+        self.samples -= rows
+        self.masked -= rows
+        self.unreadable += rows
 
     def loss(self, weight: float) -> float:
         """Mean over all answer tokens of cross-entropy and `weight` times KL; 0 where there is no token."""
@@ -65,7 +73,7 @@ class Sums:
         """Samples that were cut, and those that taught nothing, in words."""
         lines = []
         if self.cut:
-            lines.append(f"{self.cut:.0f} of {self.samples:.0f} samples were cut at --model_max_length; {_LONGER}")
+            lines.append(f"{self.cut:.0f} of {self.samples:.0f} samples were cut at --model_max_length; {LONGER}")
         if self.masked:
             lines.append(f"{self.masked:.0f} of {self.samples:.0f} samples had no token of an answer left")
         return lines
@@ -74,14 +82,18 @@ class Sums:
         """Refuse to end a run in which no sample taught anything as if it had gone well.
 
         Raises:
-            Ego2ExoError: there were samples, and none had a token of its answers left.
+            Ego2ExoError: there were samples, and none could be read, or none had a token of its answers left.
         """
+        if self.unreadable and not self.samples:
+            raise Ego2ExoError(
+                "no sample of this run can be read, and the model is not saved", "files that decode", "mend the files"
+            )
         if self.samples and self.masked == self.samples:
             raise Ego2ExoError(
                 f"all {self.samples:.0f} samples of this run taught nothing: no token of their answers was left; "
                 f"{self.cut:.0f} of them were cut at --model_max_length, and the model is not saved",
                 "samples whose answers are left",
-                _LONGER if self.cut else "give --version the conversation template that the base was trained with",
+                LONGER if self.cut else "give --version the conversation template that the base was trained with",
             )
 
     def told(self, distilling: bool) -> list[str]:

@@ -67,7 +67,8 @@ class World:
             "num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 5e-3, "mm_projector_lr": 5e-3,
             "lora_enable": True, "lora_r": 16, "lora_alpha": 32, "use_cpu": True, "frames_upbound": 4,
             "model_max_length": 1024, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
-            "dataloader_num_workers": 0, "disable_tqdm": True, "gradient_checkpointing": False, **flags,
+            "dataloader_num_workers": 0, "disable_tqdm": True, "gradient_checkpointing": False,
+            "ego2exo_check_saved": False, **flags,
         }  # fmt: skip
         return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
 

@@ -107,4 +107,6 @@ def _named(one: dict[str, Any]) -> str:
 def _parsed(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not isinstance(value.get("index"), int) or not isinstance(value.get("step"), int):
         raise ValueError("no sample")
-    return {"id": "", "reason": "", **value}
+    value.setdefault("id", "")
+    value.setdefault("reason", "")
+    return value

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from ..config import ReadingConfig
 from ..runs.frame_cache import counts_of, told_of
 from ..runs.ranks import Ranks

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import Ego2ExoError
+from ..runs.json_text import parse_json, read_text
 
 LORA_EXTRAS = "non_lora_trainables.bin"
 PROJECTOR = "mm_projector.bin"
@@ -58,13 +59,15 @@ def _file(path: str, name: str) -> str | None:
 
 
 def weight_names(path: str) -> set[str]:
-    """Names of all tensors of a full checkpoint; empty where its files are of no known kind."""
-    import json
+    """Names of all tensors of a full checkpoint; empty where its files are of no known kind.
 
+    Raises:
+        Ego2ExoError: a file is damaged.
+    """
     for name in _INDEXES:
         found = _file(path, name)
         if found:
-            return set(json.loads(Path(found).read_text())["weight_map"])
+            return _index_names(found)
     found = _file(path, _SINGLE[0])
     if found:
         from safetensors import safe_open
@@ -76,6 +79,16 @@ def weight_names(path: str) -> set[str]:
 
     with only_weights():
         return set(torch.load(found, map_location="meta")) if found else set()
+
+
+def _index_names(file: str) -> set[str]:
+    try:
+        return set(parse_json(read_text(file, "a list of weights"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, Ego2ExoError):
+            raise
+        given = f"{file} is no list of weights: {type(error).__name__} {str(error)[:100]}"
+        raise Ego2ExoError(given, '{"weight_map": {name: file}}', "get it anew") from error
 
 
 def extra_weights(checkpoint: Checkpoint) -> dict[str, Any]:

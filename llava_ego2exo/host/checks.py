@@ -20,11 +20,13 @@ from .identity import run_identity
 from .projector import check_type
 from .reading_checks import check_reading
 from .rehearsal import Rehearsal, Spread
+from .remote_code import check_base_code, check_tower_code
 from .resume_check import check_resume
 from .saved_check import require_choice
 from .teacher_checks import SampleCheck, check_distilling
 from .template_check import check_lessons, check_version
 from .vision import trained_tower
+from .whole_weights import require_whole_weights
 from .whole_checkpoints import Found
 
 
@@ -57,6 +59,8 @@ def check_run(settings: Settings) -> Checked:
     flags = Ego2ExoConfig.from_object(_Attributes(settings.values))
     read_config(settings["model_name_or_path"])
     require_folder(settings["output_dir"], "--output_dir")
+    check_base_code(settings["model_name_or_path"])
+    require_whole_weights(settings["model_name_or_path"])
     check_class(settings)
     check_version(settings)
     _check_against_base(settings, flags)
@@ -135,6 +139,8 @@ def _check_tower(settings: Settings, flags: Ego2ExoConfig) -> None:
     if settings["s2"] or name == "imagebind_huge" or name.startswith("open_clip_hub"):
         kind = "--s2 True" if settings["s2"] else f"--vision_tower {name}"
         raise Ego2ExoError(f"{kind}: this tower does not expose the layers of whole frames", "CLIP, SigLIP, MLCD, hf:")
+    check_tower_code(name)
+    require_whole_weights(name.removeprefix("hf:"))
     vision = read_config(name.removeprefix("hf:"))
     vision = vision.get("vision_config", vision)
     layers = vision.get("num_hidden_layers")

@@ -112,7 +112,7 @@ def read_config(path: str | None) -> dict[str, Any]:
 
     try:
         return PretrainedConfig.get_config_dict(path)[0]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason, remedy = _why_no_config(str(path), error)
         raise Ego2ExoError(
             f"no readable config.json at {path!r} ({reason})", "a LLaVA checkpoint's folder or hub name", remedy

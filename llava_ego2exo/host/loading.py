@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from ..errors import Ego2ExoError
+from ..runs.json_text import parse_json, read_text
 from .checkpoints import Checkpoint, describe, extra_weights
 from .classes import CLASSES, class_key, llava_class, torch_dtype
 from .command_line import read_config
 from .patchboard import substituted
+from .remote_code import check_tower_code
 from .safe_load import only_weights
 from .stand_ins import BaseTokenizer, ClassFromConfig, ReadConfig, quiet
 from .tower_weights import prepare_tower
@@ -71,6 +73,7 @@ class Loading:
             setattr(config, name, value)
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # of the training run; the base's weights are not stored quantized
+        check_tower_code(getattr(config, "mm_vision_tower", None))
         return prepare_tower(config, self.base or self.checkpoint.path, frozenset(self.extras))
 
     def _route(self) -> None:
@@ -183,8 +186,10 @@ def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any])
 
 def trained_base(path: str) -> str | None:
     """The base named in a LoRA folder's own adapter_config.json."""
-    import json
     from pathlib import Path
 
     file = Path(path, "adapter_config.json")
-    return json.loads(file.read_text()).get("base_model_name_or_path") if file.is_file() else None
+    try:
+        return parse_json(read_text(file, "an adapter's config")).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        return None  # only a hint in messages is lost

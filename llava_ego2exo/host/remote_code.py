@@ -1,0 +1,50 @@
+"""Python code that a checkpoint brings along: LLaVA lets transformers run it for `hf:` towers, and for paths with `mpt`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..errors import Ego2ExoError
+from .command_line import read_config
+from .flavour import PYPI, detect
+
+ALLOWED = "LLAVA_EGO2EXO_REMOTE_CODE"
+
+
+def check_tower_code(tower: Any) -> None:
+    """Refuse a `hf:` tower that brings code.
+
+    Args:
+        tower: `--vision_tower`, or `mm_vision_tower` of a config.
+
+    Raises:
+        Ego2ExoError: it does, and the environment does not allow it.
+    """
+    if isinstance(tower, str) and tower.startswith("hf:"):
+        _refuse(tower.removeprefix("hf:"), f"the vision tower {tower}")
+
+
+def check_base_code(path: Any) -> None:
+    """Refuse a base that brings code where llava-torch would run it: by the letters `mpt` anywhere in its path.
+
+    Raises:
+        Ego2ExoError: it does, and the environment does not allow it.
+    """
+    if "mpt" in str(path) and detect() == PYPI:
+        _refuse(str(path), f"--model_name_or_path {path}")
+
+
+def _refuse(path: str, what: str) -> None:
+    if os.environ.get(ALLOWED) == "1":
+        return
+    try:
+        brings = bool(read_config(path).get("auto_map"))
+    except Ego2ExoError:
+        return  # no config: what reads it says so
+    if brings:
+        raise Ego2ExoError(
+            f"{what} brings Python code of its own (auto_map in its config.json), which would be run",
+            "models whose classes transformers and llava know",
+            f"read that code first, and set {ALLOWED}=1 where you trust it",
+        )

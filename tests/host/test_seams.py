@@ -18,6 +18,7 @@ from llava_ego2exo.host import seams
 from llava_ego2exo.host.llava_arch import original_projector_builder
 from llava_ego2exo.host.patchboard import Patchboard, resolve, substituted
 from llava_ego2exo.host.projector import check_type
+from llava_ego2exo.host.registration import standing
 from llava_ego2exo.registry import PROJECTORS, TRAINERS, Registry
 
 from .models import Batch, branch_of, build, check_rows, is_next
@@ -72,7 +73,10 @@ def test_a_second_register_changes_nothing():
     llava_ego2exo.register()
     first = snapshot()
     llava_ego2exo.register()
-    llava_ego2exo.register(mends="none")
+    llava_ego2exo.register(mends="all")
+    assert same(first, snapshot())
+    with pytest.raises(Ego2ExoError, match="mends='none'.*registered already with the mends accelerator.*unregister"):
+        llava_ego2exo.register(mends="none")
     assert same(first, snapshot())
 
 
@@ -116,7 +120,7 @@ def test_a_changed_signature_is_refused(seam):
     assert same(clean, snapshot())
 
 
-@pytest.mark.parametrize("seam", seams.HOOKS, ids=lambda seam: seam.key)
+@pytest.mark.parametrize("seam", [seam for seam in OURS if seam.kind == "hook"], ids=lambda seam: seam.key)
 def test_a_missing_function_is_refused(seam):
     owner, name = resolve(importlib.import_module(seam.module), seam.target)
     clean = snapshot()
@@ -139,14 +143,12 @@ def test_a_surprise_in_a_module_imported_later():
     try:
         with pytest.MonkeyPatch.context() as patch:
             llava_ego2exo.register()
-            changed = [s for s in OURS if s.key == "loader"]
-            worse = seams.Seam(**{**vars(changed[0]), "params": ("nonsense",)})
-            finder = seams._current.finder
-            callback = finder.callbacks[name]
-            patch.setitem(finder.callbacks, name, lambda module: seams._current._enter((worse,), module))
+            loader = next(seam for seam in OURS if seam.key == "loader")
+            worse = seams.Seam(**{**vars(loader), "params": ("nonsense",)})
+            patch.setitem(standing().groups, name, [worse])
             with pytest.raises(Ego2ExoError, match="seam loader: .*nonsense"):
                 importlib.import_module(name)
-            assert callback is not None
+            assert standing() is None
     finally:
         sys.modules[name] = builder
         sys.modules["llava.model"].builder = builder

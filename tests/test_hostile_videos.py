@@ -1,5 +1,6 @@
 """Strange and hostile videos: each decodes properly or is a named failure, in time, whatever its decoder does."""
 
+import json
 import os
 import re
 import signal
@@ -207,6 +208,22 @@ def test_a_decoder_that_goes_wrong_is_a_named_failure(strange, fault_table):
         in_time = time.monotonic() - begun < 3
         survived += in_time and np.array_equal(read_video(str(strange / "good.mp4")).frames, good.frames)
     fault_table("decoder hangs, crashes, lies or eats memory: the next file is read", len(FAULTS), survived)
+
+
+@pytest.mark.fault
+def test_mutated_videos_for_a_short_time(no_skip_videos, fault_table):
+    """`scripts/fuzz_videos.py` in a process of its own, with the mutations of a seed; longer by hand."""
+    script = Path(__file__).parents[1] / "scripts" / "fuzz_videos.py"
+    flags = ["--count", "300", "--seconds", "8", "--seed", "1", "--workers", "2", "--json"]
+    real = ["--videos", str(no_skip_videos)] if no_skip_videos.is_dir() else []
+    done = subprocess.run([sys.executable, str(script), *flags, *real], capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert done.returncode == bool(found["lost"])
+    decoded, refused = (found["reader"][outcome] for outcome in ("decoded", "refused by name"))
+    assert found["mutations"] == sum(found["reader"].values()) == sum(found["probe"].values())
+    assert decoded > 5 and refused > 5, "mutations that all fail, or none, try little"
+    tried = 2 * found["mutations"]
+    fault_table("mutated videos through reader and probe", tried, tried - len(found["lost"]))
 
 
 def test_threads_share_processes_and_each_has_one(strange):

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import Ego2ExoError
 
 # A process that holds Python's lock ends by the kernel's alarm, so much later than it would be killed from outside.
-_GRACE_S = 5.0
+_GRACE_S = 2.0
 # What a decoder may need beside the frames that it hands back: its reference frames, and libraries.
 _SPARE_BYTES = 8 << 30
 # Whoever is asked to end decides for us: we end with it.

@@ -156,6 +156,19 @@ def test_broken_and_hostile_files_are_named(tmp_path, no_skip_videos, fault_tabl
     fault_table("broken and hostile video files are named failures", tried, told)
 
 
+def test_widths_that_decord_cannot_read(tmp_path):
+    """They are listed in docs/data.md; another decord may have others."""
+    refused = []
+    for width in (*range(1, 34), 40, 47, 48, 49, 56, 64, 72, 80, 96, 120, 144):
+        path = encode(tmp_path / "w.avi", (20, width), 2, codec="rawvideo", pix_fmt="bgr24")
+        try:
+            read_video(str(path))
+        except Ego2ExoError as error:
+            assert f"decord cannot read frames of width {width}" in str(error)
+            refused.append(width)
+    assert refused == [1, 2, 3, 4, 6, 8, 12, 16, 24, 48, 72]
+
+
 def test_bounds_move_with_their_flags(tmp_path):
     path = str(bomb(tmp_path / "8k.avi", 8200))
     assert video_seconds(path, VideoLimits(video_max_megapixels=70)) == pytest.approx(0.5)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(file.name for file in (ROOT / "scripts").glob("*.sh"))
 TRAINING = ("train_qlora.sh", "train_torchrun.sh", "slurm_train.sh")
 TEACHING = ("teach.sh", "slurm_teach.sh")
+ON_NODES = ("slurm_train.sh", "slurm_teach.sh", "slurm_eval.sh")
 
 # Each writes its name and arguments to $CALLS, a line an argument. srun then runs what it was given to run.
 RECORD = '#!/usr/bin/env bash\n{ printf "%s\\n" "${0##*/}" "$@"; echo "-- end"; } >>"$CALLS"\n'
@@ -120,7 +121,7 @@ def test_a_script_can_be_run_and_parses(name):
         assert "\nset -euo pipefail\n" in text and text.startswith("#!/usr/bin/env bash\n#")
 
 
-@pytest.mark.parametrize("name", [*TRAINING, *TEACHING, "eval.sh"])
+@pytest.mark.parametrize("name", [*TRAINING, *TEACHING, "eval.sh", "slurm_eval.sh"])
 def test_a_script_says_whether_it_was_run(name):
     comment = (ROOT / "scripts" / name).read_text().split("set -euo pipefail")[0]
     assert "was not run" in comment and "GPU" in comment
@@ -215,7 +216,7 @@ def test_a_failed_run_is_a_failed_script(script, desk):
 # SLURM
 
 
-@pytest.mark.parametrize("script", ["slurm_train.sh", "slurm_teach.sh"])
+@pytest.mark.parametrize("script", ON_NODES)
 def test_nodes_meet_on_the_first(script, desk):
     assert desk.run(script)[0] == 0
     call = desk.call("torchrun")
@@ -229,7 +230,7 @@ def test_nodes_meet_on_the_first(script, desk):
     assert "--cpus-per-task=32" in desk.call("srun")
 
 
-@pytest.mark.parametrize("script", ["slurm_train.sh", "slurm_teach.sh"])
+@pytest.mark.parametrize("script", ON_NODES)
 def test_a_job_that_nears_its_time_limit_queues_itself_again(script, desk):
     process = desk.start(script, STUB_SECONDS="30")
     deadline = time.monotonic() + 20
@@ -242,7 +243,7 @@ def test_a_job_that_nears_its_time_limit_queues_itself_again(script, desk):
     assert not any(call[0] == "llava-ego2exo" for call in desk.calls)
 
 
-@pytest.mark.parametrize("script", ["slurm_train.sh", "slurm_teach.sh"])
+@pytest.mark.parametrize("script", ON_NODES)
 @pytest.mark.parametrize("missing", ["SLURM_SUBMIT_DIR", "SLURM_GPUS_ON_NODE"])
 def test_not_under_slurm_or_without_gpus(script, missing, desk):
     code, err = desk.run(script, **{missing: ""})
@@ -394,3 +395,15 @@ class TestEvaluation:
         self.data(desk, "TSU-TC.json")
         code, _ = desk.run("eval.sh", "--check")
         assert code == 0 and self.parsed(desk.call("llava-ego2exo")).check
+
+    def test_on_several_nodes(self, desk):
+        from llava_ego2exo.evaluation.benchmarks import BENCHMARKS
+
+        assert desk.run("slurm_eval.sh", "--limit", "64")[0] == 0
+        asked = self.parsed(desk.call("torchrun"))
+        assert asked.benchmark in BENCHMARKS and Path(asked.data).name in BENCHMARKS[asked.benchmark].files
+        assert (asked.view, asked.limit, len(asked.model)) == ("both", 64, 2)
+        student = dict(model.split("=", 1) for model in asked.model)["student"]
+        desk.run("slurm_train.sh")
+        assert student == value(desk.call("torchrun"), "--output_dir")
+        assert asked.frames_upbound == int(value(desk.call("torchrun"), "--frames_upbound"))

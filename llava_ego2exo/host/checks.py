@@ -23,11 +23,12 @@ from .rehearsal import Rehearsal, Spread
 from .remote_code import check_base_code, check_tower_code
 from .resume_check import check_resume
 from .saved_check import require_choice
+from .sharding import check_sharding
 from .teacher_checks import SampleCheck, check_distilling
 from .template_check import check_lessons, check_version
 from .vision import trained_tower
-from .whole_weights import require_whole_weights
 from .whole_checkpoints import Found
+from .whole_weights import require_whole_weights
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def check_run(settings: Settings) -> Checked:
         raise Ego2ExoError(f"--pretrain_mm_mlp_adapter {adapter} is no file", "an mm_projector.bin")
     check_reading(settings)
     distilling = check_distilling(settings)
+    check_sharding(settings)
     require_choice(settings["ego2exo_check_saved"])
     samples = SampleCheck(settings, distilling) if distilling.on else None
     looked, keys = Spread(), set()

@@ -35,6 +35,7 @@ class Sums:
         masked: rows without any token of an answer's own text: they teach nothing.
         cut: rows that are as long as a row can be, so that their end is missing.
         unreadable: rows that stand for samples that cannot be read; they are in no other number.
+        repeated: rows that only fill up an epoch's last batch; they are in no other number.
     """
 
     ce: float = 0.0
@@ -47,6 +48,7 @@ class Sums:
     masked: float = 0.0
     cut: float = 0.0
     unreadable: float = 0.0
+    repeated: float = 0.0
 
     def add(self, other: Sums) -> None:
         """Add another's sums to these."""
@@ -58,6 +60,12 @@ class Sums:
         self.samples -= rows
         self.masked -= rows
         self.unreadable += rows
+
+    def leave_out_repeats(self, rows: int) -> None:
+        """Of the last batch that was added so many rows only fill it up."""
+        self.samples -= rows
+        self.masked -= rows
+        self.repeated += rows
 
     def loss(self, weight: float) -> float:
         """Mean over all answer tokens of cross-entropy and `weight` times KL; 0 where there is no token."""
@@ -99,6 +107,8 @@ class Sums:
     def told(self, distilling: bool) -> list[str]:
         """What of a run had to be left out, in words."""
         lines = self.short()
+        if self.repeated:
+            lines.append(f"{self.repeated:.0f} rows that fill up the last batches of epochs were left out")
         if distilling and not self.kl_tokens:
             lines.append("no answer token had a KL in this run")
         if self.left_out:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from .classes import class_key
 from .command_line import Settings, read_config
 from .loading import check_base
 from .media_folders import MediaFolders
+from .sharding import zero_stage
 
 _FLAGS = tuple(DistillConfig().to_dict())
 
@@ -62,7 +62,7 @@ def _flags(names: list[str]) -> str:
 def _check_run(settings: Settings) -> None:
     """What no KL can work with, whoever teaches."""
     trainer = settings["trainer_type"]
-    stage = _zero_stage(settings["deepspeed"])
+    stage = zero_stage(settings["deepspeed"])
     cases = (
         (trainer not in (None, "ego2exo"), f"--trainer_type {trainer}", "that trainer computes no KL", "leave it out"),
         (settings["label_smoothing_factor"], f"--label_smoothing_factor {settings['label_smoothing_factor']}",
@@ -81,15 +81,6 @@ def _check_run(settings: Settings) -> None:
     for wrong, given, reason, remedy in cases:
         if wrong:
             raise Ego2ExoError(f"{given} with --{PREFIX}kd_weight above 0: {reason}", "", remedy)
-
-
-def _zero_stage(path: Any) -> int:
-    """The ZeRO stage of a DeepSpeed config file; 0 where it says none or cannot be read (DeepSpeed says so itself)."""
-    try:
-        found = json.loads(Path(path).read_text()) if isinstance(path, (str, os.PathLike)) else path or {}
-        return int(found.get("zero_optimization", {}).get("stage", 0))
-    except (OSError, ValueError, AttributeError, TypeError):
-        return 0
 
 
 def data_parallel(settings: Settings) -> bool:

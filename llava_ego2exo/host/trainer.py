@@ -13,6 +13,7 @@ from .classes import torch_dtype
 from .distilling_trainer import distilling
 from .leaving_out import leaving_out
 from .projector import CHILD
+from .repeats import counting_once
 from .resuming import resuming
 from .watching import watching
 
@@ -67,7 +68,9 @@ def group_name(parameter: str) -> str:
 def build_trainer(llava_trainer: type) -> type:
     """The trainer `ego2exo`: LLaVA's that distils, with its optimizer groups split, checked and shown."""
 
-    class Ego2ExoTrainer(leaving_out(watching(resuming(distilling(llava_trainer))))):  # type: ignore[misc, valid-type]
+    distilled = counting_once(distilling(llava_trainer))
+
+    class Ego2ExoTrainer(leaving_out(watching(resuming(distilled)))):  # type: ignore[misc, valid-type]
         def create_optimizer(self) -> Any:
             super().create_optimizer()
             split_ego_groups(self.model, self.optimizer, getattr(self.model.config, "ego2exo_lr", None))

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=ego2exo-eval
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=32
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+#
+# Base beside student on one benchmark, on several machines under SLURM, a copy of the model on each GPU. Edit the lines
+# above and the variables, then submit it from the repository, in the environment to work in:
+#
+#   sbatch scripts/slurm_eval.sh
+#   sbatch scripts/slurm_eval.sh --limit 64      # further flags go to `llava-ego2exo eval`
+#
+# A preempted job is queued again by SLURM, and one that nears its time limit queues itself again; what was asked is on
+# disk, so that only the rest is asked. Descriptions are stored; `llava-ego2exo eval --rescore OUT` has them judged later.
+# All paths lie where all nodes see them.
+# It was not run on a cluster or a GPU yet; the tests run it with stubs in place of srun, scontrol and torchrun.
+set -euo pipefail
+
+# sbatch runs a copy of this file that lies elsewhere.
+cd "${SLURM_SUBMIT_DIR:?submit this with sbatch}"
+
+BENCHMARK=ego-in-exo                              # or one of the adlx-* sets: docs/benchmarks.md
+DATA=data/benchmarks/all_category_qas.json
+VIDEOS=data/keysteps
+VIEW=both                                         # ego-in-exo on both cameras; exo for all other sets
+OUT=runs/eval/ego-in-exo
+BASE=lmms-lab/llava-onevision-qwen2-7b-ov
+STUDENT=runs/llava-qwen-ego2exo                   # as scripts/slurm_train.sh writes it
+FRAMES=32                                         # as in training
+
+GPUS="${SLURM_GPUS_ON_NODE:?ask for GPUs, as in the line --gpus-per-node above}"
+HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
+PORT=$((20000 + SLURM_JOB_ID % 20000))
+
+# SLURM sends USR1 before the time is over. bash runs the trap only while it waits, so srun goes to the background.
+trap 'echo "time is nearly over: queueing again"; scontrol requeue "$SLURM_JOB_ID"' USR1
+
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" torchrun \
+    --nnodes "$SLURM_JOB_NUM_NODES" \
+    --nproc_per_node "$GPUS" \
+    --rdzv_id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" \
+    --rdzv_backend c10d \
+    --rdzv_endpoint "$HEAD:$PORT" \
+    -m llava_ego2exo \
+    eval --benchmark "$BENCHMARK" --data "$DATA" --videos "$VIDEOS" --view "$VIEW" \
+    --model "base=$BASE" --model "student=$STUDENT" --model-base "student=$BASE" --template qwen_1_5 \
+    --frames-upbound "$FRAMES" --out "$OUT" "$@" &
+wait "$!"

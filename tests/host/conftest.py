@@ -105,12 +105,10 @@ def run_training(world, monkeypatch):
                 made.append(original(*args, **kwargs))
                 return made[-1]
 
-        monkeypatch.setattr(host, "LLaVATrainer", Spy("LLaVATrainer", (original,), {}))
         monkeypatch.setattr(sys, "argv", ["train", *world.arguments(out, kind, **flags)])
-        try:
+        with monkeypatch.context() as patch:  # undone before the plugin is, which would else be found again behind it
+            patch.setattr(host, "LLaVATrainer", Spy("LLaVATrainer", (original,), {}))
             host.train()
-        finally:
-            monkeypatch.setattr(host, "LLaVATrainer", original)
         return made[0]
 
     return run

@@ -185,7 +185,7 @@ class _Frames(Mapping[int, Tensor]):
         parts = [call.pop(layer) if self.once else call[layer] for call in calls]
         states = parts[0] if len(parts) == 1 else torch.cat(parts)
         states = states[:, states.shape[1] - self.captured.tower.num_patches_per_side**2 :]
-        if self.chosen == [(0, self.total)]:
+        if [frame for first, last in self.chosen for frame in range(first, last)] == list(range(self.total)):
             return states
         return torch.cat([states[first:last] for first, last in self.chosen])
 

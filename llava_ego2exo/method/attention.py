@@ -191,7 +191,10 @@ class CrossAttention(nn.Module):
     def _folded(self, queries: Tensor, states: Tensor, lengths: list[int], extra: KeyEmbedding) -> Tensor:
         # Scaled before folding: the largest numbers come last, which spares float16 an overflow.
         folded = self.k(queries * queries.shape[-1] ** -0.5, fold="queries").flatten(1, 2)  # (V, H * P, D)
-        attend = kept if self._keeps_weights(states) else lean
+        attend = lean
+        if self._keeps_weights(states):
+            # One copy for all uses, where a class token was cut away or a dtype differs; `lean` keeps none.
+            attend, states = kept, states.to(folded.dtype).contiguous()
         contexts = [
             attend(query, frames, *_embedding_scores(query, len(frames), extra))
             for query, frames in zip(folded, states.split(lengths), strict=True)

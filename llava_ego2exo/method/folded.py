@@ -28,7 +28,7 @@ def kept(query: Tensor, states: Tensor, frame: Tensor | None = None, position: T
     Returns:
         (M, D), of the query's dtype.
     """
-    patches = states.flatten(0, 1).to(query.dtype)  # once: where a class token was cut away this is a copy
+    patches = states.flatten(0, 1).to(query.dtype)
     scores = _add(query @ patches.T, states.shape[0], frame, position)
     return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ patches
 

@@ -21,8 +21,11 @@ def offloaded(states: Tensor) -> Iterator[None]:
         states: (frames, patches, D), the encoder layer that is read inside the block.
     """
     stay = _Block(states.numel())
-    with torch.autograd.graph.saved_tensors_hooks(stay.pack, _unpack):
-        yield
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(stay.pack, _unpack):
+            yield
+    finally:
+        stay.gone.clear()  # autograd keeps the hooks, and with them the block, until backward
 
 
 def _is_elsewhere(tensor: Tensor) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import types
+import weakref
 
 import pytest
 import torch
@@ -192,6 +193,18 @@ def test_offloaded_storages_leave_and_return_once(cut, lengths, attn, large, els
     if attn != "flash":  # the stand-in keeps more than flash-attn
         assert len(elsewhere) == len(ways)
         assert ways == ["away"] * 2 * large + ["back"] * 2 * large
+
+
+@pytest.mark.parametrize("attn", ["lean", "folded", "sdpa"])
+def test_what_is_offloaded_leaves_its_device(attn, elsewhere):
+    module = EgoAdaptiveTokens(2, 8, 2, (0,), attn="folded" if attn == "lean" else attn)
+    module.blocks[0].keep_weights = False if attn == "lean" else None
+    states = {0: torch.randn(2, LARGE, 8)}
+    held = weakref.ref(states[0].untyped_storage())
+    out = module(states, [1, 1], offload=True)
+    states.clear()
+    assert held() is None
+    out.sum().backward()
 
 
 def test_offloaded_twice_through_the_same_graph(elsewhere):

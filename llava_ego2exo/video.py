@@ -105,7 +105,7 @@ def _ask(path: str, wanted: dict[str, Any], limits: VideoLimits) -> tuple[dict[s
             if "shape" in answer:
                 frames = reader.frames(answer["shape"], limits.most_bytes)
     except Stopped as stopped:
-        remedy = f"look at the file; {raising('video_limit_s')}"
+        remedy = raising("video_limit_s") if stopped.late else "encode it again, or take it out"
         raise Ego2ExoError(f"video {path} {stopped}", "a file that ffmpeg plays", remedy) from stopped
     if "refused" in answer:
         reason, allowed, remedy = answer["refused"]

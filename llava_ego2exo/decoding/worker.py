@@ -24,7 +24,16 @@ _LONGEST_LINE = 1 << 26
 
 
 class Stopped(Exception):
-    """The process hung or crashed; the message says which, to be read after a file's name."""
+    """The process hung or crashed.
+
+    Args:
+        reason: which, to be read after a file's name.
+        late: whether more time might have helped.
+    """
+
+    def __init__(self, reason: str, late: bool = False) -> None:
+        super().__init__(reason)
+        self.late = late
 
 
 class Worker:
@@ -111,7 +120,7 @@ class Worker:
     def _answer(self, limit_s: float) -> dict[str, Any]:
         line = self._line(time.monotonic() + limit_s)
         if line is None:
-            raise self._stopped(f"does not decode within {limit_s:g} s")
+            raise self._stopped(f"does not decode within {limit_s:g} s", late=True)
         if not line:
             raise self._stopped(f"crashes the decoder (exit code {self._process.wait()})")
         try:
@@ -139,9 +148,9 @@ class Worker:
         self._unread[:] = rest
         return line
 
-    def _stopped(self, reason: str) -> Stopped:
+    def _stopped(self, reason: str, late: bool = False) -> Stopped:
         self.stop()
-        return Stopped(reason)
+        return Stopped(reason, late)
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:

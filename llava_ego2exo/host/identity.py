@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import PREFIX, DistillConfig, Ego2ExoConfig
+from ..decoding.limits import VideoLimits
 from ..runs.hashes import file_hash
 from .command_line import Settings
 from .data_check import data_files
@@ -30,6 +31,7 @@ _FREE = {
     "report_to", "run_name", "disable_tqdm", "local_rank", "log_level", "log_level_replica", "log_on_each_node",
     "cache_dir", "verbose_logging", "resume_from_checkpoint", "skip_memory_metrics", "ignore_data_skip",
     *(PREFIX + name for name in ("teacher", "teacher_base", "answers", "check_saved", "frame_cache", "frame_cache_gb")),
+    *VideoLimits().to_dict(PREFIX),
 }  # fmt: skip
 _FREE_BEGINNINGS = ("logging_", "save_", "dataloader_num", "dataloader_p", "eval_", "push_to_hub", "hub_", "ddp_")
 _SAMPLED = 16

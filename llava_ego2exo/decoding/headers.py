@@ -30,7 +30,7 @@ class Header:
     Args:
         width: pixels.
         height: pixels.
-        duration_s: of the file in seconds; 0 where it does not say.
+        duration_s: of the file in seconds; 0 where it does not say, as in files that decord refuses.
     """
 
     width: int
@@ -88,7 +88,7 @@ def check_header(header: Header, limits: VideoLimits) -> None:
         )
     hours = header.duration_s / 3600
     if hours > limits.video_max_hours:
-        raise Ego2ExoError(f"lasts {hours:.1f} h", f"up to {limits.video_max_hours:g} h", raising("video_max_hours"))
+        raise Ego2ExoError(f"lasts {hours:.3g} h", f"up to {limits.video_max_hours:g} h", raising("video_max_hours"))
 
 
 def check_memory(frames: int, header: Header, limits: VideoLimits) -> None:

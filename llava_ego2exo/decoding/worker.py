@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..errors import Ego2ExoError
+
 _PACKAGE_ROOT = str(Path(__file__).parents[2])
 # Starting is not the video's fault, and may take long where packages lie on a slow disk.
 _START_S = 120.0
@@ -58,6 +60,7 @@ class Worker:
 
         Raises:
             Stopped: it hung or crashed.
+            Ego2ExoError: it does not even start.
         """
         process = self._start()
         # What an earlier answer left there must never be taken for the frames of this one.
@@ -123,11 +126,8 @@ class Worker:
             raise self._stopped(f"does not decode within {limit_s:g} s", late=True)
         if not line:
             raise self._stopped(f"crashes the decoder (exit code {self._process.wait()})")
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
+        answer = _object(line)
+        if answer is None:
             raise self._stopped("makes the decoder answer wrongly")
         return answer
 
@@ -165,19 +165,33 @@ class Worker:
         return self._process
 
     def _greeted(self) -> None:
+        """Wait until it is ready; that it does not start is no fault of a video."""
         line = self._line(time.monotonic() + _START_S)
-        try:
-            ready = json.loads(line or b"null")
-        except ValueError:
-            ready = None
-        if not isinstance(ready, dict) or "broken" in ready:
-            code = self._process.poll()
-            self.stop()
-            why = ready["broken"] if isinstance(ready, dict) else f"exit code {code}"
-            raise Stopped(f"is not read: the process that decodes does not start ({why})")
+        ready = _object(line or b"")
+        if ready == {"ready": True}:
+            return
+        if line is None:
+            why = f"no answer in {_START_S:g} s"
+        else:
+            why = (ready or {}).get("broken", f"answers {line[:80]!r}") if line else f"exit code {self._process.wait()}"
+        self.stop()
+        raise Ego2ExoError(
+            f"the process that decodes videos does not start: {why}",
+            "decord and PyAV that can be imported side by side",
+            f"look at what this prints: {sys.executable} -c 'import {self.module}, av, decord'",
+        )
 
     def _command(self) -> list[str]:
         return [sys.executable, "-m", self.module]
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    """A line's JSON object; None where it holds no such."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _memory() -> int:

@@ -161,3 +161,22 @@ def step(trained: Any, inputs: dict[str, Any]) -> None:
     trained.training_step(trained.model_wrapped, dict(inputs))
     trained.optimizer.step()
     trained.model.zero_grad()
+
+
+def planned(base: Path, inputs: dict[str, Any], frames: int, bits: int, states: str) -> int:
+    """Bytes that `llava-ego2exo plan` tells of such a step."""
+    from llava_ego2exo.config import Ego2ExoConfig
+    from llava_ego2exo.host.flavour import NEXT, detect
+    from llava_ego2exo.planning.parts import Run
+    from llava_ego2exo.planning.shapes import read_shapes
+    from llava_ego2exo.planning.step import estimate
+
+    config = json.loads((base / "config.json").read_text())
+    tower = json.loads((Path(config["mm_vision_tower"]) / "config.json").read_text())
+    answer = int((inputs["labels"] != -100).sum())
+    cuda = torch.cuda.is_available()
+    run = Run(
+        frames=frames, bits=bits, prompt=inputs["labels"].shape[1] - 1 - answer, answer=answer, on_card=cuda,
+        ego=Ego2ExoConfig(states=states), dtype=torch.bfloat16 if cuda else torch.float32,
+    )  # fmt: skip
+    return estimate(read_shapes(config, tower, detect() == NEXT), run).peak

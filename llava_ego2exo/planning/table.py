@@ -100,7 +100,7 @@ def _words(shapes: Shapes) -> str:
     return (
         f"{language.model_type}, {language.num_hidden_layers} layers of {language.hidden_size}, "
         f"{language.vocab_size} tokens; tower {tower.model_type}, {tower.num_hidden_layers} layers of "
-        f"{tower.hidden_size}; {shapes.visual_tokens(1)} visual tokens a frame"
+        f"{tower.hidden_size}; {shapes.pooled_side**2} visual tokens a frame"
     )
 
 

@@ -7,7 +7,7 @@ import torch
 
 from llava_ego2exo.config import Ego2ExoConfig
 from llava_ego2exo.demo.tiny import tiny_llava, tiny_tower
-from llava_ego2exo.planning.live_bytes import LiveBytes
+from llava_ego2exo.planning.live_bytes import LiveBytes, held_bytes
 from llava_ego2exo.planning.parts import Run
 from llava_ego2exo.planning.shapes import read_shapes
 from llava_ego2exo.planning.step import estimate
@@ -31,17 +31,6 @@ def shapes_of(folder, flavour):
     )
 
 
-def held(model, optimizer):
-    """Bytes of weights, of what quantized ones keep beside them, and of the optimizer."""
-    tensors = [*model.parameters(), *model.buffers()]
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        nested = getattr(state, "state2", None)
-        tensors += [value for part in (state, nested) if part for value in (part.absmax, part.code)]
-    tensors += [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
-
-
 @pytest.fixture
 def measured(train, monkeypatch, tmp_path, sized):
     """Bytes that the second step of a run holds at most, and the length of the language model's input."""
@@ -58,7 +47,7 @@ def measured(train, monkeypatch, tmp_path, sized):
                 return original(self, model, inputs, *args)
             from llava_ego2exo.host.answer_pass import llava_model, watched
 
-            before = held(model, self.optimizer)
+            before = held_bytes(model, self.optimizer) + sum(image.nbytes for image in inputs["images"])
             with LiveBytes(block=1) as live, watched(llava_model(model)) as seen:
                 loss = original(self, model, inputs, *args)
             found.append((before + live.most, seen.labels.shape[1], int(seen.supervised.sum())))
@@ -105,5 +94,59 @@ def test_the_plan_is_what_a_step_takes(case, measured, sized, flavour):
     )  # fmt: skip
     found = estimate(shapes, run, block=1)
     assert found.length == length
-    print(case, found, peak, found.peak / peak)
     assert found.peak == pytest.approx(peak, rel=0.1)
+
+
+def test_the_command(sized, flavour, capsys, monkeypatch):
+    from llava_ego2exo.cli import main
+
+    base = str(sized[1])
+    assert main(["plan", "--model", base, "--frames-upbound", "2", "4", "--card-gb", "1", "--beside-llava"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in told if line.startswith("| 4")]
+    per_frame = shapes_of(sized[1], flavour).visual_tokens(2) // 2
+    assert [row[:3] for row in rows] == [["4", str(n), str(256 + 16 + n * per_frame)] for n in (2, 4)]
+    assert all(row[-1] == "yes" for row in rows) and float(rows[0][6]) <= float(rows[1][6])
+    assert main(["plan", "--model", base, "--card-gb", "0.001"]) == 1
+    assert capsys.readouterr().out.splitlines()[5].endswith("no |")
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--frames-upbound", "0"], "frames 0"),
+        (["--states", "offload"], "states offload"),
+        (["--layers", "99"], "out of range"),
+        (["--card-gb", "-1"], "--card-gb -1"),
+    ],
+)
+def test_wrong_input(flags, text, sized, capsys):
+    from llava_ego2exo.cli import main
+
+    assert main(["plan", "--model", str(sized[1]), *flags]) == 1
+    assert text in capsys.readouterr().err
+
+
+def test_models_without_a_plan(tmp_path):
+    from llava_ego2exo.errors import Ego2ExoError
+
+    for config, text in (
+        ({"model_type": "llava_mixtral"}, "llava_mixtral"),
+        ({"model_type": "llava_qwen", "mm_vision_tower": "some/tower"}, "some/tower"),
+    ):
+        with pytest.raises(Ego2ExoError, match=text):
+            read_shapes(config, None, True)
+
+
+def test_tokens_of_a_frame_at_the_published_sizes():
+    """LLaVA-OneVision: 27 patches in a row, pooled to 14 (bilinear), and one token at the end of the video."""
+    config = {
+        "model_type": "llava_qwen", "mm_vision_tower": "google/siglip-so400m-patch14-384", "mm_spatial_pool_stride": 2,
+        "mm_spatial_pool_mode": "bilinear", "mm_patch_merge_type": "spatial_unpad", "mm_newline_position": "one_token",
+    }  # fmt: skip
+    assert read_shapes(config, None, True).visual_tokens(32) == 32 * 196 + 1
+    grid = {**config, "mm_newline_position": "grid"}
+    assert read_shapes(grid, None, True).visual_tokens(32) == 32 * 14 * 15
+    average = {**config, "mm_spatial_pool_mode": "average", "mm_newline_position": "frame"}
+    assert read_shapes(average, None, True).visual_tokens(8) == 8 * 170
+    assert read_shapes(config, None, False).visual_tokens(2) == 2 * 729

@@ -33,7 +33,7 @@ class Desk:
 
     def __init__(self, shared: int, parent: int) -> None:
         self.shared, self.parent = shared, parent
-        self.limit_s, self._told = 0.0, 0.0
+        self.limit_s, self._told, self._stamp = 0.0, 0.0, b""
         # Decoders write to file descriptors 1 and 2 on their own; only our answers may reach the reader.
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
@@ -53,15 +53,16 @@ class Desk:
             self.say({"alive": True})
 
     def share(self, array: Any) -> None:
-        """Hand over a uint8 array beside the answer."""
-        left, done = memoryview(array.reshape(-1)), 0
-        while left:
-            count = os.pwrite(self.shared, left, done)
-            left, done = left[count:], done + count
+        """Hand over a uint8 array beside the answer, and behind it what proves that it belongs to this request."""
+        done = 0
+        for part in (memoryview(array.reshape(-1)), memoryview(self._stamp)):
+            while part:
+                count = os.pwrite(self.shared, part, done)
+                part, done = part[count:], done + count
 
     def begin(self, request: dict[str, Any]) -> None:
         """Bound what one answer may take."""
-        self.limit_s = request["limit_s"]
+        self.limit_s, self._stamp = request["limit_s"], bytes.fromhex(request["stamp"])
         self._alarm(self.limit_s + _GRACE_S)
         most = self._bytes + 2 * request.get("most_bytes", 0) + _SPARE_BYTES
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]

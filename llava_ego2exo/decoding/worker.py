@@ -23,6 +23,9 @@ _PACKAGE_ROOT = str(Path(__file__).parents[2])
 # Starting is not the video's fault, and may take long where packages lie on a slow disk.
 _START_S = 120.0
 _LONGEST_LINE = 1 << 26
+# Shared memory that is kept from one clip to the next, as new memory costs time; more is given back.
+_KEPT_BYTES = 1 << 27
+STAMP_BYTES = 8
 
 
 class Stopped(Exception):
@@ -49,7 +52,7 @@ class Worker:
         self.module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._shared: int | None = None
-        self._unread = bytearray()
+        self._unread, self._stamp = bytearray(), b""
 
     def ask(self, request: dict[str, Any], limit_s: float) -> dict[str, Any]:
         """The answer to one request.
@@ -63,9 +66,8 @@ class Worker:
             Ego2ExoError: it does not even start.
         """
         process = self._start()
-        # What an earlier answer left there must never be taken for the frames of this one.
-        os.ftruncate(self._shared, 0)
-        line = json.dumps({**request, "limit_s": limit_s}).encode() + b"\n"
+        self._stamp = os.urandom(STAMP_BYTES)
+        line = json.dumps({**request, "limit_s": limit_s, "stamp": self._stamp.hex()}).encode() + b"\n"
         # Where it has died, reading says so.
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(line)
@@ -92,14 +94,14 @@ class Worker:
         if not 0 < size <= most_bytes:
             raise self._stopped("makes the decoder answer wrongly")
         found = np.empty(shape, np.uint8)
-        left = memoryview(found.reshape(-1))
-        while left:
-            # Read, not mapped: a process that shrinks the file now cannot hurt us.
-            count = os.preadv(self._shared, [left], size - len(left))
-            if not count:
-                raise self._stopped("makes the decoder answer wrongly")
-            left = left[count:]
-        os.ftruncate(self._shared, 0)
+        self._take(memoryview(found.reshape(-1)), 0)
+        # What an earlier answer left there must never be taken for the frames of this one.
+        stamp = bytearray(STAMP_BYTES)
+        self._take(memoryview(stamp), size)
+        if stamp != self._stamp:
+            raise self._stopped("makes the decoder answer wrongly")
+        if size > _KEPT_BYTES:
+            os.ftruncate(self._shared, 0)
         return found
 
     def stop(self) -> None:
@@ -119,6 +121,15 @@ class Worker:
             os.close(self._shared)
         self._process, self._shared = None, None
         self._unread.clear()
+
+    def _take(self, room: memoryview, start: int) -> None:
+        """Fill `room` from the shared memory. It is read, not mapped: a process that shrinks it cannot hurt us."""
+        done = 0
+        while done < len(room):
+            count = os.preadv(self._shared, [room[done:]], start + done)
+            if not count:
+                raise self._stopped("makes the decoder answer wrongly")
+            done += count
 
     def _answer(self, limit_s: float) -> dict[str, Any]:
         line = self._line(time.monotonic() + limit_s)

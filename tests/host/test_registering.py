@@ -190,6 +190,8 @@ def state():
             s.target)[1]) for s in seams.SEAMS if s.target and s.module in sys.modules}
 from llava_ego2exo.host import seams
 from llava_ego2exo.host.patchboard import resolve
+llava_ego2exo.register()  # imports what LLaVA itself leaves out
+llava_ego2exo.unregister()
 before = state()
 def same(first, second):
     return first.keys() == second.keys() and all(first[k] is second[k] for k in first)

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import Ego2ExoError
 from .command_line import Settings
 
-_ALLOWED = "torchrun alone, or --deepspeed with ZeRO stage 1 or 2"
+_ALLOWED = "torchrun alone, or --deepspeed with ZeRO stage 2"
 
 
 def check_sharding(settings: Settings) -> None:
@@ -27,8 +27,8 @@ def check_sharding(settings: Settings) -> None:
         )
     if zero_stage(settings["deepspeed"]) == 3:
         raise Ego2ExoError(
-            f"--deepspeed {settings['deepspeed']} with ego tokens: with ZeRO stage 3 the processes wait for each other "
-            "without end in the first backward pass",
+            f"--deepspeed {settings['deepspeed']} with ego tokens: tried with ZeRO stage 3, the processes waited for "
+            "each other without end, or the loss was not finite",
             _ALLOWED,
             "set zero_optimization.stage to 2 in that file",
         )

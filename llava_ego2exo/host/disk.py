@@ -13,7 +13,10 @@ from .whole_checkpoints import look
 
 _NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 # torch and safetensors write in other languages and tell the reason in words alone.
-_WORDS = re.compile(r"No space left|os error (?:28|122|27|30|5)\b|Disk quota|PytorchStreamWriter|file write failed")
+_WORDS = re.compile(
+    r"No space left|os error (?:28|122|27|30|5)\b|Disk quota|PytorchStreamWriter|file write failed|iostream error|"
+    r"inline_container.*unexpected pos"
+)
 
 
 def disk_reason(error: BaseException | None) -> str | None:

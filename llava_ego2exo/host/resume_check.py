@@ -53,7 +53,8 @@ def check_resume(
         lines, changed = _by_config(found.last, flags, distilling), []
     if lines:
         raise Ego2ExoError(
-            f"{found.last} would be resumed, but was made with other flags or files (checkpoint / now): {'; '.join(lines)}",
+            f"{found.last} would be resumed, but was made with other flags or files (checkpoint / now): "
+            + "; ".join(lines),
             "the flags and files it was made with",
             "use them, or another --output_dir",
         )

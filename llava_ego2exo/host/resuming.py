@@ -37,6 +37,7 @@ def resuming(trainer: type) -> type:
 
         def on_step_end(self, args: Any, *_args: Any, **_kwargs: Any) -> None:
             ended = self.trainer.accelerator.gradient_state.end_of_dataloader
+            self.trainer.flos = float(self.trainer.state.total_flos + self.trainer.current_flos)
             late = str(getattr(args.save_strategy, "value", args.save_strategy)) == "epoch"
             self.trainer.progress.stepped(ended, late and args.gradient_accumulation_steps > 1)
 
@@ -45,7 +46,7 @@ def resuming(trainer: type) -> type:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.progress = Progress()
+            self.progress, self.flos = Progress(), 0.0
             self.add_callback(Moments(self))
 
         def begin_run(self) -> None:
@@ -56,6 +57,8 @@ def resuming(trainer: type) -> type:
             self._globalstep_last_logged = int(self._globalstep_last_logged)
             if stored is not None:
                 self._globalstep_last_logged, self._total_loss_scalar = stored["logged"], stored["total"]
+                if self.args.world_size == 1:  # several processes add theirs up when they are logged
+                    self.state.total_flos = stored["flos"]
                 self.unlogged, self.whole = Sums(**stored["unlogged"]), Sums(**stored["whole"])
 
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -119,6 +122,7 @@ def resuming(trainer: type) -> type:
             scaler = getattr(self.accelerator, "scaler", None)
             return {
                 **self.progress.to_save(),
+                "flos": self.flos,
                 "logged": int(self._globalstep_last_logged),
                 "total": float(self._total_loss_scalar),
                 "unlogged": sums_to_save(self.unlogged),

@@ -102,10 +102,12 @@ class Bench:
         for workers in self.args.workers:
             warm = self.folder / f"cache{next(self.numbers)}"
             flags: dict[str, dict[str, Any]] = {
-                WAYS[0]: {"ego2exo": None}, WAYS[1]: {},
+                WAYS[0]: {}, WAYS[1]: {},
                 WAYS[2]: {"ego2exo_frame_cache": warm}, WAYS[3]: {"ego2exo_frame_cache": warm},
             }  # fmt: skip
-            found[f"{workers} workers"] = {way: self._train(base, workers, given) for way, given in flags.items()}
+            found[f"{workers} workers"] = {
+                way: self._train(base, workers, given, way == WAYS[0]) for way, given in flags.items()
+            }
         return found
 
     def _drawn(self, name: str, gap: int) -> list[str]:
@@ -176,9 +178,12 @@ class Bench:
 
         return run
 
-    def _train(self, base: Path, workers: int, flags: dict[str, Any]) -> dict[str, float]:
-        """A short run of LLaVA's train script on the drawn clips, each twice."""
+    def _train(self, base: Path, workers: int, flags: dict[str, Any], theirs: bool) -> dict[str, float]:
+        """A short run of LLaVA's train script on the drawn clips, with ego tokens, by our reader or LLaVA's."""
         import json
+
+        from llava_ego2exo.host import dataset
+        from llava_ego2exo.host.patchboard import substituted
 
         turns = [{"from": "human", "value": "<image>\nWhat moves?"}, {"from": "gpt", "value": "A pattern moves."}]
         videos = [Path(path) for path in self._all_drawn()]
@@ -188,14 +193,14 @@ class Bench:
             "model_name_or_path": base, "version": "v1", "data_path": data, "video_folder": videos[0].parent,
             "output_dir": self.folder / f"run{next(self.numbers)}", "ego2exo": True, "num_train_epochs": 1,
             "per_device_train_batch_size": 1, "lora_enable": True, "use_cpu": self.args.device == "cpu",
+            "ego2exo_check_saved": False,
             "frames_upbound": self.args.frames, "model_max_length": 4096, "save_strategy": "no", "report_to": "none",
             "dataloader_num_workers": workers, "disable_tqdm": True, "gradient_checkpointing": False,
             "vision_tower_dtype": "float32", **flags,
         }  # fmt: skip
-        if values["ego2exo"]:
-            values["ego2exo_check_saved"] = False
-        words = [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
-        return run_training(words)
+        words = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+        with substituted(dataset, give_reader=(lambda _args: None) if theirs else dataset.give_reader):
+            return run_training(words)
 
 
 class Clips:

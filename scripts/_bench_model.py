@@ -102,6 +102,13 @@ def material(folder: Path, frames: int, kinds: tuple[str, ...] = tuple(FILES)) -
     return data
 
 
+def version() -> str:
+    """LLaVA's conversation template of these checkpoints."""
+    from llava_ego2exo.host.flavour import NEXT, detect
+
+    return "qwen_1_5" if detect() == NEXT else "v1"
+
+
 def trainer(base: Path, data: Path, out: Path, **flags: Any) -> Any:
     """The trainer that LLaVA's own train script makes, after one step of training.
 
@@ -111,11 +118,9 @@ def trainer(base: Path, data: Path, out: Path, **flags: Any) -> Any:
         out: folder of the run.
         flags: further training flags; None leaves one out.
     """
-    from llava_ego2exo.host.flavour import NEXT, detect
-
     cuda = torch.cuda.is_available()
     values = {
-        "model_name_or_path": base, "version": "qwen_1_5" if detect() == NEXT else "v1", "data_path": data,
+        "model_name_or_path": base, "version": version(), "data_path": data,
         "video_folder": data.parent, "image_folder": data.parent, "output_dir": out, "max_steps": 1,
         "lora_enable": True, "per_device_train_batch_size": 1, "model_max_length": 32768, "logging_steps": 1,
         "save_strategy": "no", "vision_tower_dtype": "bfloat16" if cuda else "float32",

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from _bench import add_common, machine, peak_bytes, show, side_by_side, table
-from _bench_model import LANGUAGE, batch, checkpoint, material, step, trainer
+from _bench_model import LANGUAGE, QUESTION, batch, checkpoint, material, step, trainer, version
 
 BATCHES = {"video": (0,), "image": (1,), "text": (2,)}
 
@@ -27,6 +27,7 @@ def main() -> int:
     add_common(parser)
     parser.add_argument("--size", choices=tuple(LANGUAGE), default="cpu", help="of the language model (default: cpu)")
     parser.add_argument("--frames", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=16, help="of an answer (default: 16)")
     parser.add_argument("--bits", type=int, default=16, choices=(4, 16))
     parser.add_argument("--work", type=Path, help="where checkpoints are kept for the next run (default: thrown away)")
     args = parser.parse_args()
@@ -49,7 +50,8 @@ def measure(args: argparse.Namespace, folder: Path, work: Path) -> dict:
         ),
     }  # fmt: skip
     found = {"machine": machine(args.device), "size": args.size, "frames": args.frames, "bits": args.bits}
-    return {**found, "batches": {kind: _batch(args, trained, kind) for kind in BATCHES}}
+    batches = {kind: _batch(args, trained, kind) for kind in BATCHES}
+    return {**found, "batches": batches, "answers": _answers(args, trained)}
 
 
 def _llavas_own(base: Path) -> dict:
@@ -76,6 +78,20 @@ def _batch(args: argparse.Namespace, trained: dict, kind: str) -> dict:
     return {"seconds": seconds, "peak_bytes": peaks}
 
 
+def _answers(args: argparse.Namespace, trained: dict) -> dict:
+    """Seconds of a greedy answer to one question about one clip."""
+    from llava_ego2exo.host.teacher import Teacher
+
+    ways = {}
+    for name, made in trained.items():
+        model = made.model.get_base_model()
+        loaded = (made.tokenizer, model, model.get_vision_tower().image_processor, None)
+        teacher = Teacher(loaded, version(), args.tokens)
+        teacher.stops = []  # an answer is as long as it is told to be
+        ways[name] = partial(teacher.answer, batch(made, BATCHES["video"])["images"], [[QUESTION]])
+    return {"tokens": args.tokens, "seconds": side_by_side(ways, args.rounds, args.device)}
+
+
 def _step(made: object, inputs: dict, at_answers: bool) -> None:
     made.at_answers = at_answers  # LLaVA's own trainer does not read it
     step(made, inputs)
@@ -90,8 +106,11 @@ def lines(found: dict) -> list[str]:
             rows.append([kind, name, f"{seconds[name]:.3f}", f"{peaks[name] / 2**20:.0f}",
                          f"{seconds[name] / seconds['LLaVA']:.3f}", f"{peaks[name] / peaks['LLaVA']:.3f}"])  # fmt: skip
     heads = ["batch", "step", "seconds", "MiB a step adds", "time / LLaVA", "memory / LLaVA"]
+    asked = found["answers"]["seconds"]
+    answers = [[name, f"{value:.3f}", f"{value / asked['LLaVA']:.3f}"] for name, value in asked.items()]
+    answered = table([f"answer of {found['answers']['tokens']} tokens", "seconds", "time / LLaVA"], answers)
     about = f"{found['size']}, {found['frames']} frames, {found['bits']} bits"
-    return [f"{found['machine']}; {about}", "", *table(heads, rows)]
+    return [f"{found['machine']}; {about}", "", *table(heads, rows), "", *answered]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config import PREFIX, Ego2ExoConfig
 from ..errors import Ego2ExoError
+from ..runs.json_text import parse_json, read_text
 from .projector import base_type
 
 _UNSET = object()
@@ -111,12 +112,20 @@ def read_config(path: str | None) -> dict[str, Any]:
     from transformers import PretrainedConfig
 
     try:
+        _require_bounded(path)
         return PretrainedConfig.get_config_dict(path)[0]
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason, remedy = _why_no_config(str(path), error)
         raise Ego2ExoError(
             f"no readable config.json at {path!r} ({reason})", "a LLaVA checkpoint's folder or hub name", remedy
         ) from error
+
+
+def _require_bounded(path: str | None) -> None:
+    """transformers copies and prints a config level by level, and expects an object."""
+    file = os.path.join(str(path), "config.json")
+    if os.path.isfile(file) and not isinstance(parse_json(read_text(file, "a config"), constants=True), dict):
+        raise ValueError("it holds no object")
 
 
 def _why_no_config(path: str, error: Exception) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Python code that a checkpoint brings along: LLaVA lets transformers run it for `hf:` towers, and for paths with `mpt`."""
+"""Python code that a checkpoint brings: LLaVA lets transformers run it for `hf:` towers, and for paths with `mpt`."""
 
 from __future__ import annotations
 

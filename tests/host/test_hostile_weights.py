@@ -1,5 +1,6 @@
 """Weight files that carry code: on a torch that would run it, none of our paths does, and each says which file."""
 
+import contextlib
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel
 
 import llava_ego2exo
 from llava_ego2exo.distill.top_k import load_top_k
@@ -261,6 +263,64 @@ def _named(read, file):
     except Exception:
         return False
     return None
+
+
+def bringing_code(folder, source, mark, kind):
+    """A copy of a model's folder with a class of its own, which leaves a mark when it is imported."""
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {kind: "evil.Evil"}}))
+    (folder / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n")
+    return folder
+
+
+def test_code_that_a_model_brings_along(flavour, world, train, tmp_path, fault_table):
+    """LLaVA-NeXT runs a tower's whose name begins with `hf:`, llava-torch a base's with `mpt` in its path."""
+    mark, tried, survived = tmp_path / "ran", 0, 0
+    if flavour == "next":
+        full = copied(world.base(), tmp_path / "full_llama")
+        tower = bringing_code(tmp_path / "tower", world.root / "vision_tower", mark, "AutoModel")
+        config = json.loads((full / "config.json").read_text())
+        (full / "config.json").write_text(json.dumps({**config, "mm_vision_tower": f"hf:{tower}"}))
+        uses = [lambda: load(full), lambda: train(tmp_path / "out", model_name_or_path=full, **SHORT)]
+        uses += [lambda: train(tmp_path / "out", vision_tower=f"hf:{tower}", **SHORT)]
+    else:
+        base = bringing_code(tmp_path / "mpt_llama", world.base(), mark, "AutoConfig")
+        uses = [lambda: train(tmp_path / "out", model_name_or_path=base, **SHORT)]
+    for use in uses:
+        tried += 1
+        with pytest.raises(Ego2ExoError, match="brings Python code of its own.*LLAVA_EGO2EXO_REMOTE_CODE=1"):
+            use()
+        survived += not mark.exists()
+    fault_table("models that bring Python code", tried, survived)
+    # Called as LLaVA calls it, transformers runs the code.
+    kind, folder = (AutoModel, tower) if flavour == "next" else (AutoConfig, base)
+    with contextlib.suppress(Exception):
+        kind.from_pretrained(folder, trust_remote_code=True)
+    assert mark.exists()
+
+
+def test_odd_configs_and_lists_of_weights(world, registered, tmp_path, fault_table):
+    full = copied(world.base(), tmp_path / "full_llama")
+    config, weights = full / "config.json", full / "model.safetensors"
+    odd = ["[" * 100_000, '{"a":' * 900 + "1" + "}" * 900, "[]", "", "\0", '{"weight_map": ']
+    tried, survived = 0, 0
+    for file in (config, full / "model.safetensors.index.json"):
+        kept = config.read_bytes()
+        for content in odd:
+            file.write_text(content)
+            tried += 1
+            try:
+                load(full)
+            except Ego2ExoError as error:
+                survived += file.name in str(error)
+            except Exception as error:
+                print("LOST", file.name, content[:30], type(error).__name__, str(error)[:200])
+            else:
+                print("LOST", file.name, content[:30])
+        config.write_bytes(kept)
+        weights.unlink(missing_ok=True)
+    fault_table("odd config.json and lists of weights", tried, survived)
 
 
 def test_stored_logits(tmp_path, fault_table):

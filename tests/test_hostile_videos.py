@@ -58,7 +58,7 @@ def test_strange_videos_decode_as_llava_next_reads_them(tmp_path, fault_table):
         size = settings.get("size", (64, 96))
         # Upright, as players show it; decord and LLaVA-NeXT with it know no rotation in Matroska.
         shown = np.rot90(picture(size, 0), TURNS.get(name, 0))
-        right += ours.frames[0].shape == shown.shape and np.abs(ours.frames[0].astype(int) - shown).mean() < 5
+        right += ours.frames[0].shape == shown.shape and bool(np.abs(ours.frames[0].astype(int) - shown).mean() < 5)
     fault_table("strange videos (10-bit, rotated, changing rate, one frame ...) decode properly", len(DECODE), right)
 
 

@@ -59,11 +59,12 @@ def _llavas_own(base: Path) -> dict:
     import json
 
     config = json.loads((base / "config.json").read_text())
-    keys = ("mm_projector_type", "mm_vision_select_layer", "mm_patch_merge_type", "mm_spatial_pool_mode",
-            "mm_spatial_pool_stride", "mm_newline_position")  # fmt: skip
+    # Without the patch tokens' flag LLaVA would cut the vocabulary down to the tokenizer's.
+    keys = ("mm_projector_type", "mm_vision_select_layer", "mm_use_im_patch_token")
+    keys_of_next = ("mm_patch_merge_type", "mm_spatial_pool_mode", "mm_spatial_pool_stride", "mm_newline_position")
     from llava_ego2exo.host.flavour import NEXT, detect
 
-    known = keys if detect() == NEXT else keys[:3]
+    known = keys + keys_of_next if detect() == NEXT else keys
     return {"vision_tower": config["mm_vision_tower"], **{key: config[key] for key in known if key in config}}
 
 

@@ -173,6 +173,7 @@ def zero(tmp_path):
             "train_micro_batch_size_per_gpu",
         )
         settings = {"zero_optimization": {"stage": stage}, **dict.fromkeys(auto, "auto")}
+        settings |= {name: {"enabled": "auto"} for name in ("fp16", "bf16")}  # left out, transformers takes float16
         (tmp_path / f"zero{stage}.json").write_text(json.dumps({**settings, "zero_allow_untested_optimizer": True}))
         return tmp_path / f"zero{stage}.json"
 

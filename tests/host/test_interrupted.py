@@ -192,7 +192,7 @@ def in_child(work):
     return said
 
 
-FULL = r"Ego2ExoError: .*checkpoint-6 could not be written: .*checkpoint-3 is whole.*free some space.*checkpoint-3"
+FULL = r"Ego2ExoError: .*(checkpoint-6|a file of --output_dir \S+) could not be written: .*checkpoint-3 is whole.*free some space.*checkpoint-3"
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(train, tmp_path, monkeypatch, fault_table):

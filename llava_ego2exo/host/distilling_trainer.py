@@ -23,6 +23,16 @@ def answer_content(trainer: Any) -> AnswerContent | None:
     return None if tokenizer is None else AnswerContent(tokenizer, conversation.default_conversation.roles[1])
 
 
+def _seed_order(accelerator: Any) -> None:
+    """Draw the order of samples from the seed alone, as transformers does and LLaVA-NeXT's copy of it does not.
+
+    Otherwise it depends on the number of processes, so that two do not train as one.
+    """
+    config = getattr(accelerator, "dataloader_config", None)
+    if config is not None:
+        config.use_seedable_sampler = True
+
+
 def distilling(llava_trainer: type) -> type:
     """A subclass of the host's trainer."""
     from transformers import TrainerCallback
@@ -45,6 +55,7 @@ def distilling(llava_trainer: type) -> type:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
+            _seed_order(self.accelerator)
             config = DistillConfig.from_object(self.args)
             for name, value in config.to_dict().items():
                 setattr(self.model.config, name, value)

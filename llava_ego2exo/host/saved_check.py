@@ -140,8 +140,8 @@ def _compared(mine: Reply, theirs: Reply, name: str, precision: str, settings: S
     place = int(differing[0]) if len(differing) else None
     lead = 0.0
     if place is not None:
-        row, ours, other = mine.logits[place], int(mine.tokens[place]), int(theirs.tokens[place])
-        lead = float(row[ours] - row[other]) / (float(row[torch.isfinite(row)].std()) or 1.0)
+        row, other = mine.logits[place, :width], int(theirs.tokens[place])
+        lead = float(row.max() - row[other]) / (float(row[torch.isfinite(row)].std()) or 1.0)
     if not apart <= most or not lead <= tie:
         raise Ego2ExoError(
             f"the student was written to {settings['output_dir']}, but its files do not give the model that was "

@@ -73,10 +73,13 @@ class Projection(nn.Linear):
         if not fold:
             return super().forward(x)
         weight = self.weight.view(x.shape[1], -1, self.in_features)
+        rows = x.transpose(0, 1).flatten(1, 2)  # (H, V * P, ...): by videos, a product would copy the weights for each
         if fold == "queries":
-            return x @ weight
-        out = x @ weight.transpose(1, 2)
-        return out if self.bias is None else out + self.bias.view(x.shape[1], 1, -1)
+            out = rows @ weight
+        else:
+            out = rows @ weight.transpose(1, 2)
+            out = out if self.bias is None else out + self.bias.view(x.shape[1], 1, -1)
+        return out.unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1)
 
 
 def _flash_device(tensor: Tensor) -> bool:

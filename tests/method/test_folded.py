@@ -232,3 +232,13 @@ def test_on_a_cpu_offloading_copies_nothing():
         assert offload._Block(states.numel()).pack(states) is states
         parameter = nn.Parameter(states)
         assert offload._Block(1).pack(parameter) is parameter
+
+
+def test_a_batch_keeps_no_copy_of_the_weights_for_each_video():
+    module = CrossAttention(32, 2, "folded")
+    sizes = []
+    for videos in (1, 3):
+        tokens, states = torch.randn(videos, 2, 32), torch.randn(videos, 1, 32)
+        found, _ = kept_storages(lambda t=tokens, s=states: module(t, s, [1] * len(s)), module)
+        sizes.append(max(found.values()))
+    assert max(sizes) < 32 * 32 * 4

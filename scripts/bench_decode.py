@@ -43,7 +43,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="--dataloader_num_workers")
     args = parser.parse_args()
     try:
-        from llava.utils import process_video_with_decord
+        with contextlib.redirect_stdout(sys.stderr):  # what LLaVA prints when imported is no part of --json
+            from llava.utils import process_video_with_decord
     except ImportError:
         sys.exit("this compares with LLaVA-NeXT's own reader: put a LLaVA-NeXT checkout on PYTHONPATH")
     with tempfile.TemporaryDirectory() as folder:

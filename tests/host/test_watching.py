@@ -58,8 +58,8 @@ def hooked(part, change):
 
 BROKEN = {
     "a weight that is nan at the start": (
-        set_at("embed_tokens", 0, math.nan),
-        r"loss of step 1 is not finite.*weights are not finite before the first step: .*embed_tokens",
+        set_at("mm_projector.0.weight", 0, math.nan),
+        r"loss of step 1 is not finite.*weights are not finite before the first step: .*mm_projector",
     ),
     "a weight that grows without bound": (
         set_at("mm_projector.0.weight", 3, math.inf),

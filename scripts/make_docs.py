@@ -91,6 +91,8 @@ def mends() -> str:
 
 FOLDERS = {
     "llava_ego2exo/runs": "what every long run needs",
+    "llava_ego2exo/decoding": "videos decoded in processes of their own",
+    "llava_ego2exo/planning": "the memory of a run, before it is run",
     "llava_ego2exo/pages": "reports that open from disk",
     "llava_ego2exo/evaluation": "benchmarks, asked and scored",
     "llava_ego2exo/evaluation/readers": "one file a layout of benchmark files",
@@ -116,6 +118,8 @@ def tree() -> str:
         "method",
         "host",
         "runs",
+        "decoding",
+        "planning",
         "pages",
         "distill",
         "evaluation",

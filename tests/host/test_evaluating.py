@@ -53,7 +53,12 @@ def test_a_video_is_read_and_encoded_once_for_all_its_questions(setting, monkeyp
     from llava_ego2exo import video
 
     read, original = [], video.read_video
-    monkeypatch.setattr(video, "read_video", lambda path, *rest, **how: read.append(path) or original(path, *rest, **how))
+
+    def reading(path, *rest, **how):
+        read.append(path)
+        return original(path, *rest, **how)
+
+    monkeypatch.setattr(video, "read_video", reading)
     frames = []
 
     def load(*args, **kwargs):

@@ -9,6 +9,7 @@ import torch
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host import run as run_module
 from llava_ego2exo.host import saved_check, watching
+from llava_ego2exo.host.first_reply import Reply
 from llava_ego2exo.host.first_steps import GradientWatch
 from llava_ego2exo.host.loss_checks import LossChecks
 from llava_ego2exo.host.tally import Sums
@@ -194,6 +195,20 @@ def test_saved_files_that_are_another_model(way, train, tmp_path, monkeypatch, c
     with pytest.raises(Ego2ExoError, match="what was saved to .* does not load"):
         train(tmp_path / "s", **flags)
     fault_table("saved student damaged: the end of the run says so", 2, 2)
+
+
+@pytest.mark.parametrize(("said", "same"), [(5, True), (1, False)])
+def test_tokens_that_the_loader_cuts_off_are_no_difference(said, same):
+    """A vocabulary larger than the tokenizer's: the model in memory may like a row best that the loaded one lacks."""
+    mine = torch.arange(8.0)[None]  # the best of the six rows that both have is number 5
+    memory = Reply("", torch.tensor([7]), mine)
+    loaded = Reply("a", torch.tensor([said]), mine[:, :6])
+    compared = (memory, loaded, "0", "full", {"output_dir": "s"})
+    if same:
+        assert "as the one in memory did" in saved_check._compared(*compared)
+    else:
+        with pytest.raises(Ego2ExoError, match="do not give the model that was trained"):
+            saved_check._compared(*compared)
 
 
 def test_what_was_saved_is_not_compared_where_it_does_not_fit(train, tmp_path, monkeypatch, capsys):

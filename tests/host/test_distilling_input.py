@@ -84,9 +84,9 @@ def test_a_tuned_tower(flavour, refused):
 
 def test_stage_three(refused, tmp_path):
     (tmp_path / "zero3.json").write_text(json.dumps({"zero_optimization": {"stage": 3}}))
-    from llava_ego2exo.host.teacher_checks import _zero_stage
+    from llava_ego2exo.host.sharding import zero_stage
 
-    assert _zero_stage(tmp_path / "zero3.json") == 3 and _zero_stage(None) == 0 == _zero_stage("/nowhere")
+    assert zero_stage(tmp_path / "zero3.json") == 3 and zero_stage(None) == 0 == zero_stage("/nowhere")
 
 
 @pytest.fixture

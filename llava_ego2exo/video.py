@@ -13,8 +13,17 @@ from .decoding.sampling import sample_indices
 from .decoding.worker import Stopped
 from .errors import Ego2ExoError
 
-__all__ = ["Clip", "VideoLimits", "read_video", "sample_indices", "time_instruction", "video_seconds"]
+__all__ = [
+    "Clip",
+    "VideoLimits",
+    "read_video",
+    "sample_indices",
+    "require_decoders",
+    "time_instruction",
+    "video_seconds",
+]
 
+_DECODERS = {"decord": "decord", "av": "PyAV"}
 _READERS = Pool("llava_ego2exo.decoding.frames")
 
 
@@ -93,11 +102,10 @@ def video_seconds(path: str, limits: VideoLimits | None = None) -> float:
 
 def _ask(path: str, wanted: dict[str, Any], limits: VideoLimits) -> tuple[dict[str, Any], Any]:
     """A reader's answer, and the frames that came with it."""
-    _require("decord", "llava-ego2exo[eval]", "decord")
-    _require("av", "llava-ego2exo[eval]", "PyAV")
+    require_decoders()
     if not os.path.isfile(path):
         raise Ego2ExoError(f"video {path} is not there", "an existing file", "check the path")
-    request = {"path": os.path.abspath(path), "limits": limits.to_dict(), "most_bytes": limits.most_bytes, **wanted}
+    request = {"path": os.path.abspath(path), **limits.request(), **wanted}
     frames = None
     try:
         with _READERS.worker() as reader:
@@ -113,9 +121,15 @@ def _ask(path: str, wanted: dict[str, Any], limits: VideoLimits) -> tuple[dict[s
     return answer, frames
 
 
-def _require(module: str, extra: str, name: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise Ego2ExoError(f"{name} is not installed", "", f"pip install '{extra}'")
+def require_decoders() -> None:
+    """Refuse to begin what will read videos without the packages for it.
+
+    Raises:
+        Ego2ExoError: decord or PyAV is not installed.
+    """
+    missing = [name for module, name in _DECODERS.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise Ego2ExoError(f"{' and '.join(missing)} is not installed", "", "pip install 'llava-ego2exo[eval]'")
 
 
 def time_instruction(clip: Clip) -> str:

@@ -12,6 +12,7 @@ from ..errors import Ego2ExoError
 from ..registry import TRAINERS
 from ..runs.outputs import require_folder
 from ..runs.ranks import is_first
+from ..video import require_decoders
 from . import llava_arch
 from .class_letters import check_class
 from .command_line import Settings, read_config
@@ -87,6 +88,8 @@ def check_run(settings: Settings) -> Checked:
     looked, keys = Spread(), set()
 
     def see(sample: dict[str, Any]) -> None:
+        if "video" in sample:
+            require_decoders()
         looked.add(sample)
         keys.update(sample.get("answer_keys", ()) if distilling.on and distilling.kind == "cached" else ())
 

@@ -42,7 +42,7 @@ def how_asked(
     config = read_config(path)
     check_base(describe(path), base, config)
     require_room(config, max_new_tokens)
-    _need("decord", *(("bitsandbytes",) if bits < 16 else ()))
+    _need("decord", "av", *(("bitsandbytes",) if bits < 16 else ()))
     return Settings(
         template=choose_template(path, template),
         dtype=dtype or ("bfloat16" if torch.cuda.is_available() else "float32"),

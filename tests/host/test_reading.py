@@ -210,3 +210,13 @@ def test_the_times_told_are_the_same_with_and_without_a_cache(train, world, tmp_
     cached = train(tmp_path / "b", ego2exo_frame_cache=tmp_path / "cache", **flags).train_dataset
     for item in (cached[0], cached[0]):
         assert torch.equal(plain["input_ids"], item["input_ids"]) and torch.equal(plain["labels"], item["labels"])
+
+
+def test_without_a_decoder_no_weight_is_loaded(train, tmp_path, monkeypatch):
+    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+
+    loads = classmethod(lambda *_args, **_kwargs: pytest.fail("weights were loaded"))
+    with monkeypatch.context() as patch, pytest.raises(Ego2ExoError, match="PyAV is not installed"):
+        patch.setattr(video, "_DECODERS", {"decord": "decord", "no_such_module": "PyAV"})
+        patch.setattr(LlavaLlamaForCausalLM, "from_pretrained", loads)
+        train(tmp_path / "s")

@@ -40,18 +40,3 @@ accumulation() {
     ((GLOBAL_BATCH % $1 == 0)) || stop "$1 samples a step do not divide the global batch of $GLOBAL_BATCH"
     echo $((GLOBAL_BATCH / $1))
 }
-
-# set_aside_unfinished DIR: LLaVA goes on from the newest checkpoint-N of its output folder; one that was being written
-# when the job was stopped would end the next run. The last files of a checkpoint tell whether it is whole.
-set_aside_unfinished() {
-    local folder file
-    for folder in "$1"/checkpoint-*/; do
-        for file in trainer_state.json non_lora_trainables.bin config.json; do
-            if [[ -d "$folder" && ! -f "$folder$file" ]]; then
-                echo "set aside: $folder has no $file, so it is not whole"
-                mv -- "${folder%/}" "$1/unfinished-$(basename "$folder")-$(date +%s)"
-                break
-            fi
-        done
-    done
-}

@@ -24,6 +24,8 @@ set -euo pipefail
 
 # sbatch runs a copy of this file that lies elsewhere.
 cd "${SLURM_SUBMIT_DIR:?submit this with sbatch}"
+[[ -f scripts/_slurm.sh ]] || { echo "slurm_teach.sh: submit it from the repository" >&2; exit 1; }
+source scripts/_slurm.sh
 
 MODEL=lmms-lab/llava-onevision-qwen2-7b-ov    # the teacher: the model that the student starts from
 FRAMES=32                                     # at most so many a video, one a second, as in training
@@ -32,21 +34,8 @@ PAIRS=data/pairs.jsonl                        # in a folder above the videos; el
 ANSWERS=data/answers
 DATA=data/train.json
 
-GPUS="${SLURM_GPUS_ON_NODE:?ask for GPUs, as in the line --gpus-per-node above}"
-HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
-PORT=$((20000 + SLURM_JOB_ID % 20000))
-
-# SLURM sends USR1 before the time is over. bash runs the trap only while it waits, so srun goes to the background.
-trap 'echo "time is nearly over: queueing again"; scontrol requeue "$SLURM_JOB_ID"' USR1
-
-srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" torchrun \
-    --nnodes "$SLURM_JOB_NUM_NODES" \
-    --nproc_per_node "$GPUS" \
-    --rdzv_id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" \
-    --rdzv_backend c10d \
-    --rdzv_endpoint "$HEAD:$PORT" \
+on_all_nodes \
     -m llava_ego2exo \
-    teach --pairs "$PAIRS" --model "$MODEL" --template qwen_1_5 --frames-upbound "$FRAMES" --out "$ANSWERS" "$@" &
-wait "$!"
+    teach --pairs "$PAIRS" --model "$MODEL" --template qwen_1_5 --frames-upbound "$FRAMES" --out "$ANSWERS" "$@"
 
 llava-ego2exo targets --pairs "$PAIRS" --answers "$ANSWERS" --out "$DATA" --video-folder "$VIDEOS"

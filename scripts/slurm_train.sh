@@ -26,6 +26,7 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?submit this with sbatch}"
 [[ -f scripts/_recipe.sh ]] || { echo "slurm_train.sh: submit it from the repository" >&2; exit 1; }
 source scripts/_recipe.sh
+source scripts/_slurm.sh
 
 MODEL=lmms-lab/llava-onevision-qwen2-7b-ov    # or lmms-lab/LLaVA-Video-7B-Qwen2; the teacher's, so that both share it
 DATA=data/train.json                          # LLaVA's JSON: docs/data.md
@@ -37,7 +38,6 @@ BITS=16                                       # 4 where the model does not fit o
 SAVE_STEPS=50
 
 # The paper's global batch is 128: nodes, times GPUs, times samples a step on each, times steps that are added up.
-GPUS="${SLURM_GPUS_ON_NODE:?ask for GPUs, as in the line --gpus-per-node above}"
 BATCH=1
 ACCUMULATION=$(accumulation "$((SLURM_JOB_NUM_NODES * GPUS * BATCH))")
 
@@ -45,19 +45,7 @@ ACCUMULATION=$(accumulation "$((SLURM_JOB_NUM_NODES * GPUS * BATCH))")
 KL=()
 # KL=(--ego2exo_kd_weight 0.5 --ego2exo_kd_temperature 1 --ego2exo_teacher self)
 
-HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
-PORT=$((20000 + SLURM_JOB_ID % 20000))
-set_aside_unfinished "$OUT"
-
-# SLURM sends USR1 before the time is over. bash runs the trap only while it waits, so srun goes to the background.
-trap 'echo "time is nearly over: queueing again"; scontrol requeue "$SLURM_JOB_ID"' USR1
-
-srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" torchrun \
-    --nnodes "$SLURM_JOB_NUM_NODES" \
-    --nproc_per_node "$GPUS" \
-    --rdzv_id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" \
-    --rdzv_backend c10d \
-    --rdzv_endpoint "$HEAD:$PORT" \
+on_all_nodes \
     -m llava_ego2exo.train \
     "${RECIPE[@]}" \
     "${KL[@]}" \
@@ -72,5 +60,4 @@ srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" torchrun \
     --gradient_accumulation_steps "$ACCUMULATION" \
     --model_max_length "$MAX_LENGTH" \
     --save_steps "$SAVE_STEPS" \
-    "$@" &
-wait "$!"
+    "$@"

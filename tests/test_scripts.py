@@ -255,28 +255,6 @@ def test_submitted_from_elsewhere(desk):
     assert code == 1 and "submit it from the repository" in err and not desk.calls
 
 
-WHOLE = ("trainer_state.json", "non_lora_trainables.bin", "config.json")
-
-
-@pytest.mark.parametrize("lacking", WHOLE)
-def test_a_checkpoint_that_is_not_whole_is_set_aside(lacking, desk):
-    """Run where OUT is relative to the folder the job was submitted from."""
-    submit = desk.root / "submit"
-    (submit / "scripts").mkdir(parents=True)
-    shutil.copy(ROOT / "scripts/_recipe.sh", submit / "scripts")
-    out = submit / "runs/llava-qwen-ego2exo"
-    for name in ("checkpoint-50", "checkpoint-100"):
-        (out / name).mkdir(parents=True)
-        for file in WHOLE:
-            (out / name / file).write_text(name)
-    (out / "checkpoint-100" / lacking).unlink()
-    assert desk.run("slurm_train.sh", SLURM_SUBMIT_DIR=str(submit))[0] == 0
-    names = sorted(path.name for path in out.iterdir())
-    assert names[0] == "checkpoint-50" and names[1].startswith("unfinished-checkpoint-100-") and len(names) == 2
-    assert desk.run("slurm_train.sh", SLURM_SUBMIT_DIR=str(submit))[0] == 0
-    assert sorted(path.name for path in out.iterdir()) == names
-
-
 # Teaching
 
 

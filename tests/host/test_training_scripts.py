@@ -27,7 +27,8 @@ def run(world, tmp_path):
         (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
     (tmp_path / "scripts").mkdir()
-    shutil.copy(SCRIPTS / "_recipe.sh", tmp_path / "scripts")
+    for shared in ("_recipe.sh", "_slurm.sh"):
+        shutil.copy(SCRIPTS / shared, tmp_path / "scripts")
 
     def run_script(name, processes, *arguments, fails=None):
         variables = {
@@ -68,7 +69,7 @@ def test_slurm_goes_on_from_the_newest_whole_checkpoint(run_training):
     (out / "checkpoint-3").mkdir()
     (out / "checkpoint-3/adapter_config.json").write_text("{}")
     told, out = run_training("slurm_train.sh", "1", max_steps=4, save_strategy="steps", save_steps=1)
-    assert "set aside: runs/llava-qwen-ego2exo/checkpoint-3/ has no trainer_state.json" in told
+    assert "checkpoint-3 is damaged (it has no non_lora_trainables.bin) and is now called damaged-checkpoint-3" in told
     steps = json.loads((out / "checkpoint-4/trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in steps] == [1, 2, 3, 4]
     assert len(re.findall(r"'loss': ", told)) == 2  # steps 3 and 4 alone

@@ -41,6 +41,10 @@ class VideoLimits:
         """What the frames of one clip may take."""
         return int(self.video_max_gib * 2**30)
 
+    def request(self) -> dict[str, Any]:
+        """What a decoder's process is told of them."""
+        return {"limits": self.to_dict(), "most_bytes": self.most_bytes}
+
     def to_dict(self, prefix: str = "") -> dict[str, float]:
         """Each bound under its name.
 

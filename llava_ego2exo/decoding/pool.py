@@ -8,8 +8,12 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from .worker import Worker
+
+if TYPE_CHECKING:  # in `typing` from Python 3.11 on
+    from typing_extensions import Self
 
 _POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()
 
@@ -26,6 +30,12 @@ class Pool:
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
         _POOLS.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @contextmanager
     def worker(self) -> Iterator[Worker]:

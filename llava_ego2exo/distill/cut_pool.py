@@ -13,7 +13,7 @@ from ..decoding.worker import Stopped
 from .cutting import Cut
 
 
-class Cutters:
+class Cutters(Pool):
     """As many processes as callers at a time; to be used in a `with` block, at whose end they stop.
 
     Args:
@@ -21,14 +21,8 @@ class Cutters:
     """
 
     def __init__(self, limits: VideoLimits | None = None) -> None:
+        super().__init__("llava_ego2exo.distill.cutting")
         self.limits = limits or VideoLimits()
-        self._pool = Pool("llava_ego2exo.distill.cutting")
-
-    def __enter__(self) -> Cutters:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.stop()
 
     def make(self, cut: Cut) -> str:
         """Make one cut where it is not there yet.
@@ -80,6 +74,5 @@ class Cutters:
         return answer["seconds"]
 
     def _ask(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        limits = {"limits": self.limits.to_dict(), "most_bytes": self.limits.most_bytes}
-        with self._pool.worker() as worker:
-            return worker.ask({**wanted, **limits}, self.limits.video_limit_s)
+        with self.worker() as worker:
+            return worker.ask({**wanted, **self.limits.request()}, self.limits.video_limit_s)

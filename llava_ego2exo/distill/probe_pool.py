@@ -39,7 +39,7 @@ def probe_files(
     return dict(zip(paths, results, strict=True))
 
 
-class Prober:
+class Prober(Pool):
     """As many processes as callers at a time; to be used in a `with` block, at whose end they stop.
 
     Args:
@@ -47,14 +47,8 @@ class Prober:
     """
 
     def __init__(self, limits: VideoLimits | None = None) -> None:
+        super().__init__("llava_ego2exo.distill.probing")
         self.limits = limits or VideoLimits()
-        self._pool = Pool("llava_ego2exo.distill.probing")
-
-    def __enter__(self) -> Prober:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.stop()
 
     def probe(self, path: str) -> Probe:
         """What one file holds, or why it cannot be read.
@@ -62,11 +56,10 @@ class Prober:
         Args:
             path: of the file.
         """
-        limits = self.limits
-        request = {"path": os.path.abspath(path), "limits": limits.to_dict(), "most_bytes": limits.most_bytes}
         try:
-            with self._pool.worker() as worker:
-                answer = worker.ask(request, limits.video_limit_s)
+            with self.worker() as worker:
+                request = {"path": os.path.abspath(path), **self.limits.request()}
+                answer = worker.ask(request, self.limits.video_limit_s)
         except Stopped as stopped:
             return Probe(error=str(stopped))
         return Probe(**answer) if "refused" not in answer else Probe(error=answer["refused"][0])

@@ -61,7 +61,7 @@ def distilling(llava_trainer: type) -> type:
                 setattr(self.model.config, name, value)
             self.content = answer_content(self)
             self.distiller = Distiller(config, build_teacher(config, self) if config.on else None, self.content)
-            self.at_answers = config.on or asks_head_at_answers(self.model, self._sharded)
+            self.at_answers = config.on or asks_head_at_answers(self.model, self.sharded)
             self.steps = Steps(self.args.gradient_accumulation_steps)
             self.add_callback(Begins(self))
             self.sums, self.unlogged, self.whole = Sums(), Sums(), Sums()
@@ -69,7 +69,8 @@ def distilling(llava_trainer: type) -> type:
             self._tell_if_not_exact()
 
         @property
-        def _sharded(self) -> bool:
+        def sharded(self) -> bool:
+            """Whether no process holds all weights: ZeRO-3 or FSDP."""
             plugin = getattr(self.accelerator.state, "deepspeed_plugin", None) if self.is_deepspeed_enabled else None
             return self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
 

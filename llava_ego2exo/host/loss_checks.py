@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import isfinite
 from typing import Any
 
@@ -30,7 +29,7 @@ class LossChecks:
         self.empty = 0
         self.last: float | None = None
 
-    def look(self, sums: Sums, step: int, model: nn.Module, args: Any, names: Iterable[str] = ()) -> None:
+    def look(self, sums: Sums, step: int, model: nn.Module, args: Any) -> None:
         """Look at one global batch before the optimizer steps.
 
         Args:
@@ -38,7 +37,6 @@ class LossChecks:
             step: optimizer steps that are done.
             model: in training.
             args: LLaVA's training arguments.
-            names: of the samples without an answer, where they are known.
 
         Raises:
             Ego2ExoError: the run would train on numbers by accident.
@@ -47,7 +45,7 @@ class LossChecks:
         if not isfinite(loss):
             raise self._not_finite(sums, step, model, args)
         if step == 0 and sums.masked > self.allowed:
-            raise _without_answers(sums, listed(list(names)))
+            raise _without_answers(sums)
         self.empty = 0 if sums.tokens else self.empty + 1
         if self.empty >= _EMPTY:
             raise _all_masked(self.empty, step)
@@ -105,12 +103,11 @@ def _cause(sums: Sums, step: int, model: nn.Module, args: Any) -> tuple[str, str
     )
 
 
-def _without_answers(sums: Sums, names: str) -> Ego2ExoError:
+def _without_answers(sums: Sums) -> Ego2ExoError:
     every = sums.masked == sums.samples
     count = f"all {sums.samples:.0f}" if every else f"{sums.masked:.0f} of {sums.samples:.0f}"
-    named = f" ({names})" if names else ""
     return Ego2ExoError(
-        f"{count} samples of the first batch{named} have no token of an answer left; {sums.cut:.0f} were cut at "
+        f"{count} samples of the first batch have no token of an answer left; {sums.cut:.0f} were cut at "
         "--model_max_length. No step was taken, and no model is saved",
         "samples whose answers are left",
         (LONGER if sums.cut else "give --version the conversation template that the base was trained with")

@@ -86,8 +86,7 @@ def _why_not(choice: str, trainer: Any) -> str | None:
         return f"{FLAG} False"
     if trainer is None:
         return "another trainer than ego2exo has trained it"
-    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
-    if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+    if trainer.sharded:
         return "no process holds all of its weights"
     return None
 

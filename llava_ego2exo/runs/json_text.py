@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,21 @@ def max_mb() -> int:
     return _MAX_MB.get()
 
 
+@contextmanager
+def _told(path: str | Path, what: str) -> Iterator[None]:
+    """Inside the block, a file that cannot be read is refused by name."""
+    try:
+        yield
+    except Ego2ExoError:
+        raise
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, what, error) from error
+    except OSError as error:
+        raise _unreadable(path, what, error.strerror or str(error)) from error
+    except ValueError as error:  # a path that no system takes
+        raise _unreadable(path, what, str(error)) from error
+
+
 def read_text(path: str | Path, what: str, mark: bool = True) -> str:
     """The text of a UTF-8 file that is not larger than `--max-json-mb` allows.
 
@@ -54,17 +70,9 @@ def read_text(path: str | Path, what: str, mark: bool = True) -> str:
     Raises:
         Ego2ExoError: it is not there, is no file, is too large, may not be read, or is not UTF-8.
     """
-    try:
+    with _told(path, what):
         _require_size(path, what)
         return Path(path).read_text(encoding="utf-8-sig" if mark else "utf-8")
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, what, error) from error
-    except OSError as error:
-        raise _unreadable(path, what, error.strerror or str(error)) from error
-    except ValueError as error:
-        if isinstance(error, Ego2ExoError):
-            raise
-        raise _unreadable(path, what, str(error)) from error
 
 
 def read_lines_of(path: str | Path, what: str, max_line: int = MAX_LINE) -> Iterator[bytes]:
@@ -81,7 +89,7 @@ def read_lines_of(path: str | Path, what: str, max_line: int = MAX_LINE) -> Iter
     Raises:
         Ego2ExoError: it cannot be read, or a line is longer.
     """
-    try:
+    with _told(path, what):
         # A pipe or a device would be waited for; a folder says so by itself.
         if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
             raise _unreadable(path, what, "it is no plain file")
@@ -94,12 +102,6 @@ def read_lines_of(path: str | Path, what: str, max_line: int = MAX_LINE) -> Iter
                         f"{path}: line {number} has more than {max_line} bytes", what, "check that this is the file"
                     )
                 yield line
-    except OSError as error:
-        raise _unreadable(path, what, error.strerror or str(error)) from error
-    except ValueError as error:
-        if isinstance(error, Ego2ExoError):
-            raise
-        raise _unreadable(path, what, str(error)) from error
 
 
 def parse_json(text: str, max_depth: int = MAX_DEPTH, checked: bool = False, constants: bool = False) -> Any:

@@ -6,12 +6,18 @@ import argparse
 import gc
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from llava_ego2exo.pages.markdown import table  # noqa: E402
+
+__all__ = ["add_common", "dtype_of", "machine", "peak_bytes", "show", "side_by_side", "table", "timed"]
 Ways = dict[str, Callable[[], object]]
 
 
@@ -77,12 +83,6 @@ def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
     with LiveBytes() as live:
         run()
     return live.most
-
-
-def table(heads: list[str], rows: list[list[object]]) -> list[str]:
-    """Lines of a Markdown table, as the documents hold it."""
-    cells = [heads, ["-"] * len(heads), *([str(cell) for cell in row] for row in rows)]
-    return ["| " + " | ".join(row) + " |" for row in cells]
 
 
 def show(args: argparse.Namespace, found: dict, lines: list[str]) -> None:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from llava_ego2exo.distill.probe_pool import Prober  # noqa: E402
 from llava_ego2exo.errors import Ego2ExoError  # noqa: E402
+from llava_ego2exo.pages import markdown  # noqa: E402
 from llava_ego2exo.video import VideoLimits, read_video  # noqa: E402
 
 # What may come of a file, by what its failure says.
@@ -255,9 +256,9 @@ def table(found: dict) -> str:
         f"{found['mutations']} mutations of {found['videos']} videos, seed {found['seed']}, {found['seconds']} s",
         "",
     ]
-    lines += ["| what came of it | reader | probe |", "| - | - | - |"]
     names = ["decoded", "refused by name", *OUTCOMES.values()]
-    lines += [f"| {name} | {found['reader'].get(name, 0)} | {found['probe'].get(name, 0)} |" for name in names]
+    rows = [[name, found["reader"].get(name, 0), found["probe"].get(name, 0)] for name in names]
+    lines += markdown.table(["what came of it", "reader", "probe"], rows)
     return "\n".join([*lines, "", f"lost: {len(found['lost'])}", *found["lost"][:20]])
 
 

@@ -20,14 +20,14 @@ sys.path.insert(0, str(ROOT))
 from llava_ego2exo import versions  # noqa: E402
 from llava_ego2exo.host import arguments, command_line  # noqa: E402
 from llava_ego2exo.host.seams import HOOKS, MENDS, Seam  # noqa: E402
+from llava_ego2exo.pages import markdown  # noqa: E402
 
 MARK = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """A Markdown table."""
-    lines = [head, tuple("-" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(markdown.table(head, rows))
 
 
 def code(text: object) -> str:

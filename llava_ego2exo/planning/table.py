@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
+from ..pages.markdown import table
 from .parts import Run
 from .shapes import Shapes, read_shapes
 from .step import estimate
@@ -45,8 +46,7 @@ def told(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     heads |= {"llava": "LLaVA alone"} if args.beside_llava else {}
     heads |= {"fits": f"fits in {found['card']:g}"} if found["card"] else {}
     lines = [f"{found['model']}: {found['shapes']}", "GiB that torch holds at most while training with LoRA:", ""]
-    lines += [_line(list(heads.values())), _line(["-"] * len(heads))]
-    lines += [_line([_cell(row[key]) for key in heads]) for row in found["rows"]]
+    lines += table(list(heads.values()), [[_cell(row[key]) for key in heads] for row in found["rows"]])
     return [*lines, "", "CUDA's own context and what its libraries take come on top, and are not planned."]
 
 
@@ -102,10 +102,6 @@ def _words(shapes: Shapes) -> str:
         f"{language.vocab_size} tokens; tower {tower.model_type}, {tower.num_hidden_layers} layers of "
         f"{tower.hidden_size}; {shapes.pooled_side**2} visual tokens a frame"
     )
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _cell(value: Any) -> str:

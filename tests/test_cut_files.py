@@ -106,7 +106,7 @@ KINDS = {
         lambda f: write_whole(f / "run.json", json.dumps(RUN) + "\n"), lambda f: [read_manifest(f)], WHOLE,
     ),
     "stored logits": (logits, lambda f: [{n: v.tolist() for n, v in vars(load_top_k(f, "abc")).items()}], WHOLE),
-    "hashes of videos": (hashed, lambda f: sorted(hashes._known(f / hashes.FILE).items()), LINES),
+    "hashes of videos": (hashed, lambda f: list(hashes._known(f / hashes.FILE).items()), LINES),
 }  # fmt: skip
 
 

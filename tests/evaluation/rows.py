@@ -64,5 +64,5 @@ def written(path, value):
     if not isinstance(value, (str, bytes)):
         value = json.dumps(value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(value if isinstance(value, bytes) else value.encode())
+    path.write_bytes(value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass"))
     return path

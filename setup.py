@@ -31,7 +31,7 @@ setup(
         "llava_ego2exo.patches": ["*.patch", "*.md"],
         "llava_ego2exo.lmms_tasks": ["*.j2"],
     },
-    install_requires=["einops>=0.6.1"],
+    install_requires=["einops>=0.6.1", "wrapt>=1.14"],
     extras_require={
         "flash": ["flash-attn>=2.5"],
         "qlora": ["bitsandbytes>=0.43", "peft>=0.10"],

@@ -16,31 +16,32 @@ from .errors import Ego2ExoError
 from .registry import register_projector, register_trainer
 
 
-def register(*, mends: str | None = None) -> None:
-    """Hook into the installed `llava`; a second call changes nothing, from whichever thread.
+def register(*, fixes: str | None = None) -> None:
+    """Hook into the installed `llava`; a second call changes nothing.
 
     Call it before or after `import llava`, but before code that takes a function of LLaVA's by name
-    (``from llava.model.builder import load_pretrained_model``): such a name keeps what stood there at its time.
+    (``from llava.model.builder import load_pretrained_model``): such a name keeps what stood there at its time. After
+    ``importlib.reload`` of one of LLaVA's modules call it again. It is not thread-safe.
 
     Args:
-        mends: which mends of upstream faults to apply: ``"all"``, ``"none"``, or ``"all,-name,..."``.
-            Unset: the environment variable ``LLAVA_EGO2EXO_MENDS``, else all.
+        fixes: which fixes of upstream faults to apply: ``"all"``, ``"none"``, or ``"all,-name,..."``.
+            Unset: the environment variable ``LLAVA_EGO2EXO_FIXES``, else all.
 
     Raises:
-        Ego2ExoError: no llava is installed, or a place we hook into is not as expected (nothing is changed then);
-            `mends` are given and other ones are in force; this thread is just importing a module that we hook into.
+        Ego2ExoError: no llava is installed, a place we hook into is not as expected (nothing is changed then), or
+            `fixes` are given and other ones are in force.
     """
-    from .host.seams import register as register_host
+    from .host.patchboard import register as register_host
 
-    register_host(mends=mends)
+    register_host(fixes=fixes)
 
 
 def unregister() -> None:
     """Put every original object of `llava` back; without a prior `register` nothing happens.
 
     Raises:
-        Ego2ExoError: somebody else has replaced one of the places since (nothing is changed then).
+        Ego2ExoError: other code has replaced one of the places since (nothing is changed then).
     """
-    from .host.seams import unregister as unregister_host
+    from .host.patchboard import unregister as unregister_host
 
     unregister_host()

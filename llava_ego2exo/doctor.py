@@ -108,21 +108,21 @@ def commit_of(folder: Path) -> str | None:
 
 
 def _faults(flavour: str | None, findings: Findings) -> list[dict[str, Any]] | None:
-    """The known upstream faults of this llava, and whether we mend each; None when they cannot be listed."""
+    """The known upstream faults of this llava, and whether the plugin fixes each; None when they cannot be listed."""
     try:
-        from .host.seams import SEAMS, enabled_mends
+        from .host.seams import SEAMS, enabled_fixes
 
-        enabled = enabled_mends()
-    except Ego2ExoError as error:  # LLAVA_EGO2EXO_MENDS names a mend that does not exist
+        enabled = enabled_fixes()
+    except Ego2ExoError as error:  # LLAVA_EGO2EXO_FIXES names a fix that does not exist
         findings.problems.append(str(error))
         return None
     except ImportError as error:
         findings.warnings.append(f"upstream faults are not listed: {error}")
         return None
-    mends = [seam for seam in SEAMS if seam.kind == "mend" and flavour in seam.flavours]
-    faults = {(seam.key, seam.why): seam for seam in mends}  # one fault may sit in several classes
+    fixes = [seam for seam in SEAMS if seam.kind == "fix" and flavour in seam.flavours]
+    faults = {(seam.key, seam.why): seam for seam in fixes}  # one fault may sit in several classes
     return [
-        {"key": seam.key, "why": seam.why, "mended": seam.key in enabled, "remove_when": seam.remove_when}
+        {"key": seam.key, "why": seam.why, "fixed": seam.key in enabled, "remove_when": seam.remove_when}
         for seam in faults.values()
     ]
 
@@ -251,9 +251,7 @@ def _text(report: dict[str, Any]) -> str:
 def _text_faults(faults: list[dict[str, Any]] | None) -> list[str]:
     if not faults:
         return ["  unknown" if faults is None else "  none known"]
-    return [
-        f"  {'mended    ' if fault['mended'] else 'NOT mended'}   {fault['key']}: {fault['why']}" for fault in faults
-    ]
+    return [f"  {'fixed    ' if fault['fixed'] else 'NOT fixed'}   {fault['key']}: {fault['why']}" for fault in faults]
 
 
 def _text_row(row: dict[str, Any]) -> str:

@@ -68,9 +68,8 @@ class Registry:
         return iter(self._builders)
 
 
-# A reload of this module keeps what others have added.
-PROJECTORS: Registry = globals().get("PROJECTORS") or Registry("projector type", "--mm_projector_type")
-TRAINERS: Registry = globals().get("TRAINERS") or Registry("trainer", "--trainer_type")
+PROJECTORS = Registry("projector type", "--mm_projector_type")
+TRAINERS = Registry("trainer", "--trainer_type")
 
 
 def register_projector(name: str, builder: Callable[..., Any]) -> None:

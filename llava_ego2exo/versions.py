@@ -23,6 +23,7 @@ LIBRARIES = (
     Library("transformers", ("4.40.2", "4.45.2"), "4.40", "everything", BOTH),
     Library("accelerate", ("0.34.2",), "0", "loading models and training", BOTH),
     Library("einops", ("0.8.2",), "0.6.1", "reshaping tensors", BOTH),
+    Library("wrapt", ("2.5.2",), "1.14", "hooking into LLaVA", BOTH),
     Library("peft", ("0.10.0",), "0.10", "--lora_enable and merging"),
     Library("bitsandbytes", ("0.50.2",), "0.43", "--bits 4 and --bits 8"),
     Library("flash-attn", (), "2.5", "speed alone; sdpa does the same without it"),

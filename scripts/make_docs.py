@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from llava_ego2exo import versions  # noqa: E402
 from llava_ego2exo.host import arguments, command_line  # noqa: E402
-from llava_ego2exo.host.seams import HOOKS, MENDS, Seam  # noqa: E402
+from llava_ego2exo.host.seams import FIXES, HOOKS, Seam  # noqa: E402
 from llava_ego2exo.pages import markdown  # noqa: E402
 
 MARK = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -79,10 +79,10 @@ def seams(chosen: tuple[Seam, ...]) -> str:
     return table(("key", "replaced", "llava", "by (below `host/`)", "why", "remove when"), rows)
 
 
-def mends() -> str:
-    """One row for each mend: what goes wrong without it."""
+def fixes() -> str:
+    """One row for each fix: what goes wrong without it."""
     rows: dict[str, list[str]] = {}
-    for seam in MENDS:
+    for seam in FIXES:
         row = rows.setdefault(seam.key, ["", ""])
         row[0] = row[0] if row[0] in ("both", hosts(seam)) else "both" if row[0] else hosts(seam)
         row[1] += "" if seam.why in row[1] else ("; " if row[1] else "") + seam.why
@@ -154,8 +154,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "inherited": inherited,
     "tested": tested,
     "hooks": lambda: seams(HOOKS),
-    "mend_seams": lambda: seams(MENDS),
-    "mends": mends,
+    "fix_seams": lambda: seams(FIXES),
+    "fixes": fixes,
     "tree": tree,
 }
 

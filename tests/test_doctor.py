@@ -12,18 +12,16 @@ from llava_ego2exo import Ego2ExoError, doctor, patching
 
 MODULES = [library.name.replace("-", "_") for library in doctor.LIBRARIES]
 WELL = {library.name: (library.tested or ("2.5.0",))[0] for library in doctor.LIBRARIES}
-MENDS = {"both-broken": ("next", "pypi"), "next-broken": ("next",), "pypi-broken": ("pypi",)}
+FIXES = {"both-broken": ("next", "pypi"), "next-broken": ("next",), "pypi-broken": ("pypi",)}
 
 
 @pytest.fixture
 def seams(monkeypatch):
-    """A stand-in for the table of seams: three mends, one of them off, and a hook."""
-    rows = [
-        types.SimpleNamespace(key=k, kind="mend", flavours=f, why=f"{k}.", remove_when="") for k, f in MENDS.items()
-    ]
+    """A stand-in for the table of seams: three fixes, one of them off, and a hook."""
+    rows = [types.SimpleNamespace(key=k, kind="fix", flavours=f, why=f"{k}.", remove_when="") for k, f in FIXES.items()]
     rows.append(types.SimpleNamespace(key="flags", kind="hook", flavours=("next", "pypi"), why="", remove_when=""))
     module = types.ModuleType("llava_ego2exo.host.seams")
-    module.SEAMS, module.enabled_mends = tuple(rows), lambda: frozenset({"both-broken", "pypi-broken"})
+    module.SEAMS, module.enabled_fixes = tuple(rows), lambda: frozenset({"both-broken", "pypi-broken"})
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
@@ -73,18 +71,18 @@ def test_a_tested_set_has_no_problem(make_llava, seams, versions, monkeypatch, f
 
 def test_faults_are_those_of_the_flavour(make_llava, seams, versions):
     make_llava("next")
-    faults = {fault["key"]: fault["mended"] for fault in doctor.examine()["faults"]}
+    faults = {fault["key"]: fault["fixed"] for fault in doctor.examine()["faults"]}
     assert faults == {"both-broken": True, "next-broken": False}
 
 
-def test_a_wrong_choice_of_mends_is_a_problem(make_llava, seams, versions):
+def test_a_wrong_choice_of_fixes_is_a_problem(make_llava, seams, versions):
     def fail():
-        raise Ego2ExoError("LLAVA_EGO2EXO_MENDS=nonsense")
+        raise Ego2ExoError("LLAVA_EGO2EXO_FIXES=nonsense")
 
     make_llava("next")
-    seams.enabled_mends = fail
+    seams.enabled_fixes = fail
     report = doctor.examine()
-    assert report["problems"] == ["LLAVA_EGO2EXO_MENDS=nonsense."]
+    assert report["problems"] == ["LLAVA_EGO2EXO_FIXES=nonsense."]
     assert report["faults"] is None
 
 
@@ -207,7 +205,7 @@ def test_missing_is_a_problem_where_it_is_needed(make_llava, seams, versions, fl
     make_llava(flavour)
     versions[name] = None
     report = doctor.examine()
-    needed = name in ("torch", "transformers", "accelerate", "einops") or (name, flavour) == ("deepspeed", "next")
+    needed = name in ("torch", "transformers", "accelerate", "einops", "wrapt", *["deepspeed"] * (flavour == "next"))
     assert row(report, name)["verdict"] == "missing"
     assert row(report, name)["needed"] is needed
     assert any(f"{name} is missing" in text for text in report["problems"]) is needed
@@ -289,7 +287,7 @@ def test_text_names_everything(make_llava, seams, versions, capsys):
     text = capsys.readouterr().out
     for expected in ("llava-torch", "unpatched", "both-broken: both-broken.", "nothing found that stops"):
         assert expected in text
-    assert "  mended       pypi-broken" in text
+    assert "  fixed       pypi-broken" in text
 
 
 def test_json_is_one_object(make_llava, seams, versions, capsys):

@@ -1,20 +1,17 @@
 """Every place where the plugin enters LLaVA, in one table; nothing else of the host is touched.
 
-A *hook* lets our names and models in; without them it passes everything through. A *mend* turns one upstream crash,
-silent loss or garbage into what was meant, and can be switched off: ``register(mends="all,-key")``.
+A *hook* lets our names and models in; without them it passes everything through. A *fix* turns one upstream crash,
+silent loss or garbage into what was meant, and can be switched off: ``register(fixes="all,-key")``.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .flavour import NEXT, PYPI, detect
+from .flavour import NEXT, PYPI
 
 BOTH = (NEXT, PYPI)
 _ARCH, _TRAIN, _TRAINER = "llava.model.llava_arch", "llava.train.train", "llava.train.llava_trainer"
@@ -28,14 +25,14 @@ class Seam:
     """One replaced attribute of the host.
 
     Args:
-        key: its name; seams that mend one fault share one.
-        kind: "hook" or "mend".
+        key: its name; seams that fix one fault share one.
+        kind: "hook" or "fix".
         module: host module.
         target: dotted name inside it.
         wrap: ``file:function`` below `llava_ego2exo.host`; called with the original, returns the replacement.
         params: parameters of the original that the wrapper relies on.
         flavours: hosts it applies to.
-        why: what it is for; for a mend, the upstream fault.
+        why: what it is for; for a fix, the upstream fault.
         remove_when: what upstream would have to do for it to go.
     """
 
@@ -56,10 +53,10 @@ def _hook(
     return Seam(key, "hook", module, target, wrap, tuple(params.split()), flavours, why, remove_when)
 
 
-def _mend(
+def _fix(
     key: str, module: str, target: str, wrap: str, params: str, why: str, remove_when: str, flavours: Any = BOTH
 ) -> Seam:
-    return Seam(key, "mend", module, target, wrap, tuple(params.split()), flavours, why, remove_when)
+    return Seam(key, "fix", module, target, wrap, tuple(params.split()), flavours, why, remove_when)
 
 
 _TABLES = "LLaVA looks these names up in a table that others can add to"
@@ -100,148 +97,86 @@ HOOKS = (
           "LLaVA checks its flags and keeps a checkpoint's settings"),
 )  # fmt: skip
 
-MENDS = (
-    _mend("modalities", _ARCH, _PREPARE, "modalities:wrap_prepare", "self input_ids images image_sizes",
+FIXES = (
+    _fix("modalities", _ARCH, _PREPARE, "modalities:wrap_prepare", "self input_ids images image_sizes",
           "the batch is cut, silently, to as many rows as `modalities` has entries; "
           "Mistral and Gemma pass image_sizes in its place", "upstream passes modalities for every row", (NEXT,)),
-    *(_mend("modalities", f"{_LM}.{module}", f"{name}.{method}", "modalities:wrap_model_method", "self images",
+    *(_fix("modalities", f"{_LM}.{module}", f"{name}.{method}", "modalities:wrap_model_method", "self images",
             "some models' forward and generate do not take modalities, cache_position or "
             "output_router_logits (Mixtral) and crash", "every LLaVA class takes all three", flavours)
       for module, name, flavours in _FORWARDS for method in ("forward", "generate")),
-    *(_mend("quantization", f"{_LM}.{module}", f"{name}.from_pretrained", "quantization:wrap_from_pretrained",
+    *(_fix("quantization", f"{_LM}.{module}", f"{name}.from_pretrained", "quantization:wrap_from_pretrained",
             "cls", "--bits 4/8 and load_4bit die before quantizing, or quantize the projector",
             "upstream passes one quantization_config that skips projector, tower and head", flavours)
       for module, name, flavours in _FORWARDS),
-    *(_mend("class-letters", f"{_LM}.{module}", f"{name}.from_pretrained", "classes:wrap_class", "cls",
+    *(_fix("class-letters", f"{_LM}.{module}", f"{name}.from_pretrained", "classes:wrap_class", "cls",
             "training chooses the class by letters in the path, and another class's weights are silently dropped",
             "upstream chooses by config", flavours)
       for module, name, flavours in _FORWARDS),
-    *(_mend("attention", f"{_LM}.{module}", f"{name}.from_pretrained", "quantization:wrap_attention", "cls",
+    *(_fix("attention", f"{_LM}.{module}", f"{name}.from_pretrained", "quantization:wrap_attention", "cls",
             "flash attention is the default and a missing flash-attn an ImportError",
             "upstream falls back to sdpa", flavours)
       for module, name, flavours in _FORWARDS),
-    _mend("siglip-folder", _ARCH, "build_vision_tower", "towers:local_siglip", "vision_tower_cfg",
+    _fix("siglip-folder", _ARCH, "build_vision_tower", "towers:local_siglip", "vision_tower_cfg",
           "a local SigLIP folder is read as CLIP", "upstream reads the folder's config", (NEXT,)),
-    _mend("hf-tower", f"{_TOWERS}.hf_vision", "HFVisionTower.load_model", "towers:hf_tower", "self",
+    _fix("hf-tower", f"{_TOWERS}.hf_vision", "HFVisionTower.load_model", "towers:hf_tower", "self",
           "an hf: tower asks for CUDA and takes no device_map, so the loader crashes on it",
           "load_model takes device_map", (NEXT,)),
-    _mend("training-loop", _TRAINER, "LLaVATrainer._inner_training_loop", "repairs:training_loop", "self",
+    _fix("training-loop", _TRAINER, "LLaVATrainer._inner_training_loop", "repairs:training_loop", "self",
           "NameError: math at step 0 of every run", "upstream drops its copy of the loop", (NEXT,)),
-    _mend("accelerator", _TRAINER, "LLaVATrainer.create_accelerator_and_postprocess", "repairs:accelerator", "self",
+    _fix("accelerator", _TRAINER, "LLaVATrainer.create_accelerator_and_postprocess", "repairs:accelerator", "self",
           "TypeError: dispatch_batches with accelerate >= 1.0", "upstream leaves it to transformers", (NEXT,)),
-    _mend("operations", _TRAINER, "LLaVATrainer.floating_point_ops", "repairs:operations", "self inputs",
+    _fix("operations", _TRAINER, "LLaVATrainer.floating_point_ops", "repairs:operations", "self inputs",
           "a quantized run without CUDA dies after step 1 (transformers <= 4.40)", "transformers <= 4.40 is gone"),
-    _mend("resume", _TRAINER, "LLaVATrainer._save_checkpoint", "repairs:save_checkpoint", "self model trial",
+    _fix("resume", _TRAINER, "LLaVATrainer._save_checkpoint", "repairs:save_checkpoint", "self model trial",
           "checkpoint-N of a LoRA run lacks the projector, of a projector run everything else",
           "upstream saves non_lora_trainables.bin in checkpoint-N"),
-    _mend("resume", _TRAINER, "LLaVATrainer._load_from_checkpoint", "repairs:load_checkpoint",
+    _fix("resume", _TRAINER, "LLaVATrainer._load_from_checkpoint", "repairs:load_checkpoint",
           "self resume_from_checkpoint", "resume leaves the projector at its start values", "as above"),
-    _mend("resume", _TRAINER, "LLaVATrainer._load_rng_state", "repairs:random_state", "self checkpoint",
+    _fix("resume", _TRAINER, "LLaVATrainer._load_rng_state", "repairs:random_state", "self checkpoint",
           "resume fails on rng_state.pth with torch >= 2.6", "transformers >= 4.46"),
-    _mend("lora-targets", _TRAIN, "find_all_linear_names", "repairs:lora_targets", "model",
+    _fix("lora-targets", _TRAIN, "find_all_linear_names", "repairs:lora_targets", "model",
           "LoRA also lands on the vision tower when the base checkpoint holds one",
           "upstream names LoRA targets whole"),
-    _mend("save-without-cuda", _TRAIN, "safe_save_model_for_hf_trainer", "repairs:save_model", "trainer output_dir",
+    _fix("save-without-cuda", _TRAIN, "safe_save_model_for_hf_trainer", "repairs:save_model", "trainer output_dir",
           "the final save calls torch.cuda.synchronize()", "upstream asks whether there is CUDA"),
-    _mend("time-instruction", _TRAIN, "LazySupervisedDataset._get_item", "dataset:keep_turns", "self i",
+    _fix("time-instruction", _TRAIN, "LazySupervisedDataset._get_item", "dataset:keep_turns", "self i",
           "the time instruction is written into the stored sample once more every epoch",
           "upstream copies the sample first", (NEXT,)),
-    _mend("placement", _TRAIN, "preprocess_multimodal", "placement:keep_placement", "sources data_args",
+    _fix("placement", _TRAIN, "preprocess_multimodal", "placement:keep_placement", "sources data_args",
           "a placeholder behind the question is moved before it, in samples with `ego_video` too",
           "upstream leaves placeholders where they stand"),
-    _mend("exports", _TRAIN, "", "exports:missing_classes", "",
+    _fix("exports", _TRAIN, "", "exports:missing_classes", "",
           "NameError for Gemma and Qwen-MoE", "llava.model exports them", (NEXT,)),
-    _mend("exports", _BUILDER, "", "exports:missing_classes", "",
+    _fix("exports", _BUILDER, "", "exports:missing_classes", "",
           "NameError for Gemma and Qwen-MoE", "llava.model exports them", (NEXT,)),
 )  # fmt: skip
 
-SEAMS = (*HOOKS, *MENDS)
-MENDS_VARIABLE = "LLAVA_EGO2EXO_MENDS"
+SEAMS = (*HOOKS, *FIXES)
+FIXES_VARIABLE = "LLAVA_EGO2EXO_FIXES"
 
 
-def enabled_mends(mends: str | None = None) -> frozenset[str]:
-    """Keys of the mends to apply.
+def enabled_fixes(fixes: str | None = None) -> frozenset[str]:
+    """Keys of the fixes to apply.
 
     Args:
-        mends: "all", "none", or a comma list that adds ``key`` and removes ``-key``; None reads the environment.
+        fixes: "all", "none", or a comma list that adds ``key`` and removes ``-key``; None reads the environment.
 
     Raises:
-        Ego2ExoError: a key that no mend has.
+        Ego2ExoError: a key that no fix has.
     """
-    known = frozenset(seam.key for seam in MENDS)
+    known = frozenset(seam.key for seam in FIXES)
     chosen: set[str] = set()
-    for part in (mends or os.environ.get(MENDS_VARIABLE) or "all").split(","):
+    for part in (fixes or os.environ.get(FIXES_VARIABLE) or "all").split(","):
         key = part.strip().removeprefix("-")
         if key not in known | {"all", "none"}:
             raise Ego2ExoError(
-                f"mends {part.strip()!r}",
+                f"fixes {part.strip()!r}",
                 f"all, none, {', '.join(sorted(known))}, each also with -",
-                f"change register(mends=...), or the variable {MENDS_VARIABLE}",
+                f"change register(fixes=...), or the variable {FIXES_VARIABLE}",
             )
         if part.strip().startswith("-"):
             chosen.discard(key)
         else:
             chosen |= known if key == "all" else set() if key == "none" else {key}
     return frozenset(chosen)
-
-
-_OUTER: ContextVar[str | None] = ContextVar("ego2exo_mends", default=None)
-
-
-def register(mends: str | None = None) -> None:
-    """Enter the installed `llava`; see :func:`llava_ego2exo.register`."""
-    mends = _OUTER.get() if mends is None else mends
-    flavour, enabled = detect(), enabled_mends(mends)
-    chosen = tuple(s for s in SEAMS if flavour in s.flavours and (s.kind == "hook" or s.key in enabled))
-    _import_llava(mends)
-    from ..registry import TRAINERS
-    from .registration import LOCK, Registration, standing
-    from .trainer import build_trainer
-
-    while True:
-        with LOCK:
-            found = standing()
-            if found is not None and not isinstance(found, Registration):
-                found.stop()  # made by a copy of this package that was imported anew since
-                found = None
-            if found is None:
-                TRAINERS.add("ego2exo", build_trainer)
-                registration = Registration(chosen, enabled)
-                registration.finder.install()
-        if found is None:
-            return registration.settle(first=True)
-        found.settle(first=False)
-        if not found.ended:  # else the thread that made it was refused; this one asks for itself
-            return _require_same(found.mends, enabled, mends)
-
-
-def _import_llava(mends: str | None) -> None:
-    """A patched llava calls `register` while it is imported: with the mends that were asked for here."""
-    if "llava" in sys.modules:
-        return
-    token = _OUTER.set(mends)
-    try:
-        importlib.import_module("llava")
-    finally:
-        _OUTER.reset(token)
-
-
-def _require_same(standing: frozenset[str], asked: frozenset[str], mends: str | None) -> None:
-    if mends is not None and standing != asked:
-        raise Ego2ExoError(
-            f"register(mends={mends!r}), and the plugin is registered already with the mends "
-            f"{', '.join(sorted(standing)) or 'none'}",
-            "the same mends, or none given",
-            "call unregister() first, or register(mends=...) before anything else registers",
-        )
-
-
-def unregister() -> None:
-    """Leave the installed `llava` as it was; see :func:`llava_ego2exo.unregister`."""
-    from .registration import LOCK, standing
-
-    with LOCK:
-        found = standing()
-        if found is not None:
-            found.require_own()
-            found.stop()

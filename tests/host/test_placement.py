@@ -53,7 +53,7 @@ def test_other_samples_are_left_to_llava(rows):
 
 def test_the_mend_can_be_switched_off(rows, monkeypatch):
     llava_ego2exo.unregister()
-    monkeypatch.setenv("LLAVA_EGO2EXO_MENDS", "all,-placement")
+    monkeypatch.setenv("LLAVA_EGO2EXO_FIXES", "all,-placement")
     llava_ego2exo.register()
     ids, _ = rows([entry(BEFORE, ego_video=VIDEO), entry(BEHIND, ego_video=VIDEO)])
     assert ids[0] == ids[1]

@@ -91,7 +91,7 @@ def fixes() -> str:
 
 FOLDERS = {
     "llava_ego2exo/runs": "what every long run needs",
-    "llava_ego2exo/decoding": "videos decoded in processes of their own",
+    "llava_ego2exo/video": "videos decoded in separate processes, and a cache of frames",
     "llava_ego2exo/planning": "the memory of a run, before it is run",
     "llava_ego2exo/pages": "reports that open from disk",
     "llava_ego2exo/evaluation": "benchmarks, asked and scored",
@@ -118,7 +118,7 @@ def tree() -> str:
         "method",
         "host",
         "runs",
-        "decoding",
+        "video",
         "planning",
         "pages",
         "distill",

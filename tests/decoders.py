@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from llava_ego2exo.decoding import worker
+from llava_ego2exo.video import worker
 
 # What a decoder does at a file whose name holds the key; `hold` sleeps without giving up Python's lock.
 FAULTS = {

@@ -11,12 +11,11 @@ import time
 import numpy as np
 import pytest
 
-from llava_ego2exo import video
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.runs import frame_cache
-from llava_ego2exo.runs.bounded_folder import BoundedFolder
-from llava_ego2exo.runs.frame_cache import Counts, FrameCache
-from llava_ego2exo.video import read_video
+from llava_ego2exo.video import cache as frame_cache
+from llava_ego2exo.video import read_video, reader
+from llava_ego2exo.video.bounded_folder import BoundedFolder
+from llava_ego2exo.video.cache import Counts, FrameCache
 from tests.videos import render_clip
 
 pytest.importorskip("decord", reason="decord is not installed")
@@ -41,9 +40,9 @@ def clips(tmp_path_factory):
 @pytest.fixture
 def decoded(monkeypatch):
     """The paths that were decoded, in order."""
-    paths, original = [], video.read_video
+    paths, original = [], reader.read_video
     monkeypatch.setattr(
-        video, "read_video", lambda path, *rest, **named: paths.append(path) or original(path, *rest, **named)
+        reader, "read_video", lambda path, *rest, **named: paths.append(path) or original(path, *rest, **named)
     )
     return paths
 
@@ -199,7 +198,7 @@ def test_parts_of_killed_processes_go(tmp_path):
 
 WRITER = """
 import resource, sys
-from llava_ego2exo.runs.frame_cache import FrameCache
+from llava_ego2exo.video.cache import FrameCache
 from llava_ego2exo.video import read_video
 read_video(sys.argv[2])  # the decoder's process starts without the limit
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # the system itself refuses to write more
@@ -245,14 +244,14 @@ def test_an_error_of_the_reader_passes(clips, tmp_path):
 def test_a_file_that_changes_while_it_is_read_is_not_kept(clips, monkeypatch, tmp_path):
     film = tmp_path / "film.mp4"
     film.write_bytes(open(clips[0], "rb").read())
-    original = video.read_video
+    original = reader.read_video
 
     def slow(path, *rest, **named):
         clip = original(path, *rest, **named)
         os.utime(film, ns=(0, 5))
         return clip
 
-    monkeypatch.setattr(video, "read_video", slow)
+    monkeypatch.setattr(reader, "read_video", slow)
     cache = FrameCache(tmp_path / "cache", 1)
     cache(str(film))
     assert not list((tmp_path / "cache").glob("??/*"))
@@ -314,6 +313,6 @@ def test_a_folder_that_cannot_be(tmp_path):
 
 def test_what_other_limits_refuse_is_not_taken_from_the_cache(clips, tmp_path):
     FrameCache(tmp_path, 1)(clips[0])
-    strict = FrameCache(tmp_path, 1, video.VideoLimits(video_max_megapixels=0.001))
+    strict = FrameCache(tmp_path, 1, reader.VideoLimits(video_max_megapixels=0.001))
     with pytest.raises(Ego2ExoError, match="0.mp4.*megapixels"):
         strict(clips[0])

@@ -14,10 +14,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llava_ego2exo import video
-from llava_ego2exo.decoding.worker import Worker
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.video import VideoLimits, read_video, video_seconds
+from llava_ego2exo.video import VideoLimits, read_video, reader, video_seconds
+from llava_ego2exo.video.worker import Worker
 
 from .decoders import FAULTS, strange_decoder
 
@@ -190,13 +189,13 @@ def test_bounds_move_with_their_flags(tmp_path):
 @pytest.fixture
 def strange(tmp_path, monkeypatch):
     """Readers that fail as a file's name says, and one good file's bytes under every name."""
-    monkeypatch.setattr(video, "_READERS", video.Pool("llava_ego2exo.decoding.frames"))
-    strange_decoder(monkeypatch, tmp_path, "llava_ego2exo.decoding.frames")
+    monkeypatch.setattr(reader, "_READERS", reader.Pool("llava_ego2exo.video.frames"))
+    strange_decoder(monkeypatch, tmp_path, "llava_ego2exo.video.frames")
     content = encode(tmp_path / "good.mp4", size=(64, 64)).read_bytes()
     for name in FAULTS:
         (tmp_path / f"{name}.mp4").write_bytes(content)
     yield tmp_path
-    video._READERS.stop()
+    reader._READERS.stop()
 
 
 TOLD = {
@@ -256,18 +255,18 @@ def test_threads_share_processes_and_each_has_one(strange):
     for thread in threads:
         thread.join()
     assert len(errors) == 6 and not [error for error in errors if "good" in error]
-    assert len(video._READERS._idle) <= len(paths)
+    assert len(reader._READERS._idle) <= len(paths)
 
 
 def test_a_reader_outlives_signals_and_changes_of_folder(strange, monkeypatch):
     monkeypatch.chdir(strange)
     read_video("good.mp4")
-    process = video._READERS._idle[0]._process
+    process = reader._READERS._idle[0]._process
     for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         process.send_signal(sent)
     (strange / "deep").mkdir()
     monkeypatch.chdir(strange / "deep")
-    assert read_video("../good.mp4").frames.shape[0] == 2 and video._READERS._idle[0]._process is process
+    assert read_video("../good.mp4").frames.shape[0] == 2 and reader._READERS._idle[0]._process is process
     process.kill()
     process.wait()
     assert read_video("../good.mp4").frames.shape[0] == 2, "one that was killed is replaced"
@@ -276,7 +275,7 @@ def test_a_reader_outlives_signals_and_changes_of_folder(strange, monkeypatch):
 @pytest.mark.parametrize("program", ["raise SystemExit(3)", "print('Hello')", "print('{}')", "print('[1]')"])
 def test_a_process_that_does_not_start_is_no_fault_of_the_video(tmp_path, monkeypatch, program):
     path = str(encode(tmp_path / "good.mp4"))
-    monkeypatch.setattr(video, "_READERS", video.Pool("llava_ego2exo.decoding.frames"))
+    monkeypatch.setattr(reader, "_READERS", reader.Pool("llava_ego2exo.video.frames"))
     monkeypatch.setattr(Worker, "_command", lambda _self: [sys.executable, "-c", program])
     reason = "exit code 3" if "3" in program else "answers b"
     with pytest.raises(Ego2ExoError, match=f"^the process that decodes videos does not start.*{reason}"):
@@ -329,13 +328,13 @@ def test_in_a_data_loaders_workers(strange, fault_table):
 def test_readers_end_with_a_parent_that_is_killed(strange, fault, fault_table):
     program = (
         "import sys, threading, time\n"
-        "from llava_ego2exo import video\n"
-        "from llava_ego2exo.decoding.worker import Worker\n"
+        "from llava_ego2exo.video import reader\n"
+        "from llava_ego2exo.video.worker import Worker\n"
         f"Worker._command = lambda self: [sys.executable, {str(strange / 'strange_decoder.py')!r}]\n"
-        "limits = video.VideoLimits(video_limit_s=1.5)\n"
-        f"video.read_video({str(strange / 'good.mp4')!r}, limits=limits)\n"
-        "worker = video._READERS._idle[0]\n"
-        f"strange = lambda: video.read_video({str(strange / fault)!r} + '.mp4', limits=limits)\n"
+        "limits = reader.VideoLimits(video_limit_s=1.5)\n"
+        f"reader.read_video({str(strange / 'good.mp4')!r}, limits=limits)\n"
+        "worker = reader._READERS._idle[0]\n"
+        f"strange = lambda: reader.read_video({str(strange / fault)!r} + '.mp4', limits=limits)\n"
         "threading.Thread(target=strange).start()\n"
         "time.sleep(0.2)\n"
         "print(worker._process.pid, flush=True)\n"

@@ -6,11 +6,11 @@ import argparse
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from ..decoding.limits import VideoLimits
+from ..video.limits import VideoLimits
 from .video_flags import add_video_limits
 
 if TYPE_CHECKING:
-    from ..runs.frame_cache import Reading
+    from ..video.cache import Reading
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -48,7 +48,7 @@ def take_reading(values: dict[str, Any]) -> Reading:
     Raises:
         Ego2ExoError: no run can read so.
     """
-    from ..runs.frame_cache import Reading
+    from ..video.cache import Reading
 
     limits = {bound.name: values.pop(bound.name) for bound in fields(VideoLimits)}
     return Reading(values.pop("frame_cache"), values.pop("frame_cache_gb"), VideoLimits(**limits))

@@ -6,11 +6,11 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
-from ..decoding.limits import VideoLimits
+from ..video.limits import VideoLimits
 
 
 def add_video_limits(parser: Any, frames: bool = True) -> None:
-    """What a video may be; fields of `decoding.limits.VideoLimits`.
+    """What a video may be; fields of `video.limits.VideoLimits`.
 
     Args:
         parser: an argument parser or a group of one.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Ego2ExoError
 from ..runs.batches import answered, is_open
 from ..runs.clips import Seen, read_ahead, read_clip
-from ..runs.frame_cache import Reader
 from ..runs.settings import Settings
+from ..video.cache import Reader
 from . import quality
 from .answers import Answer, AnswerStore
 from .plan import Task

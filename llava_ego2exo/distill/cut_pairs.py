@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..decoding.av_import import require_av
-from ..decoding.limits import VideoLimits
 from ..errors import Ego2ExoError
 from ..runs.listing import listed, repeated
 from ..runs.outputs import require_writable
 from ..runs.progress import run_all
+from ..video.limits import VideoLimits
+from ..video.probe import require_av
 from .cut_pool import Cutters
 from .cutting import Cut
 from .finding import EGO

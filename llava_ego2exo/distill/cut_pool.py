@@ -7,9 +7,9 @@ import os
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..decoding.limits import VideoLimits
-from ..decoding.pool import Pool
-from ..decoding.worker import Stopped
+from ..video.limits import VideoLimits
+from ..video.pool import Pool
+from ..video.worker import Stopped
 from .cutting import Cut
 
 

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from ..decoding.av_import import require_av
-from ..decoding.headers import read_header
-from ..decoding.limits import VideoLimits
-from ..decoding.serving import Desk, serve, short_reason
 from ..errors import Ego2ExoError
+from ..video.limits import VideoLimits
+from ..video.probe import read_header, require_av
+from ..video.serving import Desk, serve, short_reason
 
 TITLE = "llava-ego2exo cut"
 _EDGE = 1 << 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import Ego2ExoError
-from ..runs.frame_cache import Reading
+from ..video.cache import Reading
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ..decoding.av_import import require_av
-from ..decoding.limits import VideoLimits
-from ..decoding.pool import Pool
-from ..decoding.worker import Stopped
 from ..errors import Ego2ExoError
 from ..runs.progress import run_all
+from ..video.limits import VideoLimits
+from ..video.pool import Pool
+from ..video.probe import require_av
+from ..video.worker import Stopped
 from .probing import Probe
 
 

@@ -6,11 +6,11 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..decoding.headers import read_header
-from ..decoding.limits import VideoLimits
-from ..decoding.serving import Desk, serve, short_reason
 from ..errors import Ego2ExoError
 from ..runs.hashes import file_hash
+from ..video.limits import VideoLimits
+from ..video.probe import read_header
+from ..video.serving import Desk, serve, short_reason
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..errors import Ego2ExoError
 from ..runs.batches import unfinished
-from ..runs.frame_cache import Reader, counts_of, told_of
 from ..runs.listing import listed
 from ..runs.ranks import Ranks, clip_bar, started_ranks
+from ..video.cache import Reader, counts_of, told_of
 from .answer_folder import Finished, finish_folder, write_failures
 from .asking import Tally, Work
 from .estimate import estimate, sample_batches

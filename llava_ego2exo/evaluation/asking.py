@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Ego2ExoError
 from ..runs.batches import answered
 from ..runs.clips import Seen, read_ahead, read_clip
-from ..runs.frame_cache import Reader
+from ..video.cache import Reader
 from .outcomes import LIKELIHOOD
 from .plan import Clip, Question
 from .preparing import Asked

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..decoding.limits import VideoLimits
 from ..runs.listing import listed
+from ..video.limits import VideoLimits
 from .benchmarks import BENCHMARKS, Read, read_benchmark
 from .items import CHOICE, Item
 from .videos import Found, find_videos

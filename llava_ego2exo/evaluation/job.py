@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Ego2ExoError
-from ..runs.frame_cache import Reading
 from ..runs.listing import listed, repeated
+from ..video.cache import Reading
 from .judge_settings import JudgeSettings
 from .outcomes import GENERATE, MODES
 from .parsers import PARSERS

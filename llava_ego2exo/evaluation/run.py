@@ -13,9 +13,9 @@ from typing import Any
 from ..errors import Ego2ExoError
 from ..runs.batches import unfinished
 from ..runs.files import write_whole
-from ..runs.frame_cache import Reader, counts_of, told_of
 from ..runs.listing import listed
 from ..runs.ranks import Ranks, clip_bar, started_ranks
+from ..video.cache import Reader, counts_of, told_of
 from .asking import Work
 from .finishing import Finished, finish
 from .job import Job

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..decoding.limits import VideoLimits
 from ..errors import Ego2ExoError
 from ..video import video_seconds
+from ..video.limits import VideoLimits
 from .items import DESCRIPTION, Item
 from .readers.tsu_description import split_into_clips
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Optional
 
 from ..config import PREFIX, DistillConfig, Ego2ExoConfig, ReadingConfig
-from ..decoding.limits import VideoLimits
+from ..video.limits import VideoLimits
 
 _TYPES: dict[str, Any] = {
     "int": int, "str": str, "bool": bool, "float": float,

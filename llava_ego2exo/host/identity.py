@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import PREFIX, DistillConfig, Ego2ExoConfig
-from ..decoding.limits import VideoLimits
 from ..runs.hashes import file_hash
+from ..video.limits import VideoLimits
 from .command_line import Settings
 from .data_check import data_files
 from .fingerprint import fingerprint

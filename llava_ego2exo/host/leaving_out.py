@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..config import ReadingConfig
-from ..runs.frame_cache import counts_of, told_of
 from ..runs.ranks import Ranks
+from ..video.cache import counts_of, told_of
 from .bad_samples import workers_told
 from .bad_tally import BadTally
 from .reading import reader_of

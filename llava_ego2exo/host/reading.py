@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import PREFIX, ReadingConfig
-from ..decoding.limits import VideoLimits
-from ..runs.frame_cache import Reader, Reading
 from ..video import Clip
+from ..video.cache import Reader, Reading
+from ..video.limits import VideoLimits
 from .context import DISTILL
 
 # LLaVA hands its data arguments down to whatever reads a sample.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from ..config import PREFIX, ReadingConfig
-from ..decoding.limits import VideoLimits
 from ..errors import Ego2ExoError
 from ..runs.outputs import require_folder
+from ..video.limits import VideoLimits
 from .command_line import Settings
 from .teacher_checks import data_parallel
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import PREFIX, DistillConfig, ReadingConfig
-from ..decoding.limits import VideoLimits
 from ..errors import Ego2ExoError
 from ..method.losses import require_equal_vocabularies
+from ..video.limits import VideoLimits
 from .checkpoints import describe
 from .classes import class_key
 from .command_line import Settings, read_config

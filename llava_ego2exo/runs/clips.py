@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..errors import Ego2ExoError
 from ..video import read_video, time_instruction
-from .frame_cache import Reader
+from ..video.cache import Reader
 from .settings import Settings
 
 

@@ -8,13 +8,13 @@ import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.cli import main
-from llava_ego2exo.decoding.limits import VideoLimits
 from llava_ego2exo.distill.answers import Answer, write_answers
 from llava_ego2exo.distill.check_run import run_check
 from llava_ego2exo.distill.checking import KINDS, check_pairs, clean
 from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
 from llava_ego2exo.distill.probe_pool import probe_files
 from llava_ego2exo.distill.probing import Probe, probe
+from llava_ego2exo.video.limits import VideoLimits
 
 from ..decoders import strange_decoder
 from .videos import render

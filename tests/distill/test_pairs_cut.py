@@ -12,13 +12,13 @@ import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.cli import main
-from llava_ego2exo.decoding.limits import VideoLimits
 from llava_ego2exo.distill import cutting
 from llava_ego2exo.distill.cut_pairs import cut_pairs
 from llava_ego2exo.distill.cut_pool import Cutters
 from llava_ego2exo.distill.cutting import Cut, duration, made_as, make
 from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
 from llava_ego2exo.distill.probing import probe
+from llava_ego2exo.video.limits import VideoLimits
 
 from ..decoders import strange_decoder
 from .videos import numbers, render

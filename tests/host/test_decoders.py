@@ -6,11 +6,10 @@ import time
 
 import pytest
 
-from llava_ego2exo import video
 from llava_ego2exo.demo.ask import ask
 from llava_ego2exo.distill.pairs import read_pairs
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.video import VideoLimits
+from llava_ego2exo.video import VideoLimits, reader
 
 from ..decoders import strange_decoder
 from .asking import error_of
@@ -26,10 +25,10 @@ TOLD = {"does-hang": "does not decode within 1 s", "does-crash": "crashes the de
 def strange(tmp_path, monkeypatch):
     """Readers that fail as a file's name says."""
     pytest.importorskip("decord", reason="decord is not installed")
-    monkeypatch.setattr(video, "_READERS", video.Pool("llava_ego2exo.decoding.frames"))
-    strange_decoder(monkeypatch, tmp_path, "llava_ego2exo.decoding.frames")
+    monkeypatch.setattr(reader, "_READERS", reader.Pool("llava_ego2exo.video.frames"))
+    strange_decoder(monkeypatch, tmp_path, "llava_ego2exo.video.frames")
     yield
-    video._READERS.stop()
+    reader._READERS.stop()
 
 
 def test_teach_answers_the_others(tmp_path, world, capsys, fault_table):

@@ -50,15 +50,15 @@ def test_replies_are_the_models_own_and_asked_once(setting, no_model, capsys):
 
 
 def test_a_video_is_read_and_encoded_once_for_all_its_questions(setting, monkeypatch):
-    from llava_ego2exo import video
+    from llava_ego2exo.video import reader
 
-    read, original = [], video.read_video
+    read, original = [], reader.read_video
 
     def reading(path, *rest, **how):
         read.append(path)
         return original(path, *rest, **how)
 
-    monkeypatch.setattr(video, "read_video", reading)
+    monkeypatch.setattr(reader, "read_video", reading)
     frames = []
 
     def load(*args, **kwargs):

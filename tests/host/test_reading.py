@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from llava_ego2exo import video
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.reading import give_reader, llava_times, reader_of, wrap_reader
-from llava_ego2exo.runs.frame_cache import FrameCache
-from llava_ego2exo.video import read_video
+from llava_ego2exo.video import read_video, reader
+from llava_ego2exo.video.cache import FrameCache
 from tests.videos import render_clip, sample
 
 from .conftest import losses
@@ -95,7 +94,7 @@ def test_llavas_times_at_a_rate_that_is_no_whole_number(drawn):
 def test_without_ego_tokens_llavas_own_reader_reads(registered, drawn, monkeypatch):
     from llava.train import train as host
 
-    monkeypatch.setattr(video, "read_video", lambda *_a, **_k: pytest.fail("our reader was called"))
+    monkeypatch.setattr(reader, "read_video", lambda *_a, **_k: pytest.fail("our reader was called"))
     args = SimpleNamespace(video_fps=1, frames_upbound=4, force_sample=False)
     give_reader(args)
     assert reader_of(args) is None
@@ -119,14 +118,14 @@ def distil(world, train, tmp_path):
 @pytest.fixture
 def read(monkeypatch, tmp_path):
     """The paths that were decoded, by whichever process."""
-    log, original = tmp_path / "read.txt", video.read_video
+    log, original = tmp_path / "read.txt", reader.read_video
 
     def reading(path, *rest, **named):
         with log.open("a") as file:
             file.write(f"{path}\n")
         return original(path, *rest, **named)
 
-    monkeypatch.setattr(video, "read_video", reading)
+    monkeypatch.setattr(reader, "read_video", reading)
     return lambda: log.read_text().splitlines() if log.exists() else []
 
 
@@ -217,6 +216,6 @@ def test_without_a_decoder_no_weight_is_loaded(train, tmp_path, monkeypatch):
 
     loads = classmethod(lambda *_args, **_kwargs: pytest.fail("weights were loaded"))
     with monkeypatch.context() as patch, pytest.raises(Ego2ExoError, match="PyAV is not installed"):
-        patch.setattr(video, "_DECODERS", {"decord": "decord", "no_such_module": "PyAV"})
+        patch.setattr(reader, "_DECODERS", {"decord": "decord", "no_such_module": "PyAV"})
         patch.setattr(LlavaLlamaForCausalLM, "from_pretrained", loads)
         train(tmp_path / "s")

@@ -14,12 +14,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
-from .. import video
 from ..errors import Ego2ExoError
-from ..video import Clip, VideoLimits
+from ..runs.outputs import require_folder
+from . import reader
 from .bounded_folder import BoundedFolder
 from .frame_files import Source, key_of, pack_frames, pack_note, unpack_frames, unpack_note
-from .outputs import require_folder
+from .limits import VideoLimits
+from .reader import Clip
 
 
 class Reader(Protocol):
@@ -115,7 +116,7 @@ class FrameCache:
             source = None  # the reader says what is wrong with it
         clip = None if source is None else self._kept(source, asked)
         if clip is None:
-            clip = video.read_video(path, fps, frames_upbound, force_sample, start_s, end_s, self.limits)
+            clip = reader.read_video(path, fps, frames_upbound, force_sample, start_s, end_s, self.limits)
             self._count(misses=1)
             if source is not None:
                 self._keep(source, asked, clip)
@@ -196,7 +197,7 @@ class Reading:
     def reader(self) -> Reader:
         """What reads them."""
         if self.frame_cache is None:
-            return functools.partial(video.read_video, limits=self.limits)
+            return functools.partial(reader.read_video, limits=self.limits)
         return FrameCache(self.frame_cache, self.frame_cache_gb, self.limits)
 
 

@@ -7,11 +7,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from .decoding.limits import VideoLimits, raising
-from .decoding.pool import Pool
-from .decoding.sampling import sample_indices
-from .decoding.worker import Stopped
-from .errors import Ego2ExoError
+from ..errors import Ego2ExoError
+from .limits import VideoLimits, raising
+from .pool import Pool
+from .sampling import sample_indices
+from .worker import Stopped
 
 __all__ = [
     "Clip",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _DECODERS = {"decord": "decord", "av": "PyAV"}
-_READERS = Pool("llava_ego2exo.decoding.frames")
+_READERS = Pool("llava_ego2exo.video.frames")
 
 
 @dataclass(frozen=True)

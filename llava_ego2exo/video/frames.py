@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .headers import Header, check_memory, read_header
 from .limits import VideoLimits
+from .probe import Header, check_memory, read_header
 from .sampling import duration_of, part_of, sample_indices
 from .serving import Desk, serve, short_reason
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import Ego2ExoError
-from .files import write_whole
+from ..runs.files import write_whole
 
 _NAME = re.compile(r"(\.)?[0-9a-f]{32}\.(clip|frames)(?(1)\.[0-9-]+\.part)")
 _SIZE = ".size"

@@ -115,3 +115,16 @@ def _header(container: Any, stream: Any, base: int) -> Header:
     whole = (container.duration or 0) / base
     own = float((stream.duration or 0) * (stream.time_base or 0))
     return Header(stream.width or 0, stream.height or 0, max(whole, own, 0.0))
+
+
+def require_av() -> Any:
+    """The module `av`.
+
+    Raises:
+        Ego2ExoError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise Ego2ExoError("PyAV is not installed", "", "pip install 'llava-ego2exo[pairs]'") from error
+    return av

@@ -1,1 +1,0 @@
-"""Videos are decoded in processes of their own, which may hang or crash without harm."""

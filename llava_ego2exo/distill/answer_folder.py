@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.differences import differences
 from ..errors import Ego2ExoError
 from ..runs.files import write_whole
 from ..runs.json_text import parse_json, read_text
@@ -35,7 +36,7 @@ def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
     strangers = [a for a in found if not _is_ours(a, manifest)]
     if strangers:
         other = strangers[0]
-        differing = _differences(_about(other.teacher, other.settings), _about_manifest(manifest))
+        differing = differences(_about(other.teacher, other.settings), _about_manifest(manifest))
         raise Ego2ExoError(
             f"{folder} holds {len(strangers)} answer(s) of another teacher or other settings "
             f"({listed([f'{a.segment} {a.kind}' for a in strangers], 3)}): {listed(differing)}",
@@ -126,13 +127,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    differing = _differences(_about_manifest(old), _about_manifest(new))
+    differing = differences(_about_manifest(old), _about_manifest(new))
     # Logits can be added to answers without any; those of another k cannot be told apart.
-    if old.get("top_k") and old["top_k"] != new["top_k"]:
-        differing.append(f"--top-k: {old['top_k']}, now {new['top_k']}")
-    for name in ("seed", "queries"):
-        if old.get(name) != new[name]:
-            differing.append(f"{name}: {_short(old.get(name))}, now {_short(new[name])}")
+    kept = ("seed", "queries", "top_k") if old.get("top_k") else ("seed", "queries")
+    differing += differences({name: old.get(name) for name in kept}, {name: new[name] for name in kept})
     if differing:
         raise Ego2ExoError(
             f"{folder} was made otherwise: {listed(differing, 10)}",
@@ -151,13 +149,3 @@ def _about(teacher: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _is_ours(answer: Answer, manifest: dict[str, Any]) -> bool:
     return _about(answer.teacher, answer.settings) == _about_manifest(manifest)
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    names = dict.fromkeys([*old, *new])
-    return [f"{n}: {_short(old.get(n))}, now {_short(new.get(n))}" for n in names if old.get(n) != new.get(n)]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."

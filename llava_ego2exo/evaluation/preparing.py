@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.differences import differences
 from ..errors import Ego2ExoError
 from ..runs.files import locked, write_whole
 from ..runs.hashes import file_hash, video_hashes
@@ -26,7 +27,7 @@ from .judging import judge_of
 from .outcomes import LIKELIHOOD
 from .parsers import PARSERS
 from .plan import Plan, make_plan
-from .provenance import differences, named, software
+from .provenance import named, software
 from .replies import read_replies
 from .splitting import split_long
 from .videos import find_videos

@@ -33,19 +33,6 @@ def software() -> dict[str, Any]:
     }
 
 
-def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ, in words."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [text for key in keys for text in differences(old.get(key), new.get(key), f"{name} {key}".strip())]
-    return [] if old == new else [f"{name}: {_short(old)}, now {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def named(models: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """A manifest's models by name."""
     return {model["name"]: model for model in models}

@@ -235,7 +235,7 @@ class TestRefused:
         setting.write(setting.rows[:-1])
         no_model()
         assert setting.eval() == 1
-        assert "was made otherwise: data sha256" in error_of(capsys)
+        assert "was made otherwise: data.sha256" in error_of(capsys)
         assert setting.replies() == before
 
     def test_half_a_file_and_bad_rows(self, setting, no_model, capsys):

@@ -1,0 +1,1 @@
+"""What every long run needs: whole files, line stores, JSON, tables, processes."""

@@ -1,8 +1,11 @@
 """Host tests run on whichever `llava` is importable: LLaVA-NeXT or llava-torch."""
 
 import importlib.util
+import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +91,56 @@ def no_model(monkeypatch):
 def train(world, monkeypatch, registered):
     """Run LLaVA's own `train()` in this process; returns the trainer it made."""
     return run_training(world, monkeypatch)
+
+
+STUDENTS = {
+    "lora": {},
+    "lora_bf16": {"bf16": True},
+    "qlora4": {"bits": 4, "bf16": True},
+    "qlora8": {"bits": 8, "bf16": True},
+    "full": {"lora_enable": False, "learning_rate": 2e-3},
+    "projector": {"lora_enable": False, "tune_mm_mlp_adapter": True, "num_train_epochs": 8},
+}
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained student that tests share: read it, never write to it.
+
+    Args:
+        folder: what the run saved.
+        base: the base checkpoint to load it with; None for a whole model.
+        kind: of its language model.
+        trainer: that trained it, with its model in memory.
+    """
+
+    folder: Path
+    base: Path | None
+    kind: str
+    trainer: Any
+
+    def copy(self, to: Path) -> Path:
+        """A folder of its own, for a test that damages it."""
+        return Path(shutil.copytree(self.folder, to))
+
+
+@pytest.fixture(scope="session")
+def trained_students():
+    return {}
+
+
+@pytest.fixture
+def student(world, train, trained_students):
+    """`student(kind, way)`: a run of `STUDENTS` that knows the world's videos by heart, trained once a session."""
+
+    def get(kind: str = "llama", way: str = "lora") -> Student:
+        if (kind, way) not in trained_students:
+            folder = world.root / "students" / f"{way}_{kind}"
+            trainer = train(folder, kind, **{"num_train_epochs": 40, **STUDENTS[way]})
+            trained_students[kind, way] = Student(folder, None if way == "full" else world.base(kind), kind, trainer)
+        return trained_students[kind, way]
+
+    return get
 
 
 def run_training(world, monkeypatch):

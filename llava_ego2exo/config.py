@@ -209,9 +209,6 @@ class ReadingConfig:
     max_bad: int = _flag(
         0, "Samples that may turn out unreadable and are left out, exo and ego view together, before the run stops."
     )
-    allow_outside: bool = _flag(
-        False, "Let paths of the training file lead out of `--video_folder` and `--image_folder`."
-    )
     max_json_mb: int = _flag(512, "Largest training file that is read, in MiB.")
 
     def __post_init__(self) -> None:
@@ -220,8 +217,6 @@ class ReadingConfig:
             raise Ego2ExoError(f"--{PREFIX}frame_cache_gb {most}", "a number above 0", "leave it out for 20")
         if isinstance(self.max_bad, bool) or not isinstance(self.max_bad, int) or self.max_bad < 0:
             raise Ego2ExoError(f"--{PREFIX}max_bad {self.max_bad}", "a whole number from 0", "leave it out for 0")
-        if not isinstance(self.allow_outside, bool):
-            raise Ego2ExoError(f"--{PREFIX}allow_outside {self.allow_outside!r}", "True or False")
         if isinstance(self.max_json_mb, bool) or not isinstance(self.max_json_mb, int) or self.max_json_mb < 1:
             raise Ego2ExoError(
                 f"--{PREFIX}max_json_mb {self.max_json_mb}", "a whole number from 1", "leave it out for 512"

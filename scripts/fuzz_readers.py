@@ -141,9 +141,9 @@ def _table(sign: str) -> str:
 
 def _pairs(path: Path) -> None:
     scan_pairs(path)
-    pairs = read_pairs(path, allow_outside=True)
+    pairs = read_pairs(path)
     again = write_pairs(path.with_name("again.jsonl"), pairs)
-    if read_pairs(again, allow_outside=True) != pairs:
+    if read_pairs(again) != pairs:
         raise AssertionError("what was read is not what is written")
     read_pairs(path)
 

@@ -30,7 +30,7 @@ source scripts/_slurm.sh
 MODEL=lmms-lab/llava-onevision-qwen2-7b-ov    # the teacher: the model that the student starts from
 FRAMES=32                                     # at most so many a video, one a second, as in training
 VIDEOS=data/videos
-PAIRS=data/pairs.jsonl                        # in a folder above the videos; else add --allow-outside where it is read
+PAIRS=data/pairs.jsonl
 ANSWERS=data/answers
 DATA=data/train.json
 

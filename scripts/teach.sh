@@ -15,7 +15,7 @@ set -euo pipefail
 VIDEOS=data/videos                            # with <segment>_ego.mp4, <segment>_exo1.mp4, <segment>_exo2.mp4, ...
 MODEL=lmms-lab/llava-onevision-qwen2-7b-ov    # the teacher: the model that the student starts from
 FRAMES=32                                     # at most so many a video, one a second, as in training
-PAIRS=data/pairs.jsonl                        # in a folder above the videos; else add --allow-outside where it is read
+PAIRS=data/pairs.jsonl
 ANSWERS=data/answers
 DATA=data/train.json
 

@@ -1,20 +1,9 @@
-"""Flags of the commands that read data files of others."""
+"""The flag of the commands that read data files."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
-
-
-def add_allow_outside(parser: Any, where: str = "the folder of the pairs file") -> None:
-    """`--allow-outside`.
-
-    Args:
-        parser: or a group of its arguments.
-        where: paths lead without it.
-    """
-    text = f"let paths lead out of {where}: absolute ones, ../, links into a store of videos"
-    parser.add_argument("--allow-outside", action="store_true", help=text)
 
 
 def add_max_json(parser: Any) -> None:

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .data_flags import add_allow_outside, add_max_json
+from .data_flags import add_max_json
 from .model_flags import add_asking, take_reading
 from .video_flags import video_limits
 
@@ -43,7 +43,6 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--clip-seconds", type=float, default=1.0, metavar="S", help=clips)
     bad = "malformed rows of the data that may be left out; they are listed (default: 0)"
     group.add_argument("--max-bad-rows", type=int, default=0, metavar="N", help=bad)
-    add_allow_outside(group, "--videos")
     add_max_json(group)
     check = "read and check data (and videos, where given) without a model, and print what is there"
     group.add_argument("--check", action="store_true", help=check)
@@ -147,7 +146,6 @@ def _check(args: argparse.Namespace) -> tuple[str, int]:
     checked = check(
         args.benchmark, args.data, args.videos, _views(args), categories=args.categories or None,
         max_bad=args.max_bad_rows, probe=args.probe, workers=args.workers, limits=video_limits(args),
-        allow_outside=args.allow_outside,
     )  # fmt: skip
     return str(checked), 1 if checked.faults else 0
 
@@ -160,7 +158,7 @@ def _render(args: argparse.Namespace) -> tuple[str, int]:
 
     _need(args, "benchmark", "data", "videos")
     read = read_benchmark(args.benchmark, args.data, _views(args), args.categories or None, args.max_bad_rows)
-    items = find_videos(read.items, args.videos, read.precut, args.allow_outside).items[: args.limit or None]
+    items = find_videos(read.items, args.videos, read.precut).items[: args.limit or None]
     missing = [f"{item.video} ({item.source})" for item in items if not item.path]
     if missing:
         raise Ego2ExoError(
@@ -188,7 +186,7 @@ def _ask(args: argparse.Namespace) -> tuple[str, int]:
     same = (
         "benchmark", "data", "videos", "out", "view", "limit", "template", "dtype", "bits", "frames_upbound",
         "video_fps", "force_sample", "time_instruction", "max_new_tokens", "batch_size", "workers", "max_failures",
-        "max_bad_rows", "compare_to", "clip_seconds", "allow_outside",
+        "max_bad_rows", "compare_to", "clip_seconds",
     )  # fmt: skip
     values: dict[str, Any] = {name: getattr(args, name) for name in same}
     job = Job(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from .data_flags import add_allow_outside, add_max_json
+from .data_flags import add_max_json
 from .video_flags import add_video_limits, video_limits
 
 
@@ -32,7 +32,6 @@ def _add_build(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--ego-view", default="ego", metavar="NAME", help="what {view} reads for the ego camera (ego)")
     skip = "leave out segments, or rows of a manifest, that lack their ego or exo"
     parser.add_argument("--skip-unpaired", action="store_true", help=skip)
-    add_allow_outside(parser, "the manifest's folder, or --videos")
     add_max_json(parser)
     _add_splits(parser, "all pairs are for training")
     parser.set_defaults(run=_build)
@@ -52,7 +51,6 @@ def _add_egoexo4d(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--essential", action="store_true", help="only segments marked is_essential")
     parser.add_argument("--no-cut", action="store_true", help="only write pairs.jsonl, with times in the long videos")
     parser.add_argument("--require-all", action="store_true", help="stop where any video is missing")
-    add_allow_outside(parser, "--root")
     add_max_json(parser)
     _add_splits(parser, "the splits of the annotation files", takes=False)
     _add_cutting(parser)
@@ -63,7 +61,6 @@ def _add_cut(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("cut", help="cut the segments of a pairs.jsonl into files of their own")
     parser.add_argument("--pairs", required=True, metavar="FILE", help="a pairs.jsonl with start_s and end_s")
     parser.add_argument("--out", required=True, metavar="DIR", help="where cuts and the new pairs.jsonl go")
-    add_allow_outside(parser)
     _add_cutting(parser)
     parser.set_defaults(run=_cut)
 
@@ -83,7 +80,6 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--skip-unpaired", action="store_true", help="do not look for unpaired files")
     answers = "look at the teacher's answers too: the folder that `teach` wrote"
     parser.add_argument("--answers", metavar="DIR", help=answers)
-    add_allow_outside(parser)
     parser.add_argument("--show", type=int, default=5, metavar="N", help="findings shown of each kind (5)")
     parser.add_argument("--report", metavar="FILE", help="also write all findings as JSON")
     parser.add_argument("--write-clean", metavar="FILE", help="also write a pairs.jsonl without what is at fault")
@@ -122,7 +118,7 @@ def _build(args: argparse.Namespace) -> int:
     has_splits = False
     if args.manifest:
         unpaired = [] if args.skip_unpaired else None
-        pairs, has_splits = building.build_from_manifest(args.manifest, args.videos, unpaired, args.allow_outside)
+        pairs, has_splits = building.build_from_manifest(args.manifest, args.videos, unpaired)
         left_out = (("unpaired row(s) left out", unpaired or []),)
     else:
         found = building.build_from_folder(args.videos, args.pattern, args.ego_view, args.skip_unpaired)
@@ -135,7 +131,7 @@ def _build(args: argparse.Namespace) -> int:
     pairs = building.assign(pairs, args.take_pattern, args.split, args.seed, has_splits)
     out = write_pairs(args.out, pairs)
     print(f"{out}: {building.summary(pairs)}")
-    print(f"look at the files next: llava-ego2exo pairs check --pairs {args.out}{_tell_outside(pairs, out)}")
+    print(f"look at the files next: llava-ego2exo pairs check --pairs {args.out}")
     return 0
 
 
@@ -153,7 +149,7 @@ def _egoexo4d(args: argparse.Namespace) -> int:
         views=views, takes=_names(args.takes), scenarios=_names(args.scenarios), min_s=args.min_seconds,
         max_s=args.max_seconds, essential=args.essential,
     )  # fmt: skip
-    takes = read_takes(args.root, filters, args.allow_outside)
+    takes = read_takes(args.root, filters)
     for line in takes.lines():
         print(line)
     listing = write_missing(args.out, takes.missing)
@@ -166,7 +162,6 @@ def _egoexo4d(args: argparse.Namespace) -> int:
     if args.no_cut:
         out = write_pairs(f"{args.out}/pairs.jsonl", pairs)
         print(f"wrote {out}")
-        _tell_outside(pairs, out)
         return 0
     return _cut_and_write(pairs, args)
 
@@ -177,7 +172,7 @@ def _cut(args: argparse.Namespace) -> int:
 
     if os.path.realpath(args.pairs) == os.path.realpath(f"{args.out}/pairs.jsonl"):
         raise Ego2ExoError(f"--out {args.out} would overwrite {args.pairs}", "another folder", "pass another --out")
-    return _cut_and_write(read_pairs(args.pairs, args.allow_outside), args)
+    return _cut_and_write(read_pairs(args.pairs), args)
 
 
 def _cut_and_write(pairs, args: argparse.Namespace) -> int:
@@ -194,7 +189,6 @@ def _cut_and_write(pairs, args: argparse.Namespace) -> int:
         raise Ego2ExoError(f"all of {len(pairs)} pair(s) failed", "", "see the lines above")
     out = write_pairs(f"{args.out}/pairs.jsonl", result.pairs)
     print(f"{out}: {summary(result.pairs)}")
-    _tell_outside(result.pairs, out)
     if result.failures:
         print(f"{len(result.failures)} cut(s) failed; {len(pairs) - len(result.pairs)} pair(s) are left out")
     return 1 if result.failures else 0
@@ -207,20 +201,8 @@ def _check(args: argparse.Namespace) -> int:
         args.pairs, print, tolerance_s=args.tolerance, limits=video_limits(args), workers=args.workers,
         videos=args.videos, pattern=args.pattern, ego_view=args.ego_view, skip_unpaired=args.skip_unpaired,
         shown=args.show, report_to=args.report, write_clean=args.write_clean,
-        allow_outside=args.allow_outside, answers=args.answers,
+        answers=args.answers,
     )  # fmt: skip
-
-
-def _tell_outside(pairs, out) -> str:
-    """Say where paths lead out of the folder of a new pairs file; returns the flag that other commands then need."""
-    from ..distill.pair_lines import outside_files
-    from ..distill.pairs import ALLOW_OUTSIDE
-
-    found = outside_files(pairs, out)
-    if not found:
-        return ""
-    print(f"{len(found)} path(s) lead out of {out.parent}: what reads {out.name} needs {ALLOW_OUTSIDE}")
-    return f" {ALLOW_OUTSIDE}"
 
 
 def _names(text: str | None) -> frozenset[str] | None:

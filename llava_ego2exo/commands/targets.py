@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .data_flags import add_allow_outside, add_max_json
+from .data_flags import add_max_json
 
 SPLITS = ("train", "val", "test")
 MIX_RATIO = 0.2
@@ -30,7 +30,6 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--teacher", metavar="FINGERPRINT", help=teacher)
     missing = "go on where pairs have no answer, or answers no pair; they are counted and named"
     parser.add_argument("--allow-missing", action="store_true", help=missing)
-    add_allow_outside(parser, "the folders of the pairs file and of --mix")
     add_max_json(parser)
     _add_mix(parser)
     parser.set_defaults(run=_run)
@@ -69,7 +68,6 @@ def _run(args: argparse.Namespace) -> int:
         video_folder=args.video_folder,
         mix=mix,
         allow_missing=args.allow_missing,
-        allow_outside=args.allow_outside,
     )
     print(written.text)
     return 0

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import sys
 
-from .data_flags import add_allow_outside
 from .model_flags import add_asking, take_reading
 
 SPLITS = ("train", "val", "test", "all")
@@ -21,7 +20,6 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--model", required=True, metavar="CKPT", help="the teacher: a LLaVA checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="where answers.jsonl goes")
     parser.add_argument("--split", choices=SPLITS, default="train", help="which pairs (default: train)")
-    add_allow_outside(parser)
     _add_model(parser)
     _add_questions(parser)
     _add_run(parser)

@@ -34,14 +34,14 @@ def build_from_folder(
 
 
 def build_from_manifest(
-    path: str | Path, folder: str | Path | None = None, unpaired: list[str] | None = None, allow_outside: bool = False
+    path: str | Path, folder: str | Path | None = None, unpaired: list[str] | None = None
 ) -> tuple[list[Pair], bool]:
     """The pairs of a manifest whose files are all there, and whether it says their splits.
 
     Raises:
         Ego2ExoError: as `read_manifest` and `require_files`, or no complete pair.
     """
-    pairs, has_splits = read_manifest(path, folder, unpaired, allow_outside)
+    pairs, has_splits = read_manifest(path, folder, unpaired)
     if not pairs:
         raise Ego2ExoError(
             f"{path}: no row is a pair: {listed(unpaired or [])}", "rows with ego and exo", "add the missing videos"

@@ -16,7 +16,7 @@ from .answers import read_answers
 from .check_report import report
 from .checking import Finding, by_kind, check_pairs, clean, unpaired_findings
 from .finding import EGO, find_pairs, unpaired_beside
-from .line_findings import line_findings, outside_findings
+from .line_findings import line_findings
 from .pair_lines import scan_pairs
 from .pairs import Pair, write_pairs
 from .probe_pool import probe_files
@@ -26,7 +26,7 @@ def run_check(
     path: str | Path, say: Callable[[str], None], *, tolerance_s: float = 0.5, limits: VideoLimits | None = None,
     workers: int = 0, videos: str | None = None, pattern: str | None = None, ego_view: str = EGO,
     skip_unpaired: bool = False, shown: int = 5, report_to: str | None = None, write_clean: str | None = None,
-    progress: bool = True, allow_outside: bool = False, answers: str | None = None,
+    progress: bool = True, answers: str | None = None,
 ) -> int:  # fmt: skip
     """Check a `pairs.jsonl` and return the exit code: 0 where nothing is wrong, else 1.
 
@@ -44,7 +44,6 @@ def run_check(
         report_to: JSON file for all findings and what each file holds.
         write_clean: pairs file for what is not at fault.
         progress: show a progress bar.
-        allow_outside: let paths lead out of the pairs file's folder.
         answers: folder of the teacher's answers, which are looked at too; None: they are not.
 
     Raises:
@@ -62,15 +61,12 @@ def run_check(
     if not found.pairs and not found.faults:
         raise Ego2ExoError(f"{path} holds no pair", "one pair a line", "make it with `llava-ego2exo pairs build`")
     pairs, findings = line_findings(found)
-    findings += [] if allow_outside else outside_findings(pairs, path)
-    # What lies outside is not even opened.
-    opened = clean(pairs, findings)
-    unpaired = {} if skip_unpaired else _unpaired(opened, videos, pattern, ego_view)
-    probes = probe_files([file for pair in opened for file in pair.files.values()], workers, limits, progress)
-    findings += check_pairs(opened, probes, tolerance_s) + unpaired_findings(pairs, unpaired)
+    unpaired = {} if skip_unpaired else _unpaired(pairs, videos, pattern, ego_view)
+    probes = probe_files([file for pair in pairs for file in pair.files.values()], workers, limits, progress)
+    findings += check_pairs(pairs, probes, tolerance_s) + unpaired_findings(pairs, unpaired)
     findings += [] if answers is None else answer_findings(pairs, read_answers(answers))
     findings = by_kind(findings)
-    for line in report(opened, probes, findings, shown):
+    for line in report(pairs, probes, findings, shown):
         say(line)
     if report_to:
         whole = {

@@ -14,7 +14,6 @@ from .splits import leaks
 KINDS = {
     "line": "lines of the pairs file that are no pair",
     "segment": "names of segments that stand again",
-    "outside": "paths that lead out of the pairs file's folder",
     "unreadable": "files that are missing or do not decode",
     "range": "segments that reach outside a video",
     "ego shorter": "ego clips shorter than an exo view",

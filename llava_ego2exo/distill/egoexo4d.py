@@ -12,7 +12,6 @@ from ..errors import Ego2ExoError
 from ..runs.listing import listed, repeated
 from .egoexo4d_files import annotations, camera_files, take_list, view_names
 from .pair import Pair
-from .pair_lines import require_inside
 from .record import record_faults
 
 DOWNSCALED = "frame_aligned_videos/downscaled/448"
@@ -78,17 +77,16 @@ class Filters:
         )
 
 
-def read_takes(root: str | Path, filters: Filters = Filters(), allow_outside: bool = False) -> Takes:
+def read_takes(root: str | Path, filters: Filters = Filters()) -> Takes:
     """Read `takes.json` and the keystep annotations below `root`, and look which videos are there.
 
     Args:
         root: the download.
         filters: what is wanted.
-        allow_outside: let paths and links lead out of `root`.
 
     Raises:
         Ego2ExoError: a file is missing or not in the format, a filter names a take or scenario that is not there,
-            paths lead out of `root`, or no pair comes out.
+            or no pair comes out.
     """
     root = Path(os.path.abspath(root))
     by_uid = {take["take_uid"]: take for take in take_list(root / "takes.json")}
@@ -113,8 +111,6 @@ def read_takes(root: str | Path, filters: Filters = Filters(), allow_outside: bo
             f"takes/<take_name>/{DOWNSCALED}/<camera>.mp4 for an annotated take",
             "download them: egoexo -o ROOT --parts metadata annotations downscaled_takes/448 --benchmarks keystep",
         )
-    if not allow_outside:
-        require_inside(result.pairs, root, f"--root {root}")
     return result
 
 

@@ -34,7 +34,6 @@ class Job:
         reading: how they are read.
         max_failures: how many clips may fail.
         estimate: how many clips to time; 0: answer all.
-        allow_outside: let paths of the pairs lead out of their file's folder.
     """
 
     pairs: str
@@ -58,7 +57,6 @@ class Job:
     reading: Reading = Reading()
     max_failures: int = 0
     estimate: int = 0
-    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         least = {"batch_size": 1, "top_k": 0, "workers": 1, "max_failures": 0, "estimate": 0}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from .checking import Finding
 from .finding import EGO
 from .pair import Pair
-from .pair_lines import Scanned, outside_files
+from .pair_lines import Scanned
 
 
 def line_findings(found: Scanned) -> tuple[list[Pair], list[Finding]]:
@@ -33,14 +32,6 @@ def line_findings(found: Scanned) -> tuple[list[Pair], list[Finding]]:
             pairs.append(pair)
         seen.add(pair.segment)
     return pairs, findings
-
-
-def outside_findings(pairs: list[Pair], path: str | Path) -> list[Finding]:
-    """A finding for each file that lies outside of the pairs file's folder, links followed."""
-    return [
-        Finding("outside", pair.segment, view, text.removeprefix(f"{pair.segment}: "))
-        for pair, view, text in outside_files(pairs, path)
-    ]
 
 
 def _lacking(record: Any) -> str:

@@ -13,7 +13,6 @@ from ..errors import Ego2ExoError
 from ..runs.json_text import json_reason, parse_json, read_text
 from ..runs.listing import listed, repeated
 from .pair import Pair, pair_from_record
-from .pair_lines import require_inside
 from .record import EXAMPLE, FIELDS, record_faults
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
@@ -22,7 +21,7 @@ _NUMBERS = ("start_s", "end_s", "offset_s")
 
 
 def read_manifest(
-    path: str | Path, folder: str | Path | None = None, unpaired: list[str] | None = None, allow_outside: bool = False
+    path: str | Path, folder: str | Path | None = None, unpaired: list[str] | None = None
 ) -> tuple[list[Pair], bool]:
     """The pairs of a manifest, and whether it says their splits.
 
@@ -32,10 +31,9 @@ def read_manifest(
         folder: where relative paths count from; None: the manifest's folder.
         unpaired: gets a line for each row without its ego or without any exo, which is left out; None: such a row is a
             fault.
-        allow_outside: let paths lead out of that folder.
 
     Raises:
-        Ego2ExoError: paths lead out; names all unknown columns, or the first faulty rows and how many more there are.
+        Ego2ExoError: names all unknown columns, or the first faulty rows and how many more there are.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -61,8 +59,6 @@ def read_manifest(
         raise Ego2ExoError(
             f"{path}: {len(faults)} fault(s): {listed(faults)}", f"the columns {COLUMNS}", "mend these rows"
         )
-    if not allow_outside:
-        require_inside(pairs, base, f"{base}, from which the paths of {path} count")
     return pairs, any("split" in row for _, row in rows)
 
 

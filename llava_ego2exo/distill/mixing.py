@@ -14,7 +14,7 @@ from typing import Any
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
 from ..host.data_check import read_samples, sample_faults
-from ..host.media_folders import ALLOW_OUTSIDE, MediaFolders
+from ..host.media_folders import MediaFolders
 from ..runs.listing import listed
 from .draws import shuffle_key
 
@@ -66,9 +66,7 @@ def check_ratio(ratio: float) -> None:
         raise Ego2ExoError(f"--mix-ratio {ratio}", "a share of all samples: more than 0, less than 1", "give 0.2")
 
 
-def draw_replayed(
-    file: str, count: int, seed: int, video_folder: str, image_folder: str, allow_outside: bool = False
-) -> list[Sample]:
+def draw_replayed(file: str, count: int, seed: int, video_folder: str, image_folder: str) -> list[Sample]:
     """Samples of a LLaVA JSON, drawn without repeat, each checked and marked `"replay": true`.
 
     A draw hangs on the seed and the sample's content, not on its place in the file.
@@ -79,7 +77,6 @@ def draw_replayed(
         seed: of the draws.
         video_folder: what the file's videos are relative to.
         image_folder: what its images are relative to.
-        allow_outside: let its paths lead out of these folders.
 
     Raises:
         Ego2ExoError: there are too few samples, or drawn ones are faulty; all of these are counted.
@@ -92,13 +89,13 @@ def draw_replayed(
             "give a smaller --mix-ratio, or a larger file",
         )
     drawn = _shuffled(samples, seed)[:count]
-    media = MediaFolders({"video_folder": video_folder, "image_folder": image_folder, ALLOW_OUTSIDE: allow_outside})
+    media = MediaFolders({"video_folder": video_folder, "image_folder": image_folder})
     faults = [f"{file}[{index}]: {fault}" for index in drawn for fault in _faults(samples[index], media)]
     if faults:
         raise Ego2ExoError(
             f"{len(faults)} fault(s) in the samples drawn for replay: {listed(faults)}",
             "LLaVA's samples, with videos under --mix-video-folder and images under --mix-image-folder",
-            "mend these samples, say where their files lie, or let paths lead out of these folders by --allow-outside",
+            "fix these samples, or name the folders of their files",
         )
     return [{**samples[index], "replay": True} for index in drawn]
 

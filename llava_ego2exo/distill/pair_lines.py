@@ -1,20 +1,16 @@
-"""The lines of a pairs file, faulty or not, and which of the files that they name lie elsewhere."""
+"""The lines of a pairs file, faulty or not."""
 
 from __future__ import annotations
 
 import os
 from codecs import BOM_UTF8
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runs.inside import Inside, lies_outside, outside_error
 from ..runs.json_text import json_reason, not_utf8, parse_json, read_lines_of
 from .pair import Pair, pair_from_record
 from .record import record_faults
-
-ALLOW_OUTSIDE = "--allow-outside"
 
 
 @dataclass
@@ -66,34 +62,3 @@ def scan_pairs(path: str | Path) -> Scanned:
             found.pairs.append(pair_from_record(record, folder))
             found.lines.append(number)
     return found
-
-
-def outside_files(pairs: Iterable[Pair], path: str | Path) -> list[tuple[Pair, str, str]]:
-    """(pair, view, what to say) of each file that lies outside of the pairs file's folder, links followed."""
-    return _outside(pairs, os.path.dirname(os.path.abspath(path)))
-
-
-def require_inside(pairs: Iterable[Pair], folder: str | Path, where: str) -> None:
-    """Refuse pairs whose files lie outside of a folder, links followed.
-
-    Args:
-        pairs: to look at.
-        folder: of the data.
-        where: what the folder is, in words.
-
-    Raises:
-        Ego2ExoError: names the first paths and counts the rest.
-    """
-    lines = [line for _, _, line in _outside(pairs, folder)]
-    if lines:
-        raise outside_error(lines, where, ALLOW_OUTSIDE)
-
-
-def _outside(pairs: Iterable[Pair], folder: str | Path) -> list[tuple[Pair, str, str]]:
-    inside = Inside(folder)
-    return [
-        (pair, view, f"{pair.segment}: {lies_outside(view, file, folder)}")
-        for pair in pairs
-        for view, file in pair.files.items()
-        if not inside.has(file)
-    ]

@@ -12,24 +12,22 @@ from ..errors import Ego2ExoError
 from ..runs.files import write_whole
 from ..runs.listing import listed, repeated
 from .pair import Pair, pair_from_record
-from .pair_lines import ALLOW_OUTSIDE, require_inside, scan_pairs
+from .pair_lines import scan_pairs
 from .record import EXAMPLE, FIELDS
 
-__all__ = ["ALLOW_OUTSIDE", "Pair", "pair_from_record", "read_pairs", "require_files", "write_pairs"]
+__all__ = ["Pair", "pair_from_record", "read_pairs", "require_files", "write_pairs"]
 
 _CLEAN = "mend the paths; `llava-ego2exo pairs check --write-clean` writes a pairs file without what is missing"
 
 
-def read_pairs(path: str | Path, allow_outside: bool = False) -> list[Pair]:
+def read_pairs(path: str | Path) -> list[Pair]:
     """The pairs of a `pairs.jsonl`, in its order. Whether files are there is not looked at; `require_files` does that.
 
     Args:
         path: of the file.
-        allow_outside: let paths lead out of the file's folder.
 
     Raises:
-        Ego2ExoError: the file is missing, empty or faulty, or paths lead out of its folder; names the first faulty
-            lines and counts the rest.
+        Ego2ExoError: the file is missing, empty or faulty; names the first faulty lines and counts the rest.
     """
     found = scan_pairs(path)
     faults = [f"line {number} {fault}" for number, wrong in found.faults.items() for fault in wrong]
@@ -42,8 +40,6 @@ def read_pairs(path: str | Path, allow_outside: bool = False) -> list[Pair]:
         )
     if not found.pairs:
         raise Ego2ExoError(f"{path} holds no pair", "one pair a line", "make it with `llava-ego2exo pairs build`")
-    if not allow_outside:
-        require_inside(found.pairs, os.path.dirname(os.path.abspath(path)), f"the folder of {path}")
     return found.pairs
 
 

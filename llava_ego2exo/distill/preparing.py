@@ -52,7 +52,7 @@ def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
     Raises:
         Ego2ExoError: something given is wrong.
     """
-    pairs = read_pairs(job.pairs, job.allow_outside)
+    pairs = read_pairs(job.pairs)
     chosen = [pair for pair in pairs if job.split in (pair.split, "all")]
     if not chosen:
         there = ", ".join(dict.fromkeys(pair.split for pair in pairs))

@@ -8,14 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..host.media_folders import ALLOW_OUTSIDE, OUTSIDE, MediaFolders
 from ..runs.listing import listed
 from .mixing import Mix
 from .targets import AFTER, BEFORE, Choices, Tally
 
 LISTED = 20
-# Keys of a sample that name files, and the folder that each counts from.
-_MEDIA = {"video": "video", "ego_video": "video", "image": "image"}
 
 
 def report(tally: Tally, choices: Choices, split: str, teacher: str, notes: Sequence[str]) -> list[str]:
@@ -55,17 +52,6 @@ def training_flags(file: Path, choices: Choices, mix: Mix | None, samples: Seque
     flags = ["--data_path", str(file), "--video_folder", choices.video_folder]
     images = mix.folders[1] if mix and any("image" in sample for sample in samples) else None
     flags += ["--image_folder", images] if images else []
-    media = MediaFolders({"video_folder": choices.video_folder, "image_folder": images, ALLOW_OUTSIDE: False})
-    faults = (
-        fault
-        for sample in samples
-        for key, kind in _MEDIA.items()
-        for file in (sample[key] if isinstance(sample.get(key), list) else [sample.get(key)])
-        if file is not None
-        for fault in media.faults(kind, file, key)
-    )
-    if any(OUTSIDE in fault for fault in faults):
-        flags += [f"--{ALLOW_OUTSIDE}", "True"]
     return [f"wrote {file}; train with:", f"  {shlex.join(flags)}"]
 
 

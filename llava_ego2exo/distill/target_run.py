@@ -49,7 +49,6 @@ def run_targets(
     video_folder: str | None = None,
     mix: Mix | None = None,
     allow_missing: bool = False,
-    allow_outside: bool = False,
 ) -> Written:
     """Write the training file.
 
@@ -60,13 +59,13 @@ def run_targets(
     choices = Choices(os.path.abspath(folder), views=views, turns=turns, flagged=flagged, seed=seed)
     _check_paths(out, video_folder, pairs_file, mix)
     faults = Faults()
-    pairs = _caught(lambda: read_pairs(pairs_file, allow_outside), faults) or []
+    pairs = _caught(lambda: read_pairs(pairs_file), faults) or []
     answers = _caught(lambda: only_teacher(_read_answers(answers_folder), teacher), faults) or []
     chosen = [pair for pair in pairs if pair.split == split]
     notes = _check(pairs, chosen, split, answers, allow_missing, faults)
     faults.raise_if_any()
     samples, tally = make_samples(chosen, answers, choices)
-    replayed = _replay(mix, len(samples), choices, allow_outside) if mix else []
+    replayed = _replay(mix, len(samples), choices) if mix else []
     notes += _check_videos(chosen, answers, answers_folder)
     file = write_samples(out, mix_in(samples, replayed, seed))
     lines = report(tally, choices, split, teacher_name(answers[0]), notes)
@@ -161,8 +160,8 @@ def _check_videos(pairs: Sequence[Pair], answers: Sequence[Answer], folder: str)
     return [f"answered before they were cut, so matched by name alone: {len(unknown)} segment(s)"] if unknown else []
 
 
-def _replay(mix: Mix, distilled: int, choices: Choices, allow_outside: bool) -> list[dict[str, Any]]:
+def _replay(mix: Mix, distilled: int, choices: Choices) -> list[dict[str, Any]]:
     videos, images = mix.folders
     count = replay_count(distilled, mix.ratio)
-    drawn = draw_replayed(mix.file, count, choices.seed, videos, images, allow_outside)
+    drawn = draw_replayed(mix.file, count, choices.seed, videos, images)
     return relocate(drawn, videos, choices.video_folder)

@@ -37,7 +37,7 @@ class Checked:
 def check(
     name: str, data: str | Path, videos: str | Path | None = None, views: Sequence[str] = ("exo",), *,
     categories: Sequence[str] | None = None, max_bad: int = 0, probe: bool = False, limits: VideoLimits | None = None,
-    workers: int = 0, progress: bool = True, allow_outside: bool = False,
+    workers: int = 0, progress: bool = True,
 ) -> Checked:  # fmt: skip
     """Read and validate a benchmark, and its videos where a folder is given.
 
@@ -52,16 +52,15 @@ def check(
         limits: what a video may be, and how long decoding it may take; None: the defaults.
         workers: videos decoded at a time; 0: one a processor, at most 8.
         progress: show a bar.
-        allow_outside: take videos that links lead out of the folder to.
 
     Raises:
-        Ego2ExoError: the data is faulty, the folder is missing, several files fit one name, or links lead out.
+        Ego2ExoError: the data is faulty, the folder is missing, or several files fit one name.
     """
     read = read_benchmark(name, data, views, categories, max_bad)
     lines = list(_about_data(name, read))
     faults: list[str] = []
     if videos is not None:
-        found = find_videos(read.items, videos, read.precut, allow_outside)
+        found = find_videos(read.items, videos, read.precut)
         faults += _missing(found)
         decoded = _probe_faults(found, limits, workers, progress) if probe else None
         lines += ["", *_about_videos(found, decoded)]

@@ -67,7 +67,6 @@ class Job:
         max_bad_rows: how many malformed rows of the data may be left out.
         judge: of descriptions, and of replies that the parser cannot read where it says so; None: none.
         compare_to: name of the model that the others are compared with; None: the first.
-        allow_outside: take videos that links lead out of the folder to.
     """
 
     benchmark: str
@@ -96,7 +95,6 @@ class Job:
     max_bad_rows: int = 0
     judge: JudgeSettings | None = None
     compare_to: str | None = None
-    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         # From Python one value may stand for a tuple of one.

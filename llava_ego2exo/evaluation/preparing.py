@@ -128,7 +128,7 @@ def _items(job: Job) -> tuple[list[Item], Read]:
         )
     read = read_benchmark(job.benchmark, job.data, job.views, job.categories or None, job.max_bad_rows)
     # All are looked for: whether a file name leaves no doubt hangs on all names in the data.
-    items = find_videos(read.items, job.videos, read.precut, job.allow_outside).items[: job.limit or None]
+    items = find_videos(read.items, job.videos, read.precut).items[: job.limit or None]
     missing = [f"{item.video} ({item.source})" for item in items if not item.path]
     if len(missing) > job.max_failures:
         raise Ego2ExoError(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import Ego2ExoError
-from ..runs.inside import Inside, lies_outside, outside_error
 from ..runs.listing import listed
 from .items import Item
 from .readers.names import SUFFIXES, parts_of, suffix_of, without_suffix
@@ -30,24 +29,19 @@ class Found:
     missing: list[Item]
 
 
-def find_videos(
-    items: Sequence[Item], folder: str | Path, precut: Mapping[str, str] | None = None, allow_outside: bool = False
-) -> Found:
+def find_videos(items: Sequence[Item], folder: str | Path, precut: Mapping[str, str] | None = None) -> Found:
     """Find the items' videos in a folder and the folders in it.
 
     A name is taken as a path below the folder, else as the end of one; then by the file's own name, where only one name
-    in the data and one file have it. With and without suffix. Nothing outside of the folder is looked up; links in it
-    are followed, and a video that one leads out to is refused.
+    in the data and one file have it. With and without suffix. Links in the folder are followed.
 
     Args:
         items: see `benchmarks.read_benchmark`.
         folder: of the videos.
         precut: item's id -> name of its clip as a file of its own, which is taken where the whole video is not there.
-        allow_outside: take what links lead out to.
 
     Raises:
-        Ego2ExoError: there is no folder, it holds no video or too many files, several files fit one name, or links lead
-            out of it.
+        Ego2ExoError: there is no folder, it holds no video or too many files, or several files fit one name.
     """
     index = _Index(folder, {item.video for item in items})
     found: list[Item] = []
@@ -62,11 +56,6 @@ def find_videos(
             "one file for each",
             "pass the folder from which the data's paths count, or rename files",
         )
-    if not allow_outside:
-        outside = Inside(folder).outside(dict.fromkeys(item.path for item in found if item.path))
-        if outside:
-            lines = [lies_outside("video", path, folder) for path in outside]
-            raise outside_error(lines, f"--videos {folder}", "--allow-outside")
     return Found(found, [item for item in found if not item.path])
 
 

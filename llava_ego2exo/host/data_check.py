@@ -11,7 +11,7 @@ from ..config import PREFIX, Ego2ExoConfig
 from ..errors import Ego2ExoError
 from ..runs.json_text import allow_mb, parse_json, read_text
 from ..runs.listing import listed
-from .media_folders import ALLOW_OUTSIDE, GONE, KINDS, OUTSIDE, MediaFolders
+from .media_folders import GONE, KINDS, MediaFolders
 
 if TYPE_CHECKING:  # command_line brings torch, which this check can do without
     from .command_line import Settings
@@ -78,9 +78,7 @@ def _where(faults: list[str], settings: Settings) -> list[str]:
     """Which folders to look at where files are not there."""
     named = [fault.split(": ", 1)[-1] for fault in faults if fault.endswith(GONE)]
     kinds = [kind for kind in KINDS if any(text.startswith((kind, f"ego_{kind}")) for text in named)]
-    found = [f"check --{kind}_folder ({settings[f'{kind}_folder'] or 'not given'})" for kind in kinds]
-    outside = f"allow paths that lead out of the folder with --{ALLOW_OUTSIDE} True, where you trust the file"
-    return [*found, *([outside] if any(OUTSIDE in fault for fault in faults) else [])]
+    return [f"check --{kind}_folder ({settings[f'{kind}_folder'] or 'not given'})" for kind in kinds]
 
 
 def data_files(data_path: str | None, lists: bool = True) -> list[str]:

@@ -27,8 +27,8 @@ def test_round_trip_with_relative_and_absolute_paths(tmp_path):
     assert tuple(records[0]) == FIELDS
     assert records[0]["ego"] == "v/e.mp4" and records[0]["exo"] == {"exo1": "/elsewhere/x.mp4"}
     assert records[1]["take"] == "naïve ☕" and records[1]["start_s"] is None
-    assert read_pairs(path, allow_outside=True) == [inside, whole]
-    assert list(read_pairs(path, allow_outside=True)[1].exo) == ["exo2", "exo10"]
+    assert read_pairs(path) == [inside, whole]
+    assert list(read_pairs(path)[1].exo) == ["exo2", "exo10"]
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 

@@ -18,7 +18,7 @@ def test_stored_logits_of_teach(world, train, kinds, tmp_path, capsys):
     pairs = [Pair(f"t{i}", videos[i], {"exo1": videos[(i + 1) % 4]}) for i in range(4)]
     write_pairs(tmp_path / "pairs.jsonl", pairs)
     (tmp_path / "queries.json").write_text(json.dumps({"what": ["What moves, and where to?"]}))
-    common = ["--pairs", str(tmp_path / "pairs.jsonl"), "--allow-outside"]
+    common = ["--pairs", str(tmp_path / "pairs.jsonl")]
     vocabulary = json.loads((world.base(kind) / "config.json").read_text())["vocab_size"]
     told = [
         "--model",

@@ -46,7 +46,7 @@ def test_it_trains(turns, paired, world, train, kinds, capsys):
     argv = ["--pairs", "pairs.jsonl", "--answers", "answers", "--out", "train.json", "--mix", "general.json"]
     argv = [word if word.startswith("--") else str(paired / word) for word in argv]
     ratio = {"one": "0.25", "all": "0.5"}[turns]
-    argv += ["--turns", turns, "--mix-ratio", ratio, "--video-folder", str(world.videos), "--allow-outside"]
+    argv += ["--turns", turns, "--mix-ratio", ratio, "--video-folder", str(world.videos)]
     assert cli.main(["targets", *argv]) == 0
     told = capsys.readouterr().out.splitlines()[-1].split()
     flags = {name.removeprefix("--"): value for name, value in zip(told[::2], told[1::2], strict=True)}

@@ -143,7 +143,6 @@ def test_a_memorised_set_is_answered_by_heart(world, train, tmp_path, monkeypatc
         "teach", "--pairs", tmp_path / "pairs.jsonl", "--model", tmp_path / "student", "--model-base",
         world.base(), "--template", "v1", "--out", tmp_path / "out", "--queries", tmp_path / "queries.json",
         "--frames-upbound", "4", "--max-new-tokens", "40", "--batch-size", "3", "--top-k", "2",
-        "--allow-outside",
     ]  # fmt: skip
     assert cli.main([str(part) for part in command]) == 0
     answers = read_answers(tmp_path / "out")

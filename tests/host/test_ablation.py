@@ -32,14 +32,10 @@ def ego_rows_of(model, batch):
     return inputs(marked, batch)[0].amin(-1) > 1e5
 
 
-def test_none_changes_nothing():
-    model, batch = build(), Batch(*ROWS)
-    whole = inputs(model, batch)
-    with ablated(model, "none"):
-        assert same(inputs(model, batch), whole)
+MIXED = ("..V.", "....", ".I.V.")
 
 
-@pytest.mark.parametrize("rows", [ROWS, ("..V.", "....", ".I.V.")], ids=str)
+@pytest.mark.parametrize("rows", [ROWS, MIXED], ids=str)
 def test_removed_is_upstreams_own_input(rows):
     model, batch = build(), Batch(*rows)
     with ablated(model, "removed"):
@@ -49,9 +45,8 @@ def test_removed_is_upstreams_own_input(rows):
     assert given[0].shape[1] < inputs(model, batch)[0].shape[1]
 
 
-@pytest.mark.parametrize("rows", [ROWS, ("..V.", "....", ".I.V.")], ids=str)
-def test_other_clip_moves_the_ego_rows_on_and_nothing_else(rows):
-    model, batch = build(), Batch(*rows)
+def test_other_clip_exchanges_the_ego_rows_and_nothing_else():
+    model, batch = build(), Batch(*ROWS, *MIXED)
     whole, where = inputs(model, batch), ego_rows_of(model, batch)
     with ablated(model, "other clip"):
         embeds, labels, mask = inputs(model, batch)
@@ -63,9 +58,8 @@ def test_other_clip_moves_the_ego_rows_on_and_nothing_else(rows):
     assert all((mine[i] - theirs[i]).abs().max() > 1e-3 for i in range(videos))
 
 
-@pytest.mark.parametrize("rows", [ROWS, ("..V.", "....", "V.V")], ids=str)
-def test_alone_takes_the_ordinary_tokens_away(rows):
-    model, batch = build(), Batch(*rows)
+def test_alone_takes_the_ordinary_tokens_away():
+    model, batch = build(), Batch(*ROWS, "....", "V.V")
     wanted = expected(model, batch, visual=False)
     with ablated(model, "alone"):
         embeds, labels, mask = inputs(model, batch)
@@ -75,7 +69,7 @@ def test_alone_takes_the_ordinary_tokens_away(rows):
 
 def test_alone_where_an_image_would_vanish():
     model, batch = build(), Batch("..V.", ".I.")
-    with pytest.raises(Ego2ExoError, match="image input that gets no ego tokens"), ablated(model, "alone"):
+    with pytest.raises(Ego2ExoError, match="--ego2exo_modalities"), ablated(model, "alone"):
         inputs(model, batch)
 
 
@@ -83,22 +77,17 @@ def state(model):
     return vars(model.config).copy(), {k: v.clone() for k, v in model.state_dict().items()}, hooks_of(model)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("how", HOWS)
-def test_all_is_as_before_afterwards(how, fails):
+def test_all_is_as_before_afterwards():
     model, batch = build(), Batch(*ROWS)
     whole, (config, weights, hooks) = inputs(model, batch), state(model)
-    try:
-        with ablated(model, how):
+    for how in HOWS:
+        with pytest.raises(KeyError), ablated(model, how):
             inputs(model, batch)
-            if fails:
-                raise KeyError(how)
-    except KeyError:
-        assert fails
-    after = state(model)
-    assert after[0] == config and after[2] == hooks == 0
-    assert all(torch.equal(after[1][name], value) for name, value in weights.items())
-    assert same(inputs(model, batch), whole)
+            raise KeyError(how)
+        after = state(model)
+        assert after[0] == config and after[2] == hooks == 0
+        assert all(torch.equal(after[1][name], value) for name, value in weights.items())
+        assert same(inputs(model, batch), whole)
 
 
 def test_answers_and_loss_follow():
@@ -121,12 +110,12 @@ def test_answers_and_loss_follow():
 
 def test_other_clip_needs_other_clips():
     model = build()
-    with pytest.raises(Ego2ExoError, match="1 video in the batch"), ablated(model, "other clip"):
+    with pytest.raises(Ego2ExoError, match="1 video"), ablated(model, "other clip"):
         inputs(model, Batch("..V..", "...."))
     assert hooks_of(model) == 0
     batch = Batch("..V..", "..V.", ".V.", frames=3)
     batch.images[2] = batch.images[1].clone()
-    with pytest.raises(Ego2ExoError, match="video 2 of the batch is the same clip.*1 such of 3"):
+    with pytest.raises(Ego2ExoError, match="video 2 .*1 such of 3"):
         with ablated(model, "other clip"):
             inputs(model, batch)
     assert hooks_of(model) == 0
@@ -137,7 +126,7 @@ def test_what_means_nothing_for_a_model_is_refused():
     assert hows(build()) == HOWS and hows(alone) == ("none", "other clip") and hows(plain) == ("none",)
     for model, reason in ((alone, "gets its ego tokens alone"), (plain, "has no ego tokens")):
         for how in set(HOWS) - set(hows(model)):
-            with pytest.raises(Ego2ExoError, match=f"{how}.*{reason}.*Allowed: none"), ablated(model, how):
+            with pytest.raises(Ego2ExoError, match=f"{how}.*{reason}"), ablated(model, how):
                 pass
     with pytest.raises(Ego2ExoError, match="ablation 'gone'.*none, removed, other clip, alone"):
         with ablated(build(), "gone"):

@@ -16,30 +16,24 @@ KINDS = ("llama", "mistral", "qwen", "mixtral", "gemma", "qwen_moe") if is_next(
 @pytest.mark.parametrize("kind", KINDS)
 def test_forward_and_backward(kind):
     model, batch = build(kind).train(), Batch("....V..", "......", "..I..")
+    check_rows(model, batch)
     loss = model(**batch.call(modalities=batch.kinds)).loss
     loss.backward()
     assert torch.isfinite(loss)
     for name, grad in ego_grads(model).items():
-        assert grad is not None and grad.abs().max() > 0, name
+        assert grad is not None and grad.any(), name
 
 
+@pytest.mark.skipif(not is_next(), reason="llava-torch needs no modalities: it counts frames")
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows(kind):
-    check_rows(build(kind), Batch("..V..", "....", ".I.V."))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_loss_depends_on_modalities(kind):
-    """A model whose own code cannot carry `modalities` sees its videos all the same."""
-    if not is_next():
-        pytest.skip("llava-torch needs no modalities: frames tell")
+@torch.no_grad()
+def test_modalities_arrive(kind):
+    """In a model whose own code cannot carry them too."""
     model, batch = build(kind), Batch("....V..")
-    with torch.no_grad():
-        video = model(**batch.call(modalities=["video"])).logits.shape[1]
-        image = model(**batch.call(modalities=["image"])).logits.shape[1]
+    video = model(**batch.call(modalities=["video"])).logits.shape[1]
+    image = model(**batch.call(modalities=["image"])).logits.shape[1]
     frames = batch.images[0].shape[0]
-    assert video == 6 + 4 * frames + P
-    assert image == 6 + 16 * frames
+    assert (video, image) == (6 + 4 * frames + P, 6 + 16 * frames)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,14 +46,7 @@ def test_generate(kind):
     tokens, scores = greedy(model, batch, 6)
     torch.testing.assert_close(torch.stack(made.logits, 1), scores, atol=1e-3, rtol=1e-3)
     assert torch.equal(made.sequences[:, -6:], tokens)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_text_batch_without_images(kind):
-    model = build(kind)
-    batch = Batch("....", "......")
-    made = model.generate(**batch.asked(images=None))
-    assert made.shape == (2, 6)
+    assert model.generate(**Batch("....", "......").asked(images=None)).shape == (2, 6)
 
 
 def test_mpt():
@@ -72,9 +59,7 @@ def test_mpt():
     model.get_model().initialize_vision_modules(model_args(ego2exo=True))
     batch = Batch("..V..")
     call = {key: value for key, value in batch.call().items() if key != "modalities"}
-    with pytest.raises(
-        Ego2ExoError, match="LlavaMptForCausalLM calls LLaVA's input preparation wrongly.*choose another"
-    ):
+    with pytest.raises(Ego2ExoError, match="LlavaMptForCausalLM"):
         model(**call)
     llava_ego2exo.unregister()
     with pytest.raises(TypeError, match="missing 1 required positional argument"):

@@ -61,7 +61,7 @@ def test_a_tower_with_another_count_of_states_is_refused():
         num_patches_per_side = 4
 
     captured = Captured(Tower(), (0,), [{0: torch.zeros(2, 18, 8)}])
-    with pytest.raises(Ego2ExoError, match="Tower gives 18 states a frame for 16 patches"):
+    with pytest.raises(Ego2ExoError, match="Tower .*18 .*16 patches"):
         captured.frames([(0, 2)], 2)
 
 
@@ -74,29 +74,19 @@ def test_calls_in_pieces_are_joined():
     assert torch.equal(captured.frames([(1, 3), (4, 5)], 5)[0], states[[1, 2, 4]])
 
 
-@pytest.mark.parametrize("layers", ["0", "3", "0,2"])
-def test_chosen_layers(layers):
-    model = build(ego2exo_layers=layers)
-    assert branch_of(model).reader.layers == tuple(map(int, layers.split(",")))
+def test_chosen_layers():
+    model = build(ego2exo_layers="0,2")
+    assert branch_of(model).reader.layers == (0, 2)
     train_a_step(model)
-
-
-def test_layers_out_of_range():
-    with pytest.raises(Ego2ExoError, match="--ego2exo_layers '4' is out of range.*has 4 layers"):
+    with pytest.raises(Ego2ExoError, match="--ego2exo_layers '4' .*4 layers"):
         build(ego2exo_layers="4")
 
 
 def siglip_folder(root: Path, whole: bool) -> Path:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    config = SiglipVisionConfig(
-        hidden_size=1152,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=16,
-        image_size=384,
-        patch_size=14,
-    )
+    sizes = {"hidden_size": 1152, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 16}
+    config = SiglipVisionConfig(**sizes, image_size=384, patch_size=14)
     SiglipVisionModel(config).save_pretrained(root)
     if whole:  # as the hub's folder says it
         parts = {"vision_config": config.to_dict(), "text_config": {}}
@@ -114,11 +104,11 @@ def test_siglip_in_a_local_folder(whole, tmp_path):
     assert facts_of(model) == (2, 1152, 16)
     assert len(branch_of(model).reader.blocks) == 2
     if whole:
-        train_a_step(model, size=384, frames=2)
+        train_a_step(model, size=384, frames=1)
 
 
 @next_only
-def test_mlcd(monkeypatch):
+def test_mlcd():
     """LLaVA takes MLCD by its hub name alone; the hub's answer is a tiny one."""
     from llava.model.multimodal_encoder import mlcd_encoder
     from llava.model.multimodal_encoder.mlcd.vit_rope2d_hf import MLCDVisionConfig, MLCDVisionModel
@@ -148,37 +138,28 @@ def dino_folder(root: Path) -> Path:
 
 
 @next_only
-@pytest.mark.parametrize("kind", ["clip", "dino"])
-def test_a_hugging_face_tower(kind, tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("with CUDA LLaVA puts this tower there, and the tests' models are on the CPU")
-    folder = clip_folder() if kind == "clip" else dino_folder(tmp_path / "dino")
-    model = build(tower=f"hf:{folder}")
-    assert type(model.get_vision_tower()).__name__ == "HFVisionTower"
-    assert facts_of(model) == ({"clip": 4, "dino": 3}[kind], 32, 4)
-    assert model.get_vision_tower().dtype == torch.bfloat16
-    train_a_step(model)
-
-
-@next_only
-def test_the_hugging_face_tower_takes_a_device_map():
-    model = build(tower=f"hf:{clip_folder()}")
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="with CUDA LLaVA puts this tower there; the models are on the CPU"
+)
+def test_a_hugging_face_tower(tmp_path):
+    for folder, layers in ((clip_folder(), 4), (dino_folder(tmp_path / "dino"), 3)):
+        model = build(tower=f"hf:{folder}")
+        assert type(model.get_vision_tower()).__name__ == "HFVisionTower"
+        assert facts_of(model) == (layers, 32, 4)
+        assert model.get_vision_tower().dtype == torch.bfloat16
+        train_a_step(model)
     model.get_vision_tower().load_model(device_map="auto")
-    assert model.get_vision_tower().vision_tower.embeddings.class_embedding.device.type in ("cpu", "cuda")
-    assert nn.Linear(1, 1).to("cpu").weight.device.type == "cpu"  # Module.to is itself again
-    assert nn.Module.to.__qualname__ == "Module.to"
+    assert nn.Module.to.__qualname__ == "Module.to"  # itself again
 
 
 @next_only
-@pytest.mark.parametrize("feature, times", [("slicefour_patch", 4), ("slice_m25811_f6_patch", 5), ("cls_patch", 1)])
+@pytest.mark.parametrize("feature, times", [("slicefour_patch", 4), ("slice_m25811_f6_patch", 5)])
 def test_joined_layers_widen_the_projector_not_the_ego_tokens(feature, times, tmp_path):
     model = build(tower=tiny_tower(tmp_path / "deep", layers=12), mm_vision_select_feature=feature)
     assert model.config.mm_hidden_size == times * 32
     assert model.get_model().mm_projector[0].in_features == times * 32
     assert facts_of(model) == (12, 32, 4)
     assert branch_of(model).projector[0].in_features == 32
-    if feature == "cls_patch":
-        return  # upstream cannot pool 17 tokens
     train_a_step(model)
 
 
@@ -190,31 +171,18 @@ def test_cls_patch_features_with_single_pictures():
     assert embeds.shape[1] == 4 + 17 + P
 
 
-@next_only
-@pytest.mark.parametrize("family", ["clip", "mlcd"])
-def test_towers_of_several_scales_are_refused(family):
-    from llava.model.multimodal_encoder import clip_encoder, mlcd_encoder
-
-    name, hub = {"clip": ("CLIPVisionTowerS2", None), "mlcd": ("MLCDVisionTowerS2", "x/mlcd-vit-bigG-patch14")}[family]
-    with pytest.MonkeyPatch.context() as patch:
-        if hub:
-            loaded = clip_encoder.CLIPVisionModel.from_pretrained(clip_folder())
-            processor = clip_encoder.CLIPImageProcessor.from_pretrained(clip_folder())
-            patch.setattr(mlcd_encoder.MLCDVisionModel, "from_pretrained", lambda *_, **__: loaded)
-            patch.setattr(mlcd_encoder.CLIPImageProcessor, "from_pretrained", lambda *_, **__: processor)
-        with pytest.raises(Ego2ExoError, match=f"{name} runs several scales.*--s2 False"):
-            build(tower=hub, s2=True, s2_scales="28,56")
-
-
-def test_a_tower_of_several_scales_by_its_name():
-    """llava-torch's needs a package of its own to be built."""
+def test_towers_of_several_scales_are_refused():
+    """By name: llava-torch's needs a package of its own to be built."""
     CLIPVisionTowerS2 = type("CLIPVisionTowerS2", (nn.Module,), {})
-    with pytest.raises(Ego2ExoError, match="CLIPVisionTowerS2 runs several scales"):
+    with pytest.raises(Ego2ExoError, match="CLIPVisionTowerS2 "):
         inspect_tower(CLIPVisionTowerS2())
+    if is_next():
+        with pytest.raises(Ego2ExoError, match="CLIPVisionTowerS2 .*--s2 False"):
+            build(s2=True, s2_scales="28,56")
 
 
 class Blocks(nn.Module):
-    """As OpenCLIP's and ImageBind's encoders: layers somewhere inside, no config, no hidden states."""
+    """As OpenCLIP's encoder: layers somewhere inside, no config, no hidden states."""
 
     def __init__(self):
         super().__init__()
@@ -223,27 +191,15 @@ class Blocks(nn.Module):
 
 
 @next_only
-@pytest.mark.parametrize(
-    "module, name", [("open_clip_encoder", "OpenCLIPVisionTower"), ("imagebind", "ImageBindWrapper")]
-)
-def test_towers_that_hide_their_layers_are_refused(module, name):
-    """The host's own classes around an encoder of that kind; the real ones need packages and downloads."""
-    import importlib
+def test_towers_that_hide_their_layers_are_refused():
+    """The host's own class around an encoder of that kind; the real one needs a package and a download."""
+    from llava.model.multimodal_encoder.open_clip_encoder import OpenCLIPVisionTower
 
-    from llava.model import llava_arch
-
-    cls = getattr(importlib.import_module(f"llava.model.multimodal_encoder.{module}"), name)
-    tower = cls.__new__(cls)
+    tower = OpenCLIPVisionTower.__new__(OpenCLIPVisionTower)
     nn.Module.__init__(tower)
     tower.vision_tower, tower.is_loaded = Blocks(), True
-    with pytest.raises(Ego2ExoError, match=f"{name} does not expose its layers.*CLIP, SigLIP, MLCD"):
+    with pytest.raises(Ego2ExoError, match="OpenCLIPVisionTower .*CLIP, SigLIP, MLCD"):
         inspect_tower(tower)
-    Tower = type(name, (nn.Module,), {"hidden_size": 4, "config": None})  # whose size needs no loaded weights
-    stub = Tower()
-    stub.vision_tower = Blocks()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Ego2ExoError, match=name):
-        patch.setattr(llava_arch, "build_vision_tower", lambda *_, **__: stub)
-        build()
 
 
 def test_an_encoder_without_hidden_states_is_refused():
@@ -251,14 +207,5 @@ def test_an_encoder_without_hidden_states_is_refused():
     model.get_vision_tower().vision_tower.register_forward_hook(
         lambda m, a, out: type(out)(last_hidden_state=out.last_hidden_state), prepend=True
     )
-    with pytest.raises(Ego2ExoError, match="CLIPVisionTower returned 0 layers"):
+    with pytest.raises(Ego2ExoError, match="CLIPVisionTower"):
         prepare(model, Batch("..V..").call())
-
-
-def test_a_tiny_checkpoint_by_names_alone_finds_its_tower_from_anywhere(tmp_path, monkeypatch):
-    from llava_ego2exo.demo.tiny import tiny_llava
-
-    monkeypatch.chdir(tmp_path)
-    folder = tiny_llava("llama")
-    tower = Path(json.loads((folder / "config.json").read_text())["mm_vision_tower"])
-    assert tower.is_absolute() and tower == tmp_path / "vision_tower" and (tower / "config.json").is_file()

@@ -34,48 +34,27 @@ def patched(tmp_path_factory):
     return checkout
 
 
-def flags(world, out):
-    return world.arguments(out, num_train_epochs=1)
-
-
 def test_our_train_module(world, tmp_path):
-    arguments = world.arguments(tmp_path / "out", num_train_epochs=1, gradient_checkpointing=True)
-    done = run(["-m", "llava_ego2exo.train", *arguments])
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "load_pretrained_model(" in done.stdout and "ego_tokens" in done.stdout
-    assert "ddp_find_unused" not in done.stdout
-    assert (tmp_path / "out" / "non_lora_trainables.bin").is_file()
-
-
-def test_torchrun_with_lora_and_checkpointing(world, tmp_path):
-    """DDP wraps the model here, with one process too; LLaVA's default settings die in it."""
+    """Under torchrun DDP wraps the model, with one process too; LLaVA's default settings die in it."""
     arguments = world.arguments(tmp_path / "out", max_steps=2, gradient_checkpointing=True, ddp_backend="gloo")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", "-m", "llava_ego2exo.train"]
     done = run([*launch, *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "set --ddp_find_unused_parameters False" in done.stdout
+    assert "load_pretrained_model(" in done.stdout and "--ddp_find_unused_parameters False" in done.stdout
     assert (tmp_path / "out" / "non_lora_trainables.bin").is_file()
 
 
-def test_our_train_module_ends_with_one_line_on_wrong_input(world, tmp_path):
-    done = run(["-m", "llava_ego2exo.train", *flags(world, tmp_path / "out"), "--ego2exo_num_tokens", "0"])
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "llava_ego2exo: error: --ego2exo_num_tokens 0" in done.stderr
-
-
 def test_a_patched_llava_trains_with_its_own_script(world, patched, tmp_path):
-    done = run(["-m", "llava.train.train_mem", *flags(world, tmp_path / "out")], PYTHONPATH=f"{patched}:{REPOSITORY}")
+    done = run(
+        ["-m", "llava.train.train_mem", *world.arguments(tmp_path / "out", max_steps=1)],
+        PYTHONPATH=f"{patched}:{REPOSITORY}",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "ego2exo: saved to" in done.stdout
 
 
-def test_an_unpatched_llava_says_that_it_does_not_know_the_flag(world, tmp_path):
-    done = run(["-m", "llava.train.train_mem", *flags(world, tmp_path / "out")])
-    assert done.returncode != 0 and "--ego2exo" in done.stderr
-
-
 def test_a_program_that_only_knows_llava_loads_a_student(world, patched, train, tmp_path):
-    train(tmp_path / "student", num_train_epochs=1)
+    train(tmp_path / "student", max_steps=1)
     code = (
         "from llava.model.builder import load_pretrained_model\n"
         f"m = load_pretrained_model({str(tmp_path / 'student')!r}, {str(world.base())!r}, 'llava_lora')[1]\n"
@@ -85,13 +64,3 @@ def test_a_program_that_only_knows_llava_loads_a_student(world, patched, train, 
     done = run(["-c", code], PYTHONPATH=f"{patched}:{REPOSITORY}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "tokens 4" in done.stdout and "no train module" in done.stdout
-
-
-def test_without_the_plugin_a_student_fails_loudly(world, train, tmp_path):
-    train(tmp_path / "student", num_train_epochs=1, lora_enable=False)
-    code = (
-        "from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM as M\n"
-        f"M.from_pretrained({str(tmp_path / 'student')!r})"
-    )
-    done = run(["-c", code])
-    assert done.returncode != 0 and "Unknown projector type: ego2exo_mlp2x_gelu" in done.stderr

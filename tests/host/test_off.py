@@ -133,6 +133,13 @@ def test_ordinary_projectors():
     same(*both(run))
 
 
+def test_without_the_plugin_a_student_fails_loudly():
+    from llava.model import llava_arch
+
+    with pytest.raises(ValueError, match="Unknown projector type: ego2exo_mlp2x_gelu"):
+        llava_arch.build_vision_projector(SimpleNamespace(mm_projector_type="ego2exo_mlp2x_gelu"))
+
+
 @pytest.mark.parametrize("flags", [{"ego2exo": False}, {"mm_patch_merge_type": "spatial_unpad"}])
 def test_initialize_vision_modules(flags):
     def run():

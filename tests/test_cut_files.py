@@ -18,7 +18,7 @@ from llava_ego2exo.distill.top_k import TopK, load_top_k, save_top_k
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.evaluation.finishing import _item
 from llava_ego2exo.evaluation.items import Item
-from llava_ego2exo.evaluation.judge_cache import JudgeCache, Kept
+from llava_ego2exo.evaluation.judge.client import CachedAnswer, JudgeCache
 from llava_ego2exo.evaluation.preparing import read_manifest
 from llava_ego2exo.evaluation.replies import Reply, ReplyStore, finish_replies, read_replies
 from llava_ego2exo.host.data_check import read_samples
@@ -42,7 +42,7 @@ def answer(number):
 ANSWERS = [answer(number) for number in range(3)]
 REPLIES = [Reply(f"i{number}", f"{number:032x}", "é A", {"A": -0.5}, ("empty",), 2) for number in range(3)]
 ITEMS = [Item(f"i{n}", "b", "", "", "v.mp4", "Was für ein?", choices={"A": "é"}, answer="A") for n in range(3)]
-KEPT = [Kept(f"{number:032x}", "choice", "{é}", "m", {"seed": 1}) for number in range(3)]
+KEPT = [CachedAnswer(f"{number:032x}", "choice", "{é}", "m", {"seed": 1}) for number in range(3)]
 SAMPLES = [{"id": str(n), "conversations": [{"from": "human", "value": 'é ]}"'}]} for n in range(3)]
 MANIFEST = {"teacher": {"fingerprint": "t"}, "settings": {"bits": 16}, "top_k": 0, "seed": 0, "queries": {"a": ["é"]}}
 RUN = {"models": [{"name": "m", "checkpoint": "c"}]}
@@ -89,7 +89,7 @@ KINDS = {
     "replies of a finished run": (
         lambda f: finish_replies(f, REPLIES) or f / "replies.jsonl", lambda f: list(read_replies(f).values()), LINES,
     ),
-    "answers of a judge": (judged, lambda f: list(JudgeCache(f)._kept.values()), LINES),
+    "answers of a judge": (judged, lambda f: list(JudgeCache(f).answers.values()), LINES),
     "items of eval": (
         lambda f: write_whole(f / "items.jsonl", "".join(json_line(dataclasses.asdict(item)) for item in ITEMS)),
         lambda f: list(read_lines(f / "items.jsonl", _item, torn=False, origin="llava-ego2exo eval")), LINES,

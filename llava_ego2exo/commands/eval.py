@@ -127,7 +127,7 @@ def _need(args: argparse.Namespace, *names: str) -> None:
 
 
 def _judge(args: argparse.Namespace) -> Any:
-    from ..evaluation.judging import judge_settings
+    from ..evaluation.judge.settings import judge_settings
 
     return judge_settings(
         args.judge_url, args.judge_model, args.judge_unparsed, key_env=args.judge_key_env, workers=args.judge_workers,

@@ -14,8 +14,8 @@ from ..runs.files import locked, write_whole
 from ..runs.hashes import file_hash
 from ..runs.jsonl import json_line, read_lines, record_of
 from .items import Item
-from .judge_settings import JudgeSettings
-from .judging import judge_of
+from .judge.judge import open_judge
+from .judge.settings import JudgeSettings
 from .outcomes import Described, Outcome
 from .parsers import PARSERS
 from .preparing import ITEMS, MANIFEST, Asked, Prepared, read_manifest
@@ -135,11 +135,11 @@ def _judged(
     folder: Path, outcomes: list[Outcome], described: list[Described], manifest: dict[str, Any],
     settings: JudgeSettings | None,
 ) -> tuple[list[Outcome], list[Described], dict[str, Any]]:  # fmt: skip
-    judge = judge_of(settings, folder, manifest["judge settings"])
+    judge = open_judge(settings, folder, manifest["judge settings"])
     if judge is None:
         return outcomes, described, manifest
     with judge:
-        described = judge.marks(described)
+        described = judge.score(described)
         outcomes = judge.read_replies(outcomes) if judge.settings.read_unparsed else outcomes
         return outcomes, described, {**manifest, "judge": judge.provenance()}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import Ego2ExoError
 from ..runs.listing import listed, repeated
 from ..video.cache import Reading
-from .judge_settings import JudgeSettings
+from .judge.settings import JudgeSettings
 from .outcomes import GENERATE, MODES
 from .parsers import PARSERS
 

@@ -23,7 +23,7 @@ from . import prompts
 from .benchmarks import Read, benchmark_of, read_benchmark
 from .items import CHOICE, DESCRIPTION, Item
 from .job import Job, Model
-from .judging import judge_of
+from .judge.judge import open_judge
 from .outcomes import LIKELIHOOD
 from .parsers import PARSERS
 from .plan import Plan, make_plan
@@ -79,7 +79,7 @@ def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
         Ego2ExoError: something given is wrong.
     """
     _check_packages(job)
-    judge = judge_of(job.judge, Path(job.out))
+    judge = open_judge(job.judge, Path(job.out))
     if judge is not None:
         with judge:
             judge.check()

@@ -383,14 +383,14 @@ def test_from_python_one_value_stands_for_one(setting):
 
 
 def test_marks_of_an_earlier_judge_are_kept_without_asking_it(setting, monkeypatch):
-    from tests.evaluation.judge_server import JudgeServer
+    from tests.evaluation.mock_judge import MockJudge
 
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     setting.write([{"video_name": "t0_exo1", "Q": "What happens?", "A": "A block moves.", "cons_Q1": "What is seen?",
                     "cons_Q2": "What goes on?", "cons_A": "A block moves."}])  # fmt: skip
     setting.rename("Charades-Description.json")
-    with JudgeServer(lambda _body: '{"score": 3, "reason": "x"}') as server:
-        assert setting.eval(benchmark="adlx-charades-desc", judge_url=server.url, judge_model="judge") == 0
+    MockJudge(monkeypatch, lambda _request: '{"score": 3, "reason": "x"}')
+    assert setting.eval(benchmark="adlx-charades-desc", judge_url="http://localhost:1/v1", judge_model="judge") == 0
     marks = setting.results()[0]["marks"]
     assert len(marks) == 5 and None not in marks.values()
     assert setting_main("eval", "--rescore", str(setting.root / "out")) == 0

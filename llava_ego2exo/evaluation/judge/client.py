@@ -1,0 +1,339 @@
+"""Calls to the judge's endpoint through the `openai` client, with an on-disk cache of its answers.
+
+The client itself retries timeouts and HTTP 408, 409, 429 and 5xx, waits as long as Retry-After says, and backs off
+otherwise. On top of that, an answer that is not valid is requested again with a note on what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import Ego2ExoError
+from ...runs.jsonl import AppendFile, read_lines, record_of
+from ...runs.progress import run_all
+from ..replies import ORIGIN, reply_key
+from .prompts import CHECK, PROMPT_VERSION, Messages, encodable, messages_of, parse_answer
+from .settings import NO_KEY, JudgeSettings, shown_url
+
+CACHE_FILE = "judge_cache.jsonl"
+# The server takes no call of this key, for this model, or at this address.
+_REFUSED = (401, 403, 404)
+# The request itself is at fault, for example too long: other requests may still succeed.
+_BAD_REQUEST = (400, 413, 422)
+_LEAST_FAILURES_IN_A_ROW = 8
+# Shorter keys are placeholders ("none", "ollama"), which may stand in any text.
+_SHORTEST_SECRET = 8
+
+
+@dataclass(frozen=True)
+class JudgeRequest:
+    """One request to the judge.
+
+    Args:
+        kind: what is requested: an aspect, "merge" or "choice".
+        material: name -> text to quote.
+        options: keys that a choice may have.
+    """
+
+    kind: str
+    material: dict[str, str]
+    options: tuple[str, ...] = ()
+
+    @property
+    def messages(self) -> Messages:
+        """As they are sent."""
+        return messages_of(self.kind, self.material)
+
+    def parse(self, answer: str) -> Any:
+        """The value of an answer; raises ValueError where it is not valid."""
+        return parse_answer(self.kind, answer, self.options)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a request.
+
+    Args:
+        value: as parsed; None where the judge failed (and where an answer may be None).
+        error: why it failed; "" otherwise.
+    """
+
+    value: Any = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class CachedAnswer:
+    """One line of the cache.
+
+    Args:
+        key: hash of model, prompt version, messages and settings.
+        kind: of the request.
+        answer: as the judge gave it.
+        model: as the server names the model that answered.
+        sent: settings that the server accepted.
+    """
+
+    key: str
+    kind: str
+    answer: str
+    model: str
+    sent: dict[str, Any]
+
+
+class JudgeCache:
+    """Answers of one folder, by key; threads may use it at once.
+
+    Args:
+        folder: of the results; the file is created with the first answer.
+
+    Raises:
+        Ego2ExoError: a line is damaged. The last one may be torn.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder, CACHE_FILE)
+        self._lock = threading.Lock()
+        self._file: AppendFile | None = None
+        self.answers: dict[str, CachedAnswer] = {}
+        if self.path.is_file():
+            parse = functools.partial(record_of, CachedAnswer, types={"sent": (dict,)})
+            self.answers = {one.key: one for one in read_lines(self.path, parse, torn=True, origin=ORIGIN)}
+
+    def add(self, answer: CachedAnswer) -> None:
+        """Keep an answer; when this returns it is on disk."""
+        with self._lock:
+            self._file = self._file or AppendFile(self.path)
+            self._file.append([asdict(answer)])
+            self.answers[answer.key] = answer
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class JudgeClient:
+    """Asks one judge: each different request once, from the cache where it can be, on several threads.
+
+    Args:
+        settings: of the judge.
+        folder: of the results, where its answers are cached.
+        progress: show bars.
+        cached_only: make no call; what the cache does not hold fails.
+    """
+
+    def __init__(self, settings: JudgeSettings, folder: str | Path, progress: bool, cached_only: bool) -> None:
+        self.settings, self.progress, self.cached_only = settings, progress, cached_only
+        self.counts: Counter[str] = Counter()
+        # Of the answers in use; settings as JSON, since a dict cannot be a key.
+        self.sent: dict[str, dict[str, Any]] = {}
+        self.models: set[str] = set()
+        self._cache = JudgeCache(folder)
+        self._key = ""
+        self._api: Any = None
+        self._settings_sent: dict[str, Any] = {**settings.sampling(), "response_format": {"type": "json_object"}}
+        self._failures_in_a_row = 0
+        self._down = ""
+        self._lock = threading.Lock()
+
+    def ask(self, requests: Sequence[JudgeRequest], label: str) -> list[Verdict]:
+        """A verdict for each request, in their order; equal requests share one.
+
+        Raises:
+            Ego2ExoError: the endpoint cannot be reached, or refuses every call.
+        """
+        keys = [self._cache_key(request) for request in requests]
+        different = dict(zip(keys, requests, strict=True))
+        verdicts = {key: found for key, request in different.items() if (found := self._cached(key, request))}
+        self.counts["cache_hits"] += len(verdicts)
+        rest = [(key, request) for key, request in different.items() if key not in verdicts]
+        if self.cached_only:
+            verdicts.update((key, self._failed("not judged: needs --judge-url and --judge-model")) for key, _ in rest)
+        elif rest:
+            if self._api is None:
+                self.check()
+            made = run_all(self._verdict, rest, self.settings.workers, label, "question", self.progress)
+            verdicts.update(zip((key for key, _ in rest), made, strict=True))
+        return [verdicts[key] for key in keys]
+
+    def check(self) -> None:
+        """Make one small call, and leave out of all later calls which settings the server refuses by HTTP 400.
+
+        Raises:
+            Ego2ExoError: there is no answer, or the `openai` package is missing.
+        """
+        openai = _openai()
+        self._key = self.settings.key()
+        self._api = openai.OpenAI(
+            base_url=self.settings.url, api_key=self._key, timeout=self.settings.timeout_s,
+            max_retries=self.settings.retries,
+        )  # fmt: skip
+        while True:
+            try:
+                _text_of(self._call(messages_of(CHECK, {})))
+                return
+            except (openai.OpenAIError, ValueError) as error:
+                if getattr(error, "status_code", 0) not in _BAD_REQUEST or not self._drop_setting(str(error)):
+                    self.close()
+                    raise self._unavailable(error) from None
+
+    def close(self) -> None:
+        """Close the cache and the connections."""
+        self._cache.close()
+        if self._api is not None:
+            self._api.close()
+            self._api = None
+
+    def _cache_key(self, request: JudgeRequest) -> str:
+        return reply_key([PROMPT_VERSION, self.settings.model, request.messages, self.settings.sampling()])
+
+    def _cached(self, key: str, request: JudgeRequest) -> Verdict | None:
+        answer = self._cache.answers.get(key)
+        try:
+            verdict = Verdict(request.parse(answer.answer)) if answer else None
+        except ValueError:
+            return None
+        if answer:
+            self._note(answer)
+        return verdict
+
+    def _verdict(self, job: tuple[str, JudgeRequest]) -> Verdict:
+        key, request = job
+        if self._down:
+            return self._failed(self._down)
+        try:
+            value, text, model = self._valid_answer(request)
+        except _openai().OpenAIError as error:
+            return self._failed(self._reason(error), error)
+        except ValueError as error:
+            return self._failed(f"no valid answer: {error}")
+        answer = CachedAnswer(key, request.kind, text, model, self._settings_sent)
+        self._cache.add(answer)
+        self._failures_in_a_row = 0
+        self._note(answer)
+        return Verdict(value)
+
+    def _valid_answer(self, request: JudgeRequest) -> tuple[Any, str, str]:
+        """Value, text and model; an invalid answer is shown to the judge, since the same request would repeat it."""
+        messages, left = request.messages, self.settings.retries
+        while True:
+            text = ""
+            try:
+                reply = self._call(messages)
+                text = self._clean(_text_of(reply))
+                return request.parse(text), text, self._clean(str(getattr(reply, "model", None) or ""))
+            except ValueError as error:
+                if not left:
+                    raise
+                left -= 1
+                messages = [*request.messages, *(_correction(text, str(error)) if text else [])]
+
+    def _call(self, messages: Messages) -> Any:
+        """One call; the client's own retries are not counted."""
+        with self._lock:
+            self.counts["calls"] += 1
+        # As an extra body: not every version of the package knows every setting by name.
+        return self._api.chat.completions.create(
+            model=self.settings.model, messages=messages, extra_body=self._settings_sent
+        )
+
+    def _drop_setting(self, refusal: str) -> bool:
+        """Give up one setting; False where none is left that the refusal can mean."""
+        sent = dict(self._settings_sent)
+        if "max_completion_tokens" in refusal and "max_tokens" in sent:
+            sent["max_completion_tokens"] = sent.pop("max_tokens")
+        elif "temperature" in refusal and "temperature" in sent:
+            del sent["temperature"]
+        elif not sent.pop("response_format", None):  # Not every server names what it does not know.
+            return False
+        self._settings_sent = sent
+        return True
+
+    def _failed(self, reason: str, error: Any = None) -> Verdict:
+        """A failure; after several of the server's in a row it is not asked any more: each costs retries and waits."""
+        status = getattr(error, "status_code", 0)
+        with self._lock:
+            self.counts["failures"] += 1
+            if error is not None:
+                self._failures_in_a_row = 0 if status in _BAD_REQUEST else self._failures_in_a_row + 1
+                limit = max(_LEAST_FAILURES_IN_A_ROW, 2 * self.settings.workers)
+                if status in _REFUSED or self._failures_in_a_row >= limit:
+                    self._down = f"not asked, because the judge had stopped answering: {reason}"
+        return Verdict(error=reason)
+
+    def _note(self, answer: CachedAnswer) -> None:
+        with self._lock:
+            self.sent[json.dumps(answer.sent, sort_keys=True)] = answer.sent
+            self.models.add(answer.model)
+
+    def _reason(self, error: Exception) -> str:
+        """One line, without the key."""
+        openai = _openai()
+        if isinstance(error, openai.APITimeoutError):
+            return f"no reply within {self.settings.timeout_s:g} s"
+        if isinstance(error, openai.APIStatusError):
+            body = error.body if isinstance(error.body, dict) else {}
+            message = body.get("message") or error.body or "(no message)"
+            return f"HTTP {error.status_code}: {self._clean(' '.join(str(message).split())[:200])}"
+        return self._clean(str(error.__cause__ or error) or type(error).__name__)[:200]
+
+    def _clean(self, text: str) -> str:
+        secret = self._key != NO_KEY and len(self._key) >= _SHORTEST_SECRET
+        return encodable(text.replace(self._key, "(key)") if secret else text)
+
+    def _unavailable(self, error: Exception) -> Ego2ExoError:
+        settings, url = self.settings, shown_url(self.settings.url)
+        status = getattr(error, "status_code", None)
+        if status in (401, 403):
+            remedy = f"put a valid key into {settings.key_env} (--judge-key-env names another variable)"
+        elif status == 404:
+            remedy = f"correct --judge-url, usually ending in /v1, or --judge-model (see {url.rstrip('/')}/models)"
+        elif status:
+            remedy = "see the server's log, and run the same command again"
+        else:
+            remedy = (
+                "check that the server runs and has loaded its model, and that --judge-url is right (usually .../v1)"
+            )
+        return Ego2ExoError(
+            f"--judge-url {url} with --judge-model {settings.model}: {self._reason(error)}",
+            "an OpenAI-compatible endpoint that answers",
+            remedy,
+        )
+
+
+def _openai() -> Any:
+    try:
+        import openai
+    except ImportError as error:
+        raise Ego2ExoError(
+            f"a judge needs the package `openai`, which cannot be imported: {error}",
+            "version 1.30 or later",
+            "pip install 'llava-ego2exo[judge]'",
+        ) from error
+    return openai
+
+
+def _text_of(reply: Any) -> str:
+    """The text of a chat completion; servers differ in what they leave out or send instead."""
+    try:
+        choice = reply.choices[0]
+        text = choice.message.content
+    except (AttributeError, LookupError, TypeError):
+        raise ValueError("the server's reply is not a chat completion") from None
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"a reply without text (finish_reason {getattr(choice, 'finish_reason', None)})")
+    return text
+
+
+def _correction(answer: str, fault: str) -> Messages:
+    request = f"That is not valid ({fault}). Reply again, with the JSON object alone, in the form that I asked for."
+    return [{"role": "assistant", "content": answer[:1000]}, {"role": "user", "content": request}]

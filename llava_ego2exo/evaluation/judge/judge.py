@@ -1,0 +1,189 @@
+"""The judge of descriptions, and on request of multiple-choice replies that the parser cannot read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...runs.files import write_whole
+from ...runs.listing import listed
+from ..items import CONSISTENCY_1, CONSISTENCY_2, MAIN
+from ..outcomes import FAILED, PARSED, UNPARSED, Described, Outcome
+from . import prompts
+from .client import JudgeClient, JudgeRequest, Verdict
+from .merging import clip_notes, merge_rows
+from .prompts import ASPECTS, CHOICE, CONSISTENCY, shortened
+from .settings import JudgeSettings, shown_url
+
+PROMPTS_FILE = "judge_prompts.json"
+
+
+def open_judge(settings: JudgeSettings | None, folder: Path, stored: dict[str, Any] | None = None) -> Judge | None:
+    """The judge that a command line asks for, or that an earlier run in this folder had.
+
+    Args:
+        settings: of the judge; None: no call is made.
+        folder: of the results.
+        stored: settings of an earlier run's judge, whose cached answers are used where no call is made.
+    """
+    if settings is not None:
+        return Judge(settings, folder)
+    return Judge(JudgeSettings(**stored), folder, cached_only=True) if stored else None
+
+
+class Judge:
+    """Scores descriptions, its answers cached in a folder: no request is made twice.
+
+    Args:
+        settings: of the judge.
+        folder: of the results; gets `judge_cache.jsonl` and `judge_prompts.json`.
+        progress: show bars.
+        cached_only: make no call; what is not in the cache is missing.
+
+    Raises:
+        Ego2ExoError: the cache is damaged.
+    """
+
+    def __init__(
+        self, settings: JudgeSettings, folder: str | Path, progress: bool = True, cached_only: bool = False
+    ) -> None:
+        self.settings, self._folder = settings, Path(folder)
+        self._client = JudgeClient(settings, folder, progress, cached_only)
+
+    def check(self) -> None:
+        """Make one small call, so that a judge that does not work is found before a model loads.
+
+        Raises:
+            Ego2ExoError: it cannot be reached, does not take the key, has no such model, or the `openai` package is
+                missing.
+        """
+        self._client.check()
+
+    def score(self, rows: Sequence[Described]) -> list[Described]:
+        """The rows with their marks; those that failed stay as they are.
+
+        A row of clips is merged to one summary first. A mark that the judge failed to give is None, its reason in
+        `error`; consistency is scored only where the row has the two questions for it.
+
+        Args:
+            rows: descriptions of any models.
+
+        Raises:
+            Ego2ExoError: the first call shows that the judge cannot be reached or refuses.
+        """
+        self._store_prompts()
+        limit = self.settings.max_chars
+        notes = {n: clip_notes(row.items, row.replies, limit) for n, row in enumerate(rows) if _is_clips(row)}
+        summaries = merge_rows(notes, lambda requests: self._client.ask(requests, "merging clips"), limit)
+        rows = [replace(row, summary=summaries[n].value or "") if n in summaries else row for n, row in enumerate(rows)]
+        verdicts: list[dict[str, Verdict]] = [{} for _ in rows]
+        requests = []
+        for number, row in enumerate(rows):
+            if number in summaries and summaries[number].error:
+                lost = Verdict(error=f"no summary: {summaries[number].error}")
+                verdicts[number] = dict.fromkeys(ASPECTS, lost)
+                continue
+            for aspect, material in _materials(row, limit).items():
+                requests.append((number, aspect, JudgeRequest(aspect, material)))
+        answers = self._client.ask([request for *_, request in requests], "judging")
+        for (number, aspect, _), verdict in zip(requests, answers, strict=True):
+            verdicts[number][aspect] = verdict
+        return [_scored(row, found) for row, found in zip(rows, verdicts, strict=True)]
+
+    def read_replies(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """The outcomes, with those parsed that the judge could read; where it names no option or fails they stay.
+
+        Args:
+            outcomes: of any models and modes.
+
+        Raises:
+            Ego2ExoError: the first call shows that the judge cannot be reached or refuses.
+        """
+        self._store_prompts()
+        places = [n for n, one in enumerate(outcomes) if one.state == UNPARSED and one.reply.strip()]
+        requests = []
+        for place in places:
+            item, reply = outcomes[place].item, shortened(outcomes[place].reply.strip(), self.settings.max_chars)
+            options = "\n".join(f"{key}: {text}" for key, text in item.choices.items())
+            material = {"QUESTION": item.question, "OPTIONS": options, "REPLY": reply}
+            requests.append(JudgeRequest(CHOICE, material, tuple(item.choices)))
+        read = list(outcomes)
+        for place, verdict in zip(places, self._client.ask(requests, "reading replies"), strict=True):
+            if verdict.value is not None:
+                read[place] = replace(outcomes[place], state=PARSED, picked=verdict.value, judged=True)
+        return read
+
+    def provenance(self) -> dict[str, Any]:
+        """What its scores depend on, and what they cost.
+
+        `sent` and `answered_by` are of the answers in use, cached or not: settings that the server accepted, and models
+        as it names them. `calls` leaves out the client's retries; `cache_hits` and `failures` count different requests.
+        """
+        client, settings = self._client, self.settings
+        return {
+            "model": settings.model,
+            "url": shown_url(settings.url),
+            "prompt_version": prompts.PROMPT_VERSION,
+            "prompts_sha256": prompts.prompts_hash(),
+            "max_chars": settings.max_chars,
+            "sent": [client.sent[name] for name in sorted(client.sent)],
+            "answered_by": sorted(client.models),
+            **{name: client.counts[name] for name in ("calls", "cache_hits", "failures")},
+        }
+
+    def close(self) -> None:
+        """Close the cache and the connections."""
+        self._client.close()
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _store_prompts(self) -> None:
+        texts, digest = prompts.prompt_texts(), prompts.prompts_hash()
+        content = {"version": prompts.PROMPT_VERSION, "sha256": digest, "prompts": texts}
+        write_whole(self._folder / PROMPTS_FILE, json.dumps(content, indent=1) + "\n")
+
+
+def _is_clips(row: Described) -> bool:
+    """Whether its replies are about clips, to be merged before they are judged."""
+    return row.state != FAILED and bool(row.items) and all(item.part.isdecimal() for item in row.items)
+
+
+def _materials(row: Described, limit: int) -> dict[str, dict[str, str]]:
+    """Aspect -> what the judge is shown for it, by name; none of a row that failed."""
+    if row.state == FAILED or not row.items:
+        return {}
+    parts = {item.part: (item, reply.strip()) for item, reply in zip(row.items, row.replies, strict=True)}
+    if _is_clips(row):
+        parts = {MAIN: (row.items[0], row.summary)}
+    found: dict[str, dict[str, str]] = {}
+    if MAIN in parts or "" in parts:
+        item, reply = parts.get(MAIN) or parts[""]
+        material = {"QUESTION": item.question, "REFERENCE": item.answer, "REPLY": shortened(reply, limit)}
+        found |= dict.fromkeys(ASPECTS, material)
+    if CONSISTENCY_1 in parts and CONSISTENCY_2 in parts:
+        (first, reply_1), (second, reply_2) = parts[CONSISTENCY_1], parts[CONSISTENCY_2]
+        found[CONSISTENCY] = {
+            "QUESTION 1": first.question, "QUESTION 2": second.question, "REFERENCE": first.answer,
+            "REPLY 1": shortened(reply_1, limit), "REPLY 2": shortened(reply_2, limit),
+        }  # fmt: skip
+    return found
+
+
+def _scored(row: Described, verdicts: Mapping[str, Verdict]) -> Described:
+    """The row with its marks; the reasons of missing ones are its error."""
+    if not verdicts:
+        return row
+    aspects_of: dict[str, list[str]] = {}
+    for aspect, verdict in verdicts.items():
+        if verdict.error:
+            aspects_of.setdefault(verdict.error, []).append(aspect)
+    error = listed([f"{', '.join(aspects)}: {reason}" for reason, aspects in aspects_of.items()])
+    marks = {aspect: verdict.value for aspect, verdict in verdicts.items()}
+    return replace(row, marks=marks, state="unjudged" if aspects_of else "judged", error=error)

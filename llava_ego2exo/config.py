@@ -23,6 +23,11 @@ def _flag(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+def base_type(projector_type: str) -> str:
+    """The ordinary projector type behind our prefix."""
+    return projector_type.removeprefix(PREFIX)
+
+
 @dataclass(frozen=True)
 class Ego2ExoConfig:
     """The plugin's flags, under their names without the prefix ``ego2exo_`` (paper section 3.2 for the tokens).

@@ -13,13 +13,13 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from . import __version__, patching
+from .common.git import commit_of
 from .errors import Ego2ExoError
 from .versions import BOTH, BREAKAGES, LIBRARIES, PYPI_MINIMUM, PYTHON, Library
 
@@ -93,18 +93,6 @@ def _host_name(folder: Path, flavour: str) -> str:
         match = re.search(r'^version\s*=\s*"(.+?)"', text, re.MULTILINE)
         version = match[1] if match else None
     return f"{'LLaVA-NeXT' if flavour == 'next' else 'llava-torch'} {version or '(version unknown)'}"
-
-
-def commit_of(folder: Path) -> str | None:
-    """Commit of the checkout that a package folder lies in directly; None where it is installed otherwise."""
-    if not (folder.parent / ".git").exists():  # not further up: site-packages may lie in another project's checkout
-        return None
-    command = ["git", "-C", str(folder.parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _faults(flavour: str | None, findings: Findings) -> list[dict[str, Any]] | None:

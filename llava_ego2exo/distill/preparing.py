@@ -89,7 +89,7 @@ def _lost(chosen: Sequence[Pair], allowed: int) -> list[dict[str, str]]:
 
 def _teacher(job: Job) -> tuple[Settings, str]:
     """How the teacher is asked, and which it is; loads no weight."""
-    from ..host.command_line import read_config
+    from ..host.config_file import read_config
     from ..host.fingerprint import fingerprint
     from ..host.how_asked import how_asked
 

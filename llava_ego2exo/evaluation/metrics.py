@@ -11,9 +11,8 @@ from .metrics_checks import ALL, base_of, one_benchmark, require_countable
 from .metrics_described import ASPECTS, described_rows
 from .outcomes import FAILED, MODES, PARSED, UNPARSED, Described, Outcome
 from .statistics import LEVEL, difference_interval, share_interval
-from .tables import table
 
-__all__ = ["ALL", "ASPECTS", "Group", "groups", "metrics", "table"]
+__all__ = ["ALL", "ASPECTS", "Group", "groups", "metrics"]
 FORMAT = 1
 # Of one model, mode and view.
 Group = tuple[str, str, str]

@@ -142,7 +142,7 @@ def _items(job: Job) -> tuple[list[Item], Read]:
 def _settled(model: Model) -> Model:
     """A base that was given for whichever model needs one is left out where none is needed."""
     from ..host.checkpoints import describe
-    from ..host.command_line import read_config
+    from ..host.config_file import read_config
 
     read_config(model.path)
     if model.spare and describe(model.path).kind == "full":

@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..common.git import commit_of
+
 _PACKAGES = ("llava-ego2exo", "torch", "transformers", "peft", "bitsandbytes", "decord", "snowballstemmer")
 
 
@@ -16,7 +18,6 @@ def software() -> dict[str, Any]:
 
     import torch
 
-    from ..doctor import commit_of
     from ..host.flavour import detect, package_folder
 
     versions: dict[str, Any] = {"python": platform.python_version()}

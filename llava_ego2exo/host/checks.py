@@ -15,7 +15,8 @@ from ..runs.ranks import is_first
 from ..video import require_decoders
 from . import llava_arch
 from .class_letters import check_class
-from .command_line import Settings, read_config
+from .command_line import Settings
+from .config_file import read_config
 from .data_check import check_data
 from .identity import run_identity
 from .projector import check_type

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import Ego2ExoError
-from .command_line import read_config
+from .config_file import read_config
 
 # model_type -> (module below llava.model.language_model, class). MPT is broken upstream in both flavours.
 CLASSES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .command_line import read_config
+from .config_file import read_config
 
 _PATTERNS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*", "non_lora_trainables.bin", "mm_projector.bin")
 _WHOLE = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer*", "vocab*", "merges.txt",

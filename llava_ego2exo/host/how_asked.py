@@ -32,7 +32,7 @@ def how_asked(
     import torch
 
     from .checkpoints import describe
-    from .command_line import read_config
+    from .config_file import read_config
     from .context_length import require_room
     from .flavour import package_folder
     from .loading import check_base

@@ -14,7 +14,7 @@ from ..config import PREFIX, DistillConfig, Ego2ExoConfig
 from ..runs.hashes import file_hash
 from ..video.limits import VideoLimits
 from .command_line import Settings
-from .data_check import data_files
+from .data_paths import data_files
 from .fingerprint import fingerprint
 from .stored_logits import file_of
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from ..config import PREFIX, Ego2ExoConfig, other_settings
+from ..config import PREFIX, Ego2ExoConfig, base_type, other_settings
 from . import llava_arch
 from .context import SEED
-from .projector import CHILD, attach, base_type, build_branch, ego_branch, store, stored_facts
+from .projector import CHILD, attach, build_branch, ego_branch, store, stored_facts
 from .safe_load import only_weights
 from .vision import inspect_tower
 

@@ -19,7 +19,7 @@ from ..errors import Ego2ExoError
 from ..runs.json_text import parse_json, read_text
 from .checkpoints import Checkpoint, describe, extra_weights
 from .classes import CLASSES, class_key, llava_class, torch_dtype
-from .command_line import read_config
+from .config_file import read_config
 from .patchboard import substituted
 from .remote_code import check_tower_code
 from .safe_load import only_weights

@@ -10,7 +10,7 @@ import torch
 
 from .checkpoints import describe, extra_weights, weight_names
 from .classes import torch_dtype
-from .command_line import read_config
+from .config_file import read_config
 
 
 def write_merged(adapter: str, base: str, out: Path, dtype: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..config import PREFIX, Ego2ExoConfig
+from ..config import PREFIX, Ego2ExoConfig, base_type
 from ..errors import Ego2ExoError
 from ..method.branch import EgoBranch
 from ..method.ego_tokens import EgoAdaptiveTokens
@@ -33,11 +33,6 @@ class EgoSequential(nn.Sequential):
 def ego_branch(projector: Any) -> EgoBranch | None:
     """The ego branch inside a projector, or None."""
     return getattr(projector, CHILD, None) if projector is not None else None
-
-
-def base_type(projector_type: str) -> str:
-    """The ordinary type behind our prefix."""
-    return projector_type.removeprefix(PREFIX)
 
 
 def store(config: Any, flags: Ego2ExoConfig, facts: TowerFacts) -> None:

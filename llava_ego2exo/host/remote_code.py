@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .command_line import read_config
+from .config_file import read_config
 from .flavour import PYPI, detect
 
 ALLOWED = "LLAVA_EGO2EXO_REMOTE_CODE"

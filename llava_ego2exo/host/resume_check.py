@@ -9,7 +9,8 @@ from typing import Any
 
 from ..config import PREFIX, DistillConfig, Ego2ExoConfig
 from ..errors import Ego2ExoError
-from .command_line import Settings, read_config
+from .command_line import Settings
+from .config_file import read_config
 from .identity import differences
 from .repairs import adapter_only
 from .resuming import require_resumable

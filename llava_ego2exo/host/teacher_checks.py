@@ -13,7 +13,8 @@ from ..method.losses import require_equal_vocabularies
 from ..video.limits import VideoLimits
 from .checkpoints import describe
 from .classes import class_key
-from .command_line import Settings, read_config
+from .command_line import Settings
+from .config_file import read_config
 from .loading import check_base
 from .media_folders import MediaFolders
 from .sharding import zero_stage

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import Ego2ExoError
 from .asking import prompt
 from .classes import class_key
-from .command_line import read_config
+from .config_file import read_config
 
 # Classes that LLaVA trains with one template alone. Llama and Mistral models come with many.
 CERTAIN = {"llava_qwen": "qwen_1_5", "llava_gemma": "gemma_instruct"}

@@ -28,7 +28,7 @@ def local_siglip(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _kind(folder: str) -> str:
-    from .command_line import read_config
+    from .config_file import read_config
 
     try:
         return str(read_config(folder).get("model_type", ""))

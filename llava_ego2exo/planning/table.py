@@ -61,7 +61,7 @@ def _run(args: argparse.Namespace, frames: int, bits: int) -> Run:
 
 
 def _shapes(args: argparse.Namespace) -> Shapes:
-    from ..host.command_line import read_config
+    from ..host.config_file import read_config
     from ..host.flavour import NEXT, detect
 
     config = read_config(args.model)

@@ -9,7 +9,8 @@ import torch
 
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.answer_content import AnswerContent
-from llava_ego2exo.host.command_line import Settings, read_config
+from llava_ego2exo.host.command_line import Settings
+from llava_ego2exo.host.config_file import read_config
 from llava_ego2exo.host.rehearsal import Rehearsal, Spread
 from llava_ego2exo.host.template_check import check_lessons, check_version
 

@@ -17,7 +17,7 @@ from .command_line import Settings
 from .flavour import PYPI, detect
 from .patchboard import substituted
 from .placement import placement_of
-from .teacher_checks import read_tokenizer
+from .tokenizers import read_tokenizer
 
 LOOKED_AT = 256
 

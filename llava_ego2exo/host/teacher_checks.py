@@ -18,6 +18,7 @@ from .config_file import read_config
 from .loading import check_base
 from .media_folders import MediaFolders
 from .sharding import zero_stage
+from .tokenizers import read_tokenizer
 
 _FLAGS = tuple(DistillConfig().to_dict())
 
@@ -156,29 +157,6 @@ def _check_tokenizers(student: str, teacher: str) -> None:
             "one tokenizer for student and teacher",
             "take a teacher of the same language model, or train on its answers alone: --ego2exo_kd_weight 0",
         )
-
-
-def read_tokenizer(path: str, **options: Any) -> Any:
-    """A checkpoint's tokenizer.
-
-    Args:
-        path: folder or hub name.
-        options: of transformers' AutoTokenizer.
-
-    Raises:
-        Ego2ExoError: it has none.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise Ego2ExoError(
-            f"no readable tokenizer in {path} ({reason})",
-            "a checkpoint with its tokenizer",
-            "copy it there, or install what its tokenizer needs",
-        ) from error
 
 
 class SampleCheck:

@@ -316,7 +316,7 @@ def test_rows_that_are_cut_use_their_common_head(distil, capsys):
 
 def test_stored_answers_whose_first_token_had_a_blank(distil, kinds, world, tmp_path, capsys):
     """The first token alone has no KL, as its logits are those of another token's place."""
-    from llava_ego2exo.host.teacher_checks import read_tokenizer
+    from llava_ego2exo.host.tokenizers import read_tokenizer
 
     kind = kinds[-1]
     tokenizer, samples, kept = read_tokenizer(str(world.base(kind))), distilling_samples(world), 0

@@ -94,7 +94,7 @@ def copy_of_base(world, tmp_path):
     """The base with changes to its config and tokenizer."""
 
     def copy(config=(), added=()):
-        from llava_ego2exo.host.teacher_checks import read_tokenizer
+        from llava_ego2exo.host.tokenizers import read_tokenizer
 
         folder = tmp_path / "teacher_llama"
         shutil.rmtree(folder, ignore_errors=True)
@@ -153,7 +153,7 @@ def test_odd_samples(world, refused):
 @pytest.fixture
 def stored(world, tmp_path):
     """Samples with stored logits of their answers."""
-    from llava_ego2exo.host.teacher_checks import read_tokenizer
+    from llava_ego2exo.host.tokenizers import read_tokenizer
 
     tokenizer, folder = read_tokenizer(str(world.base())), tmp_path / "answers"
     samples = distilling_samples(world)
@@ -193,7 +193,7 @@ def test_stored_logits_that_do_not_fit(stored, refused):
 
 
 def test_answers_that_the_student_reads_as_other_tokens(stored, world, refused, capsys):
-    from llava_ego2exo.host.teacher_checks import read_tokenizer
+    from llava_ego2exo.host.tokenizers import read_tokenizer
 
     folder, samples = stored
     tokenizer = read_tokenizer(str(world.base()))

@@ -246,7 +246,7 @@ def _text_row(row: dict[str, Any]) -> str:
     note = "" if row["verdict"] == "tested" else f" (tested: {', '.join(row['tested']) or 'none'})"
     if row["verdict"] == "missing":
         note = f" ({'needed' if row['needed'] else 'only used'} for {row['use']})"
-    return f"  {row['name']:<13}{row['found'] or '-':<15}{row['verdict']}{note}"
+    return f"  {row['name']:<16} {row['found'] or '-':<15} {row['verdict']}{note}"
 
 
 def _gib(value: float | None) -> str:

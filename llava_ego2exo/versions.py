@@ -29,7 +29,7 @@ LIBRARIES = (
     Library("flash-attn", (), "2.5", "speed alone; sdpa does the same without it"),
     Library("deepspeed", ("0.14.4",), "0", "training in LLaVA-NeXT, which imports it always", ("next",)),
     Library("decord", ("0.6.0",), "0.6", "reading video files"),
-    Library("av", ("18.1.0",), "12", "reading, reading, cutting, probing and drawing videos"),
+    Library("av", ("18.1.0",), "12", "reading, cutting, probing and drawing videos"),
     Library("matplotlib", ("3.11.2",), "3.7", "plots of a run, reports"),
     Library("snowballstemmer", ("3.1.1",), "2", "reading replies in evaluation"),
     Library("openai", ("3.57.0",), "1.30", "asking a judge model in evaluation"),

@@ -5,10 +5,10 @@
 #   LLAVA_NEXT=~/LLaVA-NeXT bash scripts/test.sh            # on that checkout
 #   bash scripts/test.sh tests/method -q
 #
-# Without arguments the suite is shared out among the cores, a file of tests to one of them.
+# Without arguments the suite is shared out among the cores.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 
 cd "$ROOT"
-[ "$#" -gt 0 ] || set -- -n auto --dist loadfile --no-loadscope-reorder
+[ "$#" -gt 0 ] || set -- -n auto --dist worksteal
 exec python -m pytest "$@"

@@ -12,15 +12,17 @@ from pathlib import Path
 
 from .. import __version__
 from .plan import Plan
-from .students import TEMPLATES
 from .world import scenes, vocabulary
 
+TEMPLATES = {"llama": "v1", "qwen": "qwen_1_5"}
 BASE_SEED, PAIRS_SEED, TESTS_SEED = 1, 2, 3
 _SIZES = {
     "num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4,
     "num_key_value_heads": 4, "initializer_range": 0.08, "max_position_embeddings": 1024,
 }  # fmt: skip
 _DONE = "done"
+# LLaVA-NeXT pools a video's tokens by two whatever its config says, llava-torch never: base and students say the same.
+POOLING = {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "average", "mm_newline_position": "no_token"}
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,7 @@ def _make(plan: Plan, seed: int, base: Base, say: Callable[[str], None]) -> None
     say(f"encoder: pretraining on {4 * plan.encoder_scenes} frames, {plan.encoder_steps} steps")
     pretrain(training[: plan.encoder_scenes], base.tower, seed, plan.encoder_steps,
              report=lambda step, loss: say(f"  encoder: step {step}, loss {loss:.3f}"))  # fmt: skip
-    # Tokens are not pooled: both llavas then give the language model the same.
-    tiny_llava(base.model, base.kind, seed, base.tower, vocabulary(), _SIZES,
-               mm_spatial_pool_mode="average", mm_spatial_pool_stride=1)  # fmt: skip
+    tiny_llava(base.model, base.kind, seed, base.tower, vocabulary(), _SIZES, **POOLING)
     say(f"base: training on {plan.base_scenes} ego clips and half as many other exo clips, {plan.base_steps} steps")
     material = {"ego": training[: plan.base_scenes], "exo": training[: plan.base_scenes // 2]}
     train_base(base.model, material, base.template, seed, plan.base_steps,

@@ -62,7 +62,7 @@ def run_all(jobs: Iterable[Job], say: Callable[[str], None], at_once: int | None
     """
     waiting, running, done, told = list(jobs), [], set(), time.monotonic()
     # Three alike on two cores end together, sooner than two of them and then the third on one core alone.
-    at_once = at_once or len(os.sched_getaffinity(0)) + 1
+    at_once = at_once or usable_cores() + 1
     try:
         while waiting or running:
             for job in [job for job in waiting if job.needs <= done][: at_once - len(running)]:
@@ -82,6 +82,11 @@ def run_all(jobs: Iterable[Job], say: Callable[[str], None], at_once: int | None
             process.terminate()
         for _, process in running:
             process.wait()
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, or all there are where the system cannot tell (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(job: Job) -> subprocess.Popen[bytes]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .cache import POOLING, TEMPLATES
+
 FRAMES = 2
-TEMPLATES = {"llama": "v1", "qwen": "qwen_1_5"}
 
 
 def training_command(base: str, kind: str, tower: Path, data: str, out: str, flags: dict[str, Any]) -> list[str]:
@@ -26,13 +27,12 @@ def training_command(base: str, kind: str, tower: Path, data: str, out: str, fla
 
     from ..host.flavour import NEXT, detect
 
-    pooling = {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "average", "mm_newline_position": "no_token"}
     values = {
         "model_name_or_path": base, "version": TEMPLATES[kind], "data_path": data, "video_folder": "pairs",
         "output_dir": out, "vision_tower": tower, "vision_tower_dtype": "float32", "mm_vision_select_layer": -2,
         "mm_projector_type": "mlp2x_gelu", "mm_patch_merge_type": "flat", "image_aspect_ratio": "square",
         "mm_use_im_patch_token": False,
-        **(pooling if detect() == NEXT else {}),
+        **(POOLING if detect() == NEXT else {}),
         "frames_upbound": FRAMES, "model_max_length": 1024, "lora_enable": True, "lora_r": 16, "lora_alpha": 32,
         "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "weight_decay": 0.0, "logging_steps": 10,
         "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,

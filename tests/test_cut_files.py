@@ -200,7 +200,6 @@ IN_PLACE = {
     ("runs/files.py", "open"): "write_whole itself, beside the place",
     ("video/serving.py", "open"): "no file: a pipe, and a setting of the kernel",
     ("distill/cutting.py", "open"): "a video beside its place, renamed when it is whole",
-    ("patching.py", "fdopen"): "beside its place, renamed",
     ("video/serving.py", "fdopen"): "a pipe",
     ("demo/jobs.py", "open"): "a log that grows",
     ("demo/cameras.py", "open"): "clips of the demo's own new folder",

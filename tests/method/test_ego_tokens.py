@@ -36,30 +36,25 @@ def hidden(layers=2, lengths=LENGTHS, patches=PATCHES):
     return [torch.randn(sum(lengths), patches, WIDTH) for _ in range(layers)]
 
 
-@pytest.mark.parametrize("attn", ["auto", "folded", "sdpa"])
+@pytest.mark.parametrize("key_embedding", ["none", "frame", "frame+position"])
+@pytest.mark.parametrize("attn", ["folded", "sdpa"])
 @both_blocks
-def test_equals_the_reference_forward_and_backward(block, attn):
-    module, states = built(block=block, attn=attn), [h.requires_grad_() for h in hidden()]
+def test_equals_the_reference_forward_and_backward(block, attn, key_embedding):
+    module = built(block=block, attn=attn, key_embedding=key_embedding)
+    states, add = [h.requires_grad_() for h in hidden()], None
+    if key_embedding != "none":
+        frame = torch.cat([frame_embedding(n, WIDTH, torch.device("cpu")) for n in LENGTHS])
+        position = position_embedding(PATCHES, WIDTH, torch.device("cpu")) * ("position" in key_embedding)
+        add = frame[:, None] + position
     weights = dict(module.named_parameters())
     got = module(states, LENGTHS)
-    wanted = reference.read(BLOCKS[block], weights, (0, 1), states, LENGTHS, HEADS)
+    wanted = reference.read(BLOCKS[block], weights, (0, 1), states, LENGTHS, HEADS, add)
     assert got.shape == (len(LENGTHS), TOKENS, WIDTH)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
     weight, leaves = torch.randn_like(got), [*weights.values(), *states]
     pairs = zip(*(torch.autograd.grad((out * weight).mean(), leaves) for out in (got, wanted)), strict=True)
     for mine, theirs in pairs:
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("key_embedding", ["frame", "frame+position"])
-@both_blocks
-def test_key_embedding_equals_the_reference(block, key_embedding):
-    module, states = built(block=block, key_embedding=key_embedding), hidden()
-    frame = torch.cat([frame_embedding(n, WIDTH, torch.device("cpu")) for n in LENGTHS])
-    position = position_embedding(PATCHES, WIDTH, torch.device("cpu")) * ("position" in key_embedding)
-    weights = dict(module.named_parameters())
-    wanted = reference.read(BLOCKS[block], weights, (0, 1), states, LENGTHS, HEADS, frame[:, None] + position)
-    torch.testing.assert_close(module(states, LENGTHS), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_reads_the_chosen_layers_alone_and_from_a_mapping():
@@ -71,11 +66,6 @@ def test_reads_the_chosen_layers_alone_and_from_a_mapping():
     for layer in range(5):
         changed = [h + torch.randn_like(h) if i == layer else h for i, h in enumerate(states)]
         assert torch.equal(got, module(changed, LENGTHS)) is (layer not in (1, 3))
-
-
-def test_a_subset_has_weights_of_its_own_for_each_layer():
-    module = built((1, 3))
-    assert len(module.blocks) == 2 and not torch.equal(module.blocks[0].q.weight, module.blocks[1].q.weight)
 
 
 @both_blocks
@@ -99,20 +89,15 @@ def test_fresh_weights_learn(block):
 
 
 @pytest.mark.parametrize("key_embedding", ["none", "frame", "frame+position"])
-def test_frame_order_matters_with_a_frame_embedding_only(key_embedding):
+def test_order_matters_with_an_embedding_only(key_embedding):
     module, states = built(key_embedding=key_embedding), hidden(lengths=[5])
     shuffled = module([h[[3, 0, 4, 1, 2]] for h in states], [5])
     assert torch.allclose(module(states, [5]), shuffled, atol=1e-5) is (key_embedding == "none")
+    shuffled = module([h.flip(1) for h in states], [5])
+    assert torch.allclose(module(states, [5]), shuffled, atol=1e-5) is (key_embedding != "frame+position")
 
 
-@pytest.mark.parametrize("key_embedding", ["none", "frame", "frame+position"])
-def test_patch_order_matters_with_a_position_embedding_only(key_embedding):
-    module, states = built(key_embedding=key_embedding), hidden(lengths=[2])
-    shuffled = module([h.flip(1) for h in states], [2])
-    assert torch.allclose(module(states, [2]), shuffled, atol=1e-5) is (key_embedding != "frame+position")
-
-
-@pytest.mark.parametrize("width", [5, 24, 1152])
+@pytest.mark.parametrize("width", [5, 1152])
 def test_frames_and_positions_are_orthogonal_and_each_is_distinct(width):
     frame, position = (make(49, width, torch.device("cpu")) for make in (frame_embedding, position_embedding))
     assert frame.shape == position.shape == (49, width)
@@ -135,18 +120,6 @@ def test_sincos_by_hand():
 
 
 @both_blocks
-def test_casts_states_to_the_tokens_dtype(block):
-    module, states = built(block=block, strong=False).bfloat16(), [h.half() for h in hidden()]
-    with torch.no_grad():
-        module.tokens.normal_()
-    got = module(states, LENGTHS)
-    assert got.dtype == torch.bfloat16
-    weights, exact = dict(module.float().named_parameters()), [h.bfloat16().float() for h in states]
-    wanted = reference.read(BLOCKS[block], weights, (0, 1), exact, LENGTHS, HEADS)
-    assert (got.float() - wanted).norm() / wanted.norm() < 1e-2
-
-
-@both_blocks
 def test_autocast_trains_float32_weights(block):
     module, states = built(block=block), [h.bfloat16() for h in hidden()]
     with torch.autocast("cpu", torch.bfloat16):
@@ -155,11 +128,9 @@ def test_autocast_trains_float32_weights(block):
 
 
 @both_blocks
-@pytest.mark.parametrize("key_embedding", ["none", "frame+position"])
-@pytest.mark.parametrize("attn", ["folded", "sdpa"])
 @pytest.mark.parametrize("empty", [lambda m: m.unused(), lambda m: m({}, [])], ids=["unused", "no videos"])
-def test_unused_gives_zero_gradients(block, attn, key_embedding, empty):
-    module = built(block=block, attn=attn, key_embedding=key_embedding)
+def test_unused_gives_zero_gradients(block, empty):
+    module = built(block=block, key_embedding="frame+position")
     out = empty(module)
     assert out.numel() == 0 and out.shape[-1] == WIDTH
     torch.cat([torch.ones(2, WIDTH, requires_grad=True), out.reshape(-1, WIDTH)]).sum().backward()
@@ -167,15 +138,10 @@ def test_unused_gives_zero_gradients(block, attn, key_embedding, empty):
         assert parameter.grad is not None and (parameter.grad == 0).all(), name
 
 
-def test_no_videos_give_an_empty_row():
-    assert built()([], []).shape == (0, TOKENS, WIDTH)
-
-
-@pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_unused_lets_no_inf_or_nan_through(bad):
+def test_unused_lets_no_nan_through():
     module = built()
     with torch.no_grad():
-        module.blocks[-1].out.bias.fill_(bad)
+        module.blocks[-1].out.bias.fill_(math.nan)
     assert not module(hidden(), LENGTHS).isfinite().any()
     assert (torch.ones(()) + module.unused().sum()) == 1
 
@@ -235,15 +201,7 @@ def check_start(module):
 
 
 @both_blocks
-def test_start_of_the_weights(block):
-    check_start(built(block=block, strong=False))
-    module = built(block=block)
-    module.reset_parameters()
-    check_start(module)
-
-
-@both_blocks
-def test_start_does_not_hang_on_init_functions_that_transformers_turns_off(block, monkeypatch):
+def test_start_does_not_depend_on_init_functions_that_transformers_turns_off(block, monkeypatch):
     for name in ("zeros_", "ones_", "uniform_", "normal_", "kaiming_uniform_", "xavier_uniform_"):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
     torch.use_deterministic_algorithms(True)  # uninitialised memory is nan then
@@ -272,38 +230,29 @@ def made(**given):
     return EgoAdaptiveTokens(**{"num_tokens": 4, "vision_width": 24, "num_heads": 3, "layers": (0, 1), **given})
 
 
-WRONG = [
-    (lambda: made(num_tokens=0), "num_tokens 0.*from 1.*use 16"),
-    (lambda: made(layers=[]), r"layers \[\].*ascending.*at least one"),
-    (lambda: made(layers=[1, 1]), r"layers \[1, 1\].*each once"),
-    (lambda: made(layers=[2, 1]), r"layers \[2, 1\].*ascending"),
-    (lambda: made(layers=[-1, 1]), r"layers \[-1, 1\].*zero-based"),
-    (lambda: made(block="mlp"), "block 'mlp'.*cross_attention, transformer.*use cross_attention"),
-    (lambda: made(attn="fast"), "attn 'fast'.*auto, folded, sdpa, flash.*use auto"),
-    (lambda: made(key_embedding="time"), r"key_embedding 'time'.*none, frame, frame\+position.*use none"),
-    (lambda: made(num_heads=5), "5 heads for width 24.*divisor"),
-    (lambda: made()(hidden(1), LENGTHS), r"no hidden states of layer 1.*\[0, 1\].*collect"),
-    (lambda: made()({0: hidden(1)[0]}, LENGTHS), "no hidden states of layer 1"),
-    (lambda: made()([h[..., :20] for h in hidden()], LENGTHS), r"layer 0 have shape \(6, 9, 20\).*\(6, patches, 24\)"),
-    (lambda: made()(hidden(), [2, 3]), r"layer 0 have shape \(6, 9, 24\).*\(5, patches, 24\).*every frame"),
-    (lambda: made()([h[0] for h in hidden()], LENGTHS), r"have shape \(9, 24\)"),
-    (lambda: made()(hidden(patches=0), LENGTHS), r"have shape \(6, 0, 24\).*one patch or more"),
-    (lambda: made()(hidden(), [6, 0]), r"lengths \[6, 0\].*at least one frame.*leave out"),
-]
-
-
-@pytest.mark.parametrize(("call", "message"), WRONG, ids=[f"{i}" for i in range(len(WRONG))])
-def test_what_cannot_work_is_refused(call, message):
-    with pytest.raises(Ego2ExoError, match=message):
-        call()
+def test_what_cannot_work_is_refused():
+    for call, message in (
+        (lambda: made(num_tokens=0), "num_tokens 0"),
+        (lambda: made(layers=[]), r"layers \[\]"),
+        (lambda: made(layers=[1, 1]), r"layers \[1, 1\]"),
+        (lambda: made(layers=[2, 1]), r"layers \[2, 1\]"),
+        (lambda: made(layers=[-1, 1]), r"layers \[-1, 1\]"),
+        (lambda: made(block="mlp"), "block 'mlp'.*cross_attention, transformer"),
+        (lambda: made(key_embedding="time"), r"key_embedding 'time'.*none, frame, frame\+position"),
+        (lambda: made()(hidden(1), LENGTHS), r"layer 1.*\[0, 1\]"),
+        (lambda: made()([h[..., :20] for h in hidden()], LENGTHS), r"layer 0 .*\(6, 9, 20\).*\(6, patches, 24\)"),
+        (lambda: made()(hidden(), [2, 3]), r"\(6, 9, 24\).*\(5, patches, 24\)"),
+        (lambda: made()(hidden(patches=0), LENGTHS), r"\(6, 0, 24\)"),
+        (lambda: made()(hidden(), [6, 0]), r"lengths \[6, 0\]"),
+    ):
+        with pytest.raises(Ego2ExoError, match=message):
+            call()
 
 
 @both_blocks
-@pytest.mark.parametrize("key_embedding", ["none", "frame+position"])
-@pytest.mark.parametrize("attn", ["auto", "folded", "sdpa", "flash"])
-def test_no_videos_cost_no_operation_and_run_every_module(block, attn, key_embedding):
+def test_no_videos_cost_no_operation_and_run_every_module(block):
     """Not even flash-attn is asked for; every module's own forward runs, as ZeRO-3 needs it."""
-    module, ran = built(block=block, attn=attn, key_embedding=key_embedding), []
+    module, ran = built(block=block, attn="flash", key_embedding="frame+position"), []
     for name, child in module.named_modules():
         if not isinstance(child, torch.nn.ModuleList):
             child.register_forward_hook(lambda *_, name=name: ran.append(name))
@@ -312,9 +261,6 @@ def test_no_videos_cost_no_operation_and_run_every_module(block, attn, key_embed
     assert counter.get_total_flops() == 0
     assert set(ran) == {n for n, child in module.named_modules() if not isinstance(child, torch.nn.ModuleList)}
     assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
-    with FlopCounterMode(display=False) as counter:
-        built(block=block)([torch.randn(1, 1, WIDTH)] * 2, [1])
-    assert counter.get_total_flops() > 0
 
 
 def test_each_layer_is_asked_for_once_and_not_held():
@@ -337,8 +283,7 @@ def branch_and_states(**options):
     return EgoBranch(reader, torch.nn.Linear(WIDTH, 8)), dict(enumerate(hidden()))
 
 
-@both_blocks
-@pytest.mark.parametrize("attn", ["folded", "lean", "sdpa"])
+@pytest.mark.parametrize("block, attn", [("cross_attention", "lean"), ("transformer", "sdpa")])
 def test_read_again_in_backward_equals_bit_for_bit_and_keeps_nothing(block, attn):
     branch, states = branch_and_states(block=block, attn="folded" if attn == "lean" else attn)
     for module in branch.modules():

@@ -15,7 +15,7 @@ from . import reference
 WIDTH, HEADS, TOKENS, PATCHES, LENGTHS = 24, 3, 4, 9, [2, 1, 3]
 BLOCKS = {"cross_attention": reference.cross_attention, "transformer": reference.transformer}
 every_block = pytest.mark.parametrize("block", BLOCKS)
-every_embedding = pytest.mark.parametrize("key_embedding", ["none", "frame", "frame+position"])
+every_embedding = pytest.mark.parametrize("key_embedding", ["none", "frame+position"])
 
 
 def built(layers=(0, 1, 3), **options):

@@ -31,9 +31,7 @@ def reference(head, hidden, labels, taught, temperature):
     return torch.stack([F.cross_entropy(logits, labels, reduction="sum"), kl])
 
 
-@pytest.mark.parametrize("known", [0, 4, N])
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-@pytest.mark.parametrize("tokens", [1, 3, 100])
+@pytest.mark.parametrize("tokens, temperature, known", [(1, 1.0, N), (3, 2.5, 4), (100, 2.5, 0)])
 def test_equals_torch_on_whole_logits_with_gradients(tokens, temperature, known, world):
     head, hidden, labels = world["head"], world["hidden"], world["labels"]
     teacher = FullTeacher(world["taught_head"], world["taught"][:known])
@@ -47,7 +45,7 @@ def test_equals_torch_on_whole_logits_with_gradients(tokens, temperature, known,
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("temperature", [0.5, 4.0])
 def test_zero_for_equal_logits(temperature, world):
     teacher = FullTeacher(world["head"], world["hidden"].detach())
     kl = distillation_sums(world["head"], world["hidden"], world["labels"], teacher, temperature)[1]
@@ -73,14 +71,13 @@ def test_no_token_gives_zero_with_a_gradient_path(world):
         assert torch.equal(value.grad, torch.zeros_like(value))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_all_of_the_vocabulary_as_top_k_is_the_full_kl(temperature, world):
+def test_all_of_the_vocabulary_as_top_k_is_the_full_kl(world):
     taught = world["taught_head"](world["taught"]).detach()
     logits, ids = taught.sort(dim=-1, descending=True)
     full = FullTeacher(world["taught_head"], world["taught"])
     given = world["head"], world["hidden"], world["labels"]
-    expected = distillation_sums(*given, full, temperature, 3 * V)
-    torch.testing.assert_close(distillation_sums(*given, TopKTeacher(ids, logits), temperature, 3 * V), expected)
+    expected = distillation_sums(*given, full, 3.0, 3 * V)
+    torch.testing.assert_close(distillation_sums(*given, TopKTeacher(ids, logits), 3.0, 3 * V), expected)
 
 
 def test_top_k_is_the_kl_renormalised_over_these_tokens(world):
@@ -93,16 +90,12 @@ def test_top_k_is_the_kl_renormalised_over_these_tokens(world):
     torch.testing.assert_close(found, expected)
 
 
-def test_unequal_vocabularies(world):
-    teacher = FullTeacher(nn.Linear(D + 3, V + 2), world["taught"])
-    with pytest.raises(Ego2ExoError, match=f"has {V} tokens, the teacher's {V + 2}.*sequence distillation"):
-        distillation_sums(world["head"], world["hidden"], world["labels"], teacher)
-
-
-def test_more_teacher_than_answer(world):
-    teacher = FullTeacher(world["taught_head"], world["taught"])
-    with pytest.raises(Ego2ExoError, match=f"teacher's {N} tokens for {N - 1} answer tokens"):
-        distillation_sums(world["head"], world["hidden"][1:], world["labels"][1:], teacher)
+def test_a_teacher_that_does_not_fit(world):
+    given = world["head"], world["hidden"], world["labels"]
+    with pytest.raises(Ego2ExoError, match=f"{V} tokens.*{V + 2}"):
+        distillation_sums(*given, FullTeacher(nn.Linear(D + 3, V + 2), world["taught"]))
+    with pytest.raises(Ego2ExoError, match=f"{N} tokens for {N - 1} answer tokens"):
+        distillation_sums(given[0], given[1][1:], given[2][1:], FullTeacher(world["taught_head"], world["taught"]))
 
 
 def test_half_precision_states_are_reduced_in_float32(world):

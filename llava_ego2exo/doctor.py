@@ -96,22 +96,21 @@ def _host_name(folder: Path, flavour: str) -> str:
 
 
 def _faults(flavour: str | None, findings: Findings) -> list[dict[str, Any]] | None:
-    """The known upstream faults of this llava, and whether the plugin fixes each; None when they cannot be listed."""
+    """The known upstream faults of this llava, and whether each is fixed; None when they cannot be listed."""
     try:
-        from .host.seams import SEAMS, enabled_fixes
+        from .host.seams import FIXES, enabled_fixes
 
         enabled = enabled_fixes()
-    except Ego2ExoError as error:  # LLAVA_EGO2EXO_FIXES names a fix that does not exist
+    except Ego2ExoError as error:  # the environment names a fix that does not exist
         findings.problems.append(str(error))
         return None
     except ImportError as error:
         findings.warnings.append(f"upstream faults are not listed: {error}")
         return None
-    fixes = [seam for seam in SEAMS if seam.kind == "fix" and flavour in seam.flavours]
-    faults = {(seam.key, seam.why): seam for seam in fixes}  # one fault may sit in several classes
+    faults = {(fix.key, fix.why): fix for fix in FIXES if flavour in fix.flavours}  # one may sit in several classes
     return [
-        {"key": seam.key, "why": seam.why, "fixed": seam.key in enabled, "remove_when": seam.remove_when}
-        for seam in faults.values()
+        {"key": fix.key, "why": fix.why, "fixed": fix.key in enabled, "remove_when": fix.remove_when}
+        for fix in faults.values()
     ]
 
 
@@ -233,7 +232,7 @@ def _text(report: dict[str, Any]) -> str:
     lines += [f"free disk      {_gib(hardware['free_disk_gib'])}", ""]
     lines += [f"warning: {text}" for text in report["warnings"]]
     lines += [f"problem: {text}" for text in report["problems"]]
-    return "\n".join([*lines, "" if report["problems"] else "nothing found that stops training or loading"]).rstrip()
+    return "\n".join([*lines, "" if report["problems"] else "no problems found"]).rstrip()
 
 
 def _text_faults(faults: list[dict[str, Any]] | None) -> list[str]:

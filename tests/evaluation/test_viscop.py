@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_ego2exo.evaluation.answers import parse_answer
-from llava_ego2exo.evaluation.parsers import PARSERS
 from llava_ego2exo.evaluation.viscop import parse_viscop
 
 LETTERS = {"A": "pouring from kettle", "B": "walk", "C": "sit down", "D": "drinking from cup"}
@@ -35,13 +34,10 @@ def test_first_capital(reply, published, meant):
     assert parse_answer(reply, LETTERS) == meant
 
 
-def test_numbers_are_taken_by_place():
+def test_numbers_are_taken_by_place_and_letters_up_to_the_last_option():
     assert parse_viscop("Boiling water", NUMBERS) == "2"
     assert parse_viscop("2", NUMBERS) is None and parse_viscop("3. sit down", NUMBERS) is None
     assert parse_viscop("D", {"1": "x", "2": "y"}) is None
-
-
-def test_letters_go_up_to_the_last_option():
     six = dict.fromkeys("ABCDEF", "x")
     assert parse_viscop("For sure", six) == "F" and parse_viscop("For sure", LETTERS) is None
     assert parse_viscop("Ground", six) is None and parse_viscop("D", {"A": "x", "B": "y"}) is None
@@ -52,7 +48,3 @@ def test_letters_go_up_to_the_last_option():
 def test_it_is_a_key_or_none(reply):
     for choices in (LETTERS, NUMBERS, {"yes": "x", "no": "y"}):
         assert parse_viscop(reply, choices) in {None, *choices}
-
-
-def test_parsers_by_name():
-    assert PARSERS == {"strict": parse_answer, "viscop": parse_viscop}

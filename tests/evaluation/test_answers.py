@@ -173,11 +173,11 @@ UNITS = ["the answer is ", "(A) ", "walk ", "(", "A, ", " \n", "is not ", "<|", 
 MANY_WORDS = " ".join(f"w{number}ing" for number in range(12_000))
 
 
-@pytest.mark.parametrize("text", [*(unit * (100_000 // len(unit)) for unit in UNITS), MANY_WORDS], ids=[*UNITS, "words"])
-def test_a_long_reply_takes_no_time_that_grows_with_its_square(text):
+@pytest.mark.parametrize("unit", [*UNITS, MANY_WORDS], ids=[*UNITS, "many words"])
+def test_a_long_reply_takes_no_time_that_grows_with_its_square(unit):
     for choices in (LETTERS, LONG):
         began = time.process_time()
-        parse_answer(text + "x", choices)
+        parse_answer(unit * max(100_000 // len(unit), 1) + "x", choices)
         assert time.process_time() - began < 3
 
 

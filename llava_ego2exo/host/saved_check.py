@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
-from pathlib import Path
+import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import PREFIX
 from ..errors import Ego2ExoError
@@ -16,15 +18,14 @@ from .checkpoints import describe
 from .command_line import Settings
 from .context import Run
 from .device_options import device_options
-from .first_reply import Reply, asked_in_memory, first_sample, reply, tokenizer_of
+from .kl_teachers import evaluating
 
 FLAG = f"--{PREFIX}check_saved"
 CHOICES = ("auto", "True", "False")
-# How much more than its weights a model needs while it is loaded and asked.
-_ROOM = 1.5
-# Mean difference of logits, and lead of one token over another, in units of the logits' spread: up to these, two
-# models count as the same. Merging LoRA rounds the sum once more; in half precision that is seen.
-_SAME = {"full": (0.01, 0.001), "half": (0.25, 0.1)}
+TOKENS = 8
+# In standard deviations of the logits, up to which two models count as the same: how far apart the logits are on
+# average, and how far the model in memory prefers its token to the other's. Merging LoRA rounds the sum once more.
+TOLERANCES = {"full": (0.01, 0.001), "half": (0.25, 0.1)}
 
 
 def require_choice(value: Any) -> str:
@@ -37,6 +38,21 @@ def require_choice(value: Any) -> str:
     if found is None:
         raise Ego2ExoError(f"{FLAG} {value}", ", ".join(CHOICES), "leave it out for auto")
     return found
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model answers to one sample.
+
+    Args:
+        text: its answer.
+        tokens: (n,), chosen greedily.
+        logits: (n, V), from which each was chosen.
+    """
+
+    text: str
+    tokens: Tensor
+    logits: Tensor
 
 
 def check_saved(settings: Settings, run: Run) -> None:
@@ -52,54 +68,60 @@ def check_saved(settings: Settings, run: Run) -> None:
     choice, trainer = require_choice(settings[f"{PREFIX}check_saved"]), run.trainer
     if not is_first():
         return
-    why_not = _why_not(choice, trainer)
-    if why_not:
-        _say(f"what was saved is not compared with the model in memory: {why_not}")
-        return
-    device, half = trainer.args.device, trainer.args.bf16 or trainer.args.fp16 or settings["bits"] in (4, 8)
-    batch, name = first_sample(trainer)
-    mine = asked_in_memory(trainer, batch)
-    tower = llava_model(trainer.model).get_vision_tower().dtype
-    size = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
-    tokenizer = tokenizer_of(trainer)
+    if choice == "False" or trainer is None or trainer.sharded:
+        reason = "another trainer" if trainer is None else "sharded weights" if trainer.sharded else f"{FLAG} False"
+        return _say(f"the saved student was not verified ({reason})")
+    batch, name = _first_sample(trainer)
+    tokenizer = getattr(trainer, "processing_class", None) or trainer.tokenizer
+    with evaluating(trainer.model), trainer.compute_loss_context_manager():
+        memory = ask(llava_model(trainer.model), tokenizer, batch)
+    device, tower = trainer.args.device, llava_model(trainer.model).get_vision_tower().dtype
     run.trainer = trainer = None
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    free = _free(device)
-    if choice == "auto" and free is not None and free < _ROOM * size:
-        _say(
-            f"what was saved is not compared with the model in memory: loading it takes {_ROOM * size / 1e9:.1f} GB on "
-            f"{device.type}, and {free / 1e9:.1f} GB are free ({FLAG} True tries all the same)"
-        )
-        return
-    theirs = reply(_load(settings, device, tower), tokenizer, batch)
-    _say(_compared(mine, theirs, name, "half" if half else "full", settings))
+    torch.cuda.empty_cache()
+    try:
+        saved = ask(_load(settings, device, tower), tokenizer, batch)
+    except torch.cuda.OutOfMemoryError:
+        if choice == "True":
+            raise
+        return _say(f"the saved student was not verified: no memory left on {device}")
+    half = settings["bf16"] or settings["fp16"] or settings["bits"] in (4, 8)
+    apart = require_same(memory, saved, "half" if half else "full", f"{settings['output_dir']}, sample {name}")
+    return _say(f"the saved student answers sample {name} as in memory (logits differ by {apart:.1g} SD)")
 
 
 def _say(text: str) -> None:
     print(f"ego2exo: {text}", flush=True)  # noqa: T201
 
 
-def _why_not(choice: str, trainer: Any) -> str | None:
-    if choice == "False":
-        return f"{FLAG} False"
-    if trainer is None:
-        return "another trainer than ego2exo has trained it"
-    if trainer.sharded:
-        return "no process holds all of its weights"
-    return None
+def _first_sample(trainer: Any) -> tuple[dict[str, Any], str]:
+    """The first training sample with a clip (the first, if none has), up to its first answer; and its name."""
+    samples = getattr(trainer.train_dataset, "list_data_dict", [{}])
+    index = next((i for i, sample in enumerate(samples) if "video" in sample), 0)
+    batch = trainer.data_collator([trainer.train_dataset[index]])
+    labels = batch["labels"]
+    answer = labels != -100 if trainer.content is None else trainer.content.own(labels)
+    places = answer[0].nonzero()[:, 0]
+    end = int(places[0]) if len(places) else labels.shape[1]
+    kept = {key: batch[key] for key in ("images", "image_sizes", "modalities") if batch.get(key) is not None}
+    return {"ids": batch["input_ids"][:, : max(end, 1)], **kept}, str(samples[index].get("id", index))
 
 
-def _free(device: torch.device) -> float | None:
-    """Bytes free on a device; None where the machine does not say."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
+def ask(model: Any, tokenizer: Any, batch: dict[str, Any]) -> Reply:
+    """A few tokens, greedily."""
+    options = {key: batch[key] for key in ("image_sizes", "modalities") if key in batch}
+    if "images" in batch:
+        moved = [image.to(model.device, model.dtype) for image in batch["images"]]
+        options["images"] = torch.stack(moved) if isinstance(batch["images"], Tensor) else moved
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # transformers: settings for sampling that greedy leaves unused
+        out = model.generate(
+            batch["ids"].to(model.device), **options, do_sample=False, num_beams=1, use_cache=True,
+            max_new_tokens=TOKENS, output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+    logits = torch.stack([row[0].float().cpu() for row in out.scores])
+    tokens = out.sequences[0, -len(logits) :].cpu()
+    return Reply(tokenizer.decode(tokens, skip_special_tokens=True), tokens, logits)
 
 
 def _load(settings: Settings, device: torch.device, tower: torch.dtype) -> Any:
@@ -112,45 +134,45 @@ def _load(settings: Settings, device: torch.device, tower: torch.dtype) -> Any:
     options |= device_options(load_pretrained_model, device)
     try:
         model = load_pretrained_model(folder, base, "llava_ego2exo", torch_dtype=dtype, **options)[1]
+    except torch.cuda.OutOfMemoryError:
+        raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise Ego2ExoError(
-            f"what was saved to {folder} does not load ({reason})",
+            f"what was saved to {folder} does not load ({f'{type(error).__name__}: {error}'.splitlines()[0]})",
             "a student that LLaVA's loader loads",
-            "use the last whole checkpoint-N, and report this with the training command",
+            "use the last complete checkpoint-N, and report this with the training command",
         ) from error
     model.get_vision_tower().to(tower)
     return model.eval()
 
 
-def _compared(mine: Reply, theirs: Reply, name: str, precision: str, settings: Settings) -> str:
-    """What to tell of two models that are the same.
+def require_same(memory: Reply, saved: Reply, precision: str, name: str) -> float:
+    """How far the first logits of two models are apart on average, in standard deviations.
+
+    Args:
+        memory: of the model in memory.
+        saved: of the one that was loaded; its loader may have cut rows of the vocabulary that no token has.
+        precision: a key of `TOLERANCES`.
+        name: of the saved folder and the sample, for the message.
 
     Raises:
-        Ego2ExoError: they are not.
+        Ego2ExoError: they are not one model.
     """
-    width = min(mine.logits.shape[1], theirs.logits.shape[1])  # the loader cuts rows that no token has
-    first, other_first = mine.logits[0, :width], theirs.logits[0, :width]
-    possible = torch.isfinite(first) & torch.isfinite(other_first)  # generation settings may forbid some tokens
-    apart = float((first - other_first)[possible].abs().mean()) / (float(first[possible].std()) or 1.0)
-    most, tie = _SAME[precision]
-    length = min(len(mine.tokens), len(theirs.tokens))
-    differing = (mine.tokens[:length] != theirs.tokens[:length]).nonzero()[:, 0]
-    place = int(differing[0]) if len(differing) else None
+    width = min(memory.logits.shape[1], saved.logits.shape[1])
+    first, other = memory.logits[0, :width], saved.logits[0, :width]
+    possible = torch.isfinite(first) & torch.isfinite(other)  # generation settings may forbid some tokens
+    apart = float((first - other)[possible].abs().mean()) / (float(first[possible].std()) or 1.0)
     lead = 0.0
-    if place is not None:
-        row, other = mine.logits[place, :width], int(theirs.tokens[place])
-        lead = float(row.max() - row[other]) / (float(row[torch.isfinite(row)].std()) or 1.0)
-    if not apart <= most or not lead <= tie:
+    for row, mine, theirs in zip(memory.logits[:, :width], memory.tokens, saved.tokens, strict=False):
+        if mine != theirs:  # from here on the two have other inputs
+            lead = float(row.max() - row[theirs]) / (float(row[torch.isfinite(row)].std()) or 1.0)
+            break
+    tolerance, tie = TOLERANCES[precision]
+    if not apart <= tolerance or not lead <= tie:
         raise Ego2ExoError(
-            f"the student was written to {settings['output_dir']}, but its files do not give the model that was "
-            f"trained: about sample {name} they say {theirs.text!r}, the model in memory {mine.text!r} (logits "
-            f"{apart:.2g} of their spread apart)",
-            f"the same answer (up to {most:g}); {FLAG} False compares nothing",
-            "do not use these files; take the last whole checkpoint-N, and report this with the training command",
+            f"{name}: the saved files answer {saved.text!r}, the trained model in memory {memory.text!r}; logits "
+            f"differ by {apart:.2g} standard deviations",
+            f"the same answer, and logits that differ by at most {tolerance:g}",
+            "do not use these files; take the last complete checkpoint-N, and report this with the training command",
         )
-    tied = "" if place is None else f" up to a tie at token {place + 1}"
-    return (
-        f"the saved student, loaded anew, answers sample {name} as the one in memory did{tied} "
-        f"({len(mine.tokens)} tokens, logits {apart:.1g} of their spread apart)"
-    )
+    return apart

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-from ..errors import Ego2ExoError
-
 # Any number serves; near a batch's tokens it keeps float16 in range, and a power of two rounds nothing.
 REFERENCE = 256.0
 LONGER = "raise --model_max_length, or take fewer frames (--frames_upbound, --video_fps)"
@@ -35,7 +33,6 @@ class Sums:
         masked: rows without any token of an answer's own text: they teach nothing.
         cut: rows that are as long as a row can be, so that their end is missing.
         unreadable: rows that stand for samples that cannot be read; they are in no other number.
-        repeated: rows that only fill up an epoch's last batch; they are in no other number.
     """
 
     ce: float = 0.0
@@ -48,7 +45,6 @@ class Sums:
     masked: float = 0.0
     cut: float = 0.0
     unreadable: float = 0.0
-    repeated: float = 0.0
 
     def add(self, other: Sums) -> None:
         """Add another's sums to these."""
@@ -60,12 +56,6 @@ class Sums:
         self.samples -= rows
         self.masked -= rows
         self.unreadable += rows
-
-    def leave_out_repeats(self, rows: int) -> None:
-        """Of the last batch that was added so many rows only fill it up."""
-        self.samples -= rows
-        self.masked -= rows
-        self.repeated += rows
 
     def loss(self, weight: float) -> float:
         """Mean over all answer tokens of cross-entropy and `weight` times KL; 0 where there is no token."""
@@ -86,29 +76,9 @@ class Sums:
             lines.append(f"{self.masked:.0f} of {self.samples:.0f} samples had no token of an answer left")
         return lines
 
-    def require_lessons(self) -> None:
-        """Refuse to end a run in which no sample taught anything as if it had gone well.
-
-        Raises:
-            Ego2ExoError: there were samples, and none could be read, or none had a token of its answers left.
-        """
-        if self.unreadable and not self.samples:
-            raise Ego2ExoError(
-                "no sample of this run can be read, and the model is not saved", "files that decode", "mend the files"
-            )
-        if self.samples and self.masked == self.samples:
-            raise Ego2ExoError(
-                f"all {self.samples:.0f} samples of this run taught nothing: no token of their answers was left; "
-                f"{self.cut:.0f} of them were cut at --model_max_length, and the model is not saved",
-                "samples whose answers are left",
-                LONGER if self.cut else "give --version the conversation template that the base was trained with",
-            )
-
     def told(self, distilling: bool) -> list[str]:
         """What of a run had to be left out, in words."""
         lines = self.short()
-        if self.repeated:
-            lines.append(f"{self.repeated:.0f} rows that fill up the last batches of epochs were left out")
         if distilling and not self.kl_tokens:
             lines.append("no answer token had a KL in this run")
         if self.left_out:

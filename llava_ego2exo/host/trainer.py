@@ -1,21 +1,30 @@
-"""The registered trainer `ego2exo`, and the registry at the place where LLaVA names its trainer."""
+"""The registered trainer `ego2exo`: LLaVA's, with the KL, losses that are right for a global batch, and checks."""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from typing import Any
 
+import torch
 from torch import nn
+from transformers import TrainerCallback
 
+from ..config import DistillConfig
 from ..errors import Ego2ExoError
 from ..registry import TRAINERS
+from .answer_content import AnswerContent
+from .answer_pass import llava_model
 from .classes import torch_dtype
-from .distilling_trainer import distilling
-from .leaving_out import leaving_out
+from .context import RUN
+from .distilling import Distiller, asks_head_at_answers, plain_loss, referred
+from .kl_teachers import build_teacher
+from .leaving_out import SkipUnreadableMixin
+from .loss_plots import plot_losses
 from .projector import CHILD
-from .repeats import counting_once
 from .resuming import resuming
-from .watching import watching
+from .tally import REFERENCE, Steps, Sums, correct_gradients
+from .watching import TrainingMonitor
 
 
 def trainer_name(args: Any, model: Any) -> str | None:
@@ -65,24 +74,171 @@ def group_name(parameter: str) -> str:
     return "language_model"
 
 
+class StartCallback(TrainerCallback):
+    """Resets a trainer's counts where a run and an epoch start."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
+        """A run starts."""
+        self.trainer.steps.start_run()
+        self.trainer.sums = Sums()
+
+    def on_epoch_begin(self, *_args: Any, **_kwargs: Any) -> None:
+        """An epoch starts."""
+        self.trainer.steps.start_epoch()
+
+
+class DistillingMixin:
+    """For LLaVA's trainer; at weight 0, with one process and no accumulation, its loss is LLaVA's up to rounding."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seed_order()
+        config = DistillConfig.from_object(self.args)
+        for name, value in config.to_dict().items():
+            setattr(self.model.config, name, value)
+        self.content = self._answer_content()
+        self.distiller = Distiller(config, build_teacher(config, self) if config.on else None, self.content)
+        self.at_answers = config.on or asks_head_at_answers(self.model, self.sharded)
+        self.steps = Steps(self.args.gradient_accumulation_steps)
+        self.sums, self.unlogged, self.whole = Sums(), Sums(), Sums()
+        self.split = self.args.world_size * self.args.gradient_accumulation_steps
+        self.clip_seen = False
+        self.add_callback(StartCallback(self))
+        self.monitor = TrainingMonitor(self)
+        self.add_callback(self.monitor)
+        run = RUN.get()
+        if run is not None:
+            run.trainer = self
+        if not self.counted:
+            self.report(["losses and first gradients are not checked with DataParallel or label smoothing"])
+        if self.split > 1 and not self.exact:
+            reason = "under DeepSpeed" if self.is_deepspeed_enabled else "with label smoothing or DataParallel"
+            self.report([f"{reason} the loss is the mean of small batches' means, not the global batch's mean"])
+
+    def _seed_order(self) -> None:
+        """Draw the order of samples from the seed alone, as transformers does and LLaVA-NeXT's copy of it does not.
+
+        Otherwise it depends on the number of processes, so that two do not train as one.
+        """
+        config = getattr(self.accelerator, "dataloader_config", None)
+        if config is not None:
+            config.use_seedable_sampler = True
+
+    def _answer_content(self) -> AnswerContent | None:
+        """By the tokenizer and LLaVA's current template; None for a trainer that was made without a tokenizer."""
+        from llava import conversation
+
+        tokenizer = getattr(self, "processing_class", None) or getattr(self, "tokenizer", None)
+        return None if tokenizer is None else AnswerContent(tokenizer, conversation.default_conversation.roles[1])
+
+    @property
+    def sharded(self) -> bool:
+        """Whether no process holds all weights: ZeRO-3 or FSDP."""
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None) if self.is_deepspeed_enabled else None
+        return self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+
+    @property
+    def counted(self) -> bool:
+        """Whether batches are seen whole; several GPUs in one process cut them up inside the model."""
+        return self.args.n_gpu <= 1 and self.label_smoother is None
+
+    @property
+    def exact(self) -> bool:
+        """Whether gradients are corrected to the global batch's mean over tokens."""
+        return self.split > 1 and self.counted and not self.is_deepspeed_enabled
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """One small batch; its sums are kept until the optimizer steps."""
+        if not model.training or return_outputs or not self.counted:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        if self.at_answers:
+            loss, sums = self.distiller.loss(self.model, model, inputs)
+        else:
+            plain = functools.partial(super().compute_loss, model, inputs, return_outputs=True, **kwargs)
+            loss, sums = plain_loss(self.model, plain, self.content)
+        self.sums.add(sums)
+        return referred(loss, sums) if self.exact else loss
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One small batch, and at the end of a global batch its checks and its correction."""
+        last = self.steps.next_is_last(len(self.callback_handler.train_dataloader))
+        if last and not self.accelerator.sync_gradients:
+            self._synchronize(model)
+        self.clip_seen = self.clip_seen or self._has_clip(inputs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if not self.counted:
+            return loss
+        if not last:
+            return torch.zeros_like(loss) if self.exact else loss
+        stats, self.sums = self.sums, Sums()
+        clip, self.clip_seen = self.clip_seen, False
+        if self.args.world_size > 1:
+            stats = stats.over_processes(self.args.device)
+        if not self.whole.samples:
+            self.report([f"first batch: {line}" for line in stats.short()])
+        self.unlogged.add(stats)
+        self.whole.add(stats)
+        self.check_batch(stats, clip)
+        if not self.exact:
+            return loss
+        correct_gradients(model, self.split * REFERENCE / max(stats.tokens, 1.0))
+        return torch.full_like(loss, stats.loss(self.distiller.config.kd_weight))
+
+    def check_batch(self, stats: Sums, clip: bool) -> None:
+        """Check a global batch before the optimizer steps; see :meth:`.TrainingMonitor.check`."""
+        self.monitor.check(stats, clip)
+
+    def _has_clip(self, inputs: Any) -> bool:
+        """Whether a small batch holds what gets ego tokens."""
+        wanted = str(getattr(llava_model(self.model).config, "ego2exo_modalities", "video")).split(",")
+        return any(kind in wanted for kind in inputs.get("modalities") or ())
+
+    def _synchronize(self, model: Any) -> None:
+        """At the end of an epoch that is shorter than the accumulation, where transformers would not."""
+        self.accelerator.gradient_state._set_sync_gradients(True)
+        if hasattr(model, "require_backward_grad_sync"):
+            model.require_backward_grad_sync = True
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The host's, with the terms of the loss beside it."""
+        if "loss" in logs and self.unlogged.samples:
+            logs.update(self.unlogged.logged(self.distiller.config.on))
+            self.unlogged = Sums()
+        super().log(logs, *args, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The host's; then a summary, and the plots."""
+        result = super().train(*args, **kwargs)
+        self.report(self.whole.told(self.distiller.config.on))
+        if self.is_world_process_zero():
+            self.report([plot_losses(self.state.log_history, self.args.output_dir)])
+        return result
+
+    def report(self, lines: list[str]) -> None:
+        """Print lines, on the first process alone."""
+        if self.is_world_process_zero():
+            for line in lines:
+                print(f"ego2exo: {line}", flush=True)  # noqa: T201
+
+
 def build_trainer(llava_trainer: type) -> type:
-    """The trainer `ego2exo`: LLaVA's that distils, with its optimizer groups split, checked and shown."""
+    """The trainer `ego2exo`: LLaVA's that distils and resumes, with its optimizer groups split, checked and shown."""
 
-    distilled = counting_once(distilling(llava_trainer))
+    class DistillingTrainer(DistillingMixin, llava_trainer):  # type: ignore[misc, valid-type]
+        pass
 
-    class Ego2ExoTrainer(leaving_out(watching(resuming(distilled)))):  # type: ignore[misc, valid-type]
+    class Ego2ExoTrainer(SkipUnreadableMixin, resuming(DistillingTrainer)):  # type: ignore[misc, valid-type]
         def create_optimizer(self) -> Any:
             super().create_optimizer()
             split_ego_groups(self.model, self.optimizer, getattr(self.model.config, "ego2exo_lr", None))
             check_groups(self.model, self.optimizer, lora=getattr(self.args, "lora_enable", False))
-            if self.is_world_process_zero():
-                print(trainable_table(self.model, self.optimizer), flush=True)  # noqa: T201
+            self.report(trainable_table(self.model, self.optimizer))
             return self.optimizer
 
     return Ego2ExoTrainer
-
-
-TRAINERS.add("ego2exo", build_trainer)
 
 
 def split_ego_groups(model: nn.Module, optimizer: Any, rate: float | None) -> None:
@@ -120,7 +276,7 @@ def check_groups(model: nn.Module, optimizer: Any, lora: bool) -> None:
         )
 
 
-def trainable_table(model: nn.Module, optimizer: Any) -> str:
+def trainable_table(model: nn.Module, optimizer: Any) -> list[str]:
     """Trainable parameters per part of the model and optimizer group."""
     names = {id(p): n for n, p in model.named_parameters()}
     rows: dict[tuple[str, float, float], list[int]] = {}
@@ -133,4 +289,4 @@ def trainable_table(model: nn.Module, optimizer: Any) -> str:
     lines = [f"{'trainable':<18}{'tensors':>8}{'parameters':>14}{'lr':>10}{'decay':>8}"]
     for (name, rate, decay), (tensors, size) in sorted(rows.items()):
         lines.append(f"{name:<18}{tensors:>8}{size:>14,}{rate:>10.2g}{decay:>8.2g}")
-    return "\n".join(lines)
+    return lines

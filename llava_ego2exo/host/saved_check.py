@@ -67,7 +67,7 @@ def check_saved(settings: Settings, run: Run) -> None:
     """
     choice, trainer = require_choice(settings[f"{PREFIX}check_saved"]), run.trainer
     if not is_first():
-        return
+        return None
     if choice == "False" or trainer is None or trainer.sharded:
         reason = "another trainer" if trainer is None else "sharded weights" if trainer.sharded else f"{FLAG} False"
         return _say(f"the saved student was not verified ({reason})")

@@ -241,6 +241,9 @@ def build_trainer(llava_trainer: type) -> type:
     return Ego2ExoTrainer
 
 
+TRAINERS.add("ego2exo", build_trainer)
+
+
 def split_ego_groups(model: nn.Module, optimizer: Any, rate: float | None) -> None:
     """Give the ego tokens' parameters groups of their own, at `--ego2exo_lr` where it is set.
 

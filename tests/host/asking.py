@@ -1,6 +1,41 @@
 """What tests of commands that ask a model share."""
 
+import contextlib
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+
+from llava_ego2exo import cli
+
 
 def error_of(capsys) -> str:
     """What the console script says of an error."""
     return capsys.readouterr().err.split("llava-ego2exo: error: ")[-1]
+
+
+def in_two_processes(command: list[str], logs: Path) -> list[tuple[int, str]]:
+    """Exit code and output of two processes that run one command together, as torchrun would start them.
+
+    Forked, so that neither imports anything: seconds less than torchrun itself.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+
+    def run(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        code = 1
+        with (logs / f"process{rank}.txt").open("w", buffering=1) as file, contextlib.suppress(SystemExit):
+            sys.stdout = sys.stderr = file
+            code = cli.main(command)
+        os._exit(code)
+
+    processes = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    return [(process.exitcode, (logs / f"process{rank}.txt").read_text()) for rank, process in enumerate(processes)]

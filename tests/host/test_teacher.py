@@ -1,8 +1,11 @@
 """A teacher's batched answers are its own, one by one; each clip goes through the vision tower once."""
 
+import copy
+
 import pytest
 import torch
 
+import llava_ego2exo
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host import asking
 from llava_ego2exo.host.sharing import shared_encoding
@@ -10,7 +13,7 @@ from llava_ego2exo.host.teacher import Teacher, last_logits, load_teacher
 from llava_ego2exo.host.templates import choose_template, stop_ids
 from llava_ego2exo.video import read_video
 
-from .models import Batch, branch_of, build, check_rows, hooks_of, is_next, prepare
+from .models import Batch, branch_of, build, check_rows, hooks_of, is_next, model_args, prepare
 
 pytestmark = pytest.mark.usefixtures("registered")
 QUESTIONS = [["What moves?", "Where to?", "In which order does it all happen?"], ["What is on the left?"], ["Why?", ""]]
@@ -21,23 +24,40 @@ def is_ego(loaded):
     return hasattr(loaded[1].get_model().mm_projector, "ego_tokens")
 
 
-@pytest.fixture(params=["plain", "ego", "ego alone"])
-def loaded(request, world, tmp_path, registered):
-    """A loaded teacher: plain, with ego tokens, and with ego tokens in place of the visual ones."""
-    kind = "qwen" if is_next() else "llama"
-    loaded = asking.load(str(world.base(kind)), torch_dtype="float32")
-    if request.param != "plain":
-        from .models import model_args
+@pytest.fixture(scope="module")
+def models(world):
+    """Loaded teachers: plain, with ego tokens, and with ego tokens in place of the visual ones."""
+    llava_ego2exo.register()
+    kind, made = "qwen" if is_next() else "llama", {}
+    for name in ("plain", "ego", "ego alone"):
+        made[name] = asking.load(str(world.base(kind)), torch_dtype="float32")
+        model = made[name][1].eval()
+        if name != "plain":
+            torch.manual_seed(0)
+            args = model_args(model.config.mm_vision_tower, ego2exo=True, ego2exo_num_tokens=3)
+            model.get_model().initialize_vision_modules(args)
+            model.config.ego2exo_visual_tokens = name == "ego"
+            with torch.no_grad():
+                branch_of(model).reader.tokens.mul_(50.0)
+    llava_ego2exo.unregister()
+    return made
 
-        torch.manual_seed(0)
-        model = loaded[1]
-        args = model_args(model.config.mm_vision_tower, ego2exo=True, ego2exo_num_tokens=3)
-        model.get_model().initialize_vision_modules(args)
-        model.config.ego2exo_visual_tokens = request.param == "ego"
-        with torch.no_grad():
-            branch_of(model).reader.tokens.mul_(50.0)
-    loaded[1].eval()
-    return loaded
+
+@pytest.fixture(params=["plain", "ego", "ego alone"])
+def any_model(request, models):
+    return unchanged(models[request.param])
+
+
+@pytest.fixture
+def loaded(models):
+    return unchanged(models["ego"])
+
+
+def unchanged(loaded):
+    """A tokenizer and a config of its own, as tests change them."""
+    model = loaded[1]
+    model.config.__dict__.update(max_position_embeddings=2048, tokenizer_model_max_length=2048)
+    return copy.deepcopy(loaded[0]), *loaded[1:]
 
 
 @pytest.fixture
@@ -62,9 +82,10 @@ def one_by_one(loaded, clips):
     ]
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_batch_answers_as_one_by_one_and_encodes_each_clip_once(loaded, clips, side):
-    model = loaded[1]
+def test_a_batch_answers_as_one_by_one_and_encodes_each_clip_once(any_model, clips):
+    """Whatever the side on which the checkpoint pads."""
+    loaded = any_model
+    model, side = loaded[1], "left" if is_ego(loaded) else "right"
     model.config.tokenizer_padding_side = side
     wanted = one_by_one(loaded, clips)
     assert len({text for row in wanted for text in row}) > 3, "answers that hang on clip and question"
@@ -82,9 +103,9 @@ def test_a_batch_answers_as_one_by_one_and_encodes_each_clip_once(loaded, clips,
     assert "forward" not in vars(model.get_vision_tower()) and hooks_of(model) == 0
 
 
-def test_top_k_are_the_models_own_logits(loaded, clips):
+def test_top_k_are_the_models_own_logits(any_model, clips):
     """By whole forwards over the answer, without a cache."""
-    teacher = Teacher(loaded, template(loaded), NEW, top_k=5)
+    teacher = Teacher(any_model, template(any_model), NEW, top_k=5)
     answer = teacher.answer(clips, QUESTIONS)[0][2]
     ids = torch.cat([teacher._ids(QUESTIONS[0][2]), answer.tokens])[None]
     with torch.inference_mode():

@@ -20,69 +20,31 @@ def answer(number: int, **changes) -> Answer:
     return Answer(**values)
 
 
-def test_what_is_appended_is_read(tmp_path):
-    with AnswerStore(tmp_path / "new", 3) as store:
-        store.append([answer(0), answer(1)])
-        assert read_answers(tmp_path / "new") == [answer(0), answer(1)], "on disk before the file is closed"
-        store.append([answer(2)])
-    assert read_answers(tmp_path / "new") == [answer(0), answer(1), answer(2)]
-    assert (tmp_path / "new" / "answers.part-3.jsonl").is_file()
-
-
-def test_cut_at_any_byte_only_the_torn_record_is_lost(tmp_path):
-    with AnswerStore(tmp_path) as store:
-        store.append([answer(0), answer(1)])
-    whole = store.path.read_bytes()
-    first = whole.index(b"\n") + 1
-    for size in {*range(0, len(whole), 5), first - 1, first, len(whole) - 1, len(whole)}:
-        store.path.write_bytes(whole[:size])
-        kept = [answer(0), answer(1)][: (size >= first) + (size == len(whole))]
-        assert read_answers(tmp_path) == kept, size
-        with AnswerStore(tmp_path) as again:
-            again.append([answer(5)])
-        assert read_answers(tmp_path) == [*kept, answer(5)], size
-        assert all(json.loads(line) for line in store.path.read_text().splitlines())
-
-
-def test_finishing_replaces_the_parts(tmp_path):
+def test_what_is_appended_is_read_and_the_finished_file_replaces_the_parts(tmp_path):
     for rank in (0, 1):
-        with AnswerStore(tmp_path, rank) as store:
-            store.append([answer(rank)])
-    write_answers(tmp_path, [answer(1), answer(0)])
-    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
-    assert read_answers(tmp_path) == [answer(1), answer(0)]
-
-
-def test_a_kill_between_the_new_file_and_the_old_parts_doubles_nothing(tmp_path):
-    with AnswerStore(tmp_path) as store:
-        store.append([answer(0), answer(1)])
+        with AnswerStore(tmp_path / "new", rank) as store:
+            store.append([answer(rank), answer(2), answer(rank, answer="again")])
+            assert answer(rank, answer="again") in read_answers(tmp_path / "new"), "on disk before the file is closed"
     part = store.path.read_bytes()
-    write_answers(tmp_path, [answer(1), answer(0)])
+    assert read_answers(tmp_path / "new") == [answer(n, answer="again") if n < 2 else answer(2) for n in (0, 2, 1)]
+    write_answers(tmp_path / "new", [answer(1), answer(0)])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["answers.jsonl"]
+    assert read_answers(tmp_path / "new") == [answer(1), answer(0)]
+    # A kill between the new file and the removal of the old parts doubles nothing.
     store.path.write_bytes(part)
-    assert read_answers(tmp_path) == [answer(1), answer(0)]
-
-
-def test_the_last_record_of_a_key_counts(tmp_path):
-    with AnswerStore(tmp_path) as store:
-        store.append([answer(0), answer(1), answer(0, answer="again")])
-    assert read_answers(tmp_path) == [answer(0, answer="again"), answer(1)]
-
-
-def test_a_store_without_answers_leaves_no_file(tmp_path):
-    AnswerStore(tmp_path).close()
-    assert not list(tmp_path.iterdir())
+    assert len(read_answers(tmp_path / "new")) == 3
+    store.path.unlink()
+    AnswerStore(tmp_path / "new").close()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["answers.jsonl"], "an empty store leaves no file"
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "Expecting property name"),
-        ("[]", "no object"),
-        ('{"key": "k"}', "lacks .*answer"),
-        (json.dumps({**dataclasses.asdict(answer(0)), "extra": 1}), "unknown .*extra"),
-        (json.dumps({**dataclasses.asdict(answer(0)), "tokens": "7"}), "tokens of another type"),
-        (json.dumps({**dataclasses.asdict(answer(0)), "answer": None}), "answer of another type"),
-        (json.dumps({**dataclasses.asdict(answer(0)), "flags": "cut"}), "flags of another type"),
+        ("{", "Expecting"),
+        ('{"key": "k"}', "answer"),
+        (json.dumps({**dataclasses.asdict(answer(0)), "extra": 1}), "extra"),
+        (json.dumps({**dataclasses.asdict(answer(0)), "tokens": "7"}), "tokens"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, line, reason):
@@ -93,15 +55,12 @@ def test_a_damaged_line_is_named(tmp_path, line, reason):
     assert "answers.jsonl" in str(error.value)
 
 
-def test_a_torn_finished_file_is_no_unfinished_one(tmp_path):
+def test_a_torn_finished_file_is_damaged_and_no_folder_is_named(tmp_path):
     good = json.dumps(dataclasses.asdict(answer(0)))
     (tmp_path / "answers.jsonl").write_text(f"{good}\n{good[:50]}")
     with pytest.raises(Ego2ExoError, match="line 2 is torn"):
         read_answers(tmp_path)
-
-
-def test_no_folder():
-    with pytest.raises(Ego2ExoError, match="nowhere is no folder"):
+    with pytest.raises(Ego2ExoError, match="nowhere"):
         read_answers("nowhere")
 
 
@@ -109,19 +68,10 @@ def test_the_key_is_the_content_alone():
     key = answer_key("v", 1, None, "q", "t", {"a": 1, "b": 2})
     assert key == answer_key("v", 1.0, None, "q", "t", {"b": 2, "a": 1})
     assert key == "87a4213e4f4310a4775a258c41f17b9e", "a new key would ask every finished run again"
-    others = [
-        answer_key(*values)
-        for values in (
-            ("w", 1, None, "q", "t", {"a": 1, "b": 2}),
-            ("v", 2, None, "q", "t", {"a": 1, "b": 2}),
-            ("v", 1, 2, "q", "t", {"a": 1, "b": 2}),
-            ("v", None, 1, "q", "t", {"a": 1, "b": 2}),
-            ("v", 1, None, "r", "t", {"a": 1, "b": 2}),
-            ("v", 1, None, "q", "u", {"a": 1, "b": 2}),
-            ("v", 1, None, "q", "t", {"a": 1, "b": 3}),
-        )
-    ]
-    assert len({key, *others}) == 8
+    first = ("v", 1, None, "q", "t", {"a": 1, "b": 2})
+    changes = ("w", 2, 2, "r", "u", {"a": 1, "b": 3})
+    others = [answer_key(*first[:n], change, *first[n + 1 :]) for n, change in enumerate(changes)]
+    assert len({key, *others}) == 7
 
 
 def top(length=3, k=2):
@@ -140,11 +90,11 @@ def test_top_k_come_back(tmp_path):
 
 
 def test_top_k_missing_damaged_or_of_other_shapes(tmp_path):
-    with pytest.raises(Ego2ExoError, match="no top-k logits.*--top-k"):
+    with pytest.raises(Ego2ExoError, match="--top-k"):
         load_top_k(tmp_path, "abc")
     path = save_top_k(tmp_path, "abc", top())
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(Ego2ExoError, match="is damaged.*delete it"):
+    with pytest.raises(Ego2ExoError, match="abc.npz"):
         load_top_k(tmp_path, "abc")
     with pytest.raises(Ego2ExoError, match=r"ids \(3, 2\), logits \(2, 2\)"):
         save_top_k(tmp_path, "abd", dataclasses.replace(top(), logits=top(2).logits))

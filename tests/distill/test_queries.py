@@ -8,19 +8,15 @@ from llava_ego2exo.distill.queries import QUERIES, draw_queries, read_queries
 from llava_ego2exo.errors import Ego2ExoError
 
 
-def test_our_own_are_several_of_each_kind():
+def test_our_own_are_several_of_each_kind(tmp_path):
     assert list(QUERIES) == ["descriptive", "temporal", "spatial"]
     wordings = [wording for kind in QUERIES.values() for wording in kind]
     assert len(set(wordings)) == len(wordings) >= 15
-    assert read_queries(None) == QUERIES
-
-
-def test_our_own_would_pass_as_a_users_file(tmp_path):
     (tmp_path / "q.json").write_text(json.dumps(QUERIES))
-    assert read_queries(tmp_path / "q.json") == QUERIES
+    assert read_queries(None) == QUERIES == read_queries(tmp_path / "q.json")
 
 
-def test_a_draw_hangs_on_seed_segment_and_kind_alone():
+def test_a_draw_depends_on_seed_segment_and_kind_alone():
     drawn = draw_queries(QUERIES, "t1_0003", 0)
     assert drawn == {kind: draw_queries({kind: QUERIES[kind]}, "t1_0003", 0)[kind] for kind in reversed(QUERIES)}
     assert list(drawn) == list(QUERIES) and all(drawn[kind] in QUERIES[kind] for kind in QUERIES)
@@ -37,26 +33,19 @@ def test_every_wording_is_drawn_about_as_often():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{", "is no JSON"),
+        ("{", "q.json"),
         ("[1]", "not an object of kinds"),
-        ("{}", "no kind in it"),
-        ('{"a": ["q"], "a": ["r"]}', "stand twice in one object"),
-        ('{"a": []}', "kind 'a' has no list of wordings"),
-        ('{"a": "q"}', "kind 'a' has no list of wordings"),
-        ('{"a": [3, "q", " ", "q"]}', "3 fault.*3 is no text.*' ' is no text.*'q' stands twice"),
-        ('{"a": ["q "]}', "'q ' has blanks at its ends"),
-        ('{" a": ["q"]}', "kind ' a' is empty, has blanks"),
-        ('{"a": ["see <image> now"]}', "holds <image>"),
+        ("{}", "no kind"),
+        ('{"a": "q"}', "kind 'a'"),
+        ('{"a": [3, "q", " ", "q"]}', "3 fault.*3 is no text.*' ' is no text.*'q'"),
+        ('{" a": ["q "]}', "2 fault.*' a'.*'q '"),
+        ('{"a": ["see <image> now"]}', "<image>"),
         ('{"a": ["q\\u0000"]}', "control characters"),
-        ('{"a": ["q\\ud800"]}', "no valid Unicode"),
     ],
 )
 def test_a_faulty_file(tmp_path, content, reason):
     (tmp_path / "q.json").write_text(content)
     with pytest.raises(Ego2ExoError, match=reason):
         read_queries(tmp_path / "q.json")
-
-
-def test_no_file():
-    with pytest.raises(Ego2ExoError, match="nowhere.json cannot be read"):
+    with pytest.raises(Ego2ExoError, match="nowhere.json"):
         read_queries("nowhere.json")

@@ -31,10 +31,7 @@ def test_counts_of_categories_views_and_keys(tmp_path):
     rows[3] |= {"video_filename": "t_exo1", "answer_choices": {"A": "x", "B": "y"}, "split": 1}
     checked = check("ego-in-exo", written(tmp_path / "a.json", rows), views=("exo", "ego"))
     assert table(checked.text) == {
-        ("Hands", "exo"): [3, 1],
-        ("Hands", "ego"): [3, 1],
-        ("Objects", "exo"): [1, 1],
-        ("Objects", "ego"): [1, 1],
+        (category, view): [count, 1] for category, count in (("Hands", 3), ("Objects", 1)) for view in ("exo", "ego")
     }
     assert "8 question(s) about 4 video(s)" in checked.text
     assert "questions a video: 1 to 3, 2.0 on average" in checked.text

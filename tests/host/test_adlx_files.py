@@ -16,7 +16,7 @@ from .evaluating import Setting
 
 pytestmark = [pytest.mark.usefixtures("registered"), pytest.mark.slow]
 DATA = Path(os.environ.get("EGO2EXO_SHARED", Path(__file__).parents[3] / "shared")) / "data" / "adlx"
-LIMIT = int(os.environ.get("EGO2EXO_ADLX_QUESTIONS", "48"))
+LIMIT = int(os.environ.get("EGO2EXO_ADLX_QUESTIONS", "16"))
 
 
 def named_clips(items, folder: Path) -> None:

@@ -32,7 +32,7 @@ def clips():
     return [torch.randn(frames, 3, 32, 32, generator=generator) for frames in (2, 3)]
 
 
-@pytest.mark.parametrize("keys", [tuple("ABCD"), ("1", "2", "3"), ("9", "10", "11")])
+@pytest.mark.parametrize("keys", [tuple("ABCD"), ("9", "10", "11")])
 def test_equal_to_each_option_scored_apart(teachers, clips, keys):
     for teacher in teachers.values():
         clips = [_fit(clip, teacher) for clip in clips]

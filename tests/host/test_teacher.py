@@ -194,12 +194,12 @@ def test_templates(world, kinds, tmp_path):
         choose_template(str(tmp_path), "v1")
 
 
-def test_the_templates_separator_ends_an_answer(loaded):
+def test_the_templates_separator_ends_an_answer(loaded, monkeypatch):
     tokenizer, model = loaded[:2]
     name = template(loaded)
     assert tokenizer.eos_token_id in stop_ids(model, tokenizer, name)
     tokenizer.eos_token = "<unk>" if name == "v1" else "<|endoftext|>"
-    model.generation_config.eos_token_id = None
+    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
     end = tokenizer.convert_tokens_to_ids("</s>" if name == "v1" else "<|im_end|>")
     assert set(stop_ids(model, tokenizer, name)) == {tokenizer.eos_token_id, end}
 

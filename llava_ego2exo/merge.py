@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .errors import Ego2ExoError
@@ -28,10 +29,10 @@ def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
     from . import register
     from .host.merging import write_merged
 
-    target = Path(out)
+    target = Path(os.path.abspath(out))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Ego2ExoError(f"--out {out} exists and is not empty", "a new or empty folder", "choose another")
-    require_folder(target.absolute().parent, "--out")
+    require_folder(target.parent, "--out")
     register()
     write_merged(adapter, base, target, dtype)
     return target

@@ -123,6 +123,23 @@ class Loading:
                 "restore the missing files, or check that the base is the one that was trained on",
             )
 
+    def check_offloaded(self, model: Any) -> None:
+        """Weights that accelerate keeps on CPU or disk for a device that is too small are empty in the model itself.
+
+        Raises:
+            Ego2ExoError: an adapter's weights would be written into these, and lost.
+        """
+        places = getattr(model, "hf_device_map", {})
+        devices = set(places.values()) - {"cpu", "disk"}
+        parts = [name for name, place in places.items() if place == "disk" or (place == "cpu" and devices)]
+        if parts and self.checkpoint.kind != "full":
+            raise Ego2ExoError(
+                f"{self.base} does not fit on the device: {', '.join(parts[:4])} are offloaded, and the weights of "
+                f"{self.checkpoint.path} cannot be put there",
+                "a device that holds the whole base",
+                "merge both first (llava-ego2exo merge) and load the result, or load on another device or in 4 bits",
+            )
+
     def finish(self, model: Any) -> None:
         """Put the extra weights in at full precision, bring the tower to the model, and look for holes."""
         state = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -141,8 +158,10 @@ class Loading:
         tower = model.get_vision_tower()
         if tower is not None and "device" not in self.call:
             tower.to(model.device)
-        holes = [n for n, p in model.named_parameters() if p.is_meta]
-        holes += [n for n, p in model.named_parameters() if "ego_tokens" in n and not torch.isfinite(p).all()]
+        offloaded = {"cpu", "disk"} & set(getattr(model, "hf_device_map", {}).values())
+        holes = [n for n, p in model.named_parameters() if p.is_meta and not offloaded]
+        ego = [(n, p) for n, p in model.named_parameters() if "ego_tokens" in n and not p.is_meta]
+        holes += [n for n, p in ego if not torch.isfinite(p).all()]
         if holes:
             raise Ego2ExoError(
                 f"weights without values after loading: {', '.join(holes[:4])}", "", "report this as a bug"

@@ -27,9 +27,13 @@ def write_merged(adapter: str, base: str, out: Path, dtype: str | None) -> None:
     restore_config(model.config, read_config(base))
     model.save_pretrained(unfinished, state_dict=weights(model, adapter, base), safe_serialization=True)
     tokenizer.save_pretrained(unfinished)
-    if out.exists():
-        out.rmdir()
-    unfinished.rename(out)
+    if not out.exists():
+        unfinished.rename(out)
+        return
+    # A folder that exists may be the current one: it is filled, and counts as a checkpoint with its last file.
+    for file in sorted(unfinished.iterdir(), key=lambda file: file.name == "config.json"):
+        file.rename(out / file.name)
+    unfinished.rmdir()
 
 
 def _on_cpu(loader: Any) -> dict[str, str]:

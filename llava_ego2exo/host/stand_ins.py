@@ -21,6 +21,7 @@ class ClassFromConfig:
         kwargs.update(config=loading.config, torch_dtype=loading.dtype, low_cpu_mem_usage=True)
         model, info = llava_class(loading.key).from_pretrained(path, output_loading_info=True, **kwargs)
         loading.check_missing(info["missing_keys"])
+        loading.check_offloaded(model)
         if info["mismatched_keys"]:
             raise Ego2ExoError(f"{path}: weights of other shapes than its config says: {info['mismatched_keys'][:3]}")
         return model

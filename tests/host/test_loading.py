@@ -40,10 +40,13 @@ def logits(model, seed=0):
         return model(ids, images=[video], modalities=["video"]).logits
 
 
-def test_merged_equals_unmerged(world, kinds, train, tmp_path):
+def test_merged_equals_unmerged(world, kinds, train, tmp_path, monkeypatch):
     kind = kinds[-1]
     train(tmp_path / "lora", kind, max_steps=3)
-    merge(str(tmp_path / "lora"), str(world.base(kind)), str(tmp_path / "merged"), "float32")
+    (tmp_path / "merged").mkdir()
+    monkeypatch.chdir(tmp_path / "merged")
+    merge(str(tmp_path / "lora"), str(world.base(kind)), ".", "float32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora", "merged"]
     adapted, merged = load(tmp_path / "lora", world.base(kind))[1], load(tmp_path / "merged")[1]
     assert type(merged).__name__ == {"llama": "LlavaLlamaForCausalLM", "qwen": "LlavaQwenForCausalLM"}[kind]
     torch.testing.assert_close(logits(adapted), logits(merged), atol=1e-5, rtol=1e-5)
@@ -203,3 +206,25 @@ def test_tied_embeddings_survive(world, registered, tmp_path):
         shutil.copy(file, folder)
     model = load(folder)[1]
     assert model.lm_head.weight.data_ptr() == model.get_model().embed_tokens.weight.data_ptr()
+
+
+@pytest.fixture
+def offloaded(monkeypatch, tmp_path):
+    """As on a GPU that is too small: accelerate leaves the language model's layers on the disk."""
+    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+
+    original = LlavaLlamaForCausalLM.from_pretrained.__func__
+
+    def from_pretrained(cls, path, *args, **kwargs):
+        parts = ("model.embed_tokens", "model.norm", "model.mm_projector", "model.vision_tower", "lm_head")
+        places = dict.fromkeys(parts, "cpu") | {"model.layers": "disk"}
+        return original(cls, path, *args, **{**kwargs, "device_map": places, "offload_folder": str(tmp_path / "disk")})
+
+    monkeypatch.setattr(LlavaLlamaForCausalLM, "from_pretrained", classmethod(from_pretrained))
+
+
+def test_offloaded_weights(world, trained, registered, offloaded):
+    """A whole model runs from there; an adapter cannot be merged into weights that are elsewhere."""
+    assert torch.isfinite(logits(load(world.base())[1])).all()
+    with pytest.raises(Ego2ExoError, match="offloaded.*llava-ego2exo merge"):
+        load(trained, world.base())

@@ -199,9 +199,10 @@ def test_what_data_and_models_say_stays_text(tmp_path, videos):
     one = replace(item(0, path=str(videos[0])), choices=choices, **further)
     two = replace(one, id="2", video="other", answer=EVIL)
     given = [
-        outcome(one, EVIL, "A", reply=f"{EVIL} half a pair \ud800 \0", flags=(EVIL,)), outcome(two, EVIL, state=FAILED, error=EVIL),
+        outcome(one, EVIL, "A", reply=f"{EVIL} half a pair \ud800 \0", flags=(EVIL,)),
+        outcome(two, EVIL, state=FAILED, error=EVIL),
         outcome(one, "b", EVIL, mode=LIKELIHOOD, scores={EVIL: -1.0, "A": -2.0}),
-    ]  # fmt: skip
+    ]
     path = write_report(tmp_path, given, [], {"models": [{"name": EVIL, EVIL: EVIL}, {"name": "b"}], EVIL: EVIL})
     page = Page(path)
     assert page.html.count("<script") == page.html.count("</script>") == 1 and "alert" not in "".join(page.scripts)

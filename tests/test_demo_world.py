@@ -54,22 +54,17 @@ def test_one_seed_one_world_and_other_seeds_others():
 
 def test_questions_have_their_answer_among_their_options_at_even_places():
     places = {kind: Counter() for kind in QUESTION_TYPES}
-    for scene in scenes(1500, 7, held_out=True):
+    for scene in scenes(800, 7, held_out=True):
         asked = questions(scene)
         assert [q.kind for q in asked].count("order") == 1 and len(asked) == 7
         for question in asked:
             assert len(set(question.options)) == len(question.options)
             places[question.kind][question.options.index(question.answer)] += 1
             assert 100 / len(question.options) == chance()[question.kind]
+            assert question.kind != "object" or {event.object for event in scene.events} <= set(question.options)
     for kind, found in places.items():
         share = sum(found.values()) * chance()[kind] / 100
         assert all(abs(count - share) < 0.15 * share for count in found.values()), (kind, found)
-
-
-def test_other_events_answer_is_among_the_wrong_objects():
-    for scene in scenes(50, 8):
-        held = {event.object for event in scene.events}
-        assert all(held <= set(q.options) for q in questions(scene) if q.kind == "object")
 
 
 def test_queries_are_the_questions_without_a_word_of_the_scene():
@@ -79,10 +74,10 @@ def test_queries_are_the_questions_without_a_word_of_the_scene():
     assert not [word for word in (*HANDS, *OBJECTS, *REGIONS) if word in shown]
 
 
-def test_captions_of_the_exo_camera_tell_nothing_that_is_asked():
+def test_captions_of_the_exo_camera_answer_no_question():
     for scene in scenes(50, 9):
-        told = " ".join(text for pair in scene_answers(scene) for text in pair)
-        assert not [word for word in ("hand", *OBJECTS, *REGIONS) if word in told]
+        said = " ".join(text for pair in scene_answers(scene) for text in pair)
+        assert not [word for word in ("hand", *OBJECTS, *REGIONS) if word in said]
         assert {word.split()[0] for word in words(scene, "exo", 0)} < set(SCENE)
         assert caption(scene) in dict(scene_answers(scene))[CAPTION]
 

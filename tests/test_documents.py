@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import os
 import re
 import shlex
 import subprocess
@@ -17,7 +16,6 @@ from llava_ego2exo.versions import LIBRARIES, PYTHON
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("*/*.md"))]
-SCRIPTS = [".ci/run", *sorted(f"scripts/{file.name}" for file in (ROOT / "scripts").glob("[a-z]*.sh"))]
 
 
 def read(file):
@@ -36,13 +34,6 @@ def shell_commands(text):
 
 def flags_given_to(command):
     return {part.split("=")[0] for part in command if part.startswith("--")}
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_are_executable_and_parse(name):
-    assert os.access(ROOT / name, os.X_OK)
-    assert "set -euo pipefail" in read(name)
-    subprocess.run(["bash", "-n", ROOT / name], check=True)
 
 
 def test_the_two_commands():
@@ -102,27 +93,9 @@ def test_versions_are_those_of_doctor_and_of_the_scripts():
         assert f"{library.name}=={library.tested[0]}" in installed or f":-{library.tested[0]}" in installed, library
 
 
-def recipe(tmp_path, *further):
-    """The arguments that train_qlora.sh gives to its launcher."""
-    stub = tmp_path / "torchrun"
-    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    stub.chmod(0o755)
-    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    command = ["bash", ROOT / "scripts/train_qlora.sh", *further]
-    done = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
-
-
-def training_commands(tmp_path):
-    yield recipe(tmp_path, "--max_steps", "10")
-    for document in DOCUMENTS:
-        name = document.relative_to(ROOT).as_posix()
-        yield from (command for command in shell_commands(read(name)) if "llava_ego2exo.train" in command)
-
-
 @pytest.mark.skipif(importlib.util.find_spec("llava") is None, reason="no llava is importable")
-def test_training_flags_exist(tmp_path):
-    """In the recipe and in the documents; LLaVA's parser, with the plugin in it, leaves nothing over."""
+def test_training_flags_exist():
+    """LLaVA's parser, with the plugin in it, takes every training command of the documents."""
     from transformers import HfArgumentParser
 
     import llava_ego2exo
@@ -134,8 +107,9 @@ def test_training_flags_exist(tmp_path):
         parser = HfArgumentParser((host.ModelArguments, host.DataArguments, host.TrainingArguments))
     finally:
         llava_ego2exo.unregister()
-    commands = list(training_commands(tmp_path))
-    assert len(commands) >= 3
+    found = [command for document in DOCUMENTS for command in shell_commands(document.read_text(encoding="utf-8"))]
+    commands = [command for command in found if "llava_ego2exo.train" in command]
+    assert commands
     for command in commands:
         arguments = command[command.index("llava_ego2exo.train") + 1 :]
         parsed, left_over = parser.parse_known_args(arguments)
@@ -143,23 +117,10 @@ def test_training_flags_exist(tmp_path):
         assert parsed.ego2exo and parsed.lora_enable and parsed.bits == 4 and parsed.bf16
 
 
-def test_the_recipe_is_the_papers(tmp_path):
-    words = recipe(tmp_path)
-    given = dict(zip(words, words[1:], strict=False))
-    expected = {
-        "--lora_r": "64", "--lora_alpha": "16", "--lora_dropout": "0.05", "--learning_rate": "1e-5",
-        "--mm_projector_lr": "2e-6", "--num_train_epochs": "3", "--lr_scheduler_type": "cosine",
-        "--warmup_ratio": "0.03", "--weight_decay": "0.0", "--video_fps": "1", "--ego2exo_num_tokens": "16",
-    }  # fmt: skip
-    assert {name: given[name] for name in expected} == expected
-    assert int(given["--per_device_train_batch_size"]) * int(given["--gradient_accumulation_steps"]) == 128
-    assert int(given["--frames_upbound"]) <= 180
-
-
 def test_demo_flags_in_the_script_exist():
     from llava_ego2exo.demo.__main__ import parse
 
-    told = set(re.findall(r"(--\w+)", read("scripts/demo.sh")))
-    assert told == {"--full", "--seeds", "--quick", "--out"}
+    named = set(re.findall(r"(--\w+)", read("scripts/demo.sh")))
+    assert named == {"--full", "--seeds", "--quick", "--out"}
     parse(["--full", "--seeds", "3", "--out", "DIR"])
     parse(["--quick"])

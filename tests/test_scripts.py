@@ -32,6 +32,11 @@ SLURM = {
     "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "123456",
     "SLURM_JOB_NODELIST": "node[07-08]", "SLURM_CPUS_PER_TASK": "32",
 }  # fmt: skip
+PAPER = {
+    "--lora_r": "64", "--lora_alpha": "16", "--lora_dropout": "0.05", "--learning_rate": "1e-5",
+    "--mm_projector_lr": "2e-6", "--num_train_epochs": "3", "--lr_scheduler_type": "cosine", "--warmup_ratio": "0.03",
+    "--weight_decay": "0.0", "--video_fps": "1", "--ego2exo_num_tokens": "16",
+}  # fmt: skip
 
 
 class Stubs:
@@ -148,6 +153,7 @@ def test_every_training_flag_exists(script, stubs):
 @pytest.mark.parametrize(
     ("script", "environment", "gpus"),
     [
+        ("train_qlora.sh", {}, 1),
         ("train_torchrun.sh", {}, 4),
         ("train_torchrun.sh", {"GPUS": "8"}, 8),
         ("slurm_train.sh", {"SLURM_JOB_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "8"}, 32),
@@ -158,11 +164,9 @@ def test_recipe_and_global_batch_are_the_same_everywhere(script, environment, gp
     paper = stubs.call("torchrun")
     assert stubs.run(script, **environment)[0] == 0
     call = stubs.call("torchrun")
-    for flag in (
-        "--ego2exo_num_tokens", "--lora_r", "--lora_alpha", "--lora_dropout", "--learning_rate", "--mm_projector_lr",
-        "--num_train_epochs", "--lr_scheduler_type", "--warmup_ratio", "--weight_decay", "--video_fps",
-    ):  # fmt: skip
-        assert value(call, flag) == value(paper, flag)
+    for flag, given in PAPER.items():
+        assert value(call, flag) == value(paper, flag) == given
+    assert int(value(call, "--frames_upbound")) <= 180
     a_step = int(value(call, "--per_device_train_batch_size")) * gpus
     assert a_step * int(value(call, "--gradient_accumulation_steps")) == 128
     nodes = int(value(call, "--nnodes")) if "--nnodes" in call else 1

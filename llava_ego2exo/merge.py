@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .common.files import require_writable
 from .errors import Ego2ExoError
-from .runs.outputs import require_folder
 
 
 def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
@@ -32,7 +32,7 @@ def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
     target = Path(os.path.abspath(out))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Ego2ExoError(f"--out {out} exists and is not empty", "a new or empty folder", "choose another")
-    require_folder(target.parent, "--out")
+    require_writable(target.parent, "--out", folder=True)
     register()
     write_merged(adapter, base, target, dtype)
     return target

@@ -13,8 +13,8 @@ import os
 from importlib import resources
 from pathlib import Path
 
+from .common.files import write_whole
 from .errors import Ego2ExoError
-from .runs.files import write_whole
 
 PATCH_NAME = "llava-plugins.patch"
 PATCHED, UNPATCHED = "patched", "unpatched"

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import llava_ego2exo
+from llava_ego2exo.common.files import HASHES, _stored_hashes, video_hashes, write_whole
+from llava_ego2exo.common.jsonl import json_line, read_lines
 from llava_ego2exo.distill.answer_folder import open_folder, write_failures
 from llava_ego2exo.distill.answers import Answer, AnswerStore, read_answers, write_answers
 from llava_ego2exo.distill.missing import write_missing
@@ -22,10 +24,6 @@ from llava_ego2exo.evaluation.judge.client import CachedAnswer, JudgeCache
 from llava_ego2exo.evaluation.preparing import read_manifest
 from llava_ego2exo.evaluation.replies import Reply, ReplyStore, finish_replies, read_replies
 from llava_ego2exo.host.data_check import read_samples
-from llava_ego2exo.runs import hashes
-from llava_ego2exo.runs.files import write_whole
-from llava_ego2exo.runs.hashes import video_hashes
-from llava_ego2exo.runs.jsonl import json_line, read_lines
 
 pytestmark = pytest.mark.fault
 PACKAGE = Path(llava_ego2exo.__file__).parent
@@ -70,7 +68,7 @@ def hashed(folder):
     for name in "ab":
         (folder / name).write_text(name)
     video_hashes([str(folder / "a"), str(folder / "b")], folder, progress=False)
-    return folder / hashes.FILE
+    return folder / HASHES
 
 
 def logits(folder):
@@ -106,7 +104,7 @@ KINDS = {
         lambda f: write_whole(f / "run.json", json.dumps(RUN) + "\n"), lambda f: [read_manifest(f)], WHOLE,
     ),
     "stored logits": (logits, lambda f: [{n: v.tolist() for n, v in vars(load_top_k(f, "abc")).items()}], WHOLE),
-    "hashes of videos": (hashed, lambda f: list(hashes._known(f / hashes.FILE).items()), LINES),
+    "hashes of videos": (hashed, lambda f: list(_stored_hashes(f / HASHES).items()), LINES),
 }  # fmt: skip
 
 
@@ -153,7 +151,7 @@ def test_what_is_cut_goes_on(kind, tmp_path, fault_table):
 
 
 def test_a_line_longer_than_a_block_is_dropped_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("llava_ego2exo.runs.jsonl._BLOCK", 7)
+    monkeypatch.setattr("llava_ego2exo.common.jsonl._BLOCK", 7)
     for cut in range(60):
         path = tmp_path / "answers.part-0.jsonl"
         path.write_bytes((b"a" * 20 + b"\n" + b"b" * 38 + b"\n")[:cut])
@@ -197,10 +195,10 @@ def test_a_write_that_fails_leaves_the_old_file(kind, step, tmp_path, monkeypatc
 
 # Calls that write a file in place, and why each may: (module, call) -> reason.
 IN_PLACE = {
-    ("runs/files.py", "open"): "write_whole itself, beside the place",
-    ("video/cache.py", "savez"): "into memory",
+    ("common/files.py", "open"): "write_whole itself, beside the place",
+    ("video/serving.py", "open"): "no file: a pipe, and a setting of the kernel",
     ("distill/cutting.py", "open"): "a video beside its place, renamed when it is whole",
-    ("video/worker.py", "fdopen"): "a pipe",
+    ("video/serving.py", "fdopen"): "a pipe",
     ("demo/jobs.py", "open"): "a log that grows",
     ("demo/cameras.py", "open"): "clips of the demo's own new folder",
     ("demo/base.py", "save_pretrained"): "folders of the demo that count when its last file is there",
@@ -213,6 +211,7 @@ IN_PLACE = {
     ("host/resuming.py", "save"): "as above",
     ("host/loss_plots.py", "savefig"): "into memory",
     ("pages/drawing.py", "savefig"): "into memory",
+    ("video/frame_files.py", "open"): "frames beside their place, renamed",
 }
 WRITING = {"write_text", "write_bytes", "savefig", "save_pretrained", "save_file", "savez", "tofile"}
 

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
+from llava_ego2exo.common.files import locked, write_whole
+from llava_ego2exo.common.jsonl import AppendFile, json_line, read_lines
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.runs.files import locked, write_whole
-from llava_ego2exo.runs.jsonl import AppendFile, json_line, read_lines
 
 
 def parse(record):
@@ -34,7 +34,7 @@ def test_write_whole_says_why_not(tmp_path):
 
 def test_one_run_at_a_time(tmp_path):
     with locked(tmp_path / "out"):
-        with pytest.raises(Ego2ExoError, match="another run is at work"), locked(tmp_path / "out"):
+        with pytest.raises(Ego2ExoError, match="another run is using"), locked(tmp_path / "out"):
             pass
     with locked(tmp_path / "out"):
         pass

@@ -20,6 +20,6 @@ def obey(args: argparse.Namespace) -> None:
     """
     given = vars(args).pop("max_json_mb", None)
     if given is not None:
-        from ..runs.json_text import allow_mb
+        from ..common.json_io import set_max_mb
 
-        allow_mb(given)
+        set_max_mb(given)

@@ -111,7 +111,7 @@ def _run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    from ..runs.ranks import is_first
+    from ..common.processes import is_first
 
     if is_first():
         print(text)

@@ -10,7 +10,7 @@ from ..video.limits import VideoLimits
 from .video_flags import add_video_limits
 
 if TYPE_CHECKING:
-    from ..video.cache import ReaderSettings
+    from ..video.cache import Reading
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -39,7 +39,7 @@ def add_asking(group: Any) -> None:
     group.add_argument("--frame-cache-gb", type=float, default=20.0, metavar="N", help=size)
 
 
-def take_reading(values: dict[str, Any]) -> ReaderSettings:
+def take_reading(values: dict[str, Any]) -> Reading:
     """How clips are read, by the flags of :func:`add_asking`.
 
     Args:
@@ -48,10 +48,10 @@ def take_reading(values: dict[str, Any]) -> ReaderSettings:
     Raises:
         Ego2ExoError: no run can read so.
     """
-    from ..video.cache import ReaderSettings
+    from ..video.cache import Reading
 
     limits = {bound.name: values.pop(bound.name) for bound in fields(VideoLimits)}
-    return ReaderSettings(values.pop("frame_cache"), values.pop("frame_cache_gb"), VideoLimits(**limits))
+    return Reading(values.pop("frame_cache"), values.pop("frame_cache_gb"), VideoLimits(**limits))
 
 
 def boolean(text: str) -> bool:

@@ -107,10 +107,10 @@ def _add_cutting(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(args: argparse.Namespace) -> int:
+    from ..common.files import require_writable
     from ..distill import building
     from ..distill.pairs import write_pairs
     from ..errors import Ego2ExoError
-    from ..runs.outputs import require_writable
 
     if not (args.videos or args.manifest) or (args.manifest and args.pattern):
         given = "--pattern with --manifest" if args.manifest else "neither --videos nor --manifest"
@@ -136,12 +136,12 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _egoexo4d(args: argparse.Namespace) -> int:
+    from ..common.files import require_writable
     from ..distill.building import assign, summary
     from ..distill.egoexo4d import Filters, read_takes
     from ..distill.missing import write_missing
     from ..distill.pairs import write_pairs
     from ..errors import Ego2ExoError
-    from ..runs.outputs import require_writable
 
     require_writable(f"{args.out}/pairs.jsonl", "--out")
     views = args.views if args.views in ("all", "best") else _names(args.views)

@@ -62,8 +62,8 @@ def _positive(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from ..common.processes import is_first
     from ..distill.teaching import Job, teach
-    from ..runs.ranks import is_first
 
     values = {name: value for name, value in vars(args).items() if name != "run"}
     reading = take_reading(values)

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..common.files import write_whole
 from ..errors import Ego2ExoError
-from ..runs.files import write_whole
 from .cache import default_folder, get_base
 from .jobs import shown
 from .pipeline import Seed, run_seed

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..runs.files import write_whole
+from ..common.files import write_whole
 from ..video import read_video
 from .loading import load_quietly
 from .material import read_tests

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..runs.files import write_whole
+from ..common.files import write_whole
 from .base import turns
 from .cache import PAIRS_SEED, TESTS_SEED
 from .cameras import VIEWS, draw, write_clip

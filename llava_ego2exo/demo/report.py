@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..common.files import write_whole
 from ..pages.templating import templates
-from ..runs.files import write_whole
 from .results import Look, Results, Shown
 from .summary import (
     CHANCE,

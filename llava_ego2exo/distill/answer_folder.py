@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..common.differences import differences
+from ..common.files import write_whole
+from ..common.json_io import read_json
 from ..errors import Ego2ExoError
-from ..runs.files import write_whole
-from ..runs.json_text import parse_json, read_text
 from ..runs.listing import listed
 from .answers import Answer, read_answers, write_answers
 from .pairs import Pair
@@ -117,7 +117,7 @@ def write_failures(folder: Path, failures: Sequence[dict[str, str]]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        manifest = parse_json(read_text(path, "a manifest"))
+        manifest = read_json(path, "a manifest")
         _about_manifest(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Ego2ExoError(

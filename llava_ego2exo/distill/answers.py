@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.files import write_whole
+from ..common.jsonl import AppendFile, json_line, read_lines, record_of
 from ..errors import Ego2ExoError
-from ..runs.files import write_whole
-from ..runs.jsonl import AppendFile, json_line, read_lines, record_of
 
 FINISHED = "answers.jsonl"
 _PARTS = "answers.part-*.jsonl"

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from ..common.files import require_writable, write_whole
 from ..errors import Ego2ExoError
-from ..runs.files import write_whole
-from ..runs.outputs import require_writable
 from ..video.limits import VideoLimits
 from .answer_findings import answer_findings
 from .answers import read_answers

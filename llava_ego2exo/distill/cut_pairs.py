@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..common.files import require_writable
+from ..common.processes import run_all
 from ..errors import Ego2ExoError
 from ..runs.listing import listed, repeated
-from ..runs.outputs import require_writable
-from ..runs.progress import run_all
 from ..video.limits import VideoLimits
 from ..video.probe import require_av
 from .cut_pool import Cutters
@@ -73,8 +73,8 @@ def cut_pairs(
             pair, view = job
             try:
                 cut = _cut(cutters, pair, view, targets[pair.segment, view], crf, tolerance_s)
-            except Ego2ExoError as error:
-                return f"{pair.ego} cannot be cut: {error.given}"
+            except ValueError as error:
+                return f"{pair.ego} cannot be cut: {error}"
             return cutters.make(cut)
 
         _check_targets(rest, targets, cutters)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..common.json_io import read_json
 from ..errors import Ego2ExoError
-from ..runs.json_text import json_reason, parse_json, read_text
 
 KEYSTEP_FILES = {"train": "annotations/keystep_train.json", "val": "annotations/keystep_val.json"}
 GET_METADATA = "mend --root, or download it: egoexo -o ROOT --parts metadata"
@@ -27,7 +27,7 @@ def take_list(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise Ego2ExoError(f"{path} is not there", "the folder of an Ego-Exo4D download", GET_METADATA)
-    takes = _json(path)
+    takes = read_json(path, "a file of Ego-Exo4D")
     if not isinstance(takes, list) or not all(isinstance(take, dict) and _named(take) for take in takes):
         given = f"{path} is no list of takes with `take_uid` and `take_name`"
         raise Ego2ExoError(given, "Ego-Exo4D's own takes.json", GET_METADATA)
@@ -52,7 +52,7 @@ def annotations(root: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
             "download them: egoexo -o ROOT --parts annotations --benchmarks keystep",
         )
     for split, path in there.items():
-        whole = _json(path)
+        whole = read_json(path, "a file of Ego-Exo4D")
         entries = whole.get("annotations") if isinstance(whole, dict) else None
         good = isinstance(entries, dict) and all(
             isinstance(entry, dict) and isinstance(entry.get("segments"), list) for entry in entries.values()
@@ -101,12 +101,3 @@ def view_names(cameras: Sequence[str]) -> dict[str, str]:
 def _of(kind: type, value: Any) -> Any:
     """The value where it is of a kind, else an empty one: a take of another shape has no cameras, which is told."""
     return value if isinstance(value, kind) else kind()
-
-
-def _json(path: Path) -> Any:
-    try:
-        return parse_json(read_text(path, "a file of Ego-Exo4D"), constants=True)
-    except ValueError as error:
-        if isinstance(error, Ego2ExoError):
-            raise
-        raise Ego2ExoError(f"{path} is no JSON: {json_reason(error)}", "", "download it again") from error

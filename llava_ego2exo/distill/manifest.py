@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..common.json_io import read_json, read_json_lines, read_text
 from ..errors import Ego2ExoError
-from ..runs.json_text import json_reason, parse_json, read_text
 from ..runs.listing import listed, repeated
 from .pair import Pair, pair_from_record
 from .record import EXAMPLE, FIELDS, record_faults
@@ -63,23 +63,16 @@ def read_manifest(
 
 
 def _read(path: Path) -> Iterator[tuple[str, Any]]:
-    text = read_text(path, "a manifest")
-    if path.suffix.lower() in (".csv", ".tsv"):
-        yield from _read_table(path, text)
-        return
-    lines = path.suffix.lower() == ".jsonl"
-    try:
-        if lines:
-            parts = [(f"line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-            rows = [(where, parse_json(line, checked=True)) for where, line in parts]
-        else:
-            whole = parse_json(text, checked=True)
-            rows = [(f"entry {number}", row) for number, row in enumerate(whole)] if isinstance(whole, list) else None
-    except ValueError as error:
-        raise Ego2ExoError(f"{path} is no JSON: {json_reason(error)}", EXAMPLE, "mend the file") from error
-    if rows is None:
-        raise Ego2ExoError(f"{path} holds no list", f"a list of objects like {EXAMPLE}", "put the pairs in [...]")
-    yield from rows
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        yield from _read_table(path, read_text(path, "a manifest"))
+    elif suffix == ".jsonl":
+        yield from ((f"line {number}", row) for number, row in read_json_lines(path, f"lines like {EXAMPLE}"))
+    else:
+        rows = read_json(path, f"a list of objects like {EXAMPLE}")
+        if not isinstance(rows, list):
+            raise Ego2ExoError(f"{path} holds no list", f"a list of objects like {EXAMPLE}", "put the pairs in [...]")
+        yield from ((f"entry {number}", row) for number, row in enumerate(rows))
 
 
 def _read_table(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:

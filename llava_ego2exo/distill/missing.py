@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..common.files import write_whole
 from ..errors import Ego2ExoError
-from ..runs.files import write_whole
 
 
 def write_missing(folder: str | Path, missing: Mapping[str, str]) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runs.json_text import json_reason, not_utf8, parse_json, read_lines_of
+from ..common.json_io import json_reason, parse_json, read_raw_lines
 from .pair import Pair, pair_from_record
 from .record import record_faults
 
@@ -44,14 +44,12 @@ def scan_pairs(path: str | Path) -> Scanned:
         Ego2ExoError: it cannot be read, or is not UTF-8.
     """
     folder, found = os.path.dirname(os.path.abspath(path)), Scanned()
-    for number, line in enumerate(read_lines_of(path, "a pairs.jsonl"), 1):
+    for number, line in enumerate(read_raw_lines(path, "a pairs.jsonl"), 1):
         line = line.removeprefix(BOM_UTF8) if number == 1 else line
         if not line.strip():
             continue
         try:
-            record = parse_json(line.decode(), checked=True)
-        except UnicodeDecodeError as error:
-            raise not_utf8(f"{path}, line {number},", "a pairs.jsonl", error) from error
+            record = parse_json(line.decode())
         except ValueError as error:
             found.faults[number] = [f"is no JSON: {json_reason(error)}"]
             continue

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ..common.files import write_whole
 from ..errors import Ego2ExoError
-from ..runs.files import write_whole
 from ..runs.listing import listed, repeated
 from .pair import Pair, pair_from_record
 from .pair_lines import scan_pairs

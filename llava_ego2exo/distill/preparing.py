@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.files import locked, video_hashes
 from ..errors import Ego2ExoError
 from ..runs.batches import is_open
-from ..runs.files import locked
-from ..runs.hashes import video_hashes
 from ..runs.listing import listed
 from ..runs.settings import Settings
 from .answer_folder import done_keys, open_folder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..common.json_io import read_json
 from ..errors import Ego2ExoError
-from ..runs.json_text import json_reason, parse_json, read_text
 from ..runs.listing import listed, repeated
 from .draws import draw
 
@@ -48,12 +48,7 @@ def read_queries(path: str | Path | None) -> Queries:
     """
     if path is None:
         return QUERIES
-    try:
-        content = parse_json(read_text(path, "a JSON file of queries"))
-    except ValueError as error:
-        if isinstance(error, Ego2ExoError):
-            raise
-        raise Ego2ExoError(f"{path} is no JSON: {json_reason(error)}", _EXAMPLE, "mend the file") from error
+    content = read_json(path, f"a JSON file of queries: {_EXAMPLE}")
     faults = _faults(content)
     if faults:
         raise Ego2ExoError(f"{path}: {len(faults)} fault(s): {listed(faults)}", _EXAMPLE, "mend the file")

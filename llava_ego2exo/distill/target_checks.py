@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ..common.files import file_hash, video_hashes
 from ..errors import Ego2ExoError
-from ..runs.hashes import file_hash, video_hashes
 from ..runs.listing import listed, repeated
 from .targets import PLACEHOLDER
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..common.files import write_whole
 from ..errors import Ego2ExoError
-from ..runs.files import write_whole
 from .draws import draw, shuffle_key
 from .mixing import relative_to
 from .quality import CUT

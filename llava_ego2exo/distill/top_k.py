@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.files import write_whole
 from ..errors import Ego2ExoError
 from ..host.stored_logits import file_of as top_k_path
 from ..host.stored_logits import read_logits
-from ..runs.files import write_whole
 
 __all__ = ["TopK", "load_top_k", "save_top_k", "top_k_path"]
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.files import file_hash, locked, write_whole
+from ..common.jsonl import json_line, read_lines, record_of
 from ..errors import Ego2ExoError
-from ..runs.files import locked, write_whole
-from ..runs.hashes import file_hash
-from ..runs.jsonl import json_line, read_lines, record_of
 from .items import Item
 from .judge.judge import open_judge
 from .judge.settings import JudgeSettings

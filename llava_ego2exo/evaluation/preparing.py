@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..common.differences import differences
+from ..common.files import file_hash, locked, video_hashes, write_whole
+from ..common.json_io import read_json
+from ..common.jsonl import json_line
 from ..errors import Ego2ExoError
-from ..runs.files import locked, write_whole
-from ..runs.hashes import file_hash, video_hashes
-from ..runs.json_text import parse_json, read_text
-from ..runs.jsonl import json_line
 from ..runs.listing import listed
 from ..runs.settings import Settings
 from . import prompts
@@ -235,7 +234,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
             raise Ego2ExoError(f"{path} is not there", "a folder that `llava-ego2exo eval` wrote", "check it")
-        manifest = parse_json(read_text(path, "a manifest"))
+        manifest = read_json(path, "a manifest")
         named(manifest["models"])
         return manifest
     except Ego2ExoError:

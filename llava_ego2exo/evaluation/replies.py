@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runs.files import write_whole
-from ..runs.jsonl import AppendFile, json_line, read_lines, record_of
+from ..common.files import write_whole
+from ..common.jsonl import AppendFile, json_line, read_lines, record_of
 
 FINISHED = "replies.jsonl"
 _PARTS = "replies.part-*.jsonl"

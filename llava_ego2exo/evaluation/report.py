@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ..common.files import write_whole
 from ..pages.templating import templates
-from ..runs.files import write_whole
 from .metrics import metrics
 from .outcomes import Described, Outcome
 from .report_failures import SHOWN, Failure, counted, failures

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..common.processes import run_all
 from ..errors import Ego2ExoError
 from ..pages.thumbnails import picture_uri
-from ..runs.progress import run_all
 from ..video import read_video
 from .items import Item
 

@@ -10,12 +10,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ..common.files import write_whole
+from ..common.processes import Ranks, clip_bar, started_ranks
 from ..errors import Ego2ExoError
 from ..runs.batches import unfinished
-from ..runs.files import write_whole
 from ..runs.listing import listed
-from ..runs.ranks import Ranks, clip_bar, started_ranks
-from ..video.cache import Reader, cache_stats, format_stats
+from ..video.cache import Reader, counts_of, told_of
 from .asking import Work
 from .finishing import Finished, finish
 from .job import Job
@@ -39,7 +39,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         prepared = ranks.first(lambda: prepare(job, stack))
         read = job.reading.reader()
         attentions = ranks.gather(_ask_all(job, ranks, prepared, read))
-        _tell(ranks, format_stats(ranks.gather(cache_stats(read))))
+        _tell(ranks, told_of(ranks.gather(counts_of(read))))
         return ranks.first(lambda: _finish(job, prepared, attentions))
 
 

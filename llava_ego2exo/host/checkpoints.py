@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from ..common.json_io import read_json
 from ..errors import Ego2ExoError
-from ..runs.json_text import parse_json, read_text
 
 LORA_EXTRAS = "non_lora_trainables.bin"
 PROJECTOR = "mm_projector.bin"
@@ -83,7 +83,7 @@ def weight_names(path: str) -> set[str]:
 
 def _index_names(file: str) -> set[str]:
     try:
-        return set(parse_json(read_text(file, "a list of weights"))["weight_map"])
+        return set(read_json(file, "a list of weights")["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, Ego2ExoError):
             raise

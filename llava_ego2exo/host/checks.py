@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.files import require_writable
+from ..common.processes import is_first
 from ..config import DistillConfig, Ego2ExoConfig, other_settings
 from ..errors import Ego2ExoError
 from ..registry import TRAINERS
-from ..runs.outputs import require_folder
-from ..runs.ranks import is_first
 from ..video import require_decoders
 from . import llava_arch
 from .class_letters import check_class
@@ -61,7 +61,7 @@ def check_run(settings: Settings) -> Checked:
     """
     flags = Ego2ExoConfig.from_object(_Attributes(settings.values))
     read_config(settings["model_name_or_path"])
-    require_folder(settings["output_dir"], "--output_dir")
+    require_writable(settings["output_dir"], "--output_dir", folder=True)
     check_base_code(settings["model_name_or_path"])
     require_whole_weights(settings["model_name_or_path"])
     check_class(settings)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ..common.json_io import read_json
 from ..errors import Ego2ExoError
-from ..runs.json_text import parse_json, read_text
 
 
 def read_config(path: str | None) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def read_config(path: str | None) -> dict[str, Any]:
 def _require_bounded(path: str | None) -> None:
     """transformers copies and prints a config level by level, and expects an object."""
     file = os.path.join(str(path), "config.json")
-    if os.path.isfile(file) and not isinstance(parse_json(read_text(file, "a config"), constants=True), dict):
+    if os.path.isfile(file) and not isinstance(read_json(file, "a config"), dict):
         raise ValueError("it holds no object")
 
 

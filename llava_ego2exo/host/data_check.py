@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..common.json_io import read_json, read_json_lines, set_max_mb
 from ..config import PREFIX, Ego2ExoConfig
 from ..errors import Ego2ExoError
-from ..runs.json_text import allow_mb, parse_json, read_text
 from ..runs.listing import listed
 from .data_paths import data_files
 from .media_folders import GONE, KINDS, MediaFolders
@@ -54,7 +54,7 @@ def check_data(
     faults: list[str] = []
     kl, media = False, MediaFolders(settings)
     if settings[MAX_JSON_MB] is not None:
-        allow_mb(settings[MAX_JSON_MB], f"--{MAX_JSON_MB}")
+        set_max_mb(settings[MAX_JSON_MB], f"--{MAX_JSON_MB}")
     for file in data_files(settings["data_path"], lists="mm_newline_position" in settings.values):
         for index, sample in enumerate(read_samples(file)):
             found = list(sample_faults(sample, media, flags))
@@ -87,11 +87,11 @@ def read_samples(file: str) -> list[Any]:
         Ego2ExoError: it is no JSON, or no list, or empty.
     """
     what = "a JSON list of samples"
-    text = read_text(file, what, mark=False)  # LLaVA itself reads no byte order mark
-    try:
-        samples = [parse_json(line) for line in text.splitlines()] if file.endswith(".jsonl") else parse_json(text)
-    except ValueError as error:
-        raise Ego2ExoError(f"{file} is no JSON: {str(error)[:200]}", what, _LIST) from error
+    # LLaVA itself refuses a byte order mark.
+    if file.endswith(".jsonl"):
+        samples = [sample for _, sample in read_json_lines(file, what, "utf-8")]
+    else:
+        samples = read_json(file, what, "utf-8")
     if not isinstance(samples, list) or not samples:
         given = f"{file} holds {type(samples).__name__} {str(samples)[:40]!r}"
         raise Ego2ExoError(given, "a JSON list of samples, one or more", _LIST)

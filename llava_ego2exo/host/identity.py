@@ -10,8 +10,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from ..common.files import file_hash
 from ..config import PREFIX, DistillConfig, Ego2ExoConfig
-from ..runs.hashes import file_hash
 from ..video.limits import VideoLimits
 from .command_line import Settings
 from .data_paths import data_files

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from ..common.json_io import read_json
 from ..errors import Ego2ExoError
-from ..runs.json_text import parse_json, read_text
 from .checkpoints import Checkpoint, describe, extra_weights
 from .classes import CLASSES, class_key, llava_class, torch_dtype
 from .config_file import read_config
@@ -209,6 +209,6 @@ def trained_base(path: str) -> str | None:
 
     file = Path(path, "adapter_config.json")
     try:
-        return parse_json(read_text(file, "an adapter's config")).get("base_model_name_or_path")
+        return read_json(file, "an adapter's config").get("base_model_name_or_path")
     except (ValueError, AttributeError):
         return None  # only a hint in messages is lost

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from ..runs.files import write_whole
+from ..common.files import write_whole
 
 # What is drawn, in order, with its title; what a run has not logged is left out.
 CURVES = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from ..common.files import require_writable
 from ..config import PREFIX, ReadingConfig
 from ..errors import Ego2ExoError
-from ..runs.outputs import require_folder
 from ..video.limits import VideoLimits
 from .command_line import Settings
 from .teacher_checks import data_parallel
@@ -23,7 +23,7 @@ def check_reading(settings: Settings) -> None:
     VideoLimits.from_object(given, PREFIX)
     cache = f"--{PREFIX}frame_cache"
     if flags.frame_cache is not None:
-        require_folder(flags.frame_cache, cache)
+        require_writable(flags.frame_cache, cache, folder=True)
     elif f"{PREFIX}frame_cache_gb" in settings.given:
         raise Ego2ExoError(f"{cache}_gb without {cache}", "both, or neither", f"add {cache} DIR, or leave it out")
     if flags.max_bad:

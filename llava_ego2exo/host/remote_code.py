@@ -13,7 +13,10 @@ ALLOWED = "LLAVA_EGO2EXO_REMOTE_CODE"
 
 
 def check_tower_code(tower: Any) -> None:
-    """Refuse a `hf:` tower (`--vision_tower`, or `mm_vision_tower` of a config) that brings code.
+    """Refuse a `hf:` tower that brings code.
+
+    Args:
+        tower: `--vision_tower`, or `mm_vision_tower` of a config.
 
     Raises:
         Ego2ExoError: it does, and the environment does not allow it.
@@ -32,14 +35,16 @@ def check_base_code(path: Any) -> None:
         _refuse(str(path), f"--model_name_or_path {path}")
 
 
-def _refuse(path: str, given: str) -> None:
+def _refuse(path: str, what: str) -> None:
+    if os.environ.get(ALLOWED) == "1":
+        return
     try:
-        config = read_config(path)
+        brings = bool(read_config(path).get("auto_map"))
     except Ego2ExoError:
-        return  # whoever reads the missing config reports it
-    if config.get("auto_map") and os.environ.get(ALLOWED) != "1":
+        return  # no config: what reads it says so
+    if brings:
         raise Ego2ExoError(
-            f"{given} brings Python code of its own (auto_map in its config.json)",
+            f"{what} brings Python code of its own (auto_map in its config.json), which would be run",
             "models whose classes transformers and llava know",
-            f"read that code first, and set {ALLOWED}=1 if you trust it",
+            f"read that code first, and set {ALLOWED}=1 where you trust it",
         )

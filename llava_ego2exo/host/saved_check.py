@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common.processes import is_first
 from ..config import PREFIX
 from ..errors import Ego2ExoError
-from ..runs.ranks import is_first
 from .answer_pass import llava_model
 from .checkpoints import describe
 from .command_line import Settings

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runs.files import write_whole
+from ..common.files import write_whole
 from .checkpoints import LORA_EXTRAS, PROJECTOR
 
 MANIFEST = "ego2exo_checkpoint.json"

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..common.processes import run_all
 from ..distill.cut_pool import Cutters
 from ..distill.cutting import Cut
 from ..errors import Ego2ExoError
 from ..evaluation.items import Item
 from ..runs.listing import listed
-from ..runs.progress import run_all
 
 
 def cut_out(items: Sequence[Item], folder: Path) -> list[Item]:

@@ -12,11 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ..common.files import locked, write_whole
+from ..common.jsonl import json_line
 from ..errors import Ego2ExoError
 from ..evaluation.items import CHOICE, DESCRIPTION, Item
 from ..evaluation.prompts import VERSION
-from ..runs.files import locked, write_whole
-from ..runs.jsonl import json_line
 from ..runs.listing import listed
 from .cuts import cut_out
 from .rows import METRICS, metrics_of, rows_of

@@ -6,10 +6,10 @@ import time
 import numpy as np
 import pytest
 
+from llava_ego2exo.common.files import HASHES, file_hash, video_hashes
+from llava_ego2exo.common.processes import started_ranks
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.runs.clips import read_ahead
-from llava_ego2exo.runs.hashes import FILE, file_hash, video_hashes
-from llava_ego2exo.runs.ranks import started_ranks
 from llava_ego2exo.video import read_video, time_instruction
 from tests.videos import render_clip
 
@@ -80,10 +80,10 @@ def test_hashes_are_remembered_until_the_file_changes(tmp_path, monkeypatch):
     paths = [str(file) for file in files]
     wanted = {path: file_hash(path) for path in paths}
     assert video_hashes([*paths, paths[0]], tmp_path) == wanted
-    with (tmp_path / FILE).open("a") as file:
+    with (tmp_path / HASHES).open("a") as file:
         file.write('["torn')
     hashed = []
-    monkeypatch.setattr("llava_ego2exo.runs.hashes.file_hash", lambda path: hashed.append(path) or "new")
+    monkeypatch.setattr("llava_ego2exo.common.files.file_hash", lambda path: hashed.append(path) or "new")
     assert video_hashes(paths, tmp_path) == wanted and not hashed
     files[1].write_text("longer")
     assert video_hashes(paths, tmp_path) == {paths[0]: wanted[paths[0]], paths[1]: "new"}

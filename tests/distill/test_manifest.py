@@ -79,7 +79,6 @@ def test_all_unknown_columns_are_named(tmp_path, name):
         ("m.json", '{"segment": "a"}', "holds no list"),
         ("m.json", "[1]", "entry 0 is a number, not an object"),
         ("m.json", "[", "is no JSON"),
-        ("m.jsonl", '{"segment": "a", "segment": "b"}', "'segment' stand twice"),
         ("m.csv", b"\xff\xfe", "not UTF-8.*What to do: save it as UTF-8"),
     ],
 )

@@ -16,7 +16,7 @@ from llava_ego2exo.distill.probe_pool import probe_files
 from llava_ego2exo.distill.probing import Probe, probe
 from llava_ego2exo.video.limits import VideoLimits
 
-from ..decoders import failing_decoder
+from ..decoders import strange_decoder
 from .videos import render
 
 
@@ -176,14 +176,14 @@ def test_clean_drops_the_view_or_the_pair():
 @pytest.mark.fault
 def test_a_decoder_that_hangs_or_crashes_stops_nothing(clips, tmp_path, monkeypatch, fault_table):
     good = str(clips / "t0_0_ego.mp4")
-    failing_decoder(monkeypatch)
-    paths = [str(shutil.copy(good, tmp_path / name)) for name in ("does-hang", "does-crash")]
+    strange_decoder(monkeypatch, tmp_path, "llava_ego2exo.distill.probing")
+    paths = [str(tmp_path / name) for name in ("does-hang", "does-crash", "does-abort", "does-lie")]
     probes = probe_files([*paths, good, str(tmp_path)], workers=1, limits=VideoLimits(2), progress=False)
     assert list(probes) == [*paths, good, str(tmp_path)]
-    told = ("within 2 s", "crashes the decoder (exit code -11)")
+    told = ("within 2 s", "crashes the decoder (exit code -11)", "(exit code -6)", "answer wrongly")
     survived = sum(text in probes[path].error for path, text in zip(paths, told, strict=True))
     assert not probes[good].error and probes[good].frames == 20 and probes[str(tmp_path)].error == "is a folder"
-    fault_table("decoder hangs or crashes: `pairs check` names the file", len(paths), survived)
+    fault_table("decoder hangs, crashes or lies: `pairs check` names the file", len(paths), survived)
 
 
 def test_what_a_decoder_prints_does_not_reach_the_answers(real_videos):
@@ -215,7 +215,7 @@ def test_wrong_settings(clips, tmp_path):
         ({"tolerance_s": -1}, "--tolerance -1"), ({"workers": -1}, "--workers -1"),
         ({"pattern": "{segment}_{view}"}, "--videos"), ({"videos": "/nowhere"}, "no folder"),
         ({"write_clean": str(tmp_path)}, "--write-clean .* is a folder"),
-        ({"report_to": str(tmp_path / "p.jsonl/r.json")}, "--report .* is no folder of yours"),
+        ({"report_to": str(tmp_path / "p.jsonl/r.json")}, "--report .* is not a writable folder"),
     ):  # fmt: skip
         with pytest.raises(Ego2ExoError, match=message):
             run_check(path, print, progress=False, **settings)

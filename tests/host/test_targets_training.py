@@ -6,9 +6,9 @@ import math
 import pytest
 
 from llava_ego2exo import cli
+from llava_ego2exo.common.files import file_hash
 from llava_ego2exo.distill.answers import Answer, write_answers
 from llava_ego2exo.distill.pairs import Pair, write_pairs
-from llava_ego2exo.runs.hashes import file_hash
 
 from .conftest import losses
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...runs.files import write_whole
+from ...common.files import write_whole
 from ...runs.listing import listed
 from ..items import CONSISTENCY_1, CONSISTENCY_2, MAIN
 from ..outcomes import FAILED, PARSED, UNPARSED, Described, Outcome

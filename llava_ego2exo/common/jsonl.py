@@ -1,4 +1,4 @@
-"""Files of one JSON object a line that grow while a run is at work: a killed run loses at most the line in flight."""
+"""Append-only files of one JSON object a line: a killed run loses at most the line being written."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import Ego2ExoError
-from .json_text import parse_json, read_lines_of
-from .listing import listed
+from .json_io import parse_json, read_raw_lines
+from .text import shorten_list
 
 Record = TypeVar("Record")
 _BLOCK = 1 << 20
@@ -103,21 +103,21 @@ def read_lines(path: Path, parse: Callable[[Any], Record], torn: bool, origin: s
         Ego2ExoError: at the end, naming every damaged line.
     """
     faults: list[str] = []
-    for number, line in enumerate(read_lines_of(path, f"what `{origin}` writes"), 1):
+    for number, line in enumerate(read_raw_lines(path, f"what `{origin}` writes"), 1):
         if not line.strip():
             continue
         if not line.endswith(b"\n"):
             faults += [] if torn else [f"line {number} is torn"]
             continue
         try:
-            record = parse(parse_json(line.decode(), constants=True))
+            record = parse(parse_json(line.decode()))
         except (ValueError, TypeError) as error:
             faults.append(f"line {number}: {ascii(str(error))[1:-1][:100]}")
         else:
             yield record
     if faults:
         raise Ego2ExoError(
-            f"{path}: {len(faults)} damaged line(s): {listed(faults)}",
+            f"{path}: {len(faults)} damaged line(s): {shorten_list(faults)}",
             f"the records that `{origin}` writes",
-            f"delete these lines, and run the same `{origin}` again to have them made anew",
+            f"delete these lines and run the same `{origin}` again, which makes their records again",
         )

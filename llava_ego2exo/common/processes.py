@@ -1,11 +1,12 @@
-"""Several processes of one run, as torchrun starts them: who is who, and what one tells the others."""
+"""The processes of one run, as torchrun starts them, and jobs on threads."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -13,13 +14,15 @@ from typing import Any, TypeVar
 from ..errors import Ego2ExoError
 
 Value = TypeVar("Value")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 # The slowest process may be hours behind; one that dies takes the others down through torchrun.
-_PATIENCE = timedelta(days=30)
+_TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of a run.
+    """This process among those of a run.
 
     Args:
         rank: its number.
@@ -35,7 +38,7 @@ class Ranks:
         """`make()` of process 0, for all.
 
         Raises:
-            Ego2ExoError: as `make` does, on process 0; the others end without a word, as it has said it.
+            Ego2ExoError: as `make` does, on process 0; the others exit silently.
         """
         if self.world == 1:
             return make()
@@ -47,13 +50,13 @@ class Ranks:
                 value = make()
             except Ego2ExoError as raised:
                 error = raised
-        told: list[Any] = [value, error is None]
-        distributed.broadcast_object_list(told, src=0)
+        sent: list[Any] = [value, error is None]
+        distributed.broadcast_object_list(sent, src=0)
         if error is not None:
             raise error
-        if not told[1]:
+        if not sent[1]:
             sys.exit(1)
-        return told[0]
+        return sent[0]
 
     def gather(self, value: Value) -> list[Value]:
         """Every process's value, in order of rank, on every process."""
@@ -68,10 +71,10 @@ class Ranks:
 
 @contextlib.contextmanager
 def started_ranks() -> Iterator[Ranks]:
-    """The processes of this run, connected for the time of the block.
+    """The processes of this run, connected inside the block.
 
     Raises:
-        Ego2ExoError: the environment says there are several, and they do not find each other.
+        Ego2ExoError: the environment names several, and they cannot connect.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in os.environ:
@@ -81,10 +84,10 @@ def started_ranks() -> Iterator[Ranks]:
 
     rank = int(os.environ["RANK"])
     try:
-        distributed.init_process_group("gloo", timeout=_PATIENCE)
+        distributed.init_process_group("gloo", timeout=_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise Ego2ExoError(
-            f"process {rank} of {world} does not find the others: {str(error).splitlines()[0]}",
+            f"process {rank} of {world} cannot reach the others: {str(error).splitlines()[0]}",
             "processes started by torchrun",
             "start them as `torchrun --nproc_per_node N -m llava_ego2exo COMMAND ...`, or unset WORLD_SIZE",
         ) from error
@@ -95,7 +98,7 @@ def started_ranks() -> Iterator[Ranks]:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks for all."""
+    """Whether this process reports for all."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -113,3 +116,32 @@ def clip_bar(ranks: Ranks, what: str, total: int) -> Any:
     # A log file gets a line every half minute, not ten a second.
     pause = 0.5 if sys.stderr.isatty() else 30
     return tqdm(total=total, desc=what + many, unit="clip", disable=ranks.rank != 0, mininterval=pause)
+
+
+def run_all(
+    run: Callable[[Job], Result], jobs: Sequence[Job], workers: int, what: str, unit: str, progress: bool = True
+) -> list[Result]:
+    """`run` of each job on threads, in the order of the jobs; the first error, or Ctrl-C, drops those not yet started.
+
+    Args:
+        run: called with each job.
+        jobs: its arguments.
+        workers: threads.
+        what: shown before the bar.
+        unit: what a job is, shown in the bar.
+        progress: show the bar.
+    """
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        futures = [pool.submit(run, job) for job in jobs]
+        done = as_completed(futures)
+        with contextlib.suppress(ImportError):  # without tqdm only the bar is lost
+            from tqdm import tqdm
+
+            done = tqdm(done, total=len(futures), desc=what, unit=unit, disable=not progress or len(futures) < 2)
+        try:
+            for future in done:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [future.result() for future in futures]

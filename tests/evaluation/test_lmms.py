@@ -79,9 +79,6 @@ def scores(task, replies):
     return {name: mean([result[name] for result in results]) for name, mean in metrics.items()}
 
 
-# Rendering
-
-
 def test_a_task_is_whole_and_names_everything_absolutely(clips, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     items = [choice(clips, n, category="Häände & <so>" if n % 2 else 'say "it": x') for n in range(6)]
@@ -99,21 +96,14 @@ def test_a_task_is_whole_and_names_everything_absolutely(clips, tmp_path, monkey
     assert f"'{tmp_path}/out dir'" in said and "--tasks ego2exo_perception_exo" in said
 
 
-def test_every_row_has_the_same_keys_and_types(clips, tmp_path):
+def test_every_row_has_the_same_keys_and_types_and_each_view_is_a_task(clips, tmp_path):
     items = [choice(clips, 0), choice(clips, 1, choices=dict(zip("ABCDEF", "uvwxyz", strict=True)))]
+    items += [replace(item, view="ego", id=f"ego:{n}") for n, item in enumerate(items)]
     render.render_tasks(tmp_path, items, "ego-in-exo")
-    first, second = data(load(tmp_path, "ego2exo_perception_exo"))
-    assert {name: type(value) for name, value in first.items()} == {name: type(value) for name, value in second.items()}
-    assert {type(one) for name in ("keys", "options", "groups") for one in first[name] + second[name]} == {str}
-
-
-def test_both_views_are_two_tasks(clips, tmp_path):
-    items = [replace(choice(clips, n), view=view, id=f"{view}:{n}") for n in range(3) for view in ("exo", "ego")]
-    render.render_tasks(tmp_path, items, "ego-in-exo")
-    for view in ("exo", "ego"):
-        assert [row["id"] for row in data(load(tmp_path, f"ego2exo_perception_{view}"))] == [
-            f"{view}:{n}" for n in range(3)
-        ]
+    exo, ego = (data(load(tmp_path, f"ego2exo_perception_{view}")) for view in ("exo", "ego"))
+    kinds = [{name: type(value) for name, value in row.items()} for row in (*exo, *ego)]
+    assert all(kind == kinds[0] for kind in kinds) and [row["id"] for row in ego] == ["ego:0", "ego:1"]
+    assert {type(one) for name in ("keys", "options", "groups") for row in exo for one in row[name]} == {str}
 
 
 def test_benchmarks_rendered_one_after_the_other_join_the_groups(clips, tmp_path):
@@ -130,12 +120,8 @@ def test_benchmarks_rendered_one_after_the_other_join_the_groups(clips, tmp_path
     once = {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()}
     render.render_tasks(tmp_path, [choice(clips)], "ego-in-exo")
     assert once == {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()}
-
-
-def test_only_tasks_end_in_yaml(clips, tmp_path):
-    render.render_tasks(tmp_path, [choice(clips)], "ego-in-exo")
+    # lmms-eval parses every .yaml, so a template must not be one.
     assert not list(render.template_folder().rglob("*.yaml"))
-    assert sorted(file.name for file in tmp_path.rglob("*.yaml")) == ["ego2exo.yaml", "ego2exo_perception_exo.yaml"]
 
 
 def test_a_part_of_a_video_becomes_a_clip(clips, tmp_path):
@@ -153,27 +139,19 @@ def test_a_part_of_a_video_becomes_a_clip(clips, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "token"),
     [
-        ({"path": ""}, "not there"),
         ({"path": "/nowhere/x.mp4"}, "/nowhere/x.mp4 (f.json, row 0)"),
         ({"start_s": 2.0, "end_s": 60.0}, "cannot be cut out"),
         ({"part": "3", "benchmark": "adlx-tsu-desc"}, "described one by one"),
+        (None, "no question"),
     ],
 )
-def test_what_cannot_be_rendered_is_refused(clips, tmp_path, change, says):
-    with pytest.raises(Ego2ExoError, match="What to do") as error:
-        render.render_tasks(tmp_path / "out", [choice(clips, **change)], change.get("benchmark", "ego-in-exo"))
-    assert says in str(error.value)
-    assert not list(tmp_path.rglob("*.yaml"))
-
-
-def test_no_question_and_no_folder_are_refused(clips, tmp_path):
-    with pytest.raises(Ego2ExoError, match="no question"):
-        render.render_tasks(tmp_path, [], "ego-in-exo")
-    (tmp_path / "file").touch()
-    with pytest.raises(Ego2ExoError, match="cannot be written"):
-        render.render_tasks(tmp_path / "file", [choice(clips)], "ego-in-exo")
+def test_what_cannot_be_rendered_is_refused(clips, tmp_path, change, token):
+    items = [] if change is None else [choice(clips, **change)]
+    with pytest.raises(Ego2ExoError) as caught:
+        render.render_tasks(tmp_path / "out", items, (change or {}).get("benchmark", "ego-in-exo"))
+    assert token in caught.value.given and caught.value.remedy and not list(tmp_path.rglob("*.yaml"))
 
 
 @given(st.lists(st.text(max_size=12), max_size=12))
@@ -193,9 +171,6 @@ def test_a_row_gives_its_item_and_prompt_back(choices, question, category):
     assert utils.doc_to_text(row, {"anything": 1}) == prompt_of(item)
 
 
-# What a run scores
-
-
 def test_accuracy_by_category(clips, tmp_path):
     items = [choice(clips, n, category="Hands" if n < 4 else "Objects!") for n in range(6)]
     render.render_tasks(tmp_path, items, "ego-in-exo")
@@ -206,17 +181,12 @@ def test_accuracy_by_category(clips, tmp_path):
     }  # fmt: skip
 
 
-def test_one_category_is_the_whole(clips, tmp_path):
-    render.render_tasks(tmp_path, [choice(clips, n) for n in range(2)], "adlx-tsu-tc")
-    assert scores(load(tmp_path, "ego2exo_adlx_tsu_tc_exo"), ["A", "A"]) == {"acc": 0.5, "unparsed_rate": 0.0}
-
-
 def test_a_category_that_was_not_asked_has_no_number(clips):
     row = rows.rows_of([choice(clips, 0, category="a"), choice(clips, 1, category="b")])[0]
     assert math.isnan(utils.mean([utils.choice_results(row, ["A"])["acc_b"]]))
 
 
-@pytest.mark.parametrize("reply", ["A", "(b)", "3", "I think B.", "The answer is (C) as", "washing", "A or B", ""])
+@pytest.mark.parametrize("reply", ["A", "I think B.", "washing", "A or B", ""])
 def test_replies_are_read_as_eval_reads_them(reply):
     row = rows.rows_of([Item("i", "b", "c", "", "v", "q", choices=OPTIONS, answer="B", path="/v.mp4")])[0]
     picked, found = parse_answer(reply, OPTIONS), utils.choice_results(row, [reply])
@@ -270,9 +240,6 @@ def test_a_clip_that_does_not_decode_ends_the_run(clips):
         assert name in str(stop.value) and row["id"] in str(stop.value)
 
 
-# Our model entry
-
-
 class Teacher:
     """Says which clips and questions came together."""
 
@@ -298,13 +265,8 @@ def ask(clips, asked, batch_size=2, **teacher):
 
 
 def test_a_video_is_read_once_and_replies_keep_their_order(clips):
-    asked = [
-        ("one.mp4", "a", 64),
-        ("two.mp4", "b", 64),
-        ("one.mp4", "c", 64),
-        ("two.mp4", "d", 8),
-        ("one.mp4", "e", 64),
-    ]
+    names = ("one", "two", "one", "two", "one")
+    asked = [(f"{name}.mp4", text, 8 if text == "d" else 64) for name, text in zip(names, "abcde", strict=True)]
     teacher, replies = ask(clips, asked)
     assert [reply.split("|")[0] for reply in replies] == list("abcde")
     assert teacher.calls == [(64, [3, 1]), (8, [1])]
@@ -313,13 +275,10 @@ def test_a_video_is_read_once_and_replies_keep_their_order(clips):
     assert ask(clips, asked, batch_size=1)[1] == replies
 
 
-@pytest.mark.parametrize("broken", ["half.mp4", "none.mp4"])
-def test_no_question_is_answered_blind(clips, broken):
-    with pytest.raises(Ego2ExoError, match=broken):
-        ask(clips, [("one.mp4", "a", 64), (broken, "b", 64)])
-
-
-def test_a_clip_that_is_too_long_is_named(clips):
+def test_no_question_is_answered_blind(clips):
+    for broken in ("half.mp4", "none.mp4"):
+        with pytest.raises(Ego2ExoError, match=broken):
+            ask(clips, [("one.mp4", "a", 64), (broken, "b", 64)])
     with pytest.raises(Ego2ExoError, match=r"two.mp4: takes too many positions"):
         ask(clips, [("one.mp4", "a", 64), ("two.mp4", "b", 64)], too_long=("b",))
 
@@ -343,21 +302,15 @@ def entry(monkeypatch):
     sys.modules.pop("llava_ego2exo.lmms.model", None)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ({}, "no checkpoint"),
-        ({"pretrained": "x", "colour": "red", "attn": 1}, "colour, attn"),
-        ({"pretrained": "x", "batch_size": "auto"}, "--batch_size auto"),
-        ({"pretrained": "x", "batch_size": 0}, "--batch_size 0"),
-        ({"pretrained": "x", "load_4bit": True, "load_8bit": True}, "load_4bit and load_8bit"),
-        ({"pretrained": "/nowhere/x"}, "/nowhere/x"),
-    ],
-)
-def test_wrong_arguments_end_the_process(entry, arguments, says):
-    with pytest.raises(SystemExit) as stop:
-        entry.LlavaEgo2Exo(**arguments)
-    assert says in str(stop.value) and "What to do" in str(stop.value)
+def test_wrong_arguments_end_the_process(entry):
+    for token, arguments in {
+        "no checkpoint": {}, "colour, attn": {"pretrained": "x", "colour": "red", "attn": 1},
+        "--batch_size auto": {"pretrained": "x", "batch_size": "auto"},
+        "load_4bit and load_8bit": {"pretrained": "x", "load_4bit": True, "load_8bit": True},
+        "/nowhere/x": {"pretrained": "/nowhere/x"},
+    }.items():  # fmt: skip
+        with pytest.raises(SystemExit, match=token):
+            entry.LlavaEgo2Exo(**arguments)
 
 
 def test_requests_go_through_the_entry(entry, clips, monkeypatch):
@@ -379,7 +332,7 @@ def test_requests_go_through_the_entry(entry, clips, monkeypatch):
 
     replies = made.generate_until([request(2), request(0)])
     assert [reply.rpartition("|")[0] for reply in replies] == [utils.doc_to_text(docs[2]), utils.doc_to_text(docs[0])]
-    for visual in (lambda doc: [object()], lambda doc: [], lambda doc: ["a", "b"], lambda doc: None):
+    for visual in (lambda doc: [object()], lambda doc: ["a", "b"]):
         with pytest.raises(SystemExit, match="one path of a video"):
             made.generate_until([request(0, visual)])
     with pytest.raises(SystemExit, match="half.mp4"):

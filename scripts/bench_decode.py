@@ -135,9 +135,10 @@ class Bench:
         if way == WAYS[0]:
             asked = SimpleNamespace(video_fps=1, frames_upbound=self.args.frames, force_sample=False)
             return lambda path: self.theirs(path, asked)[0]
-        from llava_ego2exo.video.cache import Reading
 
-        read = Reading(None if cache is None else str(cache), 100).reader()
+        from llava_ego2exo.video.cache import ReaderSettings
+
+        read = ReaderSettings(None if cache is None else str(cache), 100).reader()
         return lambda path: read(path, frames_upbound=self.args.frames).frames
 
     def _fresh(self, way: str, paths: list[str]) -> Path | None:

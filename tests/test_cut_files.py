@@ -196,9 +196,9 @@ def test_a_write_that_fails_leaves_the_old_file(kind, step, tmp_path, monkeypatc
 # Calls that write a file in place, and why each may: (module, call) -> reason.
 IN_PLACE = {
     ("common/files.py", "open"): "write_whole itself, beside the place",
-    ("video/serving.py", "open"): "no file: a pipe, and a setting of the kernel",
+    ("video/cache.py", "savez"): "into memory",
     ("distill/cutting.py", "open"): "a video beside its place, renamed when it is whole",
-    ("video/serving.py", "fdopen"): "a pipe",
+    ("video/worker.py", "fdopen"): "a pipe",
     ("demo/jobs.py", "open"): "a log that grows",
     ("demo/cameras.py", "open"): "clips of the demo's own new folder",
     ("demo/base.py", "save_pretrained"): "folders of the demo that count when its last file is there",
@@ -211,7 +211,6 @@ IN_PLACE = {
     ("host/resuming.py", "save"): "as above",
     ("host/loss_plots.py", "savefig"): "into memory",
     ("pages/drawing.py", "savefig"): "into memory",
-    ("video/frame_files.py", "open"): "frames beside their place, renamed",
 }
 WRITING = {"write_text", "write_bytes", "savefig", "save_pretrained", "save_file", "savez", "tofile"}
 

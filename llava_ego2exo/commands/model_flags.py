@@ -10,7 +10,7 @@ from ..video.limits import VideoLimits
 from .video_flags import add_video_limits
 
 if TYPE_CHECKING:
-    from ..video.cache import Reading
+    from ..video.cache import ReaderSettings
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -39,7 +39,7 @@ def add_asking(group: Any) -> None:
     group.add_argument("--frame-cache-gb", type=float, default=20.0, metavar="N", help=size)
 
 
-def take_reading(values: dict[str, Any]) -> Reading:
+def take_reading(values: dict[str, Any]) -> ReaderSettings:
     """How clips are read, by the flags of :func:`add_asking`.
 
     Args:
@@ -48,10 +48,10 @@ def take_reading(values: dict[str, Any]) -> Reading:
     Raises:
         Ego2ExoError: no run can read so.
     """
-    from ..video.cache import Reading
+    from ..video.cache import ReaderSettings
 
     limits = {bound.name: values.pop(bound.name) for bound in fields(VideoLimits)}
-    return Reading(values.pop("frame_cache"), values.pop("frame_cache_gb"), VideoLimits(**limits))
+    return ReaderSettings(values.pop("frame_cache"), values.pop("frame_cache_gb"), VideoLimits(**limits))
 
 
 def boolean(text: str) -> bool:

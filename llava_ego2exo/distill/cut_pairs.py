@@ -73,8 +73,8 @@ def cut_pairs(
             pair, view = job
             try:
                 cut = _cut(cutters, pair, view, targets[pair.segment, view], crf, tolerance_s)
-            except ValueError as error:
-                return f"{pair.ego} cannot be cut: {error}"
+            except Ego2ExoError as error:
+                return f"{pair.ego} cannot be cut: {error.given}"
             return cutters.make(cut)
 
         _check_targets(rest, targets, cutters)

@@ -5,74 +5,62 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import asdict, replace
-from typing import Any
 
+from ..errors import Ego2ExoError
 from ..video.limits import VideoLimits
-from ..video.pool import Pool
-from ..video.worker import Stopped
-from .cutting import Cut
+from ..video.worker import WorkerPool
+from .cutting import Cut, duration, made_as, make_in_worker
 
 
-class Cutters(Pool):
-    """As many processes as callers at a time; to be used in a `with` block, at whose end they stop.
+class Cutters(WorkerPool):
+    """Workers that cut videos, as many as concurrent callers; used in a `with` block.
 
     Args:
-        limits: what a video may be, and seconds that a cut may stand still; None: the defaults.
+        limits: of a video; `video_limit_s` is the maximum time for one frame of a cut. None: the defaults.
     """
 
     def __init__(self, limits: VideoLimits | None = None) -> None:
-        super().__init__("llava_ego2exo.distill.cutting")
+        super().__init__("av")
         self.limits = limits or VideoLimits()
 
     def make(self, cut: Cut) -> str:
-        """Make one cut where it is not there yet.
+        """Make a cut unless it exists.
 
         Args:
             cut: what to make.
 
         Returns:
-            "kept" where the right cut was there, "made" where it was made, else what went wrong, in words.
+            "kept" if the right cut existed, "made" if it was made, else the error message.
         """
         whole = replace(cut, source=os.path.abspath(cut.source), target=os.path.abspath(cut.target))
         part = whole.part()
+        arguments = {"cut": asdict(whole), "part": part, "limits": self.limits.to_dict()}
         try:
-            answer = self._ask({"want": "make", "cut": asdict(whole), "part": part})
-        except Stopped as stopped:
-            return f"{cut.source} cannot be cut: {stopped}"
+            return self.call(make_in_worker, arguments, self.limits, f"{cut.source} cannot be cut:")[0]
+        except Ego2ExoError as error:
+            return error.given
         finally:
-            # A process that was killed could not do it.
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):  # left by a killed process
                 os.unlink(part)
-        return answer["state"] if "state" in answer else f"{cut.source} cannot be cut: {answer['refused'][0]}"
 
     def made_as(self, path: str) -> str:
-        """The mark in a cut's metadata; empty where the file is no complete cut of ours.
+        """The mark in a cut's metadata; empty if the file is not a complete cut.
 
         Args:
             path: of the file.
         """
         try:
-            return self._ask({"want": "mark", "path": os.path.abspath(path)}).get("mark", "")
-        except Stopped:
+            return self.call(made_as, {"path": os.path.abspath(path)}, self.limits)[0]
+        except Ego2ExoError:
             return ""
 
     def duration(self, path: str) -> float:
-        """Seconds from the first frame of a video to the end of the last; decodes only its end.
+        """Duration of a video in seconds; decodes only its end.
 
         Args:
             path: of the file.
 
         Raises:
-            ValueError: it cannot be told.
+            Ego2ExoError: it does not decode, or its frames have no times; the message lacks the file's name.
         """
-        try:
-            answer = self._ask({"want": "duration", "path": os.path.abspath(path)})
-        except Stopped as stopped:
-            raise ValueError(str(stopped)) from stopped
-        if "refused" in answer:
-            raise ValueError(answer["refused"][0])
-        return answer["seconds"]
-
-    def _ask(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        with self.worker() as worker:
-            return worker.ask({**wanted, **self.limits.request()}, self.limits.video_limit_s)
+        return self.call(duration, {"path": os.path.abspath(path)}, self.limits)[0]

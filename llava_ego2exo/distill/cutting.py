@@ -2,7 +2,7 @@
 
 A cut is written beside its place and renamed when it is complete, and says in its own metadata what it was cut from;
 so a run that was stopped goes on where it was, and a cut of another video or other times is never taken for the right
-one. Run as a program it does what `cut_pool` asks.
+one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import Ego2ExoError
 from ..video.limits import VideoLimits
 from ..video.probe import read_header, require_av
-from ..video.serving import Desk, serve, short_reason
+from ..video.worker import heartbeat, short_reason
 
 TITLE = "llava-ego2exo cut"
 _EDGE = 1 << 16
@@ -58,16 +58,13 @@ class Cut:
         return f"{self.target}.{os.getpid()}.{threading.get_ident()}.part"
 
 
-def make(
-    cut: Cut, limits: VideoLimits | None = None, part: str = "", alive: Callable[[], object] = lambda: None
-) -> str:
+def make(cut: Cut, limits: VideoLimits | None = None, part: str = "") -> str:
     """Make one cut where it is not there yet.
 
     Args:
         cut: what to make.
         limits: what the source may be; None: the defaults.
         part: file to write to first; empty: one beside the target.
-        alive: called with each frame.
 
     Returns:
         "kept" where the right cut was there, "made" where it was made, else what went wrong, in words.
@@ -78,7 +75,7 @@ def make(
         if os.path.exists(cut.target) and made_as(cut.target) == cut.mark():
             return "kept"
         read_header(cut.source, limits or VideoLimits())
-        missing = _write(cut, part, alive)
+        missing = _write(cut, part)
         if missing:
             return missing
         os.replace(part, cut.target)
@@ -128,7 +125,7 @@ def duration(path: str) -> float:
         return float((last - first) * stream.time_base) + 1 / float(stream.average_rate or 30)
 
 
-def _write(cut: Cut, part: str, alive: Callable[[], object]) -> str:
+def _write(cut: Cut, part: str) -> str:
     """Write the cut to `part`; what went wrong, or nothing."""
     av = require_av()
     with av.open(cut.source) as source:
@@ -137,7 +134,7 @@ def _write(cut: Cut, part: str, alive: Callable[[], object]) -> str:
         rate = Fraction(stream.average_rate or 30).limit_denominator(1001)
         with av.open(part, "w", format="mp4", options={"movflags": "use_metadata_tags"}) as target:
             target.metadata["comment"] = cut.mark()
-            seconds = _encode(_frames(source, stream, cut, alive), target, stream.time_base, rate, cut.crf)
+            seconds = _encode(_frames(source, stream, cut), target, stream.time_base, rate, cut.crf)
     if seconds is None:
         return f"{cut.source} has no frame between {cut.start_s:g} and {cut.end_s or float('inf'):g} s"
     if cut.end_s is not None and seconds < cut.end_s - cut.start_s - cut.tolerance_s:
@@ -145,13 +142,13 @@ def _write(cut: Cut, part: str, alive: Callable[[], object]) -> str:
     return ""
 
 
-def _frames(container: Any, stream: Any, cut: Cut, alive: Callable[[], object]) -> Iterator[Any]:
+def _frames(container: Any, stream: Any, cut: Cut) -> Iterator[Any]:
     """The frames shown from `start_s` on and before `end_s`."""
     first, base = _first_time(container, stream), stream.time_base
     # Half a millisecond: times in files are rounded to their time base, which may be 1/1000.
     slack = 0.0005
     for seconds, frame in _timed(container, stream, first, max(int((cut.start_s - 1) / base), 0)):
-        alive()
+        heartbeat()
         if cut.end_s is not None and seconds >= cut.end_s - slack:
             return
         if seconds >= cut.start_s - slack:
@@ -230,29 +227,6 @@ def _fingerprint(path: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def answer(request: dict[str, Any], desk: Desk) -> dict[str, Any]:
-    """Do what `cut_pool` asks.
-
-    Args:
-        request: `want`: "make" with `cut`, `part` and `limits`; or "duration" or "mark" with `path`.
-        desk: told that work goes on.
-    """
-    if request["want"] == "make":
-        state = make(Cut(**request["cut"]), VideoLimits(**request["limits"]), request["part"], desk.alive)
-        return {"state": state}
-    if request["want"] == "mark":
-        return {"mark": made_as(request["path"])}
-    try:
-        return {"seconds": duration(request["path"])}
-    except Exception as error:
-        # Whatever a decoder throws at a strange file is the answer here.
-        raise Ego2ExoError(short_reason(error)) from error
-
-
-def main() -> None:
-    """Serve whoever started this process."""
-    serve(require_av, answer)
-
-
-if __name__ == "__main__":
-    main()
+def make_in_worker(cut: dict[str, Any], part: str, limits: dict[str, float]) -> str:
+    """:func:`make` with JSON values."""
+    return make(Cut(**cut), VideoLimits(**limits), part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import Ego2ExoError
-from ..video.cache import Reading
+from ..video.cache import ReaderSettings
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Job:
     batch_size: int = 4
     top_k: int = 0
     workers: int = 4
-    reading: Reading = Reading()
+    reading: ReaderSettings = ReaderSettings()
     max_failures: int = 0
     estimate: int = 0
 

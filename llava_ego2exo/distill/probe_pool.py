@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from ..common.processes import run_all
 from ..errors import Ego2ExoError
 from ..video.limits import VideoLimits
-from ..video.pool import Pool
 from ..video.probe import require_av
-from ..video.worker import Stopped
-from .probing import Probe
+from ..video.worker import WorkerPool
+from .probing import Probe, probe_in_worker
 
 
 def probe_files(
@@ -21,9 +20,9 @@ def probe_files(
 
     Args:
         paths: video files.
-        workers: processes at a time; 0: one a processor, at most 8.
-        limits: what a video may be, and seconds that it may take; then its process is killed and the file counts as
-            faulty. None: the defaults.
+        workers: processes at a time; 0: one per CPU, at most 8.
+        limits: of a video; after `video_limit_s` its process is killed and the file counts as faulty. None: the
+            defaults.
         progress: show a progress bar.
 
     Raises:
@@ -31,35 +30,17 @@ def probe_files(
     """
     require_av()
     if workers < 0:
-        raise Ego2ExoError(f"--workers {workers}", "0 or more", "mend the number")
-    paths = list(dict.fromkeys(paths))
+        raise Ego2ExoError(f"--workers {workers}", "0 or more")
+    limits, paths = limits or VideoLimits(), list(dict.fromkeys(paths))
     workers = min(workers or min(os.cpu_count() or 1, 8), max(len(paths), 1))
-    with Prober(limits) as prober:
-        results = run_all(prober.probe, paths, workers, "probing", "file", progress)
-    return dict(zip(paths, results, strict=True))
 
-
-class Prober(Pool):
-    """As many processes as callers at a time; to be used in a `with` block, at whose end they stop.
-
-    Args:
-        limits: what a video may be, and seconds that it may take; None: the defaults.
-    """
-
-    def __init__(self, limits: VideoLimits | None = None) -> None:
-        super().__init__("llava_ego2exo.distill.probing")
-        self.limits = limits or VideoLimits()
-
-    def probe(self, path: str) -> Probe:
-        """What one file holds, or why it cannot be read.
-
-        Args:
-            path: of the file.
-        """
+    def probe(path: str) -> Probe:
         try:
-            with self.worker() as worker:
-                request = {"path": os.path.abspath(path), **self.limits.request()}
-                answer = worker.ask(request, self.limits.video_limit_s)
-        except Stopped as stopped:
-            return Probe(error=str(stopped))
-        return Probe(**answer) if "refused" not in answer else Probe(error=answer["refused"][0])
+            arguments = {"path": os.path.abspath(path), "limits": limits.to_dict()}
+            return Probe(**pool.call(probe_in_worker, arguments, limits)[0])
+        except Ego2ExoError as error:
+            return Probe(error=error.given)
+
+    with WorkerPool("av") as pool:
+        results = run_all(probe, paths, workers, "probing", "file", progress)
+    return dict(zip(paths, results, strict=True))

@@ -1,4 +1,4 @@
-"""What one video file really holds: every frame is decoded; run as a program, for `probe_pool`."""
+"""What one video file really holds: every frame is decoded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..common.files import file_hash
 from ..errors import Ego2ExoError
 from ..video.limits import VideoLimits
 from ..video.probe import read_header
-from ..video.serving import Desk, serve, short_reason
+from ..video.worker import short_reason
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,6 @@ def _decord_error(path: str) -> str:
     return ""
 
 
-def answer(request: dict[str, Any], desk: Desk) -> dict[str, Any]:
-    """The probe of one file.
-
-    Args:
-        request: `path` and `limits`.
-        desk: not used.
-    """
-    return asdict(probe(request["path"], VideoLimits(**request["limits"])))
-
-
-def main() -> None:
-    """Serve whoever started this process."""
-    serve(lambda: None, answer)
-
-
-if __name__ == "__main__":
-    main()
+def probe_in_worker(path: str, limits: dict[str, float]) -> dict[str, Any]:
+    """:func:`probe` with JSON values."""
+    return asdict(probe(path, VideoLimits(**limits)))

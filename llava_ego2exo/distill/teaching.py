@@ -10,7 +10,7 @@ from ..common.processes import Ranks, clip_bar, started_ranks
 from ..errors import Ego2ExoError
 from ..runs.batches import unfinished
 from ..runs.listing import listed
-from ..video.cache import Reader, counts_of, told_of
+from ..video.cache import Reader, cache_stats, format_stats
 from .answer_folder import Finished, finish_folder, write_failures
 from .asking import Tally, Work
 from .estimate import estimate, sample_batches
@@ -34,8 +34,8 @@ def teach(job: Job) -> str:
         chosen = sample_batches(batches, job.estimate, job.batch_size) if job.estimate else batches
         read = job.reading.reader()
         tally = _work(job, ranks, prepared, chosen, read)
-        tallies, counts = ranks.gather(tally), ranks.gather(counts_of(read))
-        return ranks.first(lambda: "\n".join([_finish(job, prepared, batches, tallies), *told_of(counts)]))
+        tallies, counts = ranks.gather(tally), ranks.gather(cache_stats(read))
+        return ranks.first(lambda: "\n".join([_finish(job, prepared, batches, tallies), *format_stats(counts)]))
 
 
 def _work(job: Job, ranks: Ranks, prepared: Prepared, batches: list[tuple[Task, ...]], read: Reader) -> Tally:

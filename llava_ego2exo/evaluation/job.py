@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import Ego2ExoError
 from ..runs.listing import listed, repeated
-from ..video.cache import Reading
+from ..video.cache import ReaderSettings
 from .judge.settings import JudgeSettings
 from .outcomes import GENERATE, MODES
 from .parsers import PARSERS
@@ -90,7 +90,7 @@ class Job:
     max_new_tokens: int | None = None
     batch_size: int = 1
     workers: int = 2
-    reading: Reading = Reading()
+    reading: ReaderSettings = ReaderSettings()
     max_failures: int = 0
     max_bad_rows: int = 0
     judge: JudgeSettings | None = None

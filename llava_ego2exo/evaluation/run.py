@@ -15,7 +15,7 @@ from ..common.processes import Ranks, clip_bar, started_ranks
 from ..errors import Ego2ExoError
 from ..runs.batches import unfinished
 from ..runs.listing import listed
-from ..video.cache import Reader, counts_of, told_of
+from ..video.cache import Reader, cache_stats, format_stats
 from .asking import Work
 from .finishing import Finished, finish
 from .job import Job
@@ -39,7 +39,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         prepared = ranks.first(lambda: prepare(job, stack))
         read = job.reading.reader()
         attentions = ranks.gather(_ask_all(job, ranks, prepared, read))
-        _tell(ranks, told_of(ranks.gather(counts_of(read))))
+        _tell(ranks, format_stats(ranks.gather(cache_stats(read))))
         return ranks.first(lambda: _finish(job, prepared, attentions))
 
 

@@ -11,7 +11,7 @@ from ..common.processes import Ranks
 from ..config import PREFIX, ReadingConfig
 from ..errors import Ego2ExoError
 from ..runs.listing import listed
-from ..video.cache import counts_of, told_of
+from ..video.cache import cache_stats, format_stats
 from .bad_samples import DROPPED, workers_told
 from .reading import reader_of
 from .tally import Sums
@@ -79,7 +79,7 @@ class SkipUnreadableMixin:
             text = f"{len(self.skipped)} unreadable sample(s) skipped (--{PREFIX}max_bad {self.max_unreadable})"
             self.report([f"{text}; {self.unreadable_file} lists them" if self.skipped else text])
         read = reader_of(self.data_flags)
-        self.report(told_of(self.ranks.gather(None if read is None else counts_of(read))))
+        self.report(format_stats(self.ranks.gather(cache_stats(read))))
         return result
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import PREFIX, ReadingConfig
 from ..video import Clip
-from ..video.cache import Reader, Reading
+from ..video.cache import Reader, ReaderSettings
 from ..video.limits import VideoLimits
 from .context import DISTILL
 
@@ -20,7 +20,7 @@ def give_reader(data_args: Any) -> None:
     """Let a run's samples be read as its flags say; a run without ego tokens stays with LLaVA's own way."""
     if DISTILL.get() is not None:
         flags, limits = ReadingConfig.from_object(data_args), VideoLimits.from_object(data_args, PREFIX)
-        setattr(data_args, _ATTRIBUTE, Reading(flags.frame_cache, flags.frame_cache_gb, limits).reader())
+        setattr(data_args, _ATTRIBUTE, ReaderSettings(flags.frame_cache, flags.frame_cache_gb, limits).reader())
 
 
 def reader_of(data_args: Any) -> Reader | None:

@@ -13,10 +13,7 @@ ALLOWED = "LLAVA_EGO2EXO_REMOTE_CODE"
 
 
 def check_tower_code(tower: Any) -> None:
-    """Refuse a `hf:` tower that brings code.
-
-    Args:
-        tower: `--vision_tower`, or `mm_vision_tower` of a config.
+    """Refuse a `hf:` tower (`--vision_tower`, or `mm_vision_tower` of a config) that brings code.
 
     Raises:
         Ego2ExoError: it does, and the environment does not allow it.
@@ -35,16 +32,14 @@ def check_base_code(path: Any) -> None:
         _refuse(str(path), f"--model_name_or_path {path}")
 
 
-def _refuse(path: str, what: str) -> None:
-    if os.environ.get(ALLOWED) == "1":
-        return
+def _refuse(path: str, given: str) -> None:
     try:
-        brings = bool(read_config(path).get("auto_map"))
+        config = read_config(path)
     except Ego2ExoError:
-        return  # no config: what reads it says so
-    if brings:
+        return  # whoever reads the missing config reports it
+    if config.get("auto_map") and os.environ.get(ALLOWED) != "1":
         raise Ego2ExoError(
-            f"{what} brings Python code of its own (auto_map in its config.json), which would be run",
+            f"{given} brings Python code of its own (auto_map in its config.json)",
             "models whose classes transformers and llava know",
-            f"read that code first, and set {ALLOWED}=1 where you trust it",
+            f"read that code first, and set {ALLOWED}=1 if you trust it",
         )

@@ -1,4 +1,4 @@
-"""How long, large and heavy a video may be."""
+"""How large and long a video may be, and how long decoding it may take."""
 
 from __future__ import annotations
 
@@ -15,38 +15,32 @@ def _flag(default: float, text: str) -> Any:
 
 @dataclass(frozen=True)
 class VideoLimits:
-    """Bounds of one video; as flags `--video-limit-s` and so on, in training `--ego2exo_video_limit_s` and so on.
+    """Limits of one video; as flags `--video-limit-s` etc., in training `--ego2exo_video_limit_s` etc.
 
     Raises:
-        Ego2ExoError: a bound is no number above 0.
+        Ego2ExoError: a limit is not a number above 0.
     """
 
-    video_limit_s: float = _flag(120.0, "Seconds that one video may take to read; then its decoder is stopped.")
-    video_max_megapixels: float = _flag(64.0, "Most megapixels of a frame, width x height / 1,000,000.")
-    video_max_hours: float = _flag(24.0, "Most hours that a video may last.")
-    video_max_gib: float = _flag(4.0, "Most GiB that the frames taken from one video may need.")
+    video_limit_s: float = _flag(120.0, "Maximum seconds to decode one video; then its decoder is killed.")
+    video_max_megapixels: float = _flag(64.0, "Maximum megapixels of a frame, width x height / 1,000,000.")
+    video_max_hours: float = _flag(24.0, "Maximum duration of a video in hours.")
+    video_max_gib: float = _flag(4.0, "Maximum GiB of the frames sampled from one video.")
 
     def __post_init__(self) -> None:
-        for bound in fields(self):
-            value = getattr(self, bound.name)
+        for limit in fields(self):
+            value = getattr(self, limit.name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not (isfinite(value) and value > 0):
                 raise Ego2ExoError(
-                    f"{_flags(bound.name)} {value}",
-                    "a number above 0",
-                    f"leave it out for {bound.default:g}",
+                    f"{_flags(limit.name)} {value}", "a number above 0", f"omit it for {limit.default:g}"
                 )
 
     @property
-    def most_bytes(self) -> int:
-        """What the frames of one clip may take."""
+    def max_bytes(self) -> int:
+        """`video_max_gib` in bytes."""
         return int(self.video_max_gib * 2**30)
 
-    def request(self) -> dict[str, Any]:
-        """What a decoder's process is told of them."""
-        return {"limits": self.to_dict(), "most_bytes": self.most_bytes}
-
     def to_dict(self, prefix: str = "") -> dict[str, float]:
-        """Each bound under its name.
+        """Limits by name.
 
         Args:
             prefix: before each name.
@@ -55,18 +49,18 @@ class VideoLimits:
 
     @classmethod
     def from_object(cls, source: Any, prefix: str = "") -> VideoLimits:
-        """Read the bounds from anything that carries them as attributes; what it lacks has its default.
+        """Limits from attributes; missing ones have their defaults.
 
         Args:
             source: parsed arguments.
             prefix: before each name.
         """
-        names = [bound.name for bound in fields(cls) if hasattr(source, prefix + bound.name)]
+        names = [limit.name for limit in fields(cls) if hasattr(source, prefix + limit.name)]
         return cls(**{name: getattr(source, prefix + name) for name in names})
 
 
 def raising(name: str) -> str:
-    """What to do where a bound is in the way.
+    """The remedy where a limit is exceeded.
 
     Args:
         name: a field of :class:`VideoLimits`.

@@ -1,4 +1,4 @@
-"""What a file says of itself, looked at before anything is decoded."""
+"""A video file's header, checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -8,113 +8,84 @@ from typing import Any
 from ..errors import Ego2ExoError
 from .limits import VideoLimits, raising
 
-# Formats that hold no pictures but name other files, or addresses, to take them from.
-_PLAYLISTS = {
-    "hls",
-    "dash",
-    "webm_dash_manifest",
-    "concat",
-    "imf",
-    "sdp",
-    "rtsp",
-    "image2",
-    "image2pipe",
-    "tedcaptions",
-}
+# Formats without pictures of their own: they name other files or addresses.
+_PLAYLISTS = set("hls dash webm_dash_manifest concat imf sdp rtsp image2 image2pipe tedcaptions".split())
 
 
 @dataclass(frozen=True)
 class Header:
-    """Of a file's video stream.
+    """Header of a video stream.
 
     Args:
         width: pixels.
         height: pixels.
-        duration_s: of the file in seconds; 0 where it does not say, as in files that decord refuses.
+        duration_s: seconds; 0 if the file does not say.
     """
 
     width: int
     height: int
     duration_s: float
 
-    @property
-    def frame_bytes(self) -> int:
-        """What one decoded frame takes."""
-        return self.width * self.height * 3
-
 
 def read_header(path: str, limits: VideoLimits) -> Header:
-    """What a file says of itself.
+    """Read and check the header of a file.
 
     Args:
         path: of the file.
-        limits: bounds.
+        limits: maximum size and duration.
 
     Raises:
-        Ego2ExoError: it holds no video, or more than the bounds allow; the message is to be read after its name.
-        av.error.FFmpegError: it is no such file.
+        Ego2ExoError: the file holds no video, or exceeds `limits`; the message lacks the file's name.
+        av.error.FFmpegError: the file is not a media file.
     """
     import av
 
     with av.open(path) as container:
-        names = set(container.format.name.split(","))
-        if names & _PLAYLISTS:
-            raise Ego2ExoError("is a list of other files", "a file that holds its pictures itself", "name the video")
+        if _PLAYLISTS & set(container.format.name.split(",")):
+            raise Ego2ExoError("is a list of other files", "a file with pictures of its own", "name the video itself")
         if not container.streams.video:
-            raise Ego2ExoError("holds no video stream", "a file with pictures", "mend the file or take it out")
-        header = _header(container, container.streams.video[0], av.time_base)
-    check_header(header, limits)
+            raise Ego2ExoError("holds no video stream", "a file with pictures", "repair the file or remove it")
+        stream = container.streams.video[0]
+        duration_s = max(
+            (container.duration or 0) / av.time_base, float((stream.duration or 0) * (stream.time_base or 0)), 0.0
+        )
+        header = Header(stream.width or 0, stream.height or 0, duration_s)
+    _check_header(header, limits)
     return header
 
 
-def check_header(header: Header, limits: VideoLimits) -> None:
-    """Refuse what is larger or longer than the bounds.
-
-    Args:
-        header: of the file.
-        limits: bounds.
-
-    Raises:
-        Ego2ExoError: as :func:`read_header`.
-    """
-    megapixels = header.width * header.height / 1e6
+def _check_header(header: Header, limits: VideoLimits) -> None:
+    megapixels, hours = header.width * header.height / 1e6, header.duration_s / 3600
     if not megapixels:
-        raise Ego2ExoError("tells no possible size of its frames", "a complete file", "encode the video again")
+        raise Ego2ExoError("has no valid frame size in its header", "a complete file", "encode the video again")
     if megapixels > limits.video_max_megapixels:
         raise Ego2ExoError(
             f"has frames of {header.width} x {header.height} pixels ({megapixels:.1f} megapixels)",
             f"up to {limits.video_max_megapixels:g} megapixels",
             raising("video_max_megapixels"),
         )
-    hours = header.duration_s / 3600
     if hours > limits.video_max_hours:
         raise Ego2ExoError(f"lasts {hours:.3g} h", f"up to {limits.video_max_hours:g} h", raising("video_max_hours"))
 
 
 def check_memory(frames: int, header: Header, limits: VideoLimits) -> None:
-    """Refuse to take more frames than the bounds allow.
+    """Check the memory that sampled frames need.
 
     Args:
-        frames: how many are wanted.
-        header: of the file.
-        limits: bounds.
+        frames: number of frames.
+        header: of their file.
+        limits: maximum memory.
 
     Raises:
-        Ego2ExoError: as :func:`read_header`.
+        Ego2ExoError: they need more; the message lacks the file's name.
     """
-    gib = frames * header.frame_bytes / 2**30
-    if gib > limits.video_max_gib:
+    needed = frames * header.width * header.height * 3
+    if needed > limits.max_bytes:
         raise Ego2ExoError(
-            f"would need {gib:.1f} GiB for {frames} frames of {header.width} x {header.height} pixels",
+            f"would need {needed / 2**30:.1f} GiB for {frames} frames of {header.width} x {header.height} pixels",
             f"up to {limits.video_max_gib:g} GiB",
-            f"bound the frames (--frames-upbound, in training --frames_upbound); or {raising('video_max_gib')}",
+            f"limit the frames (--frames-upbound, in training --frames_upbound); or {raising('video_max_gib')}",
         )
-
-
-def _header(container: Any, stream: Any, base: int) -> Header:
-    whole = (container.duration or 0) / base
-    own = float((stream.duration or 0) * (stream.time_base or 0))
-    return Header(stream.width or 0, stream.height or 0, max(whole, own, 0.0))
 
 
 def require_av() -> Any:

@@ -1,30 +1,21 @@
-"""Frames of a video as LLaVA-NeXT takes them, for hosts that cannot read videos and for asking a question."""
+"""Sampled frames of a video, as LLaVA-NeXT reads them with decord."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .limits import VideoLimits, raising
-from .pool import Pool
-from .sampling import sample_indices
-from .worker import Stopped
+from .limits import VideoLimits
+from .probe import check_memory, read_header
+from .sampling import duration_of, frame_range, sample_indices
+from .worker import WorkerPool
 
-__all__ = [
-    "Clip",
-    "VideoLimits",
-    "read_video",
-    "sample_indices",
-    "require_decoders",
-    "time_instruction",
-    "video_seconds",
-]
-
-_DECODERS = {"decord": "decord", "av": "PyAV"}
-_READERS = Pool("llava_ego2exo.video.frames")
+_DECODERS = {"av": "PyAV", "decord": "decord"}
+_POOL = WorkerPool(*_DECODERS)
 
 
 @dataclass(frozen=True)
@@ -36,7 +27,7 @@ class Clip:
         times: seconds of each frame.
         duration: seconds of the whole video.
         indices: of the frames in the file, from 0.
-        rate: frames a second of the file, on average.
+        rate: average frames per second of the file.
     """
 
     frames: Any
@@ -55,40 +46,37 @@ def read_video(
     end_s: float | None = None,
     limits: VideoLimits | None = None,
 ) -> Clip:
-    """Decode the sampled frames of one video, or of a part of it as if it had been cut out.
-
-    The decoder runs in a process of its own, which is kept for the next call.
+    """Decode the sampled frames of a video, or of a segment of it as if the segment were a file.
 
     Args:
         path: of the file.
-        fps: frames wanted a second.
-        frames_upbound: most frames; 0 for no bound.
+        fps: frames to sample per second.
+        frames_upbound: maximum number of frames; 0 for no maximum.
         force_sample: always take `frames_upbound` frames.
-        start_s: where the part begins, in seconds after the first frame; None: with it.
-        end_s: where it ends, in seconds; None: with the last frame.
-        limits: what a video may be, and how long reading it may take; None: the defaults.
+        start_s: start of the segment, seconds after the first frame; None: the first frame.
+        end_s: end of the segment in seconds; None: the end of the video.
+        limits: maximum size, length and decoding time; None: the defaults.
 
     Raises:
-        Ego2ExoError: decord or PyAV is missing; the file does not decode, hangs or crashes the decoder, is larger or
-            longer than `limits`, or does not reach over the part.
+        Ego2ExoError: decord or PyAV is missing; the file does not decode, hangs or crashes the decoder, exceeds
+            `limits`, or ends before the segment does.
     """
-    wanted = {
-        "want": "frames", "fps": fps, "frames_upbound": frames_upbound, "force_sample": force_sample,
-        "start_s": start_s, "end_s": end_s,
+    arguments = {
+        "fps": fps, "frames_upbound": frames_upbound, "force_sample": force_sample, "start_s": start_s, "end_s": end_s,
     }  # fmt: skip
-    answer, frames = _ask(path, wanted, limits or VideoLimits())
-    rate, first, sampled = answer["rate"], answer["first"], answer["sampled"]
+    found, frames = _call(_read_frames, path, limits, **arguments)
+    rate, first, sampled = found["rate"], found["first"], found["sampled"]
     return Clip(
         frames,
         [index / rate for index in sampled],
-        (answer["last"] - first) / rate,
+        (found["last"] - first) / rate,
         [first + index for index in sampled],
         rate,
     )
 
 
 def video_seconds(path: str, limits: VideoLimits | None = None) -> float:
-    """How long a video is, in seconds.
+    """Duration of a video in seconds.
 
     Args:
         path: of the file.
@@ -97,32 +85,11 @@ def video_seconds(path: str, limits: VideoLimits | None = None) -> float:
     Raises:
         Ego2ExoError: as :func:`read_video`.
     """
-    return _ask(path, {"want": "seconds"}, limits or VideoLimits())[0]["seconds"]
-
-
-def _ask(path: str, wanted: dict[str, Any], limits: VideoLimits) -> tuple[dict[str, Any], Any]:
-    """A reader's answer, and the frames that came with it."""
-    require_decoders()
-    if not os.path.isfile(path):
-        raise Ego2ExoError(f"video {path} is not there", "an existing file", "check the path")
-    request = {"path": os.path.abspath(path), **limits.request(), **wanted}
-    frames = None
-    try:
-        with _READERS.worker() as reader:
-            answer = reader.ask(request, limits.video_limit_s)
-            if "shape" in answer:
-                frames = reader.frames(answer["shape"], limits.most_bytes)
-    except Stopped as stopped:
-        remedy = raising("video_limit_s") if stopped.late else "encode it again, or take it out"
-        raise Ego2ExoError(f"video {path} {stopped}", "a file that ffmpeg plays", remedy) from stopped
-    if "refused" in answer:
-        reason, allowed, remedy = answer["refused"]
-        raise Ego2ExoError(f"video {path} {reason}", allowed, remedy)
-    return answer, frames
+    return _call(_read_seconds, path, limits)[0]
 
 
 def require_decoders() -> None:
-    """Refuse to begin what will read videos without the packages for it.
+    """Check that the packages which decode videos are installed.
 
     Raises:
         Ego2ExoError: decord or PyAV is not installed.
@@ -133,9 +100,66 @@ def require_decoders() -> None:
 
 
 def time_instruction(clip: Clip) -> str:
-    """The sentence with which LLaVA-NeXT tells the model where the frames lie."""
+    """LLaVA-NeXT's sentence about the times of the frames, as part of the prompt."""
     times = ",".join(f"{second:.2f}s" for second in clip.times)
     return (
         f"The video lasts for {clip.duration:.2f} seconds, and {len(clip.times)} frames are uniformly sampled from it. "
         f"These frames are located at {times}.Please answer the following questions related to this video."
     )
+
+
+def _call(function: Any, path: str, limits: VideoLimits | None, **arguments: Any) -> tuple[Any, Any]:
+    require_decoders()
+    if not os.path.isfile(path):
+        raise Ego2ExoError(f"video {path} is not there", "an existing file", "check the path")
+    limits = limits or VideoLimits()
+    arguments |= {"path": os.path.abspath(path), "limits": limits.to_dict()}
+    return _POOL.call(function, arguments, limits, f"video {path}")
+
+
+def _read_seconds(path: str, limits: dict[str, float]) -> float:
+    """In a worker: the duration."""
+    read_header(path, VideoLimits(**limits))
+    reader, rate = _open(path)
+    return duration_of(_times(reader), rate)
+
+
+def _read_frames(
+    path: str, limits: dict[str, float], fps: int, frames_upbound: int, force_sample: bool,
+    start_s: float | None, end_s: float | None,
+) -> tuple[dict[str, Any], Any]:  # fmt: skip
+    """In a worker: which frames, and (T, H, W, 3) uint8."""
+    bounds = VideoLimits(**limits)
+    header = read_header(path, bounds)
+    reader, rate = _open(path)
+    first, last = 0, len(reader)
+    if start_s is not None or end_s is not None:
+        first, last = frame_range(_times(reader), rate, start_s, end_s)
+    sampled = sample_indices(last - first, rate, fps, frames_upbound, force_sample)
+    check_memory(len(sampled), header, bounds)
+    try:
+        frames = reader.get_batch([first + index for index in sampled]).asnumpy()
+    except Exception as error:
+        if "from_size == to_size" in str(error):  # rows of some widths are padded in memory
+            raise ValueError(f"decord cannot read frames of width {header.width}") from error
+        raise
+    return {"first": first, "last": last, "sampled": sampled, "rate": rate}, frames
+
+
+def _open(path: str) -> tuple[Any, float]:
+    """decord's reader, and average frames per second."""
+    import decord
+
+    reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+    rate = float(reader.get_avg_fps())
+    if not (len(reader) and math.isfinite(rate) and rate > 0):
+        raise ValueError("it has no frame rate")
+    return reader, rate
+
+
+def _times(reader: Any) -> Any:
+    """(frames,) seconds after the first frame."""
+    import numpy as np
+
+    times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
+    return times - times[0]

@@ -1,222 +1,242 @@
-"""One process that answers requests, stopped from outside when it takes too long; it may crash without harm.
+"""Functions called in separate processes, which may hang, crash or run out of memory without harm to the run.
 
-Requests and answers are lines of JSON. What is large (frames) passes through a file in memory that both hold, so that
-nothing foreign is unpickled and nothing waits on a pipe.
+A request is a line of JSON on the worker's standard input. A reply is two sizes, JSON, and the bytes of an array if the
+function returned one, so nothing is unpickled. Unlike children of `multiprocessing`, such a process can also be started
+by a data loader's worker.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
+import re
+import resource
 import select
+import signal
+import struct
 import subprocess
 import sys
-import tempfile
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
+from .limits import VideoLimits, raising
 
+if TYPE_CHECKING:  # in `typing` from Python 3.11 on
+    from typing_extensions import Self
+
+_PROGRAM = "import sys; from llava_ego2exo.video.worker import serve; serve(sys.argv[1:])"
 _PACKAGE_ROOT = str(Path(__file__).parents[2])
-# Starting is not the video's fault, and may take long where packages lie on a slow disk.
+# Importing decoders from a slow disk is not the video's fault.
 _START_S = 120.0
-_LONGEST_LINE = 1 << 26
-# Shared memory that is kept from one clip to the next, as new memory costs time; more is given back.
-_KEPT_BYTES = 1 << 27
-STAMP_BYTES = 8
+# What decord puts before its messages: time, source line, and the check that failed.
+_DECORD_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: |Check failed: .*\(-?\d+ vs\. -?\d+\) (?=\S)")
+# What a decoder may need besides the frames it returns: reference frames and libraries.
+_SPARE_BYTES = 8 << 30
+# Schedulers and terminals send these to every process of a job; workers end with the run, when their input ends.
+_IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_SIZES = struct.Struct("<QQ")  # bytes of the JSON and of the array
 
 
-class Stopped(Exception):
-    """The process hung or crashed.
-
-    Args:
-        reason: which, to be read after a file's name.
-        late: whether more time might have helped.
-    """
-
-    def __init__(self, reason: str, late: bool = False) -> None:
-        super().__init__(reason)
-        self.late = late
-
-
-class Worker:
-    """A process that runs a module with `serving.serve`; started when needed, replaced after a crash or a hang.
+class WorkerPool:
+    """As many workers as concurrent callers, kept for the next call; they end with this process or a `with` block.
 
     Args:
-        module: its dotted name.
+        imports: modules that a worker imports before its first call; the time this takes is not limited by the video's.
     """
 
-    def __init__(self, module: str) -> None:
-        self.module = module
-        self._process: subprocess.Popen[bytes] | None = None
-        self._shared: int | None = None
-        self._unread, self._stamp = bytearray(), b""
+    def __init__(self, *imports: str) -> None:
+        self.imports = imports
+        self._idle: deque[_Worker] = deque()
 
-    def ask(self, request: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        """The answer to one request.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._idle:
+            self._idle.pop().kill()
+
+    def call(
+        self, function: Callable[..., Any], arguments: dict[str, Any], limits: VideoLimits, subject: str = ""
+    ) -> tuple[Any, Any]:
+        """Call a function in a worker.
 
         Args:
-            request: of JSON values.
-            limit_s: seconds without an answer, or a sign that the work goes on, after which the process is stopped.
+            function: a module's top-level function; it returns JSON values, or a pair of JSON values and a uint8 array.
+            arguments: JSON values by name.
+            limits: the worker is killed `video_limit_s` after the call or the last :func:`heartbeat`; `video_max_gib`
+                limits its memory.
+            subject: the beginning of every error message, such as the file's name.
+
+        Returns:
+            The JSON values, and the array or None.
 
         Raises:
-            Stopped: it hung or crashed.
-            Ego2ExoError: it does not even start.
+            Ego2ExoError: the function raised it, failed, hung or crashed; or no worker starts.
         """
-        process = self._start()
-        self._stamp = os.urandom(STAMP_BYTES)
-        line = json.dumps({**request, "limit_s": limit_s, "stamp": self._stamp.hex()}).encode() + b"\n"
-        # Where it has died, reading says so.
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(line)
+        worker = self._take()
+        try:
+            reply, array = worker.call(function, arguments, limits)
+        except BaseException as error:
+            worker.kill()
+            if isinstance(error, TimeoutError):
+                reply = _refusal(f"does not decode within {limits.video_limit_s:g} s", raising("video_limit_s"))
+            elif isinstance(error, EOFError):
+                reply = _refusal(f"crashes the decoder ({error})", "encode it again, or remove it")
+            else:
+                raise
+        else:
+            self._idle.append(worker)
+        if "refused" in reply:
+            given, allowed, remedy = reply["refused"]
+            raise Ego2ExoError(f"{subject} {given}".strip(), allowed, remedy)
+        return reply["result"], array
+
+    def _take(self) -> _Worker:
+        with contextlib.suppress(IndexError):
+            while True:
+                worker = self._idle.pop()
+                if worker.usable():
+                    return worker
+        return _Worker(self.imports)
+
+
+class _Worker:
+    def __init__(self, imports: tuple[str, ...]) -> None:
+        self._owner = os.getpid()
+        paths = dict.fromkeys([_PACKAGE_ROOT, *filter(None, sys.path)])
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, *imports],
+            bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={
+                **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1",
+            },
+        )  # fmt: skip
+        self._poll = select.poll()
+        self._poll.register(self._process.stdout, select.POLLIN)
+        try:
+            reason = self._receive(_START_S)[0]["failure"]
+        except (TimeoutError, EOFError) as error:
+            reason = str(error)
+        if reason:
+            self.kill()
+            raise Ego2ExoError(
+                f"the process that decodes videos does not start: {reason}",
+                f"{' and '.join(imports)} that can be imported together",
+                f"see what this prints: {sys.executable} -c 'import {', '.join(imports)}'",
+            )
+
+    def usable(self) -> bool:
+        """Whether the process runs, and is not that of the process this one was forked from."""
+        return self._owner == os.getpid() and self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.stdout.close()  # type: ignore[union-attr]
+
+    def call(self, function: Callable[..., Any], arguments: dict[str, Any], limits: VideoLimits) -> tuple[Any, Any]:
+        """The reply to a request, and its array; TimeoutError or EOFError where there is none."""
+        request = {
+            "module": function.__module__, "function": function.__name__, "arguments": arguments,
+            "memory": 2 * limits.max_bytes + _SPARE_BYTES,
+        }  # fmt: skip
+        with contextlib.suppress(BrokenPipeError):  # reading gives the exit code
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
         while True:
-            answer = self._answer(limit_s)
-            if "alive" not in answer:
-                return answer
+            reply, array = self._receive(limits.video_limit_s)
+            if "heartbeat" not in reply:
+                return reply, array
 
-    def frames(self, shape: list[int], most_bytes: int) -> Any:
-        """The uint8 array of this shape that came with the last answer.
-
-        Args:
-            shape: of the array.
-            most_bytes: what it may take.
-
-        Raises:
-            Stopped: it is not there.
-        """
+    def _receive(self, limit_s: float) -> tuple[dict[str, Any], Any]:
         import numpy as np
 
-        size = 1
-        for side in shape:
-            size *= side if isinstance(side, int) and side > 0 else 0
-        if not 0 < size <= most_bytes:
-            raise self._stopped("makes the decoder answer wrongly")
-        found = np.empty(shape, np.uint8)
-        self._take(memoryview(found.reshape(-1)), 0)
-        # What an earlier answer left there must never be taken for the frames of this one.
-        stamp = bytearray(STAMP_BYTES)
-        self._take(memoryview(stamp), size)
-        if stamp != self._stamp:
-            raise self._stopped("makes the decoder answer wrongly")
-        if size > _KEPT_BYTES:
-            os.ftruncate(self._shared, 0)
-        return found
+        deadline = time.monotonic() + limit_s
+        head, size = _SIZES.unpack(self._read(bytearray(_SIZES.size), deadline))
+        reply = json.loads(self._read(bytearray(head), deadline))
+        return reply, self._read(np.empty(reply["shape"], np.uint8), deadline) if size else None
 
-    def stop(self) -> None:
-        """Kill the process, if there is one."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self.forget()
-
-    def forget(self) -> None:
-        """Let go of the process without ending it, as after a fork, where it is the parent's."""
-        if self._process is not None:
-            for stream in (self._process.stdin, self._process.stdout):
-                with contextlib.suppress(OSError):
-                    stream.close()
-        if self._shared is not None:
-            os.close(self._shared)
-        self._process, self._shared = None, None
-        self._unread.clear()
-
-    def _take(self, room: memoryview, start: int) -> None:
-        """Fill `room` from the shared memory. It is read, not mapped: a process that shrinks it cannot hurt us."""
-        done = 0
-        while done < len(room):
-            count = os.preadv(self._shared, [room[done:]], start + done)
+    def _read(self, buffer: Any, deadline: float) -> Any:
+        room = memoryview(buffer).cast("B")
+        while room:
+            if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+                raise TimeoutError("no answer in time")
+            count = self._process.stdout.readinto(room)  # type: ignore[union-attr]
             if not count:
-                raise self._stopped("makes the decoder answer wrongly")
-            done += count
-
-    def _answer(self, limit_s: float) -> dict[str, Any]:
-        line = self._line(time.monotonic() + limit_s)
-        if line is None:
-            raise self._stopped(f"does not decode within {limit_s:g} s", late=True)
-        if not line:
-            raise self._stopped(f"crashes the decoder (exit code {self._process.wait()})")
-        answer = _object(line)
-        if answer is None:
-            raise self._stopped("makes the decoder answer wrongly")
-        return answer
-
-    def _line(self, deadline: float) -> bytes | None:
-        """One line; None where it does not come in time, nothing where the process has ended."""
-        fd = self._process.stdout.fileno()
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        while b"\n" not in self._unread:
-            left = deadline - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
-                return None
-            part = os.read(fd, 1 << 16)
-            if not part or len(self._unread) > _LONGEST_LINE:
-                return b""
-            self._unread += part
-        line, _, rest = bytes(self._unread).partition(b"\n")
-        self._unread[:] = rest
-        return line
-
-    def _stopped(self, reason: str, late: bool = False) -> Stopped:
-        self.stop()
-        return Stopped(reason, late)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            self.stop()
-            self._shared = _memory()
-            self._process = subprocess.Popen(
-                [*self._command(), str(self._shared), str(os.getpid())],
-                bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                pass_fds=[self._shared], env=_environment(),
-            )  # fmt: skip
-            self._greeted()
-        return self._process
-
-    def _greeted(self) -> None:
-        """Wait until it is ready; that it does not start is no fault of a video."""
-        line = self._line(time.monotonic() + _START_S)
-        ready = _object(line or b"")
-        if ready == {"ready": True}:
-            return
-        if line is None:
-            why = f"no answer in {_START_S:g} s"
-        else:
-            why = (ready or {}).get("broken", f"answers {line[:80]!r}") if line else f"exit code {self._process.wait()}"
-        self.stop()
-        raise Ego2ExoError(
-            f"the process that decodes videos does not start: {why}",
-            "decord and PyAV that can be imported side by side",
-            f"look at what this prints: {sys.executable} -c 'import {self.module}, av, decord'",
-        )
-
-    def _command(self) -> list[str]:
-        return [sys.executable, "-m", self.module]
+                raise EOFError(f"exit code {self._process.wait()}")
+            room = room[count:]
+        return buffer
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
-    """A line's JSON object; None where it holds no such."""
+_replies: IO[bytes] | None = None  # of a worker, to its caller
+_last_heartbeat = 0.0
+
+
+def serve(imports: list[str]) -> None:
+    """The main program of a worker: answers requests until standard input ends.
+
+    Args:
+        imports: modules to import first.
+    """
+    global _replies
+    for number in _IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    # Decoders print to file descriptor 1; only replies may reach the caller.
+    _replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+        for name in imports:
+            importlib.import_module(name)
+    except Exception as error:
+        _reply({"failure": f"{type(error).__name__}: {short_reason(error)}"})
+        return
+    _reply({"failure": ""})
+    for line in sys.stdin:
+        _reply(*_result(json.loads(line)))
 
 
-def _memory() -> int:
-    """A file in memory, or on disk where the system knows no such."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("llava-ego2exo")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+def heartbeat() -> None:
+    """Restart the time limit of a long call, at most once a second; outside a worker nothing happens."""
+    global _last_heartbeat
+    if _replies is not None and time.monotonic() > _last_heartbeat + 1:
+        _last_heartbeat = time.monotonic()
+        _reply({"heartbeat": True})
 
 
-def _environment() -> dict[str, str]:
-    """The same modules as here, and none from the folder that we happen to be in; few arenas and threads."""
-    paths = dict.fromkeys([_PACKAGE_ROOT, *filter(None, sys.path)])
-    return {
-        **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1",
-        "MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1",
-    }  # fmt: skip
+def short_reason(error: BaseException) -> str:
+    """The last line of a decoder's error message, at most 160 characters."""
+    text = _DECORD_PREFIX.sub("", getattr(error, "strerror", None) or str(error))
+    lines = text.strip().splitlines()
+    return (lines[-1] if lines else type(error).__name__)[-160:]
+
+
+def _result(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    try:
+        function = getattr(importlib.import_module(request["module"]), request["function"])
+        with contextlib.suppress(ValueError):  # the system's own limit is lower
+            resource.setrlimit(resource.RLIMIT_AS, (request["memory"], resource.getrlimit(resource.RLIMIT_AS)[1]))
+        result = function(**request["arguments"])
+    except Ego2ExoError as error:
+        return {"refused": [error.given, error.allowed, error.remedy]}, None
+    except Exception as error:  # decoders raise anything at a broken file
+        return _refusal(f"does not decode: {short_reason(error)}", "encode it again"), None
+    result, array = result if isinstance(result, tuple) else (result, None)
+    return {"result": result, "shape": None if array is None else array.shape}, array
+
+
+def _refusal(given: str, remedy: str) -> dict[str, Any]:
+    return {"refused": [given, "a file that ffmpeg plays", remedy]}
+
+
+def _reply(message: dict[str, Any], array: Any = None) -> None:
+    text = json.dumps(message).encode()
+    _replies.write(_SIZES.pack(len(text), 0 if array is None else array.nbytes) + text)  # type: ignore[union-attr]
+    if array is not None:
+        _replies.write(array.data.cast("B"))  # type: ignore[union-attr]
+    _replies.flush()  # type: ignore[union-attr]

@@ -20,7 +20,7 @@ from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
 from llava_ego2exo.distill.probing import probe
 from llava_ego2exo.video.limits import VideoLimits
 
-from ..decoders import strange_decoder
+from ..decoders import failing_decoder
 from .videos import numbers, render
 
 
@@ -97,16 +97,16 @@ def test_whole_files_stay_where_they_are(long, tmp_path):
 def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(long, tmp_path, monkeypatch):
     pairs = [pair(long, f"s{n}", start_s=n, end_s=n + 0.5) for n in range(4)]
     count = []
-    real = Cutters._ask
+    real = Cutters.call
 
-    def stops(self, wanted):
-        count.append(wanted["part"])
-        open(wanted["part"], "wb").close()
+    def stops(self, function, arguments, *rest):
+        count.append(arguments["part"])
+        open(arguments["part"], "wb").close()
         if len(count) == 4:
             raise KeyboardInterrupt
-        return real(self, wanted)
+        return real(self, function, arguments, *rest)
 
-    monkeypatch.setattr(Cutters, "_ask", stops)
+    monkeypatch.setattr(Cutters, "call", stops)
     with pytest.raises(KeyboardInterrupt):
         cut_pairs(pairs, tmp_path, progress=False, workers=1)
     monkeypatch.undo()
@@ -240,7 +240,7 @@ def test_the_same_cut_has_the_same_bytes(real_videos, tmp_path):
 
 @pytest.mark.fault
 def test_a_decoder_that_hangs_or_crashes_fails_one_cut(long, tmp_path, monkeypatch, fault_table):
-    strange_decoder(monkeypatch, tmp_path, "llava_ego2exo.distill.cutting")
+    failing_decoder(monkeypatch)
     names = ("does-hang", "does-crash", "does-eat")
     strange = [shutil.copy(long["ego"], tmp_path / f"{name}.mp4") for name in names]
     pairs = [pair(long, f"s{number}", ego=file) for number, file in enumerate(strange)]
@@ -253,7 +253,7 @@ def test_a_decoder_that_hangs_or_crashes_fails_one_cut(long, tmp_path, monkeypat
 
 
 def test_a_cut_that_goes_on_is_not_stopped(long, tmp_path, monkeypatch):
-    strange_decoder(monkeypatch, tmp_path, "llava_ego2exo.distill.cutting")
+    failing_decoder(monkeypatch)
     slow = shutil.copy(long["ego"], tmp_path / "does-linger.mp4")
     with Cutters(VideoLimits(video_limit_s=2)) as cutters:
         begun = time.monotonic()

@@ -178,7 +178,7 @@ def test_a_clip_that_cannot_be_shown_says_so(videos, tmp_path):
     page = Page(write_report(tmp_path / "out", outcomes, [], {}))
     assert len(page.cards) == 3 and not page.frames
     assert "bad.mp4 does not decode" in page.text and "the video was not found" in page.text
-    assert "lasts 6.00 s, and the part is 4 s to 90 s" in page.text
+    assert "lasts 6.00 s, but the segment is 4 s to 90 s" in page.text
 
 
 def test_the_page_stays_small(videos, tmp_path, monkeypatch):

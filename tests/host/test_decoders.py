@@ -10,8 +10,9 @@ from llava_ego2exo.demo.ask import ask
 from llava_ego2exo.distill.pairs import read_pairs
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.video import VideoLimits, reader
+from llava_ego2exo.video.worker import WorkerPool
 
-from ..decoders import strange_decoder
+from ..decoders import failing_decoder
 from .asking import error_of
 from .distilling import PLAIN, distilling_samples, write_json
 from .evaluating import Setting as Evaluation
@@ -22,13 +23,13 @@ TOLD = {"does-hang": "does not decode within 1 s", "does-crash": "crashes the de
 
 
 @pytest.fixture
-def strange(tmp_path, monkeypatch):
-    """Readers that fail as a file's name says."""
+def strange(monkeypatch):
+    """Decoders that fail if a file's name says so."""
     pytest.importorskip("decord", reason="decord is not installed")
-    monkeypatch.setattr(reader, "_READERS", reader.Pool("llava_ego2exo.video.frames"))
-    strange_decoder(monkeypatch, tmp_path, "llava_ego2exo.video.frames")
-    yield
-    reader._READERS.stop()
+    failing_decoder(monkeypatch)
+    with WorkerPool("av", "decord") as pool:
+        monkeypatch.setattr(reader, "_POOL", pool)
+        yield
 
 
 def test_teach_answers_the_others(tmp_path, world, capsys, fault_table):

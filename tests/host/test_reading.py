@@ -137,10 +137,10 @@ def test_a_clip_is_decoded_once_for_all_samples_epochs_and_views(distil, read, w
     cold = distil("cold", ego2exo_frame_cache=tmp_path / "cache")
     assert len(read()) == decoded + 4 and len(set(read())) == 4
     told = capfd.readouterr().out
-    assert "frame cache: 28 clip(s) from it" in told and "4 decoded" in told
+    assert "frame cache: 28 clip(s) from the cache" in told and "4 decoded" in told
     warm = distil("warm", ego2exo_frame_cache=tmp_path / "cache", dataloader_num_workers=2)
     assert len(read()) == decoded + 4
-    assert "frame cache: 32 clip(s) from it" in capfd.readouterr().out
+    assert "frame cache: 32 clip(s) from the cache" in capfd.readouterr().out
     assert losses(plain) == losses(cold) == losses(warm)
 
 

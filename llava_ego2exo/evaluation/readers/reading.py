@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...common.json_io import read_json
 from .fields import Fields, kind_of, short
-from .json_file import load_json
 from .layout import Layout, Question, recognise
 
 
@@ -55,7 +55,7 @@ def read_rows(path: Path, layouts: Sequence[Layout]) -> Rows:
     Raises:
         Ego2ExoError: the file cannot be read, or fits no layout.
     """
-    value = load_json(path)
+    value = read_json(path, "a benchmark's JSON file")
     layout = recognise(path, value, layouts)
     good: list[Row] = []
     bad: dict[int, str] = {}

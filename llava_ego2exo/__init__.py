@@ -31,7 +31,7 @@ def register(*, fixes: str | None = None) -> None:
         Ego2ExoError: no llava is installed, a place we hook into is not as expected (nothing is changed then), or
             `fixes` are given and other ones are in force.
     """
-    from .host.patchboard import register as register_host
+    from .host.hooks.install import register as register_host
 
     register_host(fixes=fixes)
 
@@ -42,6 +42,6 @@ def unregister() -> None:
     Raises:
         Ego2ExoError: other code has replaced one of the places since (nothing is changed then).
     """
-    from .host.patchboard import unregister as unregister_host
+    from .host.hooks.install import unregister as unregister_host
 
     unregister_host()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .commands import doctor, eval, merge, pairs, patch, plan, targets, teach
-from .commands.data_flags import obey
+from .commands.flags import obey
 from .errors import Ego2ExoError
 
 SUBCOMMANDS = (doctor, patch, pairs, teach, targets, plan, merge, eval)

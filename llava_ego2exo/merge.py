@@ -27,7 +27,7 @@ def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
         Ego2ExoError: `out` is not empty, or adapter and base do not fit.
     """
     from . import register
-    from .host.merging import write_merged
+    from .host.loading.merge import write_merged
 
     target = Path(os.path.abspath(out))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

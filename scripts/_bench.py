@@ -78,7 +78,7 @@ def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
         before = torch.cuda.memory_allocated(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    from llava_ego2exo.planning.live_bytes import LiveBytes
+    from llava_ego2exo.planning.memory import LiveBytes
 
     with LiveBytes() as live:
         run()

@@ -35,8 +35,8 @@ def checkpoint(size: str, folder: Path) -> Path:
         size: key of `LANGUAGE`.
         folder: where checkpoints of this kind lie.
     """
-    from llava_ego2exo.demo.tiny import tiny_llava, tiny_tower
-    from llava_ego2exo.host.flavour import NEXT, detect
+    from llava_ego2exo.demo.models import tiny_llava, tiny_tower
+    from llava_ego2exo.host.hooks.flavour import NEXT, detect
 
     kind = "qwen" if detect() == NEXT else "llama"
     base = folder / f"{size}_{kind}"
@@ -57,8 +57,8 @@ def _large_tower(folder: Path) -> Path:
     """SigLIP so400m where the host knows it, else CLIP ViT-L/14-336; random weights."""
     from transformers import CLIPImageProcessor, SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
-    from llava_ego2exo.demo.tiny import tiny_tower
-    from llava_ego2exo.host.flavour import NEXT, detect
+    from llava_ego2exo.demo.models import tiny_tower
+    from llava_ego2exo.host.hooks.flavour import NEXT, detect
 
     if detect() != NEXT:
         tower = tiny_tower(folder / "clip", width=1024, layers=24, heads=16, size=168)  # 24 patches in a row
@@ -104,7 +104,7 @@ def material(folder: Path, frames: int, kinds: tuple[str, ...] = tuple(FILES)) -
 
 def version() -> str:
     """LLaVA's conversation template of these checkpoints."""
-    from llava_ego2exo.host.flavour import NEXT, detect
+    from llava_ego2exo.host.hooks.flavour import NEXT, detect
 
     return "qwen_1_5" if detect() == NEXT else "v1"
 
@@ -171,10 +171,9 @@ def step(trained: Any, inputs: dict[str, Any]) -> None:
 def planned(base: Path, inputs: dict[str, Any], frames: int, bits: int, states: str) -> int:
     """Bytes that `llava-ego2exo plan` tells of such a step."""
     from llava_ego2exo.config import Ego2ExoConfig
-    from llava_ego2exo.host.flavour import NEXT, detect
-    from llava_ego2exo.planning.parts import Run
+    from llava_ego2exo.host.hooks.flavour import NEXT, detect
+    from llava_ego2exo.planning.memory import Run, estimate
     from llava_ego2exo.planning.shapes import read_shapes
-    from llava_ego2exo.planning.step import estimate
 
     config = json.loads((base / "config.json").read_text())
     tower = json.loads((Path(config["mm_vision_tower"]) / "config.json").read_text())

@@ -60,7 +60,7 @@ export HF_HUB_OFFLINE=1 WANDB_DISABLED=true TOKENIZERS_PARALLELISM=false
 PATH="$VENV/bin:$PATH"
 
 "$VENV/bin/python" - <<'PYTHON'
-from llava_ego2exo.host.flavour import detect, package_folder
+from llava_ego2exo.host.hooks.flavour import detect, package_folder
 
 print(f"llava: {'LLaVA-NeXT' if detect() == 'next' else 'llava-torch'} at {package_folder()}", flush=True)
 PYTHON

@@ -97,7 +97,7 @@ class Bench:
 
     def training(self) -> dict[str, dict[str, dict[str, float]]]:
         """Workers -> way -> seconds a step of a tiny model, and the share of it spent waiting for data."""
-        from llava_ego2exo.demo.tiny import tiny_llava
+        from llava_ego2exo.demo.models import tiny_llava
 
         base, found = tiny_llava(self.folder / "base_llama", "llama"), {}
         for workers in self.args.workers:
@@ -184,8 +184,8 @@ class Bench:
         """A short run of LLaVA's train script on the drawn clips, with ego tokens, by our reader or LLaVA's."""
         import json
 
-        from llava_ego2exo.host import dataset
-        from llava_ego2exo.host.patchboard import substituted
+        from llava_ego2exo.host.hooks.install import substituted
+        from llava_ego2exo.host.training import dataset
 
         turns = [{"from": "human", "value": "<image>\nWhat moves?"}, {"from": "gpt", "value": "A pattern moves."}]
         videos = [Path(path) for path in self._all_drawn()]

@@ -41,7 +41,7 @@ def main() -> int:
 
 def measure(args: argparse.Namespace, folder: Path) -> dict:
     """Median seconds of each mode, all taking turns."""
-    from llava_ego2exo.host.letters import Asked, letter_scores
+    from llava_ego2exo.host.inference.option_scoring import Asked, letter_scores
 
     teacher = loaded(args, folder)
     size = teacher.model.get_vision_tower().config.image_size
@@ -57,9 +57,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
 
 def loaded(args: argparse.Namespace, folder: Path) -> object:
     """The model, whose replies are as long as they are told to be."""
-    from llava_ego2exo.demo.tiny import tiny_llava
-    from llava_ego2exo.host.teacher import load_teacher
-    from llava_ego2exo.host.templates import choose_template
+    from llava_ego2exo.demo.models import tiny_llava
+    from llava_ego2exo.host.inference.answerer import load_teacher
+    from llava_ego2exo.host.inference.prompts import choose_template
 
     path = args.model or str(tiny_llava(folder / "tiny", "llama"))
     template = args.template or ("v1" if args.model is None else choose_template(path, None))

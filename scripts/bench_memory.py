@@ -62,7 +62,7 @@ def peak_of(made: object, inputs: dict, device: str) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         step(made, inputs)
         return torch.cuda.max_memory_allocated(device)
-    from llava_ego2exo.planning.live_bytes import LiveBytes, held_bytes
+    from llava_ego2exo.planning.memory import LiveBytes, held_bytes
 
     before = held_bytes(made.model, made.optimizer) + sum(image.nbytes for image in inputs["images"])
     with LiveBytes() as live:

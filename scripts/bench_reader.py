@@ -37,7 +37,7 @@ def main() -> int:
 
 def drawn(folder: Path, megabytes: int, frames: int) -> Path:
     """A clip whose frames are cheap to decode and take so many megabytes."""
-    from tests.hostile import encode
+    from tests.common.hostile import encode
 
     height = max(round((megabytes * 1e6 / frames / 3 / (16 / 9)) ** 0.5 / 2) * 2, 16)
     return encode(folder / "drawn.mp4", (height, height * 16 // 18 * 2), frames, rate=1, preset="ultrafast")

@@ -62,7 +62,7 @@ def _llavas_own(base: Path) -> dict:
     # Without the patch tokens' flag LLaVA would cut the vocabulary down to the tokenizer's.
     keys = ("mm_projector_type", "mm_vision_select_layer", "mm_use_im_patch_token")
     keys_of_next = ("mm_patch_merge_type", "mm_spatial_pool_mode", "mm_spatial_pool_stride", "mm_newline_position")
-    from llava_ego2exo.host.flavour import NEXT, detect
+    from llava_ego2exo.host.hooks.flavour import NEXT, detect
 
     known = keys + keys_of_next if detect() == NEXT else keys
     return {"vision_tower": config["mm_vision_tower"], **{key: config[key] for key in known if key in config}}
@@ -81,7 +81,7 @@ def _batch(args: argparse.Namespace, trained: dict, kind: str) -> dict:
 
 def _answers(args: argparse.Namespace, trained: dict) -> dict:
     """Seconds of a greedy answer to one question about one clip."""
-    from llava_ego2exo.host.teacher import Teacher
+    from llava_ego2exo.host.inference.answerer import Teacher
 
     ways = {}
     for name, made in trained.items():

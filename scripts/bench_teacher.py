@@ -48,8 +48,8 @@ def base_of(size: str, work: Path) -> Path:
     """A checkpoint with random weights."""
     if size != "tiny":
         return checkpoint(size, work)
-    from llava_ego2exo.demo.tiny import tiny_llava
-    from llava_ego2exo.host.flavour import NEXT, detect
+    from llava_ego2exo.demo.models import tiny_llava
+    from llava_ego2exo.host.hooks.flavour import NEXT, detect
 
     kind = "qwen" if detect() == NEXT else "llama"
     return tiny_llava(work / f"tiny_{kind}", kind)
@@ -57,8 +57,8 @@ def base_of(size: str, work: Path) -> Path:
 
 def teach(args: argparse.Namespace, base: Path) -> dict:
     """Seconds for all answers, batched and one at a time."""
-    from llava_ego2exo.host.teacher import load_teacher
-    from llava_ego2exo.host.templates import choose_template
+    from llava_ego2exo.host.inference.answerer import load_teacher
+    from llava_ego2exo.host.inference.prompts import choose_template
 
     cuda = args.device.startswith("cuda")
     template = args.template or choose_template(str(base), None)

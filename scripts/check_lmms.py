@@ -181,7 +181,7 @@ def make_checkpoint(out: Path) -> tuple[Path, str]:
     """A tiny LLaVA with random weights, and its conversation template."""
     from importlib.util import find_spec
 
-    from llava_ego2exo.demo.tiny import tiny_llava
+    from llava_ego2exo.demo.models import tiny_llava
 
     kind, template = ("qwen", "qwen_1_5") if find_spec(NEXT) else ("llama", "v1")
     return tiny_llava(out / f"llava-{kind}-tiny", kind), template

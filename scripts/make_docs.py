@@ -17,9 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from llava_ego2exo import versions  # noqa: E402
-from llava_ego2exo.host import arguments, command_line  # noqa: E402
-from llava_ego2exo.host.seams import FIXES, HOOKS, Seam  # noqa: E402
+from llava_ego2exo import doctor  # noqa: E402
+from llava_ego2exo.host.hooks.table import FIXES, HOOKS, Seam  # noqa: E402
+from llava_ego2exo.host.settings import arguments, command_line  # noqa: E402
 from llava_ego2exo.pages import markdown  # noqa: E402
 
 MARK = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -58,7 +58,7 @@ def tested() -> str:
     rows = (
         (library.name, ", ".join(library.tested) or "none", "any" if library.minimum == "0" else library.minimum,
          library.use)
-        for library in (versions.PYTHON, *versions.LIBRARIES)
+        for library in (doctor.PYTHON, *doctor.LIBRARIES)
     )  # fmt: skip
     return table(("", "tested", "from", "for"), rows)
 

@@ -10,11 +10,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_ego2exo.evaluation.option_keys import named_in
-from llava_ego2exo.evaluation.option_texts import words_of
-from llava_ego2exo.evaluation.parsers import PARSERS
-from llava_ego2exo.evaluation.reply_text import cleaned
-from llava_ego2exo.evaluation.text_spans import texts_in
+from llava_ego2exo.evaluation.replies.parser import PARSERS, named_in
+from llava_ego2exo.evaluation.replies.text import cleaned, texts_in, words_of
 
 
 def main() -> int:

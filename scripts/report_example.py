@@ -16,10 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from llava_ego2exo.demo.tiny import tiny_llava  # noqa: E402
-from llava_ego2exo.evaluation.benchmarks import read_benchmark  # noqa: E402
-from llava_ego2exo.evaluation.prompts import prompt_of  # noqa: E402
-from tests.host.evaluating import perception_rows  # noqa: E402
+from llava_ego2exo.demo.models import tiny_llava  # noqa: E402
+from llava_ego2exo.evaluation.benchmarks.registry import read_benchmark  # noqa: E402
+from llava_ego2exo.evaluation.plan import prompt_of  # noqa: E402
+from tests.host.inference.evaluation import perception_rows  # noqa: E402
 
 TRAINING = (
     "--version v1 --ego2exo True --lora_enable True --lora_r 64 --lora_alpha 64 --learning_rate 3e-3 --use_cpu True "

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llava_ego2exo.config import PREFIX, Ego2ExoConfig
-from llava_ego2exo.versions import LIBRARIES, PYTHON
+from llava_ego2exo.doctor import LIBRARIES, PYTHON
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("*/*.md"))]

@@ -252,7 +252,7 @@ def test_evaluation_asks_the_sets_whose_data_is_there(stubs):
 
 
 def test_evaluation_on_several_nodes(stubs):
-    from llava_ego2exo.evaluation.benchmarks import BENCHMARKS
+    from llava_ego2exo.evaluation.benchmarks.registry import BENCHMARKS
 
     text = (ROOT / "scripts" / "eval.sh").read_text()
     sets = re.search(r"^SETS=\((.+)\)$", text, re.MULTILINE)[1].split()

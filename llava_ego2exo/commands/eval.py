@@ -8,9 +8,7 @@ import sys
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .data_flags import add_max_json
-from .model_flags import add_asking, take_reading
-from .video_flags import video_limits
+from .flags import add_asking, add_max_json, take_reading, video_limits
 
 # Which flags each way of calling needs.
 _ASK = ("model", "benchmark", "data", "videos", "out")
@@ -151,10 +149,10 @@ def _check(args: argparse.Namespace) -> tuple[str, int]:
 
 
 def _render(args: argparse.Namespace) -> tuple[str, int]:
-    from ..evaluation.benchmarks import read_benchmark
+    from ..common.text import listed
+    from ..evaluation.benchmarks.registry import read_benchmark
     from ..evaluation.videos import find_videos
     from ..lmms.render import render_tasks
-    from ..runs.listing import listed
 
     _need(args, "benchmark", "data", "videos")
     read = read_benchmark(args.benchmark, args.data, _views(args), args.categories or None, args.max_bad_rows)
@@ -170,8 +168,8 @@ def _render(args: argparse.Namespace) -> tuple[str, int]:
 
 
 def _rescore(args: argparse.Namespace) -> tuple[str, int]:
-    from ..evaluation.finishing import rescore
-    from ..evaluation.tables import table
+    from ..evaluation.report.tables import table
+    from ..evaluation.results import rescore
 
     finished = rescore(args.rescore, args.parser, _judge(args), args.compare_to)
     return "\n\n".join([table(finished.metrics), *_missing(finished.metrics), f"{args.rescore}/report.html"]), 0
@@ -179,8 +177,8 @@ def _rescore(args: argparse.Namespace) -> tuple[str, int]:
 
 def _ask(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.job import Job, models_of
+    from ..evaluation.report.tables import table
     from ..evaluation.run import evaluate
-    from ..evaluation.tables import table
 
     _need(args, *_ASK)
     same = (

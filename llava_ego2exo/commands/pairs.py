@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from .data_flags import add_max_json
-from .video_flags import add_video_limits, video_limits
+from .flags import add_max_json, add_video_limits, video_limits
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -108,8 +107,8 @@ def _add_cutting(parser: argparse.ArgumentParser) -> None:
 
 def _build(args: argparse.Namespace) -> int:
     from ..common.files import require_writable
-    from ..distill import building
-    from ..distill.pairs import write_pairs
+    from ..distill.pairs import build
+    from ..distill.pairs.file import write_pairs
     from ..errors import Ego2ExoError
 
     if not (args.videos or args.manifest) or (args.manifest and args.pattern):
@@ -118,29 +117,28 @@ def _build(args: argparse.Namespace) -> int:
     has_splits = False
     if args.manifest:
         unpaired = [] if args.skip_unpaired else None
-        pairs, has_splits = building.build_from_manifest(args.manifest, args.videos, unpaired)
+        pairs, has_splits = build.build_from_manifest(args.manifest, args.videos, unpaired)
         left_out = (("unpaired row(s) left out", unpaired or []),)
     else:
-        found = building.build_from_folder(args.videos, args.pattern, args.ego_view, args.skip_unpaired)
+        found = build.build_from_folder(args.videos, args.pattern, args.ego_view, args.skip_unpaired)
         pairs = found.pairs
         left_out = ("unpaired segment(s) left out", found.unpaired_lines()), ("other video(s)", found.other)
     for what, lines in left_out:
         if lines:
             print(f"{len(lines)} {what}: {'; '.join(lines[:5])}{' ...' if len(lines) > 5 else ''}")
     require_writable(args.out, "--out")
-    pairs = building.assign(pairs, args.take_pattern, args.split, args.seed, has_splits)
+    pairs = build.assign(pairs, args.take_pattern, args.split, args.seed, has_splits)
     out = write_pairs(args.out, pairs)
-    print(f"{out}: {building.summary(pairs)}")
+    print(f"{out}: {build.summary(pairs)}")
     print(f"look at the files next: llava-ego2exo pairs check --pairs {args.out}")
     return 0
 
 
 def _egoexo4d(args: argparse.Namespace) -> int:
     from ..common.files import require_writable
-    from ..distill.building import assign, summary
-    from ..distill.egoexo4d import Filters, read_takes
-    from ..distill.missing import write_missing
-    from ..distill.pairs import write_pairs
+    from ..distill.pairs.build import assign, summary
+    from ..distill.pairs.egoexo4d import Filters, read_takes, write_missing
+    from ..distill.pairs.file import write_pairs
     from ..errors import Ego2ExoError
 
     require_writable(f"{args.out}/pairs.jsonl", "--out")
@@ -167,7 +165,7 @@ def _egoexo4d(args: argparse.Namespace) -> int:
 
 
 def _cut(args: argparse.Namespace) -> int:
-    from ..distill.pairs import read_pairs
+    from ..distill.pairs.file import read_pairs
     from ..errors import Ego2ExoError
 
     if os.path.realpath(args.pairs) == os.path.realpath(f"{args.out}/pairs.jsonl"):
@@ -176,9 +174,9 @@ def _cut(args: argparse.Namespace) -> int:
 
 
 def _cut_and_write(pairs, args: argparse.Namespace) -> int:
-    from ..distill.building import summary
-    from ..distill.cut_pairs import cut_pairs
-    from ..distill.pairs import write_pairs
+    from ..distill.pairs.build import summary
+    from ..distill.pairs.cut import cut_pairs
+    from ..distill.pairs.file import write_pairs
     from ..errors import Ego2ExoError
 
     result = cut_pairs(pairs, args.out, args.crf, args.tolerance, args.workers, limits=video_limits(args))
@@ -195,7 +193,7 @@ def _cut_and_write(pairs, args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ..distill.check_run import run_check
+    from ..distill.check import run_check
 
     return run_check(
         args.pairs, print, tolerance_s=args.tolerance, limits=video_limits(args), workers=args.workers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .data_flags import add_max_json
+from .flags import add_max_json
 
 SPLITS = ("train", "val", "test")
 MIX_RATIO = 0.2
@@ -46,7 +46,7 @@ def _add_mix(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..distill.target_run import Mix, run_targets
+    from ..distill.targets.run import Mix, run_targets
     from ..errors import Ego2ExoError
 
     given = [name for name in ("mix_ratio", "mix_video_folder", "mix_image_folder") if getattr(args, name) is not None]

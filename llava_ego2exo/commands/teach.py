@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 
-from .model_flags import add_asking, take_reading
+from .flags import add_asking, take_reading
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -63,7 +63,7 @@ def _positive(text: str) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from ..common.processes import is_first
-    from ..distill.teaching import Job, teach
+    from ..distill.teach.run import Job, teach
 
     values = {name: value for name, value in vars(args).items() if name != "run"}
     reading = take_reading(values)

@@ -21,10 +21,9 @@ from .. import __version__
 from ..common.files import write_whole
 from ..errors import Ego2ExoError
 from .cache import default_folder, get_base
-from .jobs import shown
-from .pipeline import Seed, run_seed
-from .plan import DEFAULT, FULL, QUICK, Plan, added_variant
+from .pipeline import Seed, run_seed, shown
 from .results import Results
+from .variants import DEFAULT, FULL, QUICK, Plan, added_variant
 from .world import QUESTION_TYPES, chance
 
 
@@ -89,8 +88,7 @@ def run(out: Path, args: argparse.Namespace) -> int:
         args: of :func:`parse`.
     """
     from ..pages.drawing import require_matplotlib
-    from .picture import picture
-    from .report import ablation_table, table, write_report
+    from .report import ablation_table, picture, table, write_report
 
     require_matplotlib()
     plan, cache, seconds = plan_of(args), Path(args.cache or default_folder()).absolute(), {}
@@ -116,7 +114,7 @@ def run(out: Path, args: argparse.Namespace) -> int:
 
 def gather(plan: Plan, runs: Sequence[Seed], seconds: dict[str, float]) -> Results:
     """What all seeds gave, as the report takes it."""
-    from .showcase import looks, shown_items
+    from .exam import looks, shown_items
 
     first, names = runs[0], list(runs[0].exams)
     percent = {(name, how): {kind: [run.exams[name][how]["percent"][kind] for run in runs] for kind in QUESTION_TYPES}

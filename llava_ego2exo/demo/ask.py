@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..host.asking import generate
+from ..host.inference.prompts import generate
 from ..video import read_video
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
-from .plan import Plan
+from .variants import Plan
 from .world import scenes, vocabulary
 
 TEMPLATES = {"llama": "v1", "qwen": "qwen_1_5"}
@@ -52,7 +52,7 @@ def get_base(plan: Plan, seed: int, folder: Path, say: Callable[[str], None]) ->
         folder: of the cache.
         say: prints one line.
     """
-    from ..host.flavour import NEXT, detect
+    from ..host.hooks.flavour import NEXT, detect
 
     kind = "qwen" if detect() == NEXT else "llama"
     place = folder / f"{kind}-{_key(plan, kind)}-seed{seed}"
@@ -70,16 +70,15 @@ def get_base(plan: Plan, seed: int, folder: Path, say: Callable[[str], None]) ->
 def _key(plan: Plan, kind: str) -> str:
     """Of everything that shapes a base: sizes, version, and the code that draws and trains."""
     code = b"".join(
-        (Path(__file__).parent / f"{name}.py").read_bytes() for name in ("world", "cameras", "encoder", "base")
+        (Path(__file__).parent / f"{name}.py").read_bytes() for name in ("world", "cameras", "encoder", "models")
     )
     sizes = [plan.encoder_scenes, plan.encoder_steps, plan.base_scenes, plan.base_steps, _SIZES]
     return hashlib.sha256(json.dumps([__version__, kind, sizes]).encode() + code).hexdigest()[:12]
 
 
 def _make(plan: Plan, seed: int, base: Base, say: Callable[[str], None]) -> None:
-    from .base import train_base
     from .encoder import pretrain
-    from .tiny import tiny_llava
+    from .models import tiny_llava, train_base
 
     training = list(scenes(max(plan.encoder_scenes, plan.base_scenes), 100 * seed + BASE_SEED))
     say(f"encoder: pretraining on {4 * plan.encoder_scenes} frames, {plan.encoder_steps} steps")

@@ -18,10 +18,11 @@ import torch
 
 from ..common.files import write_whole
 from ..video import read_video
-from .loading import load_quietly
-from .material import read_tests
+from .models import load_quietly
+from .pipeline import Seed, read_tests
+from .results import Look, Shown
 from .students import FRAMES
-from .world import Question, Scene, questions
+from .world import DESCRIBE, QUESTION_TYPES, Question, Scene, describe, questions
 
 _CLIPS_AT_ONCE = 10
 
@@ -53,11 +54,11 @@ def examine(loaded: tuple[Any, Any, Any, Any], tests: Sequence[tuple[Scene, Path
         loaded: what LLaVA's loader returned.
         tests: scenes, for their questions, with the file that the model sees.
         template: name of the conversation template.
-        how: what is taken away, see :mod:`llava_ego2exo.host.ablation`.
+        how: what is taken away, see :mod:`llava_ego2exo.host.model.inspection`.
         clips_at_once: clips in one forward pass.
     """
-    from ..host.ablation import ablated
-    from ..host.scoring import option_scores
+    from ..host.inference.option_scoring import option_scores
+    from ..host.model.inspection import ablated
 
     tokenizer, model, processor, _ = loaded
     chosen: dict[int, list[str]] = defaultdict(list)
@@ -85,7 +86,7 @@ def _asked(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Ask one model, in every way that means something for it, and write what it answered."""
-    from ..host.ablation import hows
+    from ..host.model.inspection import hows
 
     parser = argparse.ArgumentParser(prog="python -m llava_ego2exo.demo.exam", description=__doc__.split("\n\n")[0])
     parser.add_argument("model", type=Path, help="folder of a checkpoint")
@@ -103,3 +104,60 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+# What of a run is worth looking at: some questions with their clips and answers, and where the ego tokens look.
+
+_ITEMS, _LOOKS = 8, 2
+
+
+def shown_items(run: Seed, student: str) -> list[Shown]:
+    """The first clips of the tests, a question type each in turn; nothing is chosen by its answers.
+
+    Args:
+        run: one seed.
+        student: the variant whose description of the exo clip is shown beside the teacher's of the ego clip.
+    """
+    tests = run.tests[:_ITEMS]
+    told = _descriptions(run.base.model, None, [ego for _, ego, _ in tests], run.base.template)
+    seen = _descriptions(
+        run.folder / f"student-{student}", run.base.model, [exo for *_, exo in tests], run.base.template
+    )
+    items = []
+    for number, (scene, ego, exo) in enumerate(tests):
+        asked = questions(scene)
+        kind = QUESTION_TYPES[number % len(QUESTION_TYPES)]
+        place = next(i for i, question in enumerate(asked) if question.kind == kind)
+        answers = {name: exams["none"]["chosen"][str(number)][place] for name, exams in run.exams.items()}
+        question = asked[place]
+        items.append(
+            Shown(kind, question.text, question.options, question.answer, answers, frames(ego), frames(exo),
+                  told[number], seen[number])
+        )  # fmt: skip
+    return items
+
+
+def frames(file: Path) -> Any:
+    """The frames that a model gets of a clip: (T, H, W, 3) uint8."""
+    return read_video(str(file), frames_upbound=FRAMES).frames
+
+
+def _descriptions(model: Path, base: Path | None, files: list[Path], template: str) -> list[str]:
+    from ..host.inference.answerer import Teacher
+
+    teacher = Teacher(load_quietly(model, base), template, max_new_tokens=48)
+    answers = teacher.answer([clip_pixels(teacher.image_processor, file) for file in files], [[DESCRIBE]] * len(files))
+    return [said if isinstance(said, str) else said[0].text for said in answers]  # type: ignore[index]
+
+
+def looks(run: Seed, student: str) -> list[Look]:
+    """Where the ego tokens of one student look in the first clips of the tests."""
+    from ..host.model.inspection import look
+
+    _, model, processor, _ = load_quietly(run.folder / f"student-{student}", run.base.model)
+    found = []
+    for scene, _, exo in run.tests[:_LOOKS]:
+        seen = look(model, clip_pixels(processor, exo))
+        names = [f"layer {layer}" for layer in seen.layers]
+        found.append(Look(f"{student}: {describe(scene)}", frames(exo), seen.maps.mean(1).numpy(), names))
+    return found

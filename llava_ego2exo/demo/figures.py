@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..pages.drawing import INK, SERIES, drawing, svg
-from .summary import cell, spread
+from .results import cell, spread
 
 _DASHES = ("-", "--", "-.", ":")
 POINTS = 150  # of a curve: more are averaged in blocks

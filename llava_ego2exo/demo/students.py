@@ -25,7 +25,7 @@ def training_command(base: str, kind: str, tower: Path, data: str, out: str, fla
     """
     import torch
 
-    from ..host.flavour import NEXT, detect
+    from ..host.hooks.flavour import NEXT, detect
 
     values = {
         "model_name_or_path": base, "version": TEMPLATES[kind], "data_path": data, "video_folder": "pairs",

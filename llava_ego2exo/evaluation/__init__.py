@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "Job": "job", "Model": "job", "evaluate": "run", "rescore": "finishing", "parse_answer": "answers",
-    "read_benchmark": "benchmarks",
+    "Job": "job", "Model": "job", "evaluate": "run", "rescore": "results", "parse_answer": "replies.parser",
+    "read_benchmark": "benchmarks.registry",
 }  # fmt: skip
 __all__ = list(_PUBLIC)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..runs.listing import listed
+from ..common.text import listed
 from ..video.limits import VideoLimits
-from .benchmarks import BENCHMARKS, Read, read_benchmark
+from .benchmarks.registry import BENCHMARKS, Read, read_benchmark
 from .items import CHOICE, Item
 from .videos import Found, find_videos
 
@@ -126,7 +126,7 @@ def _about_videos(found: Found, decoded: list[str] | None) -> Iterator[str]:
 
 
 def _probe_faults(found: Found, limits: VideoLimits | None, workers: int, progress: bool) -> list[str]:
-    from ..distill.probe_pool import probe_files
+    from ..distill.pairs.probe import probe_files
 
     there = [item for item in found.items if item.path]
     probes = probe_files([item.path for item in there], workers, limits, progress)

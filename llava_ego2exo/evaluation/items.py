@@ -48,3 +48,68 @@ class Item:
     part: str = ""
     source: str = ""
     path: str = ""
+
+
+# What came of one item with one model in one mode: what a report is made of.
+
+PARSED, UNPARSED, FAILED = "parsed", "unparsed", "failed"
+GENERATE, LIKELIHOOD = "generate", "likelihood"
+MODES = (GENERATE, LIKELIHOOD)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a multiple-choice item.
+
+    Args:
+        item: the question.
+        model: name of the model in this run.
+        mode: "generate" or "likelihood".
+        state: "parsed" (an option was chosen), "unparsed" (the reply names none), or "failed" (no reply).
+        picked: key of the option chosen; None unless parsed.
+        reply: as the model gave it; "" in mode "likelihood" and where it failed.
+        scores: option's key -> log-probability of its letter; empty in mode "generate".
+        flags: what is odd about the reply: "empty", "cut" (it reached the length limit).
+        error: why it failed; "" otherwise.
+        judged: the judge read the reply, because the parser could not.
+    """
+
+    item: Item
+    model: str
+    mode: str
+    state: str
+    picked: str | None = None
+    reply: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    error: str = ""
+    judged: bool = False
+
+    @property
+    def right(self) -> bool:
+        """Whether it counts as right; what is unparsed or failed is wrong."""
+        return self.state == PARSED and self.picked == self.item.answer
+
+
+@dataclass(frozen=True)
+class Described:
+    """Of one row of a description benchmark.
+
+    Args:
+        items: the row's questions.
+        model: name of the model in this run.
+        replies: of each item, as the model gave it; "" where it failed.
+        summary: what was judged, where replies were merged first; "" otherwise.
+        marks: aspect ("correctness", "detail", "context", "temporal", "consistency") -> 0 to 5; None: missing.
+        state: "judged" (all marks there), "unjudged" (some or all missing), "failed" (a reply is missing; marks 0 are
+            given by nobody, so it counts as 0 in the mean, and is counted).
+        error: why it failed, or why marks are missing.
+    """
+
+    items: tuple[Item, ...]
+    model: str
+    replies: tuple[str, ...]
+    summary: str = ""
+    marks: Mapping[str, float | None] = field(default_factory=dict)
+    state: str = "unjudged"
+    error: str = ""

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.text import listed, repeated
 from ..errors import Ego2ExoError
-from ..runs.listing import listed, repeated
 from ..video.cache import ReaderSettings
+from .items import GENERATE, MODES
 from .judge.settings import JudgeSettings
-from .outcomes import GENERATE, MODES
-from .parsers import PARSERS
+from .replies.parser import PARSERS
 
 VIEWS = ("exo", "ego", "both")
 # Names become folders of the results.

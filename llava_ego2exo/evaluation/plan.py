@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..runs.batches import in_batches
-from .items import Item
-from .prompts import VERSION, prompt_of
-from .replies import reply_key
+from ..errors import Ego2ExoError
+from ..host.inference.batches import in_batches
+from ..video import video_seconds
+from ..video.limits import VideoLimits
+from .benchmarks.current import split_into_clips
+from .items import CHOICE, DESCRIPTION, Item
+from .store import reply_key
+
+# How a question is put to a model: the wording that the published numbers were made with.
+
+# Part of every record's key and of metrics.json: a change of a wording is another prompt.
+VERSION = "published-1"
+
+
+def prompt_of(item: Item) -> str:
+    """The text that a model gets with the clip, without placeholder and chat template."""
+    if item.kind != CHOICE:
+        return item.question
+    options = " ".join(f"({key}) {text}" for key, text in item.choices.items())
+    return f"{item.question} The output should be the choice among one of the following choices. Choices are {options}"
 
 
 @dataclass(frozen=True)
@@ -80,3 +96,27 @@ def make_plan(items: Sequence[Item], hashes: Mapping[str, str], asking: Sequence
         questions = clips.setdefault((item.path, item.start_s, item.end_s), [])
         questions.append(Question(item.id, keys[item.id], text, options))
     return Plan([Clip(*place, tuple(questions)) for place, questions in clips.items()], keys)
+
+
+# Descriptions of long videos are asked for clip by clip, as TSU-Description does.
+
+
+def split_long(items: Sequence[Item], seconds: float = 1.0, limits: VideoLimits | None = None) -> list[Item]:
+    """The items, each description of a whole video as those of its clips.
+
+    Args:
+        items: with their paths.
+        seconds: of a clip.
+        limits: what a video may be; None: the defaults.
+    """
+    return [part for item in items for part in _parts(item, seconds, limits)]
+
+
+def _parts(item: Item, seconds: float, limits: VideoLimits | None) -> list[Item]:
+    if item.kind != DESCRIPTION or item.part or not item.path:
+        return [item]
+    try:
+        duration = video_seconds(item.path, limits)
+    except Ego2ExoError:
+        return [item]  # what does not open here fails by name when its turn comes
+    return split_into_clips(item, duration, seconds)

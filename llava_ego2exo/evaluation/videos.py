@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..common.text import listed
 from ..errors import Ego2ExoError
-from ..runs.listing import listed
+from .benchmarks.files import SUFFIXES, parts_of, suffix_of, without_suffix
 from .items import Item
-from .readers.names import SUFFIXES, parts_of, suffix_of, without_suffix
 
 MAX_FILES = 2_000_000
 

@@ -1,0 +1,1 @@
+"""Everything that touches LLaVA; no other package imports it."""

@@ -12,14 +12,13 @@ from typing import Any
 
 from ..config import DistillConfig
 from ..errors import Ego2ExoError
-from .checks import Checked, check_run
-from .command_line import Settings, as_arguments, inherit, read
-from .context import DISTILL, RUN, SEED, Run
-from .disk import disk_reason, not_written
-from .safe_load import only_weights
-from .saved_check import check_saved
-from .teacher_checks import refuse_without_tokens
-from .whole_checkpoints import set_aside
+from .checkpoint.safety import only_weights
+from .preflight.checks import Checked, check_run
+from .preflight.teacher import refuse_without_tokens
+from .resume.checkpoints import disk_reason, not_written, set_aside
+from .settings.command_line import Settings, as_arguments, inherit, read
+from .settings.context import DISTILL, RUN, SEED, Run
+from .training.verification import check_saved
 
 
 def wrap_train(original: Callable[..., None]) -> Callable[..., None]:

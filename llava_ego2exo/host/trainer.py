@@ -13,18 +13,26 @@ from transformers import TrainerCallback
 from ..config import DistillConfig
 from ..errors import Ego2ExoError
 from ..registry import TRAINERS
-from .answer_content import AnswerContent
-from .answer_pass import llava_model
-from .classes import torch_dtype
-from .context import RUN
-from .distilling import Distiller, asks_head_at_answers, plain_loss, referred
-from .kl_teachers import build_teacher
-from .leaving_out import SkipUnreadableMixin
-from .loss_plots import plot_losses
-from .projector import CHILD
-from .resuming import resuming
-from .tally import REFERENCE, Steps, Sums, correct_gradients
-from .watching import TrainingMonitor
+from .checkpoint.classes import torch_dtype
+from .model.answer_pass import llava_model
+from .model.projector import CHILD
+from .resume.state import resuming
+from .settings.context import RUN
+from .training.alignment import AnswerContent
+from .training.losses import (
+    REFERENCE,
+    Distiller,
+    Steps,
+    Sums,
+    asks_head_at_answers,
+    correct_gradients,
+    plain_loss,
+    referred,
+)
+from .training.monitor import TrainingMonitor
+from .training.plots import plot_losses
+from .training.teachers import build_teacher
+from .training.unreadable_samples import SkipUnreadableMixin
 
 
 def trainer_name(args: Any, model: Any) -> str | None:

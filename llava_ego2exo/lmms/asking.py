@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
-from ..runs.clips import Seen, read_ahead, read_clip
-from ..runs.settings import Settings
+from ..host.inference.clips import Seen, read_ahead, read_clip
+from ..host.inference.settings import Settings
 
 if TYPE_CHECKING:
-    from ..host.teacher import Teacher
+    from ..host.inference.answerer import Teacher
 
 # What leaves greedy decoding as it is. lmms-eval adds `until` by itself; a reply is taken whole, as `eval` takes it.
 _GREEDY: dict[str, tuple[Any, ...]] = {
@@ -117,7 +117,7 @@ def _asked(
 
 
 def _answer(teacher: Teacher, clips: Sequence[Seen], texts: Sequence[Sequence[str]]) -> list[Any]:
-    from ..host.teacher import memory_told
+    from ..host.inference.answerer import memory_told
 
     remedy = "give a smaller --batch_size, fewer max_frames_num, or load_4bit=True"
     with memory_told(len(clips), sum(map(len, texts)), remedy):

@@ -114,13 +114,13 @@ def _check(pretrained: str, others: dict[str, Any], batch_size: int | str, both:
 
 
 def _settings(*given: Any, **others: Any) -> Any:
-    from ..host.how_asked import how_asked
+    from ..host.inference.prompts import how_asked
 
     return how_asked(*given, **others)
 
 
 def _load(path: str, base: str | None, settings: Any) -> Any:
-    from ..host.teacher import load_teacher
+    from ..host.inference.answerer import load_teacher
 
     # Each of several processes has a GPU of its own.
     local = int(os.environ.get("LOCAL_RANK", 0)) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ..config import ATTENTIONS
 from ..errors import Ego2ExoError
-from .folded import kept, lean
+from .folded_attention import kept, lean
 
 _FLASH_HEAD_WIDTH = 256  # the widest head that flash-attn's kernels take
 

@@ -11,9 +11,8 @@ from typing import Any
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
 from ..pages.markdown import table
-from .parts import Run
+from .memory import Run, estimate
 from .shapes import Shapes, read_shapes
-from .step import estimate
 
 _GIB = 2**30
 
@@ -61,8 +60,8 @@ def _run(args: argparse.Namespace, frames: int, bits: int) -> Run:
 
 
 def _shapes(args: argparse.Namespace) -> Shapes:
-    from ..host.config_file import read_config
-    from ..host.flavour import NEXT, detect
+    from ..host.checkpoint.config import read_config
+    from ..host.hooks.flavour import NEXT, detect
 
     config = read_config(args.model)
     if config.get("max_position_embeddings") is None:

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from llava_ego2exo.distill.answers import Answer, AnswerStore, answer_key, read_answers, write_answers
-from llava_ego2exo.distill.top_k import TopK, load_top_k, save_top_k, top_k_path
+from llava_ego2exo.distill.teach.store import Answer, AnswerStore, answer_key, read_answers, write_answers
+from llava_ego2exo.distill.teach.top_k import TopK, load_top_k, save_top_k, top_k_path
 from llava_ego2exo.errors import Ego2ExoError
 
 

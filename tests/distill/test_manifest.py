@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.distill.manifest import read_manifest
-from llava_ego2exo.distill.pairs import Pair
+from llava_ego2exo.distill.pairs.file import Pair
+from llava_ego2exo.distill.pairs.manifest import read_manifest
 
 CSV = """segment,take,ego,exo1,exo:front,start_s,end_s,offset_s,split
 a,t,v/a.mp4,v/a1.mp4,,1,2.5,-0.5,val

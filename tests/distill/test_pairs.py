@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.distill.pairs import Pair, pair_from_record, read_pairs, require_files, write_pairs
-from llava_ego2exo.distill.record import FIELDS, record_faults
+from llava_ego2exo.distill.pairs.file import Pair, pair_from_record, read_pairs, require_files, write_pairs
+from llava_ego2exo.distill.pairs.pair import FIELDS, record_faults
 
 GOOD = {"segment": "a", "ego": "a_ego.mp4", "exo": {"exo1": "a_exo1.mp4"}}
 

@@ -8,12 +8,11 @@ import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.cli import main
-from llava_ego2exo.distill.answers import Answer, write_answers
-from llava_ego2exo.distill.check_run import run_check
-from llava_ego2exo.distill.checking import KINDS, check_pairs, clean
-from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
-from llava_ego2exo.distill.probe_pool import probe_files
-from llava_ego2exo.distill.probing import Probe, probe
+from llava_ego2exo.distill.check import run_check
+from llava_ego2exo.distill.findings import KINDS, check_pairs, clean
+from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
+from llava_ego2exo.distill.pairs.probe import Probe, probe, probe_files
+from llava_ego2exo.distill.teach.store import Answer, write_answers
 from llava_ego2exo.video.limits import VideoLimits
 
 from ..decoders import failing_decoder

@@ -12,12 +12,11 @@ import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.cli import main
-from llava_ego2exo.distill import cutting
-from llava_ego2exo.distill.cut_pairs import cut_pairs
-from llava_ego2exo.distill.cut_pool import Cutters
-from llava_ego2exo.distill.cutting import Cut, duration, made_as, make
-from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
-from llava_ego2exo.distill.probing import probe
+from llava_ego2exo.distill.pairs import cutter
+from llava_ego2exo.distill.pairs.cut import Cutters, cut_pairs
+from llava_ego2exo.distill.pairs.cutter import Cut, duration, made_as, make
+from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
+from llava_ego2exo.distill.pairs.probe import probe
 from llava_ego2exo.video.limits import VideoLimits
 
 from ..decoders import failing_decoder
@@ -61,9 +60,9 @@ def test_frame_exact_in_other_containers(tmp_path, suffix):
 
 def test_a_seek_that_lands_too_late_loses_no_frame(tmp_path, monkeypatch):
     source = render(tmp_path / "s.mp4", 12)
-    real = cutting._timed
+    real = cutter._timed
     # As a format without an index may: every seek but that to the beginning goes 3 s too far.
-    monkeypatch.setattr(cutting, "_timed", lambda c, s, first, ahead: real(_Late(c, s), s, first, ahead))
+    monkeypatch.setattr(cutter, "_timed", lambda c, s, first, ahead: real(_Late(c, s), s, first, ahead))
     assert make(Cut(str(source), str(tmp_path / "c.mp4"), 7.3, 8.2)) == "made"
     assert numbers(tmp_path / "c.mp4") == list(range(73, 82))
 

@@ -6,9 +6,8 @@ import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.cli import main
-from llava_ego2exo.distill.egoexo4d import Filters, read_takes
-from llava_ego2exo.distill.egoexo4d_files import camera_files, view_names
-from llava_ego2exo.distill.pairs import read_pairs
+from llava_ego2exo.distill.pairs.egoexo4d import Filters, camera_files, read_takes, view_names
+from llava_ego2exo.distill.pairs.file import read_pairs
 
 from .videos import numbers, render
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError, cli
-from llava_ego2exo.distill.pairs import Pair, read_pairs, write_pairs
+from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
 
 KINDS = ("descriptive", "temporal", "spatial")
 TEACHER = sha256(b"teacher").hexdigest()
@@ -594,7 +594,7 @@ def test_the_command_loads_nothing_heavy(material):
 
 
 def test_the_error_type(material):
-    from llava_ego2exo.distill.target_run import run_targets
+    from llava_ego2exo.distill.targets.run import run_targets
 
     with pytest.raises(Ego2ExoError, match="cannot be read"):
         run_targets(str(material.root / "absent.jsonl"), str(material.root), str(material.root / "t.json"))

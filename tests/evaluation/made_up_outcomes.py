@@ -2,8 +2,19 @@
 
 import numpy as np
 
-from llava_ego2exo.evaluation.items import CONSISTENCY_1, CONSISTENCY_2, DESCRIPTION, MAIN, Item
-from llava_ego2exo.evaluation.outcomes import FAILED, GENERATE, PARSED, UNPARSED, Described, Outcome
+from llava_ego2exo.evaluation.items import (
+    CONSISTENCY_1,
+    CONSISTENCY_2,
+    DESCRIPTION,
+    FAILED,
+    GENERATE,
+    MAIN,
+    PARSED,
+    UNPARSED,
+    Described,
+    Item,
+    Outcome,
+)
 
 CATEGORIES = {
     "Action understanding": "What does the person do with the kettle?",

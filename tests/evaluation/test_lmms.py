@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.evaluation.answers import parse_answer
 from llava_ego2exo.evaluation.items import DESCRIPTION, Item
-from llava_ego2exo.evaluation.prompts import prompt_of
-from llava_ego2exo.lmms import asking, render, rows, utils
-from llava_ego2exo.runs.settings import Settings
+from llava_ego2exo.evaluation.plan import prompt_of
+from llava_ego2exo.evaluation.replies.parser import parse_answer
+from llava_ego2exo.host.inference.settings import Settings
+from llava_ego2exo.lmms import asking, render, tasks
 from tests.videos import render_clip
 
 OPTIONS = {"A": "cutting", "B": "washing", "C": "pouring from the kettle"}
@@ -86,7 +86,7 @@ def test_a_task_is_whole_and_names_everything_absolutely(clips, tmp_path, monkey
     task = load(tmp_path / "out dir", "ego2exo_perception_exo")
     assert task["task"] == "ego2exo_perception_exo" and task["output_type"] == "generate_until"
     assert Path(task["dataset_kwargs"]["data_files"]["test"]).is_absolute()
-    assert task["doc_to_visual"] is utils.doc_to_visual and task["process_results"] is utils.choice_results
+    assert task["doc_to_visual"] is tasks.doc_to_visual and task["process_results"] is tasks.choice_results
     assert task["generation_kwargs"] == {
         "max_new_tokens": 64, "do_sample": False, "temperature": 0, "num_beams": 1, "until": [],
     }  # fmt: skip
@@ -157,7 +157,7 @@ def test_what_cannot_be_rendered_is_refused(clips, tmp_path, change, token):
 @given(st.lists(st.text(max_size=12), max_size=12))
 @settings(max_examples=60, deadline=None)
 def test_slugs_are_distinct_and_plain(names):
-    slugs = rows.slugs_of(names)
+    slugs = tasks.slugs_of(names)
     assert list(slugs) == list(dict.fromkeys(names)) and len(set(slugs.values())) == len(slugs)
     assert all(slug and set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789_") for slug in slugs.values())
 
@@ -166,9 +166,9 @@ def test_slugs_are_distinct_and_plain(names):
 @settings(max_examples=60, deadline=None)
 def test_a_row_gives_its_item_and_prompt_back(choices, question, category):
     item = Item("i", "b", category, "", "/v.mp4", question, choices=choices, answer=next(iter(choices)), path="/v.mp4")
-    row = json.loads(json.dumps(rows.rows_of([item])[0]))
-    assert rows.item_of(row) == item
-    assert utils.doc_to_text(row, {"anything": 1}) == prompt_of(item)
+    row = json.loads(json.dumps(tasks.rows_of([item])[0]))
+    assert tasks.item_of(row) == item
+    assert tasks.doc_to_text(row, {"anything": 1}) == prompt_of(item)
 
 
 def test_accuracy_by_category(clips, tmp_path):
@@ -182,29 +182,29 @@ def test_accuracy_by_category(clips, tmp_path):
 
 
 def test_a_category_that_was_not_asked_has_no_number(clips):
-    row = rows.rows_of([choice(clips, 0, category="a"), choice(clips, 1, category="b")])[0]
-    assert math.isnan(utils.mean([utils.choice_results(row, ["A"])["acc_b"]]))
+    row = tasks.rows_of([choice(clips, 0, category="a"), choice(clips, 1, category="b")])[0]
+    assert math.isnan(tasks.mean([tasks.choice_results(row, ["A"])["acc_b"]]))
 
 
 @pytest.mark.parametrize("reply", ["A", "I think B.", "washing", "A or B", ""])
 def test_replies_are_read_as_eval_reads_them(reply):
-    row = rows.rows_of([Item("i", "b", "c", "", "v", "q", choices=OPTIONS, answer="B", path="/v.mp4")])[0]
-    picked, found = parse_answer(reply, OPTIONS), utils.choice_results(row, [reply])
+    row = tasks.rows_of([Item("i", "b", "c", "", "v", "q", choices=OPTIONS, answer="B", path="/v.mp4")])[0]
+    picked, found = parse_answer(reply, OPTIONS), tasks.choice_results(row, [reply])
     assert found["acc"]["picked"] == picked
     assert found["acc"]["score"] == float(picked == "B") and found["unparsed_rate"]["score"] == float(picked is None)
 
 
 def test_a_missing_stemmer_stops_before_anything_is_asked(clips, monkeypatch):
-    from llava_ego2exo.evaluation import option_texts
+    from llava_ego2exo.evaluation.replies import text as option_texts
 
     for cached in (value for value in vars(option_texts).values() if hasattr(value, "cache_clear")):
         cached.cache_clear()
-    utils._require_parser.cache_clear()
+    tasks._require_parser.cache_clear()
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "snowballstemmer", None)
         with pytest.raises(SystemExit, match="snowballstemmer"):
-            utils.doc_to_text(rows.rows_of([choice(clips)])[0])
-    assert utils.doc_to_text(rows.rows_of([choice(clips)])[0])
+            tasks.doc_to_text(tasks.rows_of([choice(clips)])[0])
+    assert tasks.doc_to_text(tasks.rows_of([choice(clips)])[0])
 
 
 @pytest.fixture
@@ -225,18 +225,18 @@ def test_descriptions(clips, tmp_path, overlap):
     render.render_tasks(tmp_path, [described(clips, "main"), described(clips, "consistency1")], "adlx-charades-desc")
     task = load(tmp_path, "ego2exo_adlx_charades_desc")
     assert task["generation_kwargs"]["max_new_tokens"] == 256
-    assert [utils.doc_to_text(row) for row in data(task)] == ["Describe the main.", "Describe the consistency1."]
+    assert [tasks.doc_to_text(row) for row in data(task)] == ["Describe the main.", "Describe the consistency1."]
     assert scores(task, ["A PERSON cuts\n\nbread.", " "]) == {
         "rouge_l": 0.5, "rouge_l_main": 1.0, "rouge_l_consistency1": 0.0, "empty_rate": 0.5, "words": 2.0,
     }  # fmt: skip
 
 
 def test_a_clip_that_does_not_decode_ends_the_run(clips):
-    row = rows.rows_of([choice(clips)])[0]
-    assert utils.doc_to_visual(row) == [str(clips / "one.mp4")]
+    row = tasks.rows_of([choice(clips)])[0]
+    assert tasks.doc_to_visual(row) == [str(clips / "one.mp4")]
     for name in ("half.mp4", "none.mp4"):
         with pytest.raises(SystemExit) as stop:
-            utils.doc_to_visual({**row, "video": str(clips / name)})
+            tasks.doc_to_visual({**row, "video": str(clips / name)})
         assert name in str(stop.value) and row["id"] in str(stop.value)
 
 
@@ -323,15 +323,15 @@ def test_requests_go_through_the_entry(entry, clips, monkeypatch):
     with pytest.raises(SystemExit, match="--device cuda:3"):
         entry.LlavaEgo2Exo("x", device="cuda:3")
     made = entry.LlavaEgo2Exo("x", batch_size="2", device="cpu")
-    docs = rows.rows_of([choice(clips, n) for n in range(3)])
+    docs = tasks.rows_of([choice(clips, n) for n in range(3)])
     made.task_dict = {"t": {"test": docs}}
 
-    def request(number, visual=utils.doc_to_visual):
+    def request(number, visual=tasks.doc_to_visual):
         wanted = {"max_new_tokens": 8, "until": []}
-        return types.SimpleNamespace(args=(utils.doc_to_text(docs[number]), wanted, visual, number, "t", "test"))
+        return types.SimpleNamespace(args=(tasks.doc_to_text(docs[number]), wanted, visual, number, "t", "test"))
 
     replies = made.generate_until([request(2), request(0)])
-    assert [reply.rpartition("|")[0] for reply in replies] == [utils.doc_to_text(docs[2]), utils.doc_to_text(docs[0])]
+    assert [reply.rpartition("|")[0] for reply in replies] == [tasks.doc_to_text(docs[2]), tasks.doc_to_text(docs[0])]
     for visual in (lambda doc: [object()], lambda doc: ["a", "b"]):
         with pytest.raises(SystemExit, match="one path of a video"):
             made.generate_until([request(0, visual)])

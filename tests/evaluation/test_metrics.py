@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.evaluation.metrics import metrics
-from llava_ego2exo.evaluation.outcomes import FAILED, GENERATE, LIKELIHOOD, MODES, PARSED, UNPARSED
-from llava_ego2exo.evaluation.statistics import difference_interval, share_interval
-from llava_ego2exo.evaluation.tables import table
+from llava_ego2exo.evaluation.items import FAILED, GENERATE, LIKELIHOOD, MODES, PARSED, UNPARSED
+from llava_ego2exo.evaluation.report.tables import table
+from llava_ego2exo.evaluation.stats.intervals import difference_interval, share_interval
+from llava_ego2exo.evaluation.stats.metrics import metrics
 
 from .made_up_outcomes import PROVENANCE, described, item, made_up, made_up_rows, outcome
 

@@ -13,13 +13,13 @@ if importlib.util.find_spec("llava") is None:
     collect_ignore_glob = ["test_*.py"]
 
 import llava_ego2exo
-from llava_ego2exo.demo.tiny import tiny_llava
+from llava_ego2exo.demo.models import tiny_llava
 from tests.videos import render_set
 
 
 @pytest.fixture(scope="session")
 def flavour():
-    from llava_ego2exo.host.flavour import detect
+    from llava_ego2exo.host.hooks.flavour import detect
 
     return detect()
 
@@ -79,10 +79,10 @@ class World:
 @pytest.fixture
 def no_model(monkeypatch):
     """From a call of it on, loading a model to ask is an error."""
-    from llava_ego2exo.host import teacher
+    from llava_ego2exo.host.inference import answerer
 
     def forbid():
-        monkeypatch.setattr(teacher, "load", lambda *_a, **_k: pytest.fail("a model was loaded"))
+        monkeypatch.setattr(answerer, "load", lambda *_a, **_k: pytest.fail("a model was loaded"))
 
     return forbid
 

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from llava_ego2exo.demo.tiny import language_sizes, tiny_tower
-from llava_ego2exo.host.loading import llava_class
+from llava_ego2exo.demo.models import language_sizes, tiny_tower
+from llava_ego2exo.host.loading.loader import llava_class
 
 SEED = int(os.environ.get("EGO2EXO_TEST_SEED", time.time_ns() % 2**31))  # fresh; shown on failure, set to repeat
 VOCABULARY, P, PATCHES, PLACEHOLDER = 96, 3, 16, -200
@@ -30,7 +30,7 @@ _EXTRA = {
 
 
 def is_next() -> bool:
-    from llava_ego2exo.host.flavour import detect
+    from llava_ego2exo.host.hooks.flavour import detect
 
     return detect() == "next"
 

@@ -18,7 +18,7 @@ from typing import Any
 from ...common.jsonl import AppendFile, read_lines, record_of
 from ...common.processes import run_all
 from ...errors import Ego2ExoError
-from ..replies import ORIGIN, reply_key
+from ..store import ORIGIN, reply_key
 from .prompts import CHECK, PROMPT_VERSION, Messages, encodable, messages_of, parse_answer
 from .settings import NO_KEY, JudgeSettings, shown_url
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import write_whole
-from ...runs.listing import listed
-from ..items import CONSISTENCY_1, CONSISTENCY_2, MAIN
-from ..outcomes import FAILED, PARSED, UNPARSED, Described, Outcome
+from ...common.text import listed
+from ..items import CONSISTENCY_1, CONSISTENCY_2, FAILED, MAIN, PARSED, UNPARSED, Described, Outcome
 from . import prompts
 from .client import JudgeClient, JudgeRequest, Verdict
 from .merging import clip_notes, merge_rows

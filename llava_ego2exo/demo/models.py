@@ -1,0 +1,216 @@
+"""Tiny models in the formats of the real ones: tokenizer, CLIP tower, LLaVA checkpoint. Made, never downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .cameras import FRAMES, draw
+from .world import Scene, ego_answers, scene_answers
+
+WIDTH, LAYERS, HEADS = 64, 2, 4
+_TEXT = [
+    "What moves, and where to? A red block moves left. A green block moves right. A blue block moves up.",
+    "A yellow block moves down. system user assistant You are a helpful assistant. USER: ASSISTANT:",
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions.",
+]
+
+
+def tiny_tokenizer(folder: Path, kind: str, texts: Sequence[str] = ()) -> Path:
+    """A byte-level tokenizer that can write any text.
+
+    Args:
+        folder: where to.
+        kind: "qwen" (chat tokens, no BOS) or "llama" (BOS, EOS, UNK).
+        texts: further ones whose words are to be single tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    qwen = kind == "qwen"
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] if qwen else ["<unk>", "<s>", "</s>"]
+    tokenizer = Tokenizer(models.BPE(unk_token=None if qwen else "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512 + 2 * len(texts), special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([*_TEXT, *texts], trainer)
+    if qwen:
+        roles = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "additional_special_tokens": special[1:]}
+    else:
+        roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+        )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=2048, **roles).save_pretrained(folder)
+    return folder
+
+
+def tiny_tower(folder: Path, width: int = 32, layers: int = 4, heads: int = 4, size: int = 28) -> Path:
+    """A CLIP vision tower with its image processor; patches of 7 by 7 pixels."""
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers, num_attention_heads=heads,
+        image_size=size, patch_size=7, projection_dim=width,
+    )  # fmt: skip
+    CLIPVisionModel(config).save_pretrained(folder)
+    sizes: dict[str, Any] = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    CLIPImageProcessor(**sizes).save_pretrained(folder)
+    return folder
+
+
+def language_sizes(vocabulary: int, **changes: Any) -> dict[str, Any]:
+    """Arguments of a tiny language model's config."""
+    sizes = {
+        "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS // 2, "vocab_size": vocabulary, "max_position_embeddings": 2048,
+        "initializer_range": 0.2,
+    }  # fmt: skip
+    return {**sizes, **changes}
+
+
+def tiny_llava(
+    folder: str | Path, kind: str = "llama", seed: int = 0, tower: str | Path | None = None, texts: Sequence[str] = (),
+    language: dict[str, Any] | None = None, **settings: Any,
+) -> Path:  # fmt: skip
+    """A whole LLaVA checkpoint: tower beside it, tokenizer inside.
+
+    Args:
+        folder: where to; its name must hold `kind`, by which LLaVA-NeXT's train script chooses the class.
+        kind: "llama" or "qwen".
+        seed: of the random weights.
+        tower: of an existing vision tower; None makes one with random weights beside `folder`.
+        texts: for the tokenizer, see :func:`tiny_tokenizer`.
+        language: arguments of the language model's config that differ from :func:`language_sizes`.
+        settings: keys of LLaVA's config.
+    """
+    import torch
+
+    from ..host.model.pretraining import assemble
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_tokenizer(folder, "qwen" if kind == "qwen" else "llama", texts)
+    added = json.loads((folder / "tokenizer.json").read_text())
+    if tower is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            tower = tiny_tower(folder.absolute().parent / "vision_tower")
+    ids = {token["content"]: token["id"] for token in added["added_tokens"]}
+    begin, end, pad = ("<|endoftext|>", "<|im_end|>", "<|endoftext|>") if kind == "qwen" else ("<s>", "</s>", "<unk>")
+    tokens = {"bos_token_id": ids[begin], "eos_token_id": ids[end], "pad_token_id": ids[pad]}
+    vocabulary = len(added["model"]["vocab"])
+    pooling = {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "bilinear", "mm_newline_position": "no_token"}
+    sizes = language_sizes(vocabulary, **{**tokens, **(language or {})})
+    return assemble(f"llava_{kind}", folder, sizes, Path(os.path.abspath(tower)), seed, **{**pooling, **settings})
+
+
+# LLaVA's own loader without its talk.
+
+
+def load_quietly(path: Path, base: Path | None = None) -> tuple[Any, Any, Any, Any]:
+    """By LLaVA's own loader, without what it prints and warns of; errors come through."""
+    from ..host.inference.prompts import load
+
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = load(str(path), base and str(base), torch_dtype="float32")
+    loaded[1].eval()
+    return loaded
+
+
+# The demo's base model: a tiny LLaVA that understands ego clips, and of exo clips what is plain there.
+#
+# It is the teacher as it stands, and what every student starts from. Real ones come from a hub; this one is trained
+# here,
+# on features that the frozen tower gave once.
+
+SHOWN = (0, FRAMES - 1)  # of a clip's frames, those that LLaVA samples with --frames_upbound 2
+
+
+def turns(pair: tuple[str, str], before: bool = True) -> list[dict[str, str]]:
+    """A question and its answer as a conversation of LLaVA's JSON, the clip before the question or behind it."""
+    question, answer = pair
+    asked = f"<image>\n{question}" if before else f"{question}\n<image>"
+    return [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
+
+
+def train_base(
+    folder: Path, material: dict[str, Sequence[Scene]], template: str, seed: int, steps: int,
+    batch: int = 64, rate: float = 3e-3, report: Callable[[int, float], None] | None = None,
+) -> None:  # fmt: skip
+    """Train the checkpoint in `folder` in place.
+
+    Args:
+        folder: an untrained LLaVA checkpoint.
+        material: view -> scenes.
+        template: name of its conversation template.
+        seed: of the batches.
+        steps: optimizer steps.
+        batch: conversations a step.
+        rate: highest learning rate.
+        report: called with step and loss now and then.
+    """
+    from ..host.model.pretraining import loss
+
+    tokenizer, model, processor, _ = load_quietly(folder)
+    rows, features, owners = _prepare(model, tokenizer, processor, material, template, seed)
+    parameters = [p for name, p in model.named_parameters() if "vision_tower" not in name]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    model.train()
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        chosen = torch.randint(len(rows), (batch,), generator=generator).tolist()
+        value = loss(model, [rows[i] for i in chosen], [features[owners[i]] for i in chosen])
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if report is not None and step % 50 == 0:
+            report(step, value.item())
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "vision_tower" not in name}
+    model.save_pretrained(folder, state_dict=weights)
+
+
+def _prepare(
+    model: Any, tokenizer: Any, processor: Any, material: dict[str, Sequence[Scene]], template: str,
+    seed: int,
+) -> tuple[list[dict[str, Tensor]], list[Tensor], list[int]]:  # fmt: skip
+    """Rows, the clips' features, and which clip each row is about."""
+    from ..host.model.pretraining import tower_features, training_rows
+
+    told = {"ego": ego_answers, "exo": scene_answers}
+    asked, owners, frames = [], [], []
+    for view, scenes in material.items():
+        for scene in scenes:
+            pairs = told[view](scene)
+            asked += pairs
+            owners += [len(frames)] * len(pairs)
+            frames.append(draw(scene, view)[list(SHOWN)])
+    pixels = processor.preprocess(list(np.concatenate(frames)), return_tensors="pt")["pixel_values"]
+    features = tower_features(model, pixels).split(len(SHOWN))
+    # The clip stands before or behind the question, at random, as in the students' training. A question with its answer
+    # is one row a place, whichever clip it is about.
+    placed = list(zip(asked, np.random.default_rng(seed).integers(0, 2, len(asked)).astype(bool).tolist(), strict=True))
+    different = list(dict.fromkeys(placed))
+    made = training_rows(tokenizer, [turns(pair, before) for pair, before in different], template)
+    rows = dict(zip(different, made, strict=True))
+    return [rows[one] for one in placed], list(features), owners

@@ -1,0 +1,1 @@
+"""Paired videos: from folders of clips to a checked and cut pairs file."""

@@ -1,0 +1,1 @@
+"""Training files: from pairs and teacher answers to LLaVA's JSON list."""

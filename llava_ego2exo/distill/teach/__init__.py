@@ -1,0 +1,1 @@
+"""Teacher answers: from a pairs file to stored answers about its ego clips."""

@@ -1,0 +1,1 @@
+"""Benchmark files: from each published layout to questions with video paths."""

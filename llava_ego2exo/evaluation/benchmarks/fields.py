@@ -1,0 +1,248 @@
+"""One row's values, each checked as it is taken out; all that is wrong with the row is collected."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import string
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from .files import base_name
+
+# Longer than any recording; also keeps out integers that no float holds.
+MAX_SECONDS = 1e7
+_NUMBER = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})?")
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
+_CONTROL = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")
+
+
+class Fields:
+    """The values of a row.
+
+    Args:
+        row: as the file holds it; anything but an object is a fault.
+    """
+
+    def __init__(self, row: Any) -> None:
+        self.faults: list[str] = []
+        self._taken: set[str] = set()
+        self._is_object = isinstance(row, dict)
+        self._row: dict[str, Any] = row if isinstance(row, dict) else {}
+        if not self._is_object:
+            self.fault(f"is {kind_of(row)}, not an object")
+
+    def fault(self, text: str) -> None:
+        """Note what is wrong with the row, once."""
+        if text not in self.faults:
+            self.faults.append(text)
+
+    def value(self, key: str, optional: bool = False) -> Any:
+        """As it stands; None, which is a fault unless `optional`, where it is missing or null."""
+        self._taken.add(key)
+        value = self._row.get(key)
+        if value is None and not optional and self._is_object:
+            self.fault(f"{key} is null" if key in self._row else f"lacks {key}")
+        return value
+
+    def has(self, key: str) -> bool:
+        """Whether the row has it, and it is not null."""
+        return self._row.get(key) is not None
+
+    def unread(self) -> set[str]:
+        """Keys of the row that no one asked for."""
+        return self._row.keys() - self._taken
+
+    def text(self, key: str) -> str:
+        """A text that is not empty, blanks at its ends removed; "" after a fault."""
+        value = self.value(key)
+        if value is None:
+            return ""
+        reason = text_fault(value)
+        if reason:
+            self.fault(f"{key} {reason}")
+            return ""
+        return value.strip()
+
+    def video(self, key: str) -> str:
+        """Name or path of a video; "" after a fault."""
+        value = self.text(key)
+        if value and (_CONTROL.search(value) or not base_name(value)):
+            self.fault(f"{key} {short(value)} names no file")
+            return ""
+        return value
+
+    def seconds(self, key: str) -> float | None:
+        """A number of seconds, perhaps as a text; None after a fault."""
+        value = self.value(key)
+        if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+            value = float(value)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and 0 <= value <= MAX_SECONDS:
+            return float(value)
+        if value is not None:
+            self.fault(f"{key} {short(value)} is no number of seconds from 0 on")
+        return None
+
+    def span(self) -> tuple[float | None, float | None]:
+        """`start_timestamp` and `end_timestamp` in seconds; both None where the row has neither."""
+        if not self.has("start_timestamp") and not self.has("end_timestamp"):
+            return None, None
+        start, end = self.seconds("start_timestamp"), self.seconds("end_timestamp")
+        if start is not None and end is not None and end <= start:
+            self.fault(f"end_timestamp {end:g} is not after start_timestamp {start:g}")
+        return start, end
+
+
+def text_fault(value: Any) -> str:
+    """Why a value is no text that can be asked; "" where it is one."""
+    if not isinstance(value, str):
+        return f"is {kind_of(value)}, not a text"
+    if not value.strip():
+        return "is empty"
+    return f"{short(value)} is no valid Unicode text" if _NO_TEXT.search(value) else ""
+
+
+def kind_of(value: Any) -> str:
+    """A JSON value's type, in words."""
+    names = {type(None): "null", bool: "true or false", str: "a text", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number")
+
+
+def short(value: Any) -> str:
+    """A value for a message, in ASCII and not long."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:g}" if math.isfinite(value) and abs(value) <= MAX_SECONDS else "(too large)"
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# Options of a multiple-choice row, and which of them its data calls right.
+
+_KEY = re.compile(r"[A-Za-z]|[0-9]{1,2}")
+_LABELLED = re.compile(r"\(?([A-Za-z]|[0-9]{1,2})(?:[.:]\s+|\)\s*)(\S.*)", re.DOTALL)
+_STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_NUMBERED = re.compile(rf"\s*([0-9]{{1,2}})\.\s*(\[\s*(?:{_STRING}\s*(?:,\s*{_STRING}\s*)*(?:,\s*)?)?\])\s*", re.DOTALL)
+
+
+def take_choices(fields: Fields, key: str, lists: bool = False) -> dict[str, str]:
+    """key -> option text of a row; empty after a fault.
+
+    Args:
+        fields: the row.
+        key: where the options stand.
+        lists: a list will do too; its entries are A, B, ... or have the labels that they all begin with.
+    """
+    value = fields.value(key)
+    if lists and isinstance(value, list):
+        value = _from_list(value)
+    if not isinstance(value, dict):
+        if value is not None:
+            fields.fault(f"{key} is {kind_of(value)}, not an object of key: option")
+        return {}
+    return check_choices(fields, key, value)
+
+
+def check_choices(fields: Fields, key: str, choices: Mapping[str, Any]) -> dict[str, str]:
+    """The options with blanks at their ends removed; empty after a fault."""
+    before = len(fields.faults)
+    if len(choices) < 2:
+        fields.fault(f"{key} has {len(choices)} option(s), not 2 or more")
+    keys: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for name, text in choices.items():
+        if not _KEY.fullmatch(name):
+            fields.fault(f"{key} has the key {short(name)}, not a letter or a number of up to 2 digits")
+        other = keys.setdefault(name.lower(), name)
+        if other != name:
+            fields.fault(f"{key} has the keys {other} and {name}")
+        reason = text_fault(text)
+        if reason:
+            fields.fault(f"{key} {short(name)} {reason}")
+            continue
+        twin = texts.setdefault(plain(text), name)
+        if twin != name:
+            fields.fault(f"{key} {short(twin)} and {short(name)} are the same: {short(text)}")
+    return {} if len(fields.faults) > before else {name: text.strip() for name, text in choices.items()}
+
+
+def take_key(fields: Fields, key: str, choices: Mapping[str, str]) -> str:
+    """The right key where the row names it; "" after a fault."""
+    value = fields.text(key)
+    if value and choices and value not in choices:
+        fields.fault(f"{key} {short(value)} is none of the choices {', '.join(choices)}")
+        return ""
+    return value
+
+
+def take_text(fields: Fields, key: str, choices: Mapping[str, str]) -> str:
+    """The right key where the row holds its option's text; "" after a fault."""
+    value = fields.text(key)
+    return match(fields, key, value, [name for name, text in choices.items() if plain(text) == plain(value)], choices)
+
+
+def take_key_or_text(fields: Fields, key: str, choices: Mapping[str, str]) -> str:
+    """The right key where the row holds the key, the text, or both ("C. walk"); "" after a fault."""
+    value = fields.text(key)
+    fitting = [name for name, text in choices.items() if value == name or plain(text) == plain(value)]
+    label = _LABELLED.fullmatch(value)
+    if label and plain(choices.get(label[1], "")) == plain(label[2]):
+        fitting.append(label[1])
+    return match(fields, key, value, list(dict.fromkeys(fitting)), choices)
+
+
+def match(fields: Fields, key: str, value: str, fitting: list[str], choices: Mapping[str, Any]) -> str:
+    """The one option that fits; "" after a fault, and where options or answer had one already."""
+    if not value or not choices:
+        return ""
+    if len(fitting) != 1:
+        which = f"several options: {', '.join(fitting)}" if fitting else "no option"
+        fields.fault(f"{key} {short(value)} matches {which}")
+        return ""
+    return fitting[0]
+
+
+def numbered_lists(text: str) -> dict[str, list[str]] | None:
+    """Number -> entries of "1. ['a', 'b'] 2. ['c']"; None where a text is anything else, or a number stands twice."""
+    found: dict[str, str] = {}
+    place = 0
+    while place < len(text):
+        part = _NUMBERED.match(text, place)
+        if not part or part[1] in found:
+            return None
+        found[part[1]] = part[2]
+        place = part.end()
+    try:
+        with warnings.catch_warnings():
+            # Python warns of "\d", which stands for itself.
+            warnings.simplefilter("ignore")
+            return {number: ast.literal_eval(entries) for number, entries in found.items()}
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+
+
+def plain(text: str) -> str:
+    """A text as it is compared: without differences of case and blanks."""
+    return " ".join(text.split()).casefold()
+
+
+def _from_list(values: list[Any]) -> dict[str, Any]:
+    parts = [_LABELLED.fullmatch(value.strip()) if isinstance(value, str) else None for value in values]
+    labels = [part[1] for part in parts if part]
+    for first in ("A", "a", "1", "0"):
+        if values and labels == _labels(first, len(values)):
+            return {part[1]: part[2] for part in parts if part}
+    # Beyond Z the keys are not keys, and are refused as such.
+    return {_letter(index): value for index, value in enumerate(values)}
+
+
+def _labels(first: str, count: int) -> list[str]:
+    if first.isdigit():
+        return [str(int(first) + index) for index in range(count)]
+    return list(string.ascii_letters[string.ascii_letters.index(first) :][: min(count, 26)])
+
+
+def _letter(index: int) -> str:
+    return string.ascii_uppercase[index] if index < 26 else f"option {index + 1}"

@@ -1,0 +1,167 @@
+"""The benchmarks by name, and the items that a benchmark's file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...common.text import listed
+from ...errors import Ego2ExoError
+from ..items import CHOICE, DESCRIPTION, Item
+from .current import CHARADES_DESCRIPTION, EGO_IN_EXO, TODAY, TSU_DESCRIPTION
+from .files import EGO, EXO, find_data_file
+from .layout import Layout, make_items, read_rows
+from .legacy import LEGACY_CHARADES, LEGACY_OPTIONS, LEGACY_SMARTHOME, LEGACY_SPANS
+
+# Every malformed row of a benchmark is named, but a message has an end.
+_SHOWN = 1000
+_CHOICE_LAYOUTS = (TODAY, LEGACY_CHARADES, LEGACY_SMARTHOME, LEGACY_SPANS, LEGACY_OPTIONS)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Args:
+        title: as its authors call it; the category of items whose data has none.
+        kind: "choice" or "description".
+        readers: layouts that its files may have.
+        files: names that published files have, without "LEGACY-".
+        views: cameras that it can be asked on; empty where it has one only.
+    """
+
+    title: str
+    kind: str
+    readers: tuple[Layout, ...]
+    files: tuple[str, ...]
+    views: tuple[str, ...] = ()
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "ego-in-exo": Benchmark("Ego-in-Exo Perception", CHOICE, (EGO_IN_EXO,), ("all_category_qas.json",), (EXO, EGO)),
+    "adlx-charades-ar": Benchmark("Charades-AR", CHOICE, _CHOICE_LAYOUTS, ("Charades-AR.json",)),
+    "adlx-smarthome-ar": Benchmark("Smarthome-AR", CHOICE, _CHOICE_LAYOUTS, ("Smarthome-AR.json",)),
+    "adlx-lemma-tc": Benchmark("LEMMA-TC", CHOICE, _CHOICE_LAYOUTS, ("LEMMA-TC.json",)),
+    "adlx-tsu-tc": Benchmark("TSU-TC", CHOICE, _CHOICE_LAYOUTS, ("TSU-TC.json",)),
+    "adlx-charades-desc": Benchmark(
+        "Charades-Description",
+        DESCRIPTION,
+        (CHARADES_DESCRIPTION,),
+        ("Charades-Description.json", "Charades-Desc.json"),
+    ),
+    "adlx-tsu-desc": Benchmark(
+        "TSU-Description", DESCRIPTION, (TSU_DESCRIPTION,), ("TSU-Description.json", "TSU-Desc.json")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read.
+
+    Args:
+        items: in the data's order; of a row asked on two views, both stand together.
+        bad: rows left out, each by name and what is wrong with it.
+        path: of the file.
+        layout: that it has.
+        rows: number of rows, those left out included.
+        unread: key that is not read -> number of rows that have it.
+        precut: item's id -> name of the clip as a file of its own, where the data tells it.
+    """
+
+    items: list[Item]
+    bad: list[str]
+    path: Path
+    layout: str
+    rows: int
+    unread: dict[str, int]
+    precut: dict[str, str]
+
+
+def benchmark_of(name: str) -> Benchmark:
+    """The benchmark of a name.
+
+    Raises:
+        Ego2ExoError: there is none.
+    """
+    if name not in BENCHMARKS:
+        raise Ego2ExoError(f"--benchmark {name!r}", ", ".join(BENCHMARKS), "choose one of these")
+    return BENCHMARKS[name]
+
+
+def data_file(name: str, data: str | Path) -> Path:
+    """The file of a benchmark.
+
+    Args:
+        name: of the benchmark.
+        data: the file, or a folder that holds it under the name that it was published with.
+
+    Raises:
+        Ego2ExoError: the name is unknown, a folder holds no or several fitting files, or a file is another benchmark's.
+    """
+    benchmark_of(name)
+    return find_data_file(data, name, {other: known.files for other, known in BENCHMARKS.items()})
+
+
+def read_benchmark(
+    name: str,
+    data: str | Path,
+    views: Sequence[str] = (EXO,),
+    categories: Sequence[str] | None = None,
+    max_bad: int = 0,
+) -> Read:
+    """The items of a benchmark.
+
+    Args:
+        name: of the benchmark.
+        data: its JSON file, or a folder that holds it under the name that it was published with.
+        views: cameras to ask on; of benchmarks with one camera leave it as it is.
+        categories: those to keep; None: all.
+        max_bad: malformed rows that may be left out.
+
+    Raises:
+        Ego2ExoError: a name is unknown, the file is not there or cannot be read, or more rows are malformed.
+    """
+    benchmark = benchmark_of(name)
+    views = _check_views(name, benchmark, views)
+    if max_bad < 0:
+        raise Ego2ExoError(f"--max-bad-rows {max_bad}", "0 or more", "mend the number")
+    path = data_file(name, data)
+    rows = read_rows(path, benchmark.readers)
+    made = make_items(name, benchmark.title, benchmark.kind, views, path.name, rows.good)
+    found = [text for _, text in sorted({**rows.bad, **made.bad}.items())]
+    total = len(rows.good) + len(rows.bad)
+    _refuse_bad(path, found, total, max_bad)
+    items = made.items if categories is None else _only(made.items, categories)
+    return Read(items, found, path, rows.layout.name, total, rows.unread, made.precut)
+
+
+def _check_views(name: str, benchmark: Benchmark, views: Sequence[str]) -> tuple[str, ...]:
+    known = benchmark.views or (EXO,)
+    views = (views,) if isinstance(views, str) else tuple(dict.fromkeys(views))
+    unknown = [view for view in views if view not in known]
+    if unknown or not views:
+        allowed = f"{', '.join(known)} for {name}" if benchmark.views else f"nothing: {name} has one camera only"
+        raise Ego2ExoError(f"--view {', '.join(map(str, unknown)) or '(none)'}", allowed, "mend or drop --view")
+    return views if benchmark.views else ("",)
+
+
+def _refuse_bad(path: Path, bad: Sequence[str], total: int, max_bad: int) -> None:
+    if len(bad) > max_bad or len(bad) == total:
+        leave_out = f", or leave them out, counted, by --max-bad-rows {len(bad)}" if len(bad) < total else ""
+        raise Ego2ExoError(
+            f"{path}: {len(bad)} malformed row(s) of {total}: {listed(bad, _SHOWN)}",
+            f"{max_bad} malformed row(s), and at least one good row",
+            f"mend these rows{leave_out}",
+        )
+
+
+def _only(items: Sequence[Item], categories: Sequence[str]) -> list[Item]:
+    known = list(dict.fromkeys(item.category for item in items))
+    unknown = [category for category in categories if category not in known]
+    if unknown or not categories:
+        raise Ego2ExoError(
+            f"--categories {', '.join(map(ascii, unknown)) or '(none)'}", ", ".join(known), "choose among these"
+        )
+    return [item for item in items if item.category in categories]

@@ -1,1 +1,0 @@
-"""Layouts of benchmark files: one small reader each."""

@@ -1,0 +1,1 @@
+"""Free-form replies: from text to the option it names, or none."""

@@ -1,0 +1,1 @@
+"""From metrics and items to tables, charts and the report page."""

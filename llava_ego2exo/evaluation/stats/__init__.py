@@ -1,0 +1,1 @@
+"""From scored items to metrics with intervals and paired differences."""

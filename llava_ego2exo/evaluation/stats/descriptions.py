@@ -1,0 +1,103 @@
+"""Marks of descriptions as numbers: means of 0 to 5, shown times 20, and what is missing from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
+from typing import Any
+
+from ..items import FAILED, Described
+from .intervals import mean_interval
+from .rows import ALL, row_id
+
+ASPECTS = ("correctness", "detail", "context", "temporal", "consistency")
+MEAN = "mean of aspects"
+SCALE = 20
+
+
+def described_rows(described: Sequence[Described], base: str | None) -> list[dict[str, Any]]:
+    """Flat rows: model x view x category (and "all") x aspect (and their mean, of the rows that have all marks).
+
+    A row that failed counts as 0 and among "failed"; a mark that is missing counts among "missing" and in no mean;
+    judged + missing + failed = n. "difference" is taken against the base on the rows for which both have a value.
+    """
+    aspects = aspects_of(described)
+    members: dict[tuple[str, str, str | None], list[Described]] = {}
+    for one in described:
+        for category in (ALL, one.items[0].category):
+            members.setdefault((one.items[0].view, category, one.model), []).append(one)
+    views, categories, models = (dict.fromkeys(key[place] for key in members) for place in range(3))
+    rows = []
+    for view, category, model in product(views, categories, models):
+        mine, theirs = members.get((view, category, model), []), members.get((view, category, base), [])
+        for aspect in (*aspects, MEAN):
+            value = _values(aspect, aspects)
+            named = {"model": model, "view": view, "category": category, "aspect": aspect}
+            rows.append({**named, **_row(mine, value), **_against(mine, theirs, value, base)})
+    return rows
+
+
+def aspects_of(described: Iterable[Described]) -> list[str]:
+    """Those that any row has a mark for, or was to have one; all five where there is none."""
+    found = dict.fromkeys(aspect for one in described for aspect in one.marks)
+    return [*(name for name in ASPECTS if name in found), *(name for name in found if name not in ASPECTS)] or [
+        *ASPECTS
+    ]
+
+
+def _values(aspect: str, aspects: Sequence[str]) -> Callable[[Described], float | None]:
+    """What gives a row's mark of one aspect, or of their mean: 0 for a failed row, None for a missing mark."""
+
+    def value(one: Described) -> float | None:
+        marks = [one.marks.get(name) for name in (aspects if aspect == MEAN else [aspect])]
+        if one.state == FAILED:
+            return 0.0
+        known = [mark for mark in marks if mark is not None]
+        return math.fsum(known) / len(known) if len(known) == len(marks) else None
+
+    return value
+
+
+def _row(members: Sequence[Described], value: Callable[[Described], float | None]) -> dict[str, Any]:
+    found = [(mark, one.items[0].video) for one in members if (mark := value(one)) is not None]
+    failed = sum(one.state == FAILED for one in members)
+    marks, videos = [pair[0] for pair in found], [pair[1] for pair in found]
+    return {
+        "n": len(members),
+        "videos": len(set(videos)),
+        "judged": len(found) - failed,
+        "missing": len(members) - len(found),
+        "failed": failed,
+        "mean": SCALE * math.fsum(marks) / len(marks) if marks else None,
+        "interval": _shown(marks, videos, (0, 5)),
+    }
+
+
+def _against(
+    mine: Sequence[Described],
+    theirs: Sequence[Described],
+    value: Callable[[Described], float | None],
+    base: str | None,
+) -> dict[str, Any]:
+    """The paired difference against the base; none for the base itself."""
+    if not mine or mine[0].model == base:
+        return {"against": None, "difference": None, "difference_interval": None, "pairs": 0}
+    other = {row_id(one): value(one) for one in theirs}
+    gaps, videos = [], []
+    for one in mine:
+        first, second = value(one), other.get(row_id(one))
+        if first is not None and second is not None:
+            gaps.append(first - second)
+            videos.append(one.items[0].video)
+    return {
+        "against": base,
+        "difference": SCALE * math.fsum(gaps) / len(gaps) if gaps else None,
+        "difference_interval": _shown(gaps, videos, (-5, 5)),
+        "pairs": len(gaps),
+    }
+
+
+def _shown(values: Sequence[float], videos: Sequence[str], bounds: tuple[float, float]) -> list[float] | None:
+    interval = mean_interval(values, videos, bounds) if values else None
+    return None if interval is None else [SCALE * end for end in interval]

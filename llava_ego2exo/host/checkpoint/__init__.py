@@ -1,0 +1,1 @@
+"""A checkpoint folder before it is loaded: config, files, class, tokenizer, and safe reading of its weights."""

@@ -1,0 +1,92 @@
+"""Which of LLaVA's classes, and which dtype, a checkpoint means: read from its config, never from its path."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from typing import Any
+
+import torch
+
+from ...errors import Ego2ExoError
+from .config import read_config
+
+# model_type -> (module below llava.model.language_model, class). MPT is broken upstream in both flavours.
+CLASSES = {
+    "llava_llama": ("llava_llama", "LlavaLlamaForCausalLM"),
+    "llava_qwen": ("llava_qwen", "LlavaQwenForCausalLM"),
+    "llava_mistral": ("llava_mistral", "LlavaMistralForCausalLM"),
+    "llava_mixtral": ("llava_mixtral", "LlavaMixtralForCausalLM"),
+    "llava_gemma": ("llava_gemma", "LlavaGemmaForCausalLM"),
+    "llava_qwen_moe": ("llava_qwen_moe", "LlavaQwenMoeForCausalLM"),
+}
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def torch_dtype(value: Any, given_as: str = "torch_dtype") -> torch.dtype:
+    """The dtype meant by LLaVA's `torch_dtype` argument; unset is its default, float16.
+
+    Raises:
+        Ego2ExoError: it is neither a float dtype nor the name of one.
+    """
+    found = _DTYPES.get(str(value or "float16").removeprefix("torch."))
+    if found is None:
+        raise Ego2ExoError(f"{given_as} {value!r}", ", ".join(_DTYPES), "pass one of these")
+    return found
+
+
+def class_key(config: dict[str, Any], path: str) -> str | None:
+    """Key in `CLASSES` for a checkpoint's config; None where it is no LLaVA model or one we do not serve.
+
+    Raises:
+        Ego2ExoError: it says `llava` (as the OneVision hub configs do) and its architecture is not LLaVA's either.
+    """
+    kind = config.get("model_type", "")
+    if kind != "llava":
+        return kind if kind in CLASSES else None
+    architectures = config.get("architectures") or ["?"]
+    for key, (_, name) in CLASSES.items():
+        if architectures[0] == name:
+            return key
+    raise Ego2ExoError(
+        f"{path}: model_type 'llava' with architecture {architectures[0]}",
+        ", ".join(name for _, name in CLASSES.values()),
+        "take the original LLaVA weights; transformers' own `LlavaForConditionalGeneration` format is another one",
+    )
+
+
+def llava_class(key: str) -> Any:
+    """The host's class for a key of `CLASSES`.
+
+    Raises:
+        Ego2ExoError: the installed llava or transformers has no such model.
+    """
+    module, name = CLASSES[key]
+    try:
+        return getattr(importlib.import_module(f"llava.model.language_model.{module}"), name)
+    except ImportError as error:
+        raise Ego2ExoError(f"the installed llava has no {name} ({error})", "", "install LLaVA-NeXT") from error
+
+
+def wrap_class(original: classmethod) -> classmethod:
+    """Mend: training chooses the class by letters anywhere in the path; the checkpoint's config says which it is."""
+    inner = original.__func__
+
+    @functools.wraps(inner)
+    def from_pretrained(cls: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+        key = _stored_key(path) if isinstance(path, str) else None
+        meant = llava_class(key) if key else cls
+        if meant is cls or cls.__name__ not in {name for _, name in CLASSES.values()}:
+            return inner(cls, path, *args, **kwargs)
+        warnings.warn(f"{path} is a {meant.__name__} by its config; the host asked for {cls.__name__}.", stacklevel=2)
+        return meant.from_pretrained(path, *args, **kwargs)
+
+    return classmethod(from_pretrained)
+
+
+def _stored_key(path: str) -> str | None:
+    try:
+        return class_key(read_config(path), path)
+    except Ego2ExoError:
+        return None  # unreadable, or not LLaVA's format: what follows says so in its own words

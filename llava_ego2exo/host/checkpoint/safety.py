@@ -1,0 +1,156 @@
+"""Load tensors, never code: `torch.load` restricted to weights."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import Ego2ExoError
+from ..hooks.flavour import PYPI, detect
+from ..hooks.install import substituted
+from .config import read_config
+
+# Classes beside tensors that a checkpoint may hold, by name: DeepSpeed's, in the optimizer shards of ZeRO.
+ALLOWED_CLASSES = (
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+)
+
+
+class WeightsRefused(Ego2ExoError):
+    """A weight file that is not loaded."""
+
+
+@contextlib.contextmanager
+def only_weights() -> Iterator[None]:
+    """Inside the block every `torch.load` of the process refuses pickled code, whichever library calls it.
+
+    LLaVA and older peft and transformers call `torch.load` without `weights_only`, which executes a file's pickle on
+    torch < 2.6. Blocks may be nested, but not in threads that overlap.
+
+    Raises:
+        Ego2ExoError: a file holds something else than tensors and plain containers (nothing of it was run), or is
+            damaged; also where a library has put an error of its own in its place.
+    """
+    with substituted(torch, load=_restricted(torch.load)), _allowed():
+        try:
+            yield
+        except Exception as error:
+            refusal = _refusal_behind(error)
+            if refusal is None or refusal is error:
+                raise
+            raise refusal from error
+
+
+def _allowed() -> Any:
+    """torch >= 2.5 can allow classes for a block; before, DeepSpeed's shards stay refused."""
+    found = []
+    for path in ALLOWED_CLASSES if "deepspeed" in sys.modules else ():
+        module, _, name = path.rpartition(".")
+        with contextlib.suppress(ImportError, AttributeError):
+            found.append(getattr(importlib.import_module(module), name))
+    safe = getattr(torch.serialization, "safe_globals", None)
+    return safe(found) if safe and found else contextlib.nullcontext()
+
+
+def _restricted(original: Any) -> Any:
+    @functools.wraps(original)
+    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs["weights_only"] = True
+        kwargs.pop("pickle_module", None)
+        try:
+            return original(file, *args, **kwargs)
+        except (MemoryError, torch.cuda.OutOfMemoryError, Ego2ExoError):
+            raise
+        except Exception as error:
+            if getattr(error, "filename", None) is not None:
+                raise  # it is missing or not readable, and its own message names it
+            # A file that was cut off or changed makes the unpickler throw whatever its bytes ask for.
+            name = file if isinstance(file, (str, os.PathLike)) else getattr(file, "name", "the file")
+            reason = next(iter(str(error).strip().splitlines()), "no reason given")[:200]
+            raise WeightsRefused(
+                f"{name} is not a weight file or is damaged: {type(error).__name__}: {reason}",
+                "tensors in plain containers (weights_only), or safetensors",
+                "copy or save the file again, as safetensors, from a source you trust",
+            ) from error
+
+    return load
+
+
+def _refusal_behind(error: BaseException | None) -> WeightsRefused | None:
+    """transformers answers any error of `torch.load` with one of its own, which gives no reason."""
+    while error is not None and not isinstance(error, WeightsRefused):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+# Whether the safetensors files of a folder are whole.
+
+
+def require_whole_weights(folder: str | Path | None) -> None:
+    """Check the header and length of each `.safetensors` file in a folder; reads headers alone.
+
+    Args:
+        folder: of a checkpoint; a hub name or None is not checked.
+
+    Raises:
+        Ego2ExoError: a file is cut off or not a safetensors file; safetensors' own error does not name it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(Path(folder).glob("*.safetensors")) if folder is not None else ():
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise Ego2ExoError(
+                f"{file} is damaged: {error}", "a whole safetensors file", "copy or download it again"
+            ) from error
+
+
+# Python code that a checkpoint brings: LLaVA lets transformers run it for `hf:` towers, and for paths with `mpt`.
+
+ALLOWED = "LLAVA_EGO2EXO_REMOTE_CODE"
+
+
+def check_tower_code(tower: Any) -> None:
+    """Refuse a `hf:` tower (`--vision_tower`, or `mm_vision_tower` of a config) that brings code.
+
+    Raises:
+        Ego2ExoError: it does, and the environment does not allow it.
+    """
+    if isinstance(tower, str) and tower.startswith("hf:"):
+        _refuse(tower.removeprefix("hf:"), f"the vision tower {tower}")
+
+
+def check_base_code(path: Any) -> None:
+    """Refuse a base that brings code where llava-torch would run it: by the letters `mpt` anywhere in its path.
+
+    Raises:
+        Ego2ExoError: it does, and the environment does not allow it.
+    """
+    if "mpt" in str(path) and detect() == PYPI:
+        _refuse(str(path), f"--model_name_or_path {path}")
+
+
+def _refuse(path: str, given: str) -> None:
+    try:
+        config = read_config(path)
+    except Ego2ExoError:
+        return  # whoever reads the missing config reports it
+    if config.get("auto_map") and os.environ.get(ALLOWED) != "1":
+        raise Ego2ExoError(
+            f"{given} brings Python code of its own (auto_map in its config.json)",
+            "models whose classes transformers and llava know",
+            f"read that code first, and set {ALLOWED}=1 if you trust it",
+        )

@@ -1,0 +1,68 @@
+"""Which `llava` is importable: LLaVA-NeXT ("next") or PyPI's llava-torch ("pypi")."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...errors import Ego2ExoError
+
+NEXT, PYPI = "next", "pypi"
+
+
+def package_folder() -> Path:
+    """The folder of the `llava` package that `import llava` would take; imports nothing.
+
+    Raises:
+        Ego2ExoError: there is none, or it is something else of the same name.
+    """
+    spec = importlib.util.find_spec("llava")
+    folder = Path(next(iter(spec.submodule_search_locations or ()), "")) if spec else None
+    if folder is None or not (folder / "model" / "llava_arch.py").is_file():
+        raise Ego2ExoError(
+            "no `llava` package is importable" if spec is None else f"`llava` at {folder} is not LLaVA",
+            "LLaVA-NeXT (1.7.0.dev0) or llava-torch 1.2.2",
+            "put a LLaVA-NeXT checkout on PYTHONPATH, or run `pip install --no-deps llava-torch==1.2.2.post1`",
+        )
+    return folder
+
+
+def detect() -> str:
+    """The flavour's name, `NEXT` or `PYPI`."""
+    return NEXT if (package_folder() / "model" / "language_model" / "llava_qwen.py").is_file() else PYPI
+
+
+# Small views of `llava.model.llava_arch` that several seams need.
+
+
+def module() -> Any:
+    """The host module, imported."""
+    import llava.model.llava_arch as host
+
+    return host
+
+
+def original_projector_builder() -> Callable[..., Any]:
+    """LLaVA's own `build_vision_projector`, without our wrapper."""
+    return inspect.unwrap(module().build_vision_projector)
+
+
+# Mend: LLaVA-NeXT's Gemma and Qwen-MoE classes are used in train and loader, but never imported there.
+
+_CLASSES = {"llava_gemma": "LlavaGemmaForCausalLM", "llava_qwen_moe": "LlavaQwenMoeForCausalLM"}
+
+
+def missing_classes(host: Any) -> dict[str, Any]:
+    """Classes that the host module names but does not have; a transformers without the model leaves it out."""
+    found = {}
+    for module, name in _CLASSES.items():
+        if not hasattr(host, name):
+            try:
+                found[name] = getattr(importlib.import_module(f"llava.model.language_model.{module}"), name)
+            except ImportError:
+                continue
+    return found

@@ -1,0 +1,280 @@
+"""A frozen LLaVA model that answers several queries about several clips at once, greedily."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import Ego2ExoError
+from ..checkpoint.classes import torch_dtype
+from ..hooks.install import substituted
+from ..model.shared_encoding import shared_encoding
+from .prompts import load, positions, prompt, require_room, stop_ids
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer.
+
+    Args:
+        text: without special tokens, and without blanks at its ends.
+        tokens: (T,) what was generated, the end token included.
+        ended: the model ended it; False: the length limit did.
+        ids: (T, k) the likeliest tokens at each place, likeliest first; None where none were asked for.
+        logits: (T, k) their logits before any processing.
+    """
+
+    text: str
+    tokens: Tensor
+    ended: bool
+    ids: Tensor | None = None
+    logits: Tensor | None = None
+
+
+class Teacher:
+    """Answers by LLaVA's own splicing and `generate`, with the checkpoint's own generation config but greedily.
+
+    Args:
+        loaded: what LLaVA's loader returned.
+        template: name of a conversation template.
+        max_new_tokens: most tokens of an answer, its end token included.
+        top_k: how many of the likeliest tokens to keep at each place; 0: none.
+
+    Raises:
+        Ego2ExoError: the vocabulary is smaller than `top_k`, or answers leave no room for what is asked.
+    """
+
+    def __init__(
+        self, loaded: tuple[Any, Any, Any, Any], template: str, max_new_tokens: int = 256, top_k: int = 0
+    ) -> None:
+        self.tokenizer, self.model, self.image_processor, _ = loaded
+        self.model.eval()
+        self.template, self.max_new_tokens, self.top_k = template, max_new_tokens, top_k
+        self.stops = stop_ids(self.model, self.tokenizer, template)
+        size = self.model.config.vocab_size
+        if top_k > size:
+            raise Ego2ExoError(f"--top-k {top_k}", f"at most {size}, the vocabulary", "give a smaller one")
+        require_room(self.model.config.to_dict(), max_new_tokens)
+
+    def preprocess(self, frames: Any) -> Tensor:
+        """Frames (T, H, W, 3) uint8 as the vision tower takes them, (T, 3, H, W)."""
+        return self.image_processor.preprocess(list(frames), return_tensors="pt")["pixel_values"]
+
+    @torch.inference_mode()
+    def answer(self, clips: Sequence[Tensor], questions: Sequence[Sequence[str]]) -> list[list[Said] | Ego2ExoError]:
+        """Answers to each clip's questions, all in one batch; each clip goes through the vision tower once.
+
+        Args:
+            clips: (T, 3, H, W) each, preprocessed.
+            questions: those of each clip, without placeholder.
+
+        Returns:
+            For each clip its answers; an error for one that is too long for the model.
+        """
+        return self.each(clips, questions, self._generate)
+
+    def each(
+        self, clips: Sequence[Tensor], questions: Sequence[Sequence[Any]], ask: Callable[..., list[Any]]
+    ) -> list[list[Any] | Ego2ExoError]:
+        """What `ask` finds of each question, with those clips left out that are too long for the model.
+
+        Args:
+            clips: (T, 3, H, W) each, preprocessed.
+            questions: those of each clip.
+            ask: (clips, questions) -> one result a question, clip after clip, inside :meth:`checked_lengths`.
+        """
+        fitting = list(range(len(clips)))
+        results: list[list[Any] | Ego2ExoError] = [[] for _ in clips]
+        while fitting:
+            try:
+                found = iter(ask([clips[i] for i in fitting], [questions[i] for i in fitting]))
+            except _TooLong as error:
+                for place in error.lengths:
+                    results[fitting[place]] = error.of(place)
+                fitting = [clip for place, clip in enumerate(fitting) if place not in error.lengths]
+                continue
+            for clip in fitting:
+                results[clip] = [next(found) for _ in questions[clip]]
+            break
+        return results
+
+    def room(self) -> int:
+        """Most positions of a prompt with its video: what LLaVA does not cut off, and what leaves room to answer."""
+        config = self.model.config
+        context = positions(config.to_dict())
+        limits = [getattr(config, "tokenizer_model_max_length", None)]
+        limits += [context - self.max_new_tokens] if context else []
+        return min((limit for limit in limits if limit is not None), default=2**31)
+
+    def _generate(self, clips: Sequence[Tensor], questions: Sequence[Sequence[str]]) -> list[Said]:
+        model = self.model
+        rows = [self._ids(question) for asked in questions for question in asked]
+        owners = [clip for clip, asked in enumerate(questions) for _ in asked]
+        videos = [clip.to(model.device, model.dtype) for clip in clips]
+        images = [videos[clip] for clip in owners]
+        pad = torch.nn.utils.rnn.pad_sequence
+        ids = pad(rows, batch_first=True).to(model.device)
+        mask = pad([torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True).to(model.device)
+        steps: list[tuple[Tensor, Tensor]] = []
+        with contextlib.ExitStack() as stack:
+            # On the left, whatever the checkpoint was trained with: new tokens go behind the last column of all rows.
+            whole = {"tokenizer_padding_side": "left", "tokenizer_model_max_length": None}
+            stack.enter_context(self.checked_lengths(owners))
+            stack.enter_context(substituted(model.config, **whole))
+            stack.enter_context(shared_encoding(model, images))
+            stack.enter_context(last_logits(model, self.top_k, steps))
+            out = model.generate(
+                ids, attention_mask=mask, images=images, modalities=["video"] * len(images), do_sample=False,
+                num_beams=1, max_new_tokens=self.max_new_tokens, use_cache=True, eos_token_id=self.stops,
+                pad_token_id=self._pad_id(), temperature=None, top_p=None, top_k=None,
+            )  # fmt: skip
+        return self._said(out.cpu(), steps)
+
+    def _ids(self, question: str) -> Tensor:
+        from llava.mm_utils import tokenizer_image_token
+
+        return tokenizer_image_token(prompt(question, self.template), self.tokenizer, return_tensors="pt")
+
+    def _pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else (self.stops or [0])[0]
+
+    def _said(self, out: Tensor, steps: list[tuple[Tensor, Tensor]]) -> list[Said]:
+        texts, said = [], []
+        top = [torch.stack(part, 1).cpu() for part in zip(*steps, strict=True)] if steps else None
+        for index, row in enumerate(out):
+            ends = torch.isin(row, torch.tensor(self.stops)).nonzero()[:1, 0].tolist()
+            length = ends[0] + 1 if ends else len(row)
+            texts.append(row[:length])
+            kept = [part[index, :length] for part in top] if top else [None, None]
+            said.append((bool(ends), *kept))
+        words = self.tokenizer.batch_decode(texts, skip_special_tokens=True)
+        return [Said(w.strip(), t.clone(), *rest) for w, t, rest in zip(words, texts, said, strict=True)]
+
+    @contextlib.contextmanager
+    def checked_lengths(self, owners: list[int]) -> Iterator[None]:
+        """LLaVA cuts off what is too long, and with it the query, without a word: here :meth:`each` learns of it.
+
+        Args:
+            owners: of each row of the batch, the number of its clip.
+        """
+        original, room = self.model.prepare_inputs_labels_for_multimodal, self.room()
+
+        def prepare(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            lengths = result[2].sum(1).tolist()
+            over = {clip: length for clip, length in zip(owners, lengths, strict=True) if length > room}
+            if over:
+                raise _TooLong(over, room)
+            return result
+
+        with substituted(self.model, prepare_inputs_labels_for_multimodal=prepare):
+            yield
+
+
+class _TooLong(Exception):
+    """Clips of a batch that take more positions than there are, with how many they take."""
+
+    def __init__(self, lengths: dict[int, int], room: int) -> None:
+        self.lengths, self.room = lengths, room
+
+    def of(self, clip: int) -> Ego2ExoError:
+        return Ego2ExoError(
+            f"the clip with its query takes {self.lengths[clip]} positions, and the model has {self.room} for them",
+            "what leaves room for the answer",
+            "take fewer frames: --frames-upbound, --video-fps",
+        )
+
+
+@contextlib.contextmanager
+def last_logits(model: Any, k: int, steps: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Inside the block only each row's last logits are computed, and their k largest are added to `steps`.
+
+    transformers before 4.45 computes the logits of a whole prompt, in float32: gigabytes a row with thousands of
+    visual tokens, of which `generate` reads the last place.
+    """
+    head = model.get_output_embeddings()
+
+    def before(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][:, -1:], *args[1:])
+
+    def after(_module: Any, _args: Any, output: Tensor) -> None:
+        top = output[:, -1].float().topk(k)
+        steps.append((top.indices.int(), top.values.half()))
+
+    handles = [head.register_forward_pre_hook(before)]
+    handles += [head.register_forward_hook(after)] if k else []
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def memory_told(clips: int, rows: int, remedy: str = "") -> Iterator[None]:
+    """Inside the block, a GPU whose memory runs out says what would help.
+
+    Args:
+        clips: that go through the model together.
+        rows: questions about them.
+        remedy: what to do; "": by the flags of our commands, which go on where they were stopped.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise Ego2ExoError(
+            f"the GPU's memory ran out with {clips} clip(s) and {rows} question(s) at once",
+            "what fits",
+            remedy
+            or "run the same command with a smaller --batch-size, which goes on where this one stopped; with "
+            "--batch-size 1, start anew with fewer --frames-upbound or with --bits 4",
+        ) from error
+
+
+def load_teacher(
+    path: str, base: str | None, bits: int, dtype: str, local_rank: int | None, **asking: Any
+) -> Teacher:  # fmt: skip
+    """A teacher by LLaVA's own loader.
+
+    Args:
+        path: folder or hub name of the checkpoint.
+        base: what it was trained from, where it holds no whole model.
+        bits: 4, 8 or 16.
+        dtype: name of the type of weights that are not quantized.
+        local_rank: the process's GPU; None: all GPUs that are visible, or the CPU.
+        asking: further arguments of :class:`Teacher`.
+    """
+    from ..hooks.flavour import PYPI, detect
+
+    options: dict[str, Any] = {"torch_dtype": dtype, "load_4bit": bits == 4, "load_8bit": bits == 8}
+    if torch.cuda.is_available() and local_rank is not None:
+        torch.cuda.set_device(local_rank)
+        device = f"cuda:{local_rank}"
+        options |= {"device": device} if detect() == PYPI else {"device_map": {"": device}}
+    try:
+        loaded = load(path, base, **options)
+    except torch.cuda.OutOfMemoryError as error:
+        raise Ego2ExoError(
+            f"the GPU's memory ran out while {path} was loaded in {bits} bits", "what fits", "give --bits 4"
+        ) from error
+    except Ego2ExoError:
+        raise
+    except Exception as error:
+        # Whatever a damaged or missing file makes the libraries below throw.
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise Ego2ExoError(
+            f"{path} does not load: {reason}",
+            "a checkpoint with whole weights, its tokenizer, and its vision tower at hand",
+            "mend it, and run the same command again",
+        ) from error
+    # LLaVA leaves the tower in float16, or on the first GPU, in some of these cases.
+    tower = loaded[1].get_vision_tower().to(torch_dtype(dtype))
+    if local_rank is not None:
+        tower.to(loaded[1].device)
+    return Teacher(loaded, **asking)

@@ -1,0 +1,182 @@
+"""How likely a LLaVA model finds each option of a question about a video: no generation, nothing to parse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import Ego2ExoError
+from ..hooks.install import substituted
+from ..model.answer_pass import IGNORE_INDEX, Answers, answer_pass
+from ..model.shared_encoding import shared_encoding
+from .answerer import Teacher
+from .prompts import prompt
+
+
+def option_scores(
+    model: Any, tokenizer: Any, videos: Sequence[Tensor], questions: Sequence[str], options: Sequence[Sequence[str]],
+    template: str,
+) -> list[list[float]]:  # fmt: skip
+    """Log-likelihood of each option as the answer to its question: the sum over its tokens.
+
+    Args:
+        model: a LLaVA model.
+        tokenizer: its tokenizer.
+        videos: one for each question, (T, 3, H, W), preprocessed; the same tensor may stand several times.
+        questions: without placeholder.
+        options: of each question, two or more.
+        template: name of LLaVA's conversation template.
+    """
+    rows, media = [], []
+    for video, question, choices in zip(videos, questions, options, strict=True):
+        for choice in choices:
+            rows.append(answer_row(tokenizer, prompt(question, template), choice))
+            media.append(video)
+    found = answer_log_probs(model, rows, media)
+    flat = iter(score(places, ids[start:]) for places, (ids, start) in zip(found, rows, strict=True))
+    return [[next(flat) for _ in choices] for choices in options]
+
+
+def answer_row(tokenizer: Any, text: str, answer: str) -> tuple[Tensor, int]:
+    """Ids of a prompt with an answer behind it, and how many of them are the prompt's."""
+    from llava.mm_utils import tokenizer_image_token
+
+    # The template's own blank between prompt and answer, as in training: none behind a line's end.
+    joined = text + answer if text.endswith("\n") else f"{text} {answer}"
+    start = len(tokenizer_image_token(text, tokenizer))
+    return tokenizer_image_token(joined, tokenizer, return_tensors="pt"), start
+
+
+@torch.inference_mode()
+def answer_log_probs(model: Any, rows: Sequence[tuple[Tensor, int]], videos: Sequence[Tensor]) -> list[Tensor]:
+    """For each row (answer tokens, vocabulary): log-probabilities of what may stand at each place of its answer.
+
+    The language model's head is asked at these places alone, and each different video is encoded once.
+
+    Args:
+        model: a LLaVA model.
+        rows: what :func:`answer_row` gives.
+        videos: of each row, (T, 3, H, W), preprocessed; the same tensor object where rows share it.
+    """
+    device, dtype = model.device, model.dtype
+    kept = {id(video): video.to(device, dtype) for video in videos}
+    images = [kept[id(video)] for video in videos]
+    ids = [row for row, _ in rows]
+    labels = [row.masked_fill(torch.arange(len(row)) < start, IGNORE_INDEX) for row, start in rows]
+    pad, head = torch.nn.utils.rnn.pad_sequence, model.get_output_embeddings().forward
+    mask = pad([torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True)
+
+    def likely(_answers: Answers, hidden: Tensor) -> Tensor:
+        return head(hidden).float().log_softmax(-1)
+
+    inputs = {
+        "input_ids": pad(ids, batch_first=True).to(device), "attention_mask": mask.to(device),
+        "labels": pad(labels, batch_first=True, padding_value=IGNORE_INDEX).to(device),
+        "images": images, "modalities": ["video"] * len(images), "use_cache": False,
+    }  # fmt: skip
+    with shared_encoding(model, images):
+        found, _ = answer_pass(model, model, inputs, likely)
+    return list(found.cpu().split([len(row) - start for row, start in rows]))
+
+
+def score(places: Tensor, ids: Tensor) -> float:
+    """Sum of the log-probabilities of tokens, one a place from the first on.
+
+    Args:
+        places: (T, vocabulary).
+        ids: (at most T,).
+    """
+    return float(places[: len(ids)].gather(1, ids[:, None].to(torch.int64)).sum())
+
+
+# Which option of a multiple-choice question a LLaVA model finds likeliest: its letter scored in one forward pass.
+#
+# The score of an option is the log-probability of its key ("A", "3") as what the answer begins with. Nothing is
+# generated
+# and nothing parsed; the language model's head is asked at the answer's place alone.
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as it is put, without placeholder, and the keys of its options."""
+
+    text: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of a batch: a prompt with one key behind it.
+
+    Args:
+        ids: of prompt and key.
+        start: where the key begins.
+        wanted: option's key -> token ids whose log-probabilities, one a place, add up to its score.
+    """
+
+    ids: Tensor
+    start: int
+    wanted: dict[str, Tensor]
+
+    @property
+    def tail(self) -> Tensor:
+        """Tokens of the key."""
+        return self.ids[self.start :]
+
+
+def letter_scores(
+    teacher: Teacher, clips: Sequence[Tensor], questions: Sequence[Sequence[Asked]]
+) -> list[list[dict[str, float]] | Ego2ExoError]:
+    """Score of each option of each question, all clips in one batch; each goes through the vision tower once.
+
+    Args:
+        teacher: a loaded model with its template.
+        clips: (T, 3, H, W) each, preprocessed.
+        questions: those of each clip.
+
+    Returns:
+        For each clip one dict a question, option's key -> log-probability; an error for a clip that is too long.
+    """
+
+    def ask(fitting: Sequence[Tensor], asked: Sequence[Sequence[Asked]]) -> list[dict[str, float]]:
+        parts = [(clip, question, _rows(teacher, question)) for clip, own in enumerate(asked) for question in own]
+        owners = [clip for clip, _, rows in parts for _ in rows]
+        flat = [(row.ids, row.start) for _, _, rows in parts for row in rows]
+        # On the right, whatever the checkpoint was trained with; and nothing is cut off unnoticed.
+        whole = {"tokenizer_padding_side": "right", "tokenizer_model_max_length": None}
+        with teacher.checked_lengths(owners), substituted(teacher.model.config, **whole):
+            places = iter(answer_log_probs(teacher.model, flat, [fitting[owner] for owner in owners]))
+        return [_scores(question, rows, [next(places) for _ in rows]) for _, question, rows in parts]
+
+    return teacher.each(clips, questions, ask)
+
+
+def _rows(teacher: Teacher, question: Asked) -> list[_Row]:
+    """One row for all keys that begin alike but for their last token, as letters and digits do."""
+    text = prompt(question.text, teacher.template)
+    whole = {key: answer_row(teacher.tokenizer, text, key) for key in question.keys}
+    tails = {key: ids[start:] for key, (ids, start) in whole.items()}
+    if len({tuple(tail.tolist()) for tail in tails.values()}) < len(tails) or any(not len(t) for t in tails.values()):
+        raise Ego2ExoError(
+            f"the tokenizer cannot tell the options {', '.join(question.keys)} apart",
+            "keys that it writes differently",
+            "use --mode generate for this model",
+        )
+    rows: list[_Row] = []
+    for key, tail in sorted(tails.items(), key=lambda pair: -len(pair[1])):
+        row = next((row for row in rows if torch.equal(row.tail[: len(tail) - 1], tail[:-1])), None)
+        if row is None:
+            row = _Row(*whole[key], {})
+            rows.append(row)
+        row.wanted[key] = tail
+    return rows
+
+
+def _scores(question: Asked, rows: Sequence[_Row], places: Sequence[Tensor]) -> dict[str, float]:
+    """In the order of the question's keys."""
+    found = {key: score(own, ids) for row, own in zip(rows, places, strict=True) for key, ids in row.wanted.items()}
+    return {key: found[key] for key in question.keys}

@@ -1,0 +1,274 @@
+"""`llava.model.builder.load_pretrained_model`: the real function, with the class taken from the checkpoint's config.
+
+LLaVA-NeXT chooses classes by letters in the path, knows no Qwen with a base, asks for CUDA, and lets missing weights
+pass as random ones. Its function still does the loading; what it looks up by name is exchanged while it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ...common.json_io import read_json
+from ...errors import Ego2ExoError
+from ..checkpoint.classes import CLASSES, class_key, llava_class, torch_dtype
+from ..checkpoint.config import read_config
+from ..checkpoint.files import Checkpoint, describe, extra_weights
+from ..checkpoint.safety import check_tower_code, only_weights, require_whole_weights
+from ..fixes.towers import prepare_tower
+from ..hooks.install import substituted
+
+# What LLaVA's loader finds in place of the names it looks up, for the time of one call.
+
+
+class ClassFromConfig:
+    """Stands in for every LLaVA class in the loader: builds the class that the checkpoint's config says."""
+
+    def __init__(self, loading: Any) -> None:
+        self._loading = loading
+
+    def from_pretrained(self, path: str, *_args: Any, **kwargs: Any) -> Any:
+        loading = self._loading
+        kwargs.update(config=loading.config, torch_dtype=loading.dtype, low_cpu_mem_usage=True)
+        model, info = llava_class(loading.key).from_pretrained(path, output_loading_info=True, **kwargs)
+        loading.check_missing(info["missing_keys"])
+        loading.check_offloaded(model)
+        if info["mismatched_keys"]:
+            raise Ego2ExoError(f"{path}: weights of other shapes than its config says: {info['mismatched_keys'][:3]}")
+        return model
+
+
+class ReadConfig:
+    """Stands in for LlavaConfig, which LLaVA reads in every branch with a base, whatever the model."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def from_pretrained(self, *_args: Any, **_kwargs: Any) -> Any:
+        return self._config
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """Leave out transformers' warning of newly initialised weights: the ones meant are in the next file to load.
+
+    `check_missing` refuses all others, so nothing is lost with the warning.
+    """
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def expected(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "newly initialized" not in text and "TRAIN this model" not in text
+
+    logger.addFilter(expected)
+    try:
+        yield
+    finally:
+        logger.removeFilter(expected)
+
+
+class BaseTokenizer:
+    """AutoTokenizer that reads the base's tokenizer where LLaVA asks an adapter's folder, which has none."""
+
+    def __init__(self, loading: Any) -> None:
+        self._loading = loading
+
+    def from_pretrained(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        from transformers import AutoTokenizer
+
+        loading = self._loading
+        asked_adapter = loading.checkpoint.kind != "full" and path == loading.checkpoint.path
+        return AutoTokenizer.from_pretrained(loading.base if asked_adapter else path, *args, **kwargs)
+
+
+def wrap_loader(original: Callable[..., Any]) -> Callable[..., Any]:
+    """LLaVA's loader for every kind of checkpoint, device and dtype; models that are not LLaVA's pass through."""
+    signature = inspect.signature(original)
+    host = inspect.getmodule(original)
+
+    @functools.wraps(original)
+    def load_pretrained_model(model_path: Any, model_base: Any, model_name: Any, *args: Any, **kwargs: Any) -> Any:
+        config = read_config(model_path)
+        if class_key(config, model_path) is None:
+            return original(model_path, model_base, model_name, *args, **kwargs)
+        dtype = torch_dtype(kwargs.pop("torch_dtype", None))
+        bound = signature.bind(model_path, model_base, model_name, *args, **kwargs)
+        bound.apply_defaults()
+        loading = Loading(host, describe(model_path), model_base, config, bound.arguments, dtype)
+        with loading.substitutions():
+            result = original(*bound.args, **bound.kwargs)
+        loading.finish(result[1])
+        return result
+
+    return load_pretrained_model
+
+
+class Loading:
+    """One call of the loader: its checks, what it exchanges, and what it verifies afterwards."""
+
+    def __init__(
+        self, host: Any, checkpoint: Checkpoint, base: str | None, config: dict[str, Any], call: Any, dtype: torch.dtype
+    ) -> None:
+        self.host, self.checkpoint, self.base, self.call, self.dtype = host, checkpoint, base, call, dtype
+        self.key: str = class_key(config, checkpoint.path)  # type: ignore[assignment]
+        check_base(checkpoint, base, config)
+        require_whole_weights(checkpoint.path)
+        require_whole_weights(base)
+        self.extras = extra_weights(checkpoint)
+        self.config = self._config()
+        self._route()
+
+    def _config(self) -> Any:
+        config = self.call.get("customized_config")
+        if config is None:
+            config = llava_class(self.key).config_class.from_pretrained(self.checkpoint.path)
+        for name, value in (self.call.get("overwrite_config") or {}).items():
+            setattr(config, name, value)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # of the training run; the base's weights are not stored quantized
+        check_tower_code(getattr(config, "mm_vision_tower", None))
+        return prepare_tower(config, self.base or self.checkpoint.path, frozenset(self.extras))
+
+    def _route(self) -> None:
+        """Arguments that take LLaVA's function down the branch that fits the checkpoint."""
+        call = self.call
+        # With a base every branch differs only in the class, which is exchanged; Qwen's is missing.
+        kind = {"lora": "llava_llama_lora", "projector": "llava_llama"}.get(self.checkpoint.kind, self.key)
+        call["model_name"] = kind
+        call.update({name: None for name in ("customized_config", "overwrite_config") if name in call})
+        if "torch_dtype" in call:
+            call["torch_dtype"] = "float16"  # it knows only two names; the real one is given to the class
+        if not torch.cuda.is_available() and "device" not in call:
+            call["device_map"] = "auto"  # anything else makes it move the tower to CUDA
+
+    @contextlib.contextmanager
+    def substitutions(self) -> Any:
+        """Everything that LLaVA's function looks up by name and must find otherwise."""
+        proxy = ClassFromConfig(self)
+        names = {name: proxy for _, name in CLASSES.values()}
+        quantized = self.call["load_4bit"] or self.call["load_8bit"]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(only_weights())
+            stack.enter_context(quiet())
+            llama = importlib.import_module("llava.model.language_model.llava_llama")
+            stack.enter_context(substituted(llama, LlavaConfig=ReadConfig(self.config)))
+            stack.enter_context(substituted(self.host, AutoTokenizer=BaseTokenizer(self), **names))
+            if quantized and self.checkpoint.kind == "lora":
+                from peft.tuners.lora import LoraModel
+
+                # Merging would round base and adapter together to 4 bits: not the model that was trained.
+                keep = functools.partialmethod(_unmerged)
+                stack.enter_context(substituted(LoraModel, merge_and_unload=keep))
+            yield
+
+    def check_missing(self, missing: list[str]) -> None:
+        """Weights that no file holds would be random ones.
+
+        Raises:
+            Ego2ExoError: naming them.
+        """
+        lost = sorted(set(missing) - self.extras.keys())
+        if lost:
+            where = f"{self.base} and {self.checkpoint.path}" if self.base else self.checkpoint.path
+            raise Ego2ExoError(
+                f"{len(lost)} weight(s) of the model are in no file of {where}: {', '.join(lost[:4])}",
+                "every weight in a file",
+                "restore the missing files, or check that the base is the one that was trained on",
+            )
+
+    def check_offloaded(self, model: Any) -> None:
+        """Weights that accelerate keeps on CPU or disk for a device that is too small are empty in the model itself.
+
+        Raises:
+            Ego2ExoError: an adapter's weights would be written into these, and lost.
+        """
+        places = getattr(model, "hf_device_map", {})
+        devices = set(places.values()) - {"cpu", "disk"}
+        parts = [name for name, place in places.items() if place == "disk" or (place == "cpu" and devices)]
+        if parts and self.checkpoint.kind != "full":
+            raise Ego2ExoError(
+                f"{self.base} does not fit on the device: {', '.join(parts[:4])} are offloaded, and the weights of "
+                f"{self.checkpoint.path} cannot be put there",
+                "a device that holds the whole base",
+                "merge both first (llava-ego2exo merge) and load the result, or load on another device or in 4 bits",
+            )
+
+    def finish(self, model: Any) -> None:
+        """Put the extra weights in at full precision, bring the tower to the model, and look for holes."""
+        state = dict(model.named_parameters()) | dict(model.named_buffers())
+        unknown = [n for n, t in self.extras.items() if n not in state or state[n].shape != t.shape]
+        if unknown:
+            shape = tuple(self.extras[unknown[0]].shape)
+            found = tuple(state[unknown[0]].shape) if unknown[0] in state else "no such weight"
+            raise Ego2ExoError(
+                f"{self.checkpoint.path}: {unknown[0]} is {shape}, the model has {found} ({len(unknown)} such weights)",
+                "weights of the same names and shapes",
+                "check that the base is the one that was trained on",
+            )
+        with torch.no_grad():
+            for name, tensor in self.extras.items():
+                state[name].copy_(tensor)
+        tower = model.get_vision_tower()
+        if tower is not None and "device" not in self.call:
+            tower.to(model.device)
+        offloaded = {"cpu", "disk"} & set(getattr(model, "hf_device_map", {}).values())
+        holes = [n for n, p in model.named_parameters() if p.is_meta and not offloaded]
+        ego = [(n, p) for n, p in model.named_parameters() if "ego_tokens" in n and not p.is_meta]
+        holes += [n for n, p in ego if not torch.isfinite(p).all()]
+        if holes:
+            raise Ego2ExoError(
+                f"weights without values after loading: {', '.join(holes[:4])}", "", "report this as a bug"
+            )
+
+
+def _unmerged(lora_model: Any, *_args: Any, **_kwargs: Any) -> Any:
+    return lora_model.model
+
+
+def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any]) -> None:
+    """Does the checkpoint need a base, and does this one fit?
+
+    Raises:
+        Ego2ExoError: it needs one and got none; it got one and needs none; widths differ.
+    """
+    if checkpoint.kind == "full":
+        if base is not None:
+            raise Ego2ExoError(
+                f"{checkpoint.path} holds a whole model, and model_base {base} was given too",
+                "model_base=None for a whole model; a LoRA or mm_projector.bin folder with its base",
+                "leave model_base out",
+            )
+        return
+    if base is None:
+        kind = "LoRA adapter" if checkpoint.kind == "lora" else "projector"
+        raise Ego2ExoError(
+            f"{checkpoint.path} holds a {kind} without its base",
+            "the checkpoint that training started from as model_base",
+            f"pass model_base={trained_base(checkpoint.path) or '...'!r}, or merge it first: llava-ego2exo merge",
+        )
+    other = read_config(base)
+    for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
+        if key in other and key in config and other[key] != config[key]:
+            raise Ego2ExoError(
+                f"{checkpoint.path} was trained on a base with {key} {config[key]}, and {base} has {other[key]}",
+                f"a base with {key} {config[key]}",
+                f"pass the base it was trained on ({trained_base(checkpoint.path) or 'see its training command'})",
+            )
+
+
+def trained_base(path: str) -> str | None:
+    """The base named in a LoRA folder's own adapter_config.json."""
+    from pathlib import Path
+
+    file = Path(path, "adapter_config.json")
+    try:
+        return read_json(file, "an adapter's config").get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        return None  # only a hint in messages is lost

@@ -1,0 +1,78 @@
+"""Write a loaded student as a whole LLaVA checkpoint."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint.classes import torch_dtype
+from ..checkpoint.config import read_config
+from ..checkpoint.files import describe, extra_weights, weight_names
+
+
+def write_merged(adapter: str, base: str, out: Path, dtype: str | None) -> None:
+    """Load by LLaVA's loader in float32, round to `dtype`, save beside `out` and move there."""
+    from llava.model.builder import load_pretrained_model
+
+    trained = dtype or read_config(adapter).get("torch_dtype") or "bfloat16"
+    tokenizer, model, _, _ = load_pretrained_model(
+        adapter, base, "llava_merge_lora", device_map="cpu", torch_dtype="float32", **_on_cpu(load_pretrained_model)
+    )
+    model.to(torch_dtype(trained))
+    unfinished = out.with_name(out.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    restore_config(model.config, read_config(base))
+    model.save_pretrained(unfinished, state_dict=weights(model, adapter, base), safe_serialization=True)
+    tokenizer.save_pretrained(unfinished)
+    if not out.exists():
+        unfinished.rename(out)
+        return
+    # A folder that exists may be the current one: it is filled, and counts as a checkpoint with its last file.
+    for file in sorted(unfinished.iterdir(), key=lambda file: file.name == "config.json"):
+        file.rename(out / file.name)
+    unfinished.rmdir()
+
+
+def _on_cpu(loader: Any) -> dict[str, str]:
+    """llava-torch takes the device by a name of its own."""
+    import inspect
+
+    return {"device": "cpu"} if "device" in inspect.signature(loader).parameters else {}
+
+
+def weights(model: Any, adapter: str, base: str) -> dict[str, torch.Tensor]:
+    """The model's weights; the tower's only where base or adapter hold them (a frozen one comes by its name)."""
+    names = weight_names(base) | extra_weights(describe(adapter)).keys()
+    tower = any("vision_tower." in name for name in names)
+    return {name: value for name, value in model.state_dict().items() if tower or "vision_tower." not in name}
+
+
+def restore_config(config: Any, base: dict[str, Any]) -> None:
+    """Undo what only served to train or load, so that the directory reads as any LLaVA checkpoint."""
+    config.use_cache = True
+    for key in ("delay_load", "unfreeze_mm_vision_tower"):
+        if key in base:
+            setattr(config, key, base[key])
+    config._name_or_path = ""
+
+
+# What LLaVA's loader has to be told so that a model lands on the device that a run trains on.
+
+
+def device_options(loader: Callable[..., Any], device: torch.device) -> dict[str, Any]:
+    """Arguments of the loader; llava-torch takes the device by a name of its own.
+
+    Args:
+        loader: `load_pretrained_model`.
+        device: where to.
+    """
+    named = "device" in inspect.signature(loader).parameters
+    if device.type != "cpu":
+        index = device.index or 0
+        return {"device": f"cuda:{index}"} if named else {"device_map": {"": index}}
+    return {"device": "cpu"} if named else {"device_map": "cpu"} if torch.cuda.is_available() else {}

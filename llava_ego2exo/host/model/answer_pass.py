@@ -1,0 +1,166 @@
+"""One forward pass of a LLaVA model whose head is asked only where answers stand.
+
+LLaVA expands each placeholder inside `forward`, so that only there is it known which positions predict answer tokens.
+For the time of a pass the model's input preparation is watched for the expanded labels, and the head is exchanged for a
+function that gets these positions' hidden states. What the function returns comes out in place of the logits: the
+model's `forward` is entered once and from outside, as distributed training needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import Ego2ExoError
+from ..hooks.install import substituted
+
+IGNORE_INDEX = -100
+
+
+def llava_model(model: Any) -> Any:
+    """The LLaVA model inside PEFT's wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+@dataclass
+class Seen:
+    """What LLaVA's input preparation made of a batch.
+
+    Args:
+        labels: (rows, length) after expansion, -100 where nothing is supervised; None before the pass.
+        lengths: of each row without its padding.
+        limit: LLaVA cuts longer rows to this length; None: it does not.
+    """
+
+    labels: Tensor | None = None
+    lengths: list[int] = field(default_factory=list)
+    limit: int | None = None
+
+    @property
+    def supervised(self) -> Tensor:
+        """(rows, length - 1) bool: positions whose next token is supervised."""
+        return self.labels[:, 1:] != IGNORE_INDEX  # type: ignore[index]
+
+    @property
+    def cut(self) -> list[bool]:
+        """For each row whether it is as long as a row can be, so that its end may be missing."""
+        return [self.limit is not None and length >= self.limit for length in self.lengths]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are supervised."""
+        return int(self.supervised.sum())
+
+
+@contextmanager
+def watched(model: Any, hide_labels: bool = False) -> Iterator[Seen]:
+    """Inside the block, `Seen` holds the expanded labels of the model's last pass.
+
+    Args:
+        model: a LLaVA model, unwrapped.
+        hide_labels: keep the labels from transformers, which then computes no loss of its own.
+    """
+    seen = Seen(limit=getattr(model.config, "tokenizer_model_max_length", None))
+    original = model.prepare_inputs_labels_for_multimodal
+
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        mask, seen.labels = result[2], result[5]
+        if seen.labels is not None:
+            rows, length = seen.labels.shape
+            seen.lengths = [length] * rows if mask is None else mask.sum(dim=1).tolist()
+        return (*result[:5], None) if hide_labels else result
+
+    with substituted(model, prepare_inputs_labels_for_multimodal=prepare):
+        yield seen
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The supervised tokens of a batch, row after row.
+
+    Args:
+        tokens: (N,) int64.
+        rows: (N,), the row of each.
+        places: (N,), its position in the expanded row.
+        cut: for each row whether it is as long as a row can be, so that its end may be missing.
+    """
+
+    tokens: Tensor
+    rows: Tensor
+    places: Tensor
+    cut: list[bool]
+
+    def row(self, index: int) -> Tensor:
+        """(n,), where in `tokens` a row's tokens stand."""
+        return (self.rows == index).nonzero()[:, 0]
+
+
+def answers_of(seen: Seen) -> Answers:
+    """The supervised tokens that a pass has shown."""
+    rows, places = seen.supervised.nonzero(as_tuple=True)
+    labels: Tensor = seen.labels  # type: ignore[assignment]
+    return Answers(labels[rows, places + 1], rows, places + 1, seen.cut)
+
+
+@dataclass
+class AnswerPass:
+    """The head's replacement: hands the answers' hidden states to `function`, and notes that it was called.
+
+    Args:
+        seen: filled before the head's turn comes.
+        function: (answers, hidden (N, D)) -> what stands for the logits.
+    """
+
+    seen: Seen
+    function: Callable[[Answers, Tensor], Tensor]
+    calls: int = field(default=0)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        self.calls += 1
+        if self.seen.labels is None:
+            raise Ego2ExoError("a batch without labels has no answer tokens", "batches of LLaVA's own collator")
+        answers = answers_of(self.seen)
+        return self.function(answers, hidden[answers.rows.to(hidden.device), answers.places.to(hidden.device) - 1])
+
+
+def answer_pass(
+    model: Any, call: Callable[..., Any], inputs: dict[str, Any], function: Callable[[Answers, Tensor], Tensor]
+) -> tuple[Any, Seen]:
+    """Run `call(**inputs)`, a forward of `model` or of what wraps it, with `function` as its head.
+
+    Returns:
+        What `function` returned, and what was seen of the batch.
+
+    Raises:
+        Ego2ExoError: the model never called its head as a module, so there is nothing to take the states from.
+    """
+    with watched(model, hide_labels=True) as seen:
+        head = AnswerPass(seen, function)
+        with substituted(model.get_output_embeddings(), forward=head):
+            outputs = call(**inputs)
+    if not head.calls:
+        raise Ego2ExoError(
+            f"{type(model).__name__} computed its logits without calling its head",
+            "a model that calls lm_head (pretraining_tp 1 in its config.json)",
+            "set pretraining_tp to 1 in the base's config.json, or train without the KL",
+        )
+    return (outputs["logits"] if isinstance(outputs, dict) else outputs[0]), seen
+
+
+@torch.no_grad()
+def answer_states(model: Any, call: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Answers, Tensor]:
+    """The answers of a batch and the final hidden states that predict them, (N, D): what a teacher is kept as."""
+    kept: list[tuple[Answers, Tensor]] = []
+
+    def keep(answers: Answers, hidden: Tensor) -> Tensor:
+        kept.append((answers, hidden))
+        return hidden.new_zeros(1)
+
+    answer_pass(model, call, {**inputs, "use_cache": False}, keep)
+    return kept[-1]

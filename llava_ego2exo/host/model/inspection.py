@@ -1,0 +1,168 @@
+"""Parts of a student's input taken away at evaluation: the test that tells whether it uses its ego tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...config import Ego2ExoConfig
+from ...errors import Ego2ExoError
+from ...method.attention_maps import attention_maps
+from ..hooks.install import substituted
+from .projector import ego_branch
+from .vision import capture
+
+# Ego tokens switched off for the time of a block: for the self-teacher, and to see whether a student uses them.
+
+_OFF: ContextVar[bool] = ContextVar("ego2exo_tokens_off", default=False)
+
+
+def tokens_are_off() -> bool:
+    """Whether the running block has switched ego tokens off."""
+    return _OFF.get()
+
+
+@contextmanager
+def tokens_off() -> Iterator[None]:
+    """Inside the block every model gets its input as plain LLaVA makes it: the ordinary visual tokens alone."""
+    token = _OFF.set(True)
+    try:
+        yield
+    finally:
+        _OFF.reset(token)
+
+
+HOWS = ("none", "removed", "other clip", "alone")
+
+
+def hows(model: Any) -> tuple[str, ...]:
+    """Those of `HOWS` that mean something for a model.
+
+    A model without ego tokens has nothing to ablate; of one that gets its ego tokens alone, nothing of the video
+    would be left without them.
+    """
+    if ego_branch(getattr(model.get_model(), "mm_projector", None)) is None:
+        return ("none",)
+    return HOWS if Ego2ExoConfig.from_object(model.config).visual_tokens else ("none", "other clip")
+
+
+@contextmanager
+def ablated(model: Any, how: str) -> Iterator[None]:
+    """Run `model` inside the block with a part of its input changed; everything is as before afterwards.
+
+    Args:
+        model: a LLaVA model.
+        how: "none" changes nothing; "removed" takes the ego tokens away; "other clip" gives each video the ego
+            tokens of the video before it in the batch (the first gets the last one's); "alone" takes the ordinary
+            visual tokens away.
+
+    Raises:
+        Ego2ExoError: an unknown `how`, or one that means nothing for this model (see :func:`hows`); inside the
+            block, with "other clip", a batch of one video, or neighbours in the batch that are the same clip.
+    """
+    if how not in HOWS:
+        raise Ego2ExoError(f"ablation {how!r}", ", ".join(HOWS))
+    allowed = hows(model)
+    if how not in allowed:
+        reason = "has no ego tokens" if allowed == ("none",) else "gets its ego tokens alone"
+        raise Ego2ExoError(f"ablation {how!r} of a model that {reason}", ", ".join(allowed), "ask `hows(model)` first")
+    with {"none": _nothing, "removed": _removed, "other clip": _other_clip, "alone": _alone}[how](model):
+        yield
+
+
+@contextmanager
+def _nothing(model: Any) -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _removed(model: Any) -> Iterator[None]:
+    with tokens_off():
+        yield
+
+
+@contextmanager
+def _alone(model: Any) -> Iterator[None]:
+    with substituted(model.config, ego2exo_visual_tokens=False):
+        yield
+
+
+@contextmanager
+def _other_clip(model: Any) -> Iterator[None]:
+    handle = ego_branch(model.get_model().mm_projector).register_forward_hook(_roll)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _roll(_branch: Any, args: tuple[dict[int, Tensor], list[int]], tokens: Tensor) -> Tensor:
+    """The branch's output (V, P, LLM width), each row from the video before."""
+    hidden_states, lengths = args
+    if len(lengths) < 2:
+        raise Ego2ExoError(
+            f"ablation 'other clip' with {len(lengths)} video in the batch", "two or more", "ask about several clips"
+        )
+    videos = next(iter(hidden_states.values())).split(lengths)
+    same = [i for i, video in enumerate(videos) if _equal(video, videos[i - 1])]
+    if same:
+        raise Ego2ExoError(
+            f"ablation 'other clip' where video {same[0]} of the batch is the same clip as the one before it "
+            f"({len(same)} such of {len(lengths)})",
+            "another clip next to each",
+            "put questions about different clips side by side in the batch",
+        )
+    return tokens.roll(1, 0)
+
+
+def _equal(video: Tensor, other: Tensor) -> bool:
+    # Rounding may differ between places in a batch; states of two clips differ by far more.
+    return video.shape == other.shape and torch.allclose(video, other, rtol=1e-3, atol=1e-5)
+
+
+# Where a loaded student's ego tokens look in one video.
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Attention of one video's ego tokens.
+
+    Attributes:
+        layers: zero-based numbers of the encoder layers that the tokens read, ascending.
+        maps: (layers, P, frames, side, side), float32 on the CPU, averaged over heads; with heads kept apart
+            (layers, H, P, frames, side, side). A token's map of a layer sums to 1 over frames, rows and columns.
+    """
+
+    layers: tuple[int, ...]
+    maps: Tensor
+
+
+@torch.no_grad()
+def look(model: Any, frames: Tensor, per_head: bool = False) -> Looks:
+    """Run the vision tower and the ego tokens on one video, and keep where they look.
+
+    Args:
+        model: a LLaVA model with ego tokens.
+        frames: (T, 3, H, W), preprocessed.
+        per_head: keep heads apart instead of averaging over them.
+
+    Raises:
+        Ego2ExoError: the model has no ego tokens or no tower, or `frames` is not one video.
+    """
+    branch, tower = ego_branch(getattr(model.get_model(), "mm_projector", None)), model.get_vision_tower()
+    if branch is None or tower is None:
+        lacks = "ego tokens" if branch is None else "a vision tower"
+        raise Ego2ExoError(f"{type(model).__name__} without {lacks}", "a student trained with --ego2exo True")
+    if frames.ndim != 4 or frames.shape[0] < 1:
+        raise Ego2ExoError(f"frames of shape {tuple(frames.shape)}", "(T, 3, H, W), one video", "look at one at a time")
+    count, side = frames.shape[0], tower.num_patches_per_side
+    with capture(tower, branch.reader.layers) as captured:
+        tower(frames.to(tower.device, tower.dtype))
+        (maps,) = attention_maps(branch.reader, captured.frames([(0, count)], count), [count], per_head)
+    return Looks(branch.reader.layers, maps.unflatten(-1, (side, side)).cpu())

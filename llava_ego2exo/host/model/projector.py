@@ -1,0 +1,228 @@
+"""`mm_projector_type`: the registry at the place where LLaVA looks the name up, and the ego branch inside."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...config import PREFIX, Ego2ExoConfig, base_type, other_settings
+from ...errors import Ego2ExoError
+from ...method.branch import EgoBranch
+from ...method.ego_tokens import EgoAdaptiveTokens
+from ...registry import PROJECTORS
+from ..checkpoint.safety import only_weights
+from ..hooks import flavour
+from ..settings.context import SEED
+from .vision import TowerFacts, inspect_tower
+
+CHILD = "ego_tokens"
+_FACTS = {"num_layers": "ego2exo_vision_layers", "width": "ego2exo_vision_width", "num_heads": "ego2exo_vision_heads"}
+
+
+class EgoSequential(nn.Sequential):
+    """LLaVA's own Sequential, state-dict names included, whose forward passes by the ego branch."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        for name, module in self._modules.items():
+            if name != CHILD:
+                input = module(input)
+        return input
+
+
+def ego_branch(projector: Any) -> EgoBranch | None:
+    """The ego branch inside a projector, or None."""
+    return getattr(projector, CHILD, None) if projector is not None else None
+
+
+def store(config: Any, flags: Ego2ExoConfig, facts: TowerFacts) -> None:
+    """Write flags and encoder sizes into a model's config, from where a checkpoint is built again."""
+    config.ego2exo = True
+    for key, value in {**flags.to_dict(), **{_FACTS[k]: v for k, v in vars(facts).items()}}.items():
+        setattr(config, key, value)
+
+
+def stored_facts(config: Any) -> TowerFacts:
+    """The encoder sizes a checkpoint was trained with.
+
+    Raises:
+        Ego2ExoError: its config names an ego projector but holds no sizes.
+    """
+    missing = [key for key in _FACTS.values() if not hasattr(config, key)]
+    if missing:
+        raise Ego2ExoError(
+            f"mm_projector_type {config.mm_projector_type!r} without {', '.join(missing)} in the config",
+            "a config written by an --ego2exo run",
+            "restore the checkpoint's own config.json",
+        )
+    return TowerFacts(**{name: getattr(config, key) for name, key in _FACTS.items()})
+
+
+def wrap_builder(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """LLaVA's `build_vision_projector` with registered types, and any type behind the prefix `ego2exo_`."""
+
+    @functools.wraps(original)
+    def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any) -> nn.Module:
+        projector_type = getattr(config, "mm_projector_type", "linear")
+        if projector_type in PROJECTORS:
+            return PROJECTORS.get(projector_type)(config, delay_load=delay_load, **kwargs)
+        if not projector_type.startswith(PREFIX):
+            return original(config, delay_load=delay_load, **kwargs)
+        projector = build_base(original, config, delay_load=delay_load, **kwargs)
+        return attach(
+            projector, build_branch(original, config, Ego2ExoConfig.from_object(config), stored_facts(config))
+        )
+
+    return build_vision_projector
+
+
+def build_base(original: Callable[..., nn.Module], config: Any, **kwargs: Any) -> nn.Module:
+    """The projector of the type behind the prefix, built by its registered builder or by LLaVA.
+
+    Raises:
+        Ego2ExoError: neither knows the type.
+    """
+    plain = copy.copy(config)
+    plain.mm_projector_type = base_type(config.mm_projector_type)
+    if plain.mm_projector_type in PROJECTORS:
+        return PROJECTORS.get(plain.mm_projector_type)(plain, **kwargs)
+    try:
+        return original(plain, **kwargs)
+    except ValueError as error:
+        raise _unknown_type(plain.mm_projector_type) from error
+
+
+def check_type(projector_type: str, original: Callable[..., nn.Module]) -> None:
+    """Build the type once at width 1, so that a name LLaVA does not know is found before any weight loads."""
+
+    class _Sizes:
+        mm_projector_type = PREFIX + base_type(projector_type)
+        mm_hidden_size = hidden_size = 1
+
+    if base_type(projector_type) == "pooler":
+        raise _unknown_type("pooler")
+    if base_type(projector_type) not in PROJECTORS:
+        build_base(original, _Sizes())
+
+
+def _unknown_type(name: str) -> Ego2ExoError:
+    known = ["linear", "mlp<N>x_gelu", "mlp<N>x_res<M>x_gelu", "identity", *PROJECTORS]
+    reason = "pools patches, which ego tokens are not" if name == "pooler" else "is not known to LLaVA"
+    return Ego2ExoError(
+        f"mm_projector_type {PREFIX + name!r}: {name!r} {reason}",
+        ", ".join(PREFIX + kind for kind in known),
+        "pass the base checkpoint's own type, usually mlp2x_gelu",
+    )
+
+
+def build_branch(original: Callable[..., nn.Module], config: Any, flags: Ego2ExoConfig, facts: TowerFacts) -> EgoBranch:
+    """The ego branch for a model config: reader at the encoder's width, projector of the ordinary type."""
+    reader = EgoAdaptiveTokens(
+        flags.num_tokens,
+        facts.width,
+        facts.num_heads,
+        flags.layer_indices(facts.num_layers),
+        block=flags.block,
+        attn=flags.attn,
+        key_embedding=flags.key_embedding,
+    )
+    sized = copy.copy(config)
+    # Towers that join several layers (slice...) widen mm_hidden_size; one ego token is one encoder width.
+    sized.mm_hidden_size = facts.width
+    sized.mm_projector_type = PREFIX + base_type(config.mm_projector_type)
+    if base_type(config.mm_projector_type) == "identity" and facts.width != config.hidden_size:
+        raise Ego2ExoError(
+            f"mm_projector_type identity with encoder width {facts.width} and LLM width {config.hidden_size}",
+            "equal widths",
+            "use mlp2x_gelu",
+        )
+    return EgoBranch(reader, build_base(original, sized))
+
+
+def attach(projector: nn.Module, branch: EgoBranch) -> nn.Module:
+    """Put the branch into a projector in place; its own parameters keep their names and its forward its result."""
+    projector.add_module(CHILD, branch)
+    if type(projector) is nn.Sequential:
+        projector.__class__ = EgoSequential
+    return projector
+
+
+# `initialize_vision_modules`: where a model in training gets its tower and projector, and ours its ego branch.
+
+
+def wrap_initialize(original: Callable[..., None]) -> Callable[..., None]:
+    """LLaVA's own initialisation first, on the ordinary projector type; then the ego branch; then adapter files."""
+
+    @functools.wraps(original)
+    def initialize_vision_modules(self: Any, model_args: Any, fsdp: Any = None) -> None:
+        asked = getattr(model_args, "ego2exo", False) or getattr(self.config, "ego2exo", False)
+        if not asked and not str(model_args.mm_projector_type).startswith(PREFIX):
+            return original(self, model_args, fsdp)
+        adapter, model_args.pretrain_mm_mlp_adapter = model_args.pretrain_mm_mlp_adapter, None
+        model_args.mm_projector_type = base_type(model_args.mm_projector_type)
+        original(self, model_args, fsdp)
+        _ensure_branch(self, model_args)
+        if adapter is not None:
+            _load_adapter(self, model_args, fsdp, adapter, original)
+        self.config.mm_projector_type = PREFIX + base_type(model_args.mm_projector_type)
+        for parameter in self.mm_projector.parameters():
+            parameter.requires_grad_(True)
+        return None
+
+    return initialize_vision_modules
+
+
+def _ensure_branch(model: Any, model_args: Any) -> None:
+    """Attach a fresh branch, or check that the checkpoint's own fits the flags and the tower."""
+    facts = inspect_tower(model.get_vision_tower())
+    trained = getattr(model.config, "ego2exo", False)
+    # Without --ego2exo an ego checkpoint goes on as it is.
+    flags = Ego2ExoConfig.from_object(
+        model_args if getattr(model_args, "ego2exo", False) or not trained else model.config
+    )
+    if ego_branch(model.mm_projector) is None:
+        reference = next(model.mm_projector.parameters(), torch.empty(0))
+        config = model.config
+        branch = build_branch(flavour.original_projector_builder(), config, flags, facts)
+        branch.reset_parameters(SEED.get())
+        attach(model.mm_projector, branch.to(reference.device, reference.dtype))
+    else:
+        _check_same(Ego2ExoConfig.from_object(model.config), flags, stored_facts(model.config), facts)
+        _apply_free(model, flags)
+    store(model.config, flags, facts)
+
+
+def _check_same(trained: Ego2ExoConfig, asked: Ego2ExoConfig, trained_on: Any, found: Any) -> None:
+    lines = trained.differences(asked)
+    if trained_on != found:
+        lines.append(f"vision encoder: {trained_on} / {found}")
+    if lines:
+        raise other_settings(lines)
+
+
+def _apply_free(model: Any, flags: Ego2ExoConfig) -> None:
+    """Settings that do not shape weights follow the flags also on an existing branch."""
+    ego_branch(model.mm_projector).reader.set_attn(flags.attn)  # type: ignore[union-attr]
+
+
+def _load_adapter(model: Any, model_args: Any, fsdp: Any, path: str, original: Callable[..., None]) -> None:
+    """Let LLaVA load a projector file into the extended projector; a stock file may lack our keys, all or none."""
+
+    def allow_stock(_module: Any, incompatible: Any) -> None:
+        ours = [key for key in incompatible.missing_keys if key.startswith(CHILD + ".")]
+        total = sum(key.startswith(CHILD + ".") for key in model.mm_projector.state_dict())
+        if len(ours) == total:
+            for key in ours:
+                incompatible.missing_keys.remove(key)
+
+    handle = model.mm_projector.register_load_state_dict_post_hook(allow_stock)
+    model_args.pretrain_mm_mlp_adapter = path
+    try:
+        with only_weights():
+            original(model, model_args, fsdp)
+    finally:
+        handle.remove()

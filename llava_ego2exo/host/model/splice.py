@@ -1,0 +1,302 @@
+"""Ego tokens into the language model's input, right behind their video's visual tokens, by LLaVA's own splicing.
+
+`prepare_inputs_labels_for_multimodal` is called as it is, on ids into which each video has got P more: unique
+negative numbers below every id LLaVA knows. A hook on the embedding gives these rows their ego tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...config import Ego2ExoConfig
+from ...errors import Ego2ExoError
+from ...method.branch import EgoBranch
+from ..fixes.model_classes import bind, stashed_modalities
+from ..hooks.install import substituted
+from .inspection import tokens_are_off
+from .projector import ego_branch
+from .shared_encoding import encoded_ranges
+from .vision import Captured, capture, check_states
+
+# What the `images` argument holds: videos, images and stand-ins of text rows, and which placeholder takes which.
+
+IMAGE_TOKEN_INDEX = -200
+
+
+@dataclass(frozen=True)
+class Item:
+    """One entry of `images`: its kind and its frames' range among all frames that the tower sees."""
+
+    kind: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One placeholder in the text: batch row, position among the row's unmasked ids, index of its item."""
+
+    row: int
+    position: int
+    item: int
+
+
+def list_items(images: Any, modalities: list[str] | None, config: Any) -> list[Item]:
+    """Entries of `images` in order.
+
+    Args:
+        images: a list of (frames, 3, H, W) or (3, H, W), a (B, frames, 3, H, W) batch, or (B, 3, H, W) pictures.
+        modalities: the kind of each entry, as LLaVA-NeXT passes it; None where the host does not say.
+        config: the model's config, for the rule without modalities.
+    """
+    counts = _frame_counts(images)
+    pictures = not isinstance(images, list) and images.ndim == 4  # LLaVA encodes these one by one, as images
+    items, first = [], 0
+    for index, count in enumerate(counts):
+        kind = "image" if pictures else _kind(index, count, modalities, config)
+        items.append(Item(kind, first, first + count))
+        first += count
+    return items
+
+
+def _frame_counts(images: Any) -> list[int]:
+    if isinstance(images, list):
+        return [1 if image.ndim == 3 else image.shape[0] for image in images]
+    return [1] * images.shape[0] if images.ndim == 4 else [images.shape[1]] * images.shape[0]
+
+
+def _kind(index: int, frames: int, modalities: list[str] | None, config: Any) -> str:
+    if modalities is not None:
+        return modalities[index] if index < len(modalities) else "image"
+    # llava-torch's own callers say nothing: several pictures without tiling can only be a video's frames.
+    flat = getattr(config, "mm_patch_merge_type", "flat") == "flat"
+    tiled = getattr(config, "image_aspect_ratio", "square") == "anyres"
+    return "video" if frames > 1 and flat and not tiled else "image"
+
+
+def list_slots(rows: list[Tensor], count: int) -> list[Slot]:
+    """Which item each placeholder takes, by LLaVA's own counting.
+
+    A row without a placeholder uses up one item; LLaVA-NeXT gives a placeholder too many the previous item.
+
+    Args:
+        rows: unmasked token ids of each batch row.
+        count: number of items.
+    """
+    slots, index = [], 0
+    for row, ids in enumerate(rows):
+        positions = (ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
+        for position in positions:
+            slots.append(Slot(row, position, index if index < count else index - 1))
+            index += 1
+        index += not positions
+    return [slot for slot in slots if slot.item < count]
+
+
+def check_visible(slots: list[Slot], items: list[Item], chosen: frozenset[str], visual_tokens: bool) -> None:
+    """Without ordinary visual tokens an item that gets no ego tokens would vanish.
+
+    Raises:
+        Ego2ExoError: there is such an item.
+    """
+    lost = sorted({items[slot.item].kind for slot in slots if items[slot.item].kind not in chosen})
+    if lost and not visual_tokens:
+        raise Ego2ExoError(
+            f"--ego2exo_visual_tokens False, and the batch holds {' and '.join(lost)} input that gets no ego tokens",
+            f"only {', '.join(sorted(chosen))} input (--ego2exo_modalities)",
+            f"add {', '.join(lost)} to --ego2exo_modalities, or set --ego2exo_visual_tokens True",
+        )
+
+
+FIRST_ID = -201
+IGNORE_INDEX = -100
+
+
+def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:
+    """LLaVA's input preparation with ego tokens for models whose projector has them; others pass through."""
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def prepare_inputs_labels_for_multimodal(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = bind(signature, self, args, kwargs)
+        call = bound.arguments
+        branch = ego_branch(getattr(self.get_model(), "mm_projector", None))
+        idle = call["images"] is None or self.get_vision_tower() is None or call["input_ids"].shape[1] == 1
+        if branch is None or idle or tokens_are_off():
+            return original(self, *args, **kwargs)
+        batch = _read(self, call, branch.reader.num_tokens)
+        had_mask = call["attention_mask"] is not None
+        _expand(call, batch)
+        with contextlib.ExitStack() as stack:
+            if not batch.flags.visual_tokens:
+                stack.enter_context(substituted(self, encode_images=functools.partial(_encode_unseen, self)))
+            tokens = _tokens(stack, self.get_vision_tower(), branch, batch)
+            if tokens is not None:
+                stack.enter_context(_fill(self.get_model().get_input_embeddings(), tokens))
+            result = original(*bound.args, **bound.kwargs)
+        return result if had_mask else (*result[:2], None, *result[3:])
+
+    return prepare_inputs_labels_for_multimodal
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One call's rows without padding, its items, and the placeholders whose item gets ego tokens."""
+
+    rows: list[Tensor]
+    labels: list[Tensor] | None
+    items: list[Item]
+    slots: list[Slot]
+    num_tokens: int
+    flags: Ego2ExoConfig
+
+    @property
+    def used(self) -> list[int]:
+        """Items with ego tokens, each once, in order."""
+        return sorted({slot.item for slot in self.slots})
+
+    @property
+    def total_frames(self) -> int:
+        return self.items[-1].last if self.items else 0
+
+
+def _read(model: Any, call: dict[str, Any], num_tokens: int) -> Batch:
+    flags = Ego2ExoConfig.from_object(model.config)
+    modalities = call.get("modalities", stashed_modalities())
+    modalities = [modalities] if isinstance(modalities, str) else modalities
+    items = list_items(call["images"], modalities, model.config)
+    ids, mask = call["input_ids"], call["attention_mask"]
+    mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    rows = [row[keep] for row, keep in zip(ids, mask, strict=True)]
+    labels = call["labels"]
+    labels = None if labels is None else [row[keep] for row, keep in zip(labels, mask, strict=True)]
+    slots = list_slots(rows, len(items))
+    check_visible(slots, items, flags.modality_set, flags.visual_tokens)
+    slots = [slot for slot in slots if items[slot.item].kind in flags.modality_set]
+    return Batch(rows, labels, items, slots, num_tokens, flags)
+
+
+def _expand(call: dict[str, Any], batch: Batch) -> None:
+    """Put P ids behind (or, without visual tokens, in the place of) each slot, and pad the rows again."""
+    if not batch.slots:
+        return
+    mask = call["attention_mask"]
+    ids = [_insert(row, index, batch, ego_ids=True) for index, row in enumerate(batch.rows)]
+    call["input_ids"] = nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    kept = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+    call["attention_mask"] = kept.to(torch.bool if mask is None else mask.dtype)
+    if batch.labels is not None:
+        labels = [_insert(row, index, batch, ego_ids=False) for index, row in enumerate(batch.labels)]
+        call["labels"] = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX)
+
+
+def _insert(row: Tensor, index: int, batch: Batch, ego_ids: bool) -> Tensor:
+    pieces, last = [], 0
+    for slot in (slot for slot in batch.slots if slot.row == index):
+        start = FIRST_ID - batch.used.index(slot.item) * batch.num_tokens
+        new = torch.arange(start, start - batch.num_tokens, -1, dtype=row.dtype, device=row.device)
+        pieces += [row[last : slot.position + batch.flags.visual_tokens], new if ego_ids else new.fill_(IGNORE_INDEX)]
+        last = slot.position + 1
+    return torch.cat([*pieces, row[last:]])
+
+
+def _tokens(stack: contextlib.ExitStack, tower: Any, branch: EgoBranch, batch: Batch) -> _Tokens | None:
+    """What makes the batch's ego tokens; the tower's layers are kept only where some item gets them.
+
+    Without any there is nothing to do in inference, and in training only to tie the branch to the graph.
+    """
+    trained = torch.is_grad_enabled() and any(p.requires_grad for p in branch.parameters())
+    if not batch.slots:
+        return _Tokens(branch, None, batch) if trained else None
+    if trained:
+        check_states(batch.flags.states, tower)
+    captured = stack.enter_context(capture(tower, branch.reader.layers))
+    return _Tokens(branch, captured, batch, batch.flags.states if trained else None)
+
+
+class _Tokens:
+    """The batch's ego tokens, made once the tower has run: at the first embedding call.
+
+    Args:
+        branch: reads the layers.
+        captured: the layers; None where no item gets tokens.
+        batch: the items.
+        states: `--ego2exo_states`; None: there will be no backward.
+    """
+
+    def __init__(self, branch: EgoBranch, captured: Captured | None, batch: Batch, states: str | None = None) -> None:
+        self.branch, self.captured, self.batch, self.states = branch, captured, batch, states
+        self._made: Tensor | None = None
+
+    def rows(self) -> Tensor:
+        """(videos * P, LLM width); (0, LLM width) with every parameter in the graph where no item gets tokens."""
+        if self._made is None:
+            self._made = self.branch.unused() if self.captured is None else self._read(self.captured)
+        return self._made
+
+    def _read(self, captured: Captured) -> Tensor:
+        chosen = [self.batch.items[index] for index in self.batch.used]
+        ranges = [(item.first, item.last) for item in chosen]
+        encoded = encoded_ranges(self.batch.used, ranges, self.batch.total_frames)
+        where = (encoded.ranges, encoded.total)
+        made = self.branch(
+            captured.frames(*where, once=self.states is not None),
+            [last - first for first, last in encoded.ranges],
+            offload=self.states == "offload",
+            again=captured.again(*where) if self.states == "recompute" else None,
+        )
+        captured.clear()
+        return encoded.spread(made).flatten(0, 1)
+
+    @property
+    def wanted(self) -> bool:
+        """Without items only the first call matters: it ties the branch to the graph."""
+        return self.captured is not None or self._made is None
+
+
+@contextlib.contextmanager
+def _fill(embedding: nn.Module, tokens: _Tokens) -> Any:
+    """Inside the block the embedding knows our ids.
+
+    Unique ids, not a count of calls, tell which token goes where. The scatter is out of place because under
+    gradient checkpointing a hook of LLaVA's may have made the embedding's output a leaf.
+    """
+    pending: list[Tensor] = []
+
+    def before(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        pending.append(args[0])
+        return (args[0].masked_fill(args[0] <= FIRST_ID, 0), *args[1:])
+
+    def after(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        ids = pending.pop()
+        if not tokens.wanted:
+            return output
+        rows, ours = tokens.rows(), ids <= FIRST_ID
+        if not rows.shape[0]:
+            return torch.cat([output, rows.to(output)])
+        return output.masked_scatter(ours[..., None], rows[FIRST_ID - ids[ours]].to(output))
+
+    handles = [embedding.register_forward_pre_hook(before), embedding.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _encode_unseen(model: Any, images: Tensor) -> Tensor:
+    """Run the tower for its layers' sake; what LLaVA then splices is dropped, so one patch is projected, not all.
+
+    The one patch keeps the projector in the graph (zero gradient), as distributed training needs.
+    """
+    features = model.get_vision_tower()(images)
+    one = model.get_model().mm_projector(features[:1, :1])
+    return one.expand(features.shape[0], features.shape[1], -1)

@@ -1,0 +1,215 @@
+"""What a LLaVA vision tower is made of, and its layers' outputs as it runs anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import Ego2ExoError
+
+_SUPPORTED = "CLIP, SigLIP, MLCD, or a Hugging Face tower (`hf:...`) whose encoder returns hidden states"
+
+
+@dataclass(frozen=True)
+class TowerFacts:
+    """Sizes of a loaded tower's encoder: layers that exist, width D, attention heads."""
+
+    num_layers: int
+    width: int
+    num_heads: int
+
+
+def inspect_tower(tower: Any) -> TowerFacts:
+    """Read the sizes off the loaded encoder, never off LLaVA's own config (SigLIP's says a layer too many).
+
+    Raises:
+        Ego2ExoError: the tower tiles its input or hides its layers.
+    """
+    name = type(tower).__name__
+    if name.endswith("S2"):
+        raise Ego2ExoError(
+            f"the vision tower {name} runs several scales and tiles an image",
+            _SUPPORTED,
+            "set --s2 False: ego tokens need the layers of whole frames",
+        )
+    encoder = getattr(tower, "vision_tower", None)
+    inner = getattr(encoder, "vision_model", encoder)
+    stack = getattr(inner, "encoder", None)
+    layers = getattr(stack, "layers", getattr(stack, "layer", None))
+    config = getattr(inner, "config", None) or getattr(encoder, "config", None)
+    if not isinstance(layers, nn.ModuleList) or not hasattr(config, "num_attention_heads"):
+        raise Ego2ExoError(f"the vision tower {name} does not expose its layers", _SUPPORTED, "choose another tower")
+    return TowerFacts(len(layers), config.hidden_size, config.num_attention_heads)
+
+
+def check_states(states: str, tower: Any) -> None:
+    """Can the tower's layers be put away until backward, or be computed again there?
+
+    Args:
+        states: `--ego2exo_states`.
+        tower: LLaVA's tower.
+
+    Raises:
+        Ego2ExoError: the tower is trained, or computes anew what it then would not compute the same.
+    """
+    if states == "keep":
+        return
+    if any(parameter.requires_grad for parameter in tower.parameters()):
+        raise trained_tower(states, "a trained vision tower")
+    chance = _dropout(tower.vision_tower)
+    if states == "recompute" and chance:
+        raise Ego2ExoError(
+            f"--ego2exo_states recompute with a vision tower that drops at random ({chance})",
+            "a tower without dropout, which computes the same twice",
+            "use --ego2exo_states offload, or set its dropout to 0",
+        )
+
+
+def trained_tower(states: str, what: str) -> Ego2ExoError:
+    """The refusal of `--ego2exo_states` other than keep where the tower's own backward needs its layers."""
+    return Ego2ExoError(
+        f"--ego2exo_states {states} with {what}",
+        "a frozen vision tower; backward through a trained one keeps its layers anyway",
+        "use --ego2exo_states keep, or freeze the tower",
+    )
+
+
+def _dropout(encoder: nn.Module) -> str:
+    """What of an encoder in training mode drops at random; "" for nothing."""
+    if not encoder.training:
+        return ""
+    modules = [f"{name}.p {m.p}" for name, m in encoder.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    config = getattr(encoder, "config", None)
+    config = getattr(config, "vision_config", config)
+    # Attention drops by a function, not by a module, in CLIP, SigLIP and MLCD.
+    names = [name for name in vars(config or object) if name.endswith(("dropout", "dropout_prob", "drop_path_rate"))]
+    values = [f"{name} {getattr(config, name)}" for name in names if getattr(config, name)]
+    return ", ".join([*modules[:1], *values])
+
+
+@dataclass
+class Captured:
+    """Layer outputs of one or several tower calls, in the order of the frames.
+
+    Args:
+        tower: LLaVA's tower.
+        layers: zero-based numbers of those that are kept, ascending.
+        calls: a call's outputs by layer. Only references are kept.
+        inputs: a call's arguments.
+    """
+
+    tower: Any
+    layers: tuple[int, ...]
+    calls: list[dict[int, Tensor]] = field(default_factory=list)
+    inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+
+    def _keep(self, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        states = getattr(output, "hidden_states", None)
+        if states is None or len(states) <= self.layers[-1] + 1:
+            raise Ego2ExoError(
+                f"{type(self.tower).__name__} returned {0 if states is None else len(states) - 1} layers",
+                f"at least {self.layers[-1] + 1}, as --ego2exo_layers asks",
+            )
+        # hidden_states[0] is the embedding; layer l's output is entry l + 1.
+        self.calls.append({layer: states[layer + 1] for layer in self.layers})
+        self.inputs.append((args, kwargs))
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self.calls.clear()
+        self.inputs.clear()
+
+    def again(self, chosen: list[tuple[int, int]], total: int) -> Callable[[], Mapping[int, Tensor]]:
+        """What gives :meth:`frames` anew, by running the encoder once more on the same inputs, without gradients.
+
+        The same numbers, bit for bit, for a frozen encoder without dropout: its batch is the same too.
+        """
+        source = Captured(self.tower, self.layers, inputs=list(self.inputs))
+        return lambda: source._run_again().frames(chosen, total, once=True)
+
+    @torch.no_grad()
+    def _run_again(self) -> Captured:
+        fresh = Captured(self.tower, self.layers)
+        for args, kwargs in self.inputs:
+            fresh._keep(self.tower, args, kwargs, self.tower.vision_tower(*args, **kwargs))
+        return fresh
+
+    def frames(self, chosen: list[tuple[int, int]], total: int, once: bool = False) -> Mapping[int, Tensor]:
+        """The states of some frames, class token removed.
+
+        Args:
+            chosen: (first, last + 1) frame ranges among all frames that went through the tower.
+            total: how many frames went through it.
+            once: each layer can be taken once, and nothing here holds it from then on.
+
+        Returns:
+            layer -> (chosen frames, patches, D), made when it is asked for.
+
+        Raises:
+            Ego2ExoError: the tower encoded other pictures than the batch holds, or gave other patches than it has.
+        """
+        for layer in self.layers:
+            self._check(layer, total)
+        return _Frames(self, chosen, total, once)
+
+    def _check(self, layer: int, total: int) -> None:
+        name, patches = type(self.tower).__name__, self.tower.num_patches_per_side**2
+        encoded = sum(call[layer].shape[0] for call in self.calls)
+        if encoded != total:
+            raise Ego2ExoError(
+                f"{name} encoded {encoded} pictures where the batch has {total} frames",
+                "one encoder row a frame",
+                "use a tower that encodes whole frames",
+            )
+        for call in self.calls:
+            if call[layer].shape[1] not in (patches, patches + 1):
+                raise Ego2ExoError(
+                    f"{name} gives {call[layer].shape[1]} states a frame for {patches} patches",
+                    f"{patches}, or {patches + 1} with a class token",
+                )
+
+
+class _Frames(Mapping[int, Tensor]):
+    """Some frames' states by layer; see :meth:`Captured.frames`."""
+
+    def __init__(self, captured: Captured, chosen: list[tuple[int, int]], total: int, once: bool) -> None:
+        self.captured, self.chosen, self.total, self.once = captured, chosen, total, once
+
+    def __getitem__(self, layer: int) -> Tensor:
+        calls = self.captured.calls
+        parts = [call.pop(layer) if self.once else call[layer] for call in calls]
+        states = parts[0] if len(parts) == 1 else torch.cat(parts)
+        states = states[:, states.shape[1] - self.captured.tower.num_patches_per_side**2 :]
+        if [frame for first, last in self.chosen for frame in range(first, last)] == list(range(self.total)):
+            return states
+        return torch.cat([states[first:last] for first, last in self.chosen])
+
+    def __contains__(self, layer: object) -> bool:
+        return all(layer in call for call in self.captured.calls)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(layer for layer in self.captured.layers if layer in self)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+@contextmanager
+def capture(tower: Any, layers: tuple[int, ...]) -> Iterator[Captured]:
+    """Keep the layer outputs of every run of `tower` inside the block.
+
+    The hook sits on the whole encoder: hooks on its layers fire again in backward under gradient
+    checkpointing, and would see outputs without gradients.
+    """
+    captured = Captured(tower, layers)
+    handle = tower.vision_tower.register_forward_hook(captured._keep, with_kwargs=True)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+        captured.clear()

@@ -1,0 +1,318 @@
+"""What can be known of a teacher to fail before any weight loads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...config import PREFIX, DistillConfig, ReadingConfig
+from ...errors import Ego2ExoError
+from ...method.losses import require_equal_vocabularies
+from ...video.limits import VideoLimits
+from ..checkpoint.classes import class_key
+from ..checkpoint.config import read_config
+from ..checkpoint.files import describe
+from ..checkpoint.tokenizers import read_tokenizer
+from ..loading.loader import check_base
+from ..settings.command_line import Settings
+from ..training.alignment import Row, beginnings, find_turn
+from ..training.dataset import has_teacher
+from ..training.reader import is_key, read_logits
+from .data import MediaFolders
+from .sharding import zero_stage
+from .templates import Rehearsal
+
+_FLAGS = tuple(DistillConfig().to_dict())
+
+
+def refuse_without_tokens(settings: Settings) -> None:
+    """KD and reading flags belong to runs with ego tokens; LLaVA's own trainer would ignore them.
+
+    Raises:
+        Ego2ExoError: some are given to another run.
+    """
+    given = sorted(settings.given & {*_FLAGS, *ReadingConfig().to_dict(), *VideoLimits().to_dict(PREFIX)})
+    if given:
+        raise Ego2ExoError(
+            f"{_flags(given)} without --ego2exo True", "a run with ego tokens", "add --ego2exo True, or leave them out"
+        )
+
+
+def check_distilling(settings: Settings) -> DistillConfig:
+    """Flags, student and teacher; the samples are left to :func:`sample_check`.
+
+    Raises:
+        Ego2ExoError: they cannot work together.
+    """
+    weight = settings[f"{PREFIX}kd_weight"]
+    others = sorted(settings.given & set(_FLAGS) - {f"{PREFIX}kd_weight"})
+    if weight == 0 and others:
+        raise Ego2ExoError(
+            f"{_flags(others)} with --{PREFIX}kd_weight 0",
+            f"--{PREFIX}kd_weight above 0 with these flags",
+            "set a weight, or leave the other flags out: at weight 0 no teacher is asked",
+        )
+    config = DistillConfig(**{name.removeprefix(PREFIX): settings[name] for name in _FLAGS})
+    if config.on:
+        _check_run(settings)
+        {"self": _check_self, "cached": _check_cached, "path": _check_path}[config.kind](settings, config)
+    return config
+
+
+def _flags(names: list[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
+
+
+def _check_run(settings: Settings) -> None:
+    """What no KL can work with, whoever teaches."""
+    trainer = settings["trainer_type"]
+    stage = zero_stage(settings["deepspeed"])
+    cases = (
+        (trainer not in (None, "ego2exo"), f"--trainer_type {trainer}", "that trainer computes no KL", "leave it out"),
+        (settings["label_smoothing_factor"], f"--label_smoothing_factor {settings['label_smoothing_factor']}",
+         "it replaces the loss that the KL is added to", "leave it out"),
+        (settings["fsdp"], f"--fsdp {settings['fsdp']}", "the teacher's pass needs whole weights",
+         "use torchrun without FSDP"),
+        (stage == 3, f"--deepspeed {settings['deepspeed']}", "stage 3 partitions the weights the teacher needs",
+         "use stage 2, or torchrun alone"),
+        (settings.base.get("pretraining_tp", 1) > 1, f"pretraining_tp {settings.base.get('pretraining_tp')} in the "
+         "base's config.json", "its head is not called as a module", "set it to 1"),
+        (settings.base.get("output_router_logits"), "output_router_logits true in the base's config.json",
+         "the router's loss would be lost", "set it to false"),
+        (data_parallel(settings), "several GPUs in one process", "the batch would be split behind the teacher's back",
+         "start with torchrun, or show one GPU (CUDA_VISIBLE_DEVICES=0)"),
+    )  # fmt: skip
+    for wrong, given, reason, remedy in cases:
+        if wrong:
+            raise Ego2ExoError(f"{given} with --{PREFIX}kd_weight above 0: {reason}", "", remedy)
+
+
+def data_parallel(settings: Settings) -> bool:
+    """Whether transformers would split each batch among several GPUs of one process."""
+    import torch
+
+    alone = "LOCAL_RANK" not in os.environ and not settings["use_cpu"] and not settings["no_cuda"]
+    return bool(alone and torch.cuda.device_count() > 1)
+
+
+def _check_self(settings: Settings, config: DistillConfig) -> None:
+    """The base must still be there when LoRA and ego tokens are off."""
+    if not settings["lora_enable"]:
+        raise Ego2ExoError(
+            f"--{PREFIX}teacher self without LoRA: the base's weights would change with the student's",
+            "--lora_enable True",
+            f"add it, or pass the base itself as --{PREFIX}teacher",
+        )
+    parts = {part.strip() for part in (settings["mm_tunable_parts"] or "").split(",")}
+    tuned = [f"--mm_tunable_parts {part}" for part in ("mm_vision_tower", "mm_vision_resampler") if part in parts]
+    names = ("unfreeze_mm_vision_tower", "tune_mm_vision_resampler", "unfreeze_language_model")
+    tuned += [f"--{name} True" for name in names if settings[name]]
+    if settings["lora_bias"] not in (None, "none"):
+        tuned.append(f"--lora_bias {settings['lora_bias']}")
+    if settings["mm_use_im_start_end"] and settings["tune_mm_mlp_adapter"]:
+        tuned.append("--mm_use_im_start_end True with --tune_mm_mlp_adapter True")
+    if tuned:
+        raise Ego2ExoError(
+            f"--{PREFIX}teacher self with {', '.join(tuned)}: weights of the base itself would train",
+            "LoRA, the projector and the ego tokens alone",
+            f"leave these out, or pass the base itself as --{PREFIX}teacher",
+        )
+
+
+def _check_cached(settings: Settings, config: DistillConfig) -> None:
+    folder = Path(str(config.answers))
+    if not folder.is_dir() or not (folder / "top_k").is_dir():
+        given = "holds no top_k folder" if folder.is_dir() else "is no folder"
+        raise Ego2ExoError(
+            f"--{PREFIX}answers {folder} {given}", "an answers folder with logits", "make it with `teach --top-k`"
+        )
+
+
+def _check_path(settings: Settings, config: DistillConfig) -> None:
+    try:
+        found = read_config(config.teacher)
+    except Ego2ExoError as error:
+        raise Ego2ExoError(
+            f"--{PREFIX}teacher {config.teacher}: {error.given}",
+            "self, cached, or the folder or hub name of a LLaVA checkpoint",
+            "check the path",
+        ) from error
+    if class_key(found, config.teacher) is None:
+        raise Ego2ExoError(
+            f"--{PREFIX}teacher {config.teacher} is a {found.get('model_type')!r}",
+            "self, cached, or a LLaVA checkpoint",
+            "pass the teacher's folder or hub name, or leave the flag out for the student's own base",
+        )
+    check_base(describe(config.teacher), config.teacher_base, found)
+    if "vocab_size" in settings.base and "vocab_size" in found:
+        require_equal_vocabularies(settings.base["vocab_size"], found["vocab_size"])
+    _check_tokenizers(str(settings["model_name_or_path"]), config.teacher_base or config.teacher)
+
+
+def _check_tokenizers(student: str, teacher: str) -> None:
+    """Equal sizes do not make equal tokens."""
+    ours, theirs = read_tokenizer(student).get_vocab(), read_tokenizer(teacher).get_vocab()
+    if ours != theirs:
+        different = sorted({word for word, _ in ours.items() ^ theirs.items()})
+        raise Ego2ExoError(
+            f"the tokenizers of {student} and {teacher} differ in {len(different)} token(s): {different[:3]}",
+            "one tokenizer for student and teacher",
+            "take a teacher of the same language model, or train on its answers alone: --ego2exo_kd_weight 0",
+        )
+
+
+class SampleCheck:
+    """What a KL needs of each sample.
+
+    Args:
+        settings: the run's.
+        config: the distillation's.
+    """
+
+    def __init__(self, settings: Settings, config: DistillConfig) -> None:
+        self.settings, self.config, self._media = settings, config, MediaFolders(settings)
+        key = "answer_keys" if config.kind == "cached" else "ego_video"
+        self.allowed = f'for the KL "{key}", or "replay": true for general data'
+        made = "make the file with `llava-ego2exo targets`"
+        if config.kind == "cached":
+            made += f" from {config.answers}, whose answers `teach --top-k` gave logits"
+        self.remedy = f"{made}, or set --{PREFIX}kd_weight 0"
+        self.taught = 0
+        self._answers: Any = None
+
+    def __call__(self, sample: dict[str, Any]) -> Iterator[str]:
+        """The faults of a sample whose form is right."""
+        if not isinstance(sample.get("replay", False), bool):
+            yield f"has {sample['replay']!r} as replay, which is true or false"
+        elif not sample.get("replay", False):
+            self.taught += 1
+            yield from self._stored(sample) if self.config.kind == "cached" else self._ego(sample)
+
+    def finish(self) -> None:
+        """Refuse a file without anything to teach.
+
+        Raises:
+            Ego2ExoError: every sample is a replayed one.
+        """
+        if not self.taught:
+            raise Ego2ExoError(
+                f"--{PREFIX}kd_weight {self.config.kd_weight}, and every sample of {self.settings['data_path']} is a "
+                "replayed one, without a teacher",
+                "samples with ego_video",
+                "make them with `llava-ego2exo targets`, or train without the KL",
+            )
+
+    def _ego(self, sample: dict[str, Any]) -> Iterator[str]:
+        ego = sample.get("ego_video")
+        if ego is None:
+            yield 'has no ego_video for the KL (general data says "replay": true)'
+        elif not isinstance(ego, str) or not isinstance(sample.get("video"), str) or "image" in sample:
+            yield "needs one video and one ego_video, each a path, for the KL"
+        else:
+            yield from self._media.faults("video", ego, "ego_video")
+
+    def _stored(self, sample: dict[str, Any]) -> Iterator[str]:
+
+        if self._answers is None:
+            tokenizer = read_tokenizer(str(self.settings["model_name_or_path"]))
+            self._answers = StoredAnswers(str(self.config.answers), tokenizer, self.settings.base.get("vocab_size"))
+        yield from self._answers.faults(sample)
+
+
+# Whether the stored logits of a sample are those of its own answers.
+
+
+class StoredAnswers:
+    """The logits of an answers folder against a training file.
+
+    Args:
+        folder: the answers folder.
+        tokenizer: the student's.
+        vocabulary: tokens of the student; None where its config does not say.
+    """
+
+    def __init__(self, folder: str, tokenizer: Any, vocabulary: int | None) -> None:
+        self.folder, self.tokenizer, self.vocabulary = folder, tokenizer, vocabulary
+        self._widths: set[int] = set()
+
+    def faults(self, sample: dict[str, Any]) -> Iterator[str]:
+        """What is wrong with a sample's `answer_keys`, in words."""
+        answers = [turn["value"] for turn in sample["conversations"] if turn["from"] in ("gpt", "assistant")]
+        keys = sample.get("answer_keys")
+        if not isinstance(keys, list):
+            yield 'has no answer_keys for the stored logits (general data says "replay": true)'
+        elif len(keys) != len(answers):
+            yield f"has {len(keys)} answer_keys for {len(answers)} answer(s)"
+        else:
+            for key, answer in zip(keys, answers, strict=True):
+                yield from self._key_faults(key, answer)
+
+    def _key_faults(self, key: Any, answer: str) -> Iterator[str]:
+        if not is_key(key):
+            yield f"has {key!r} among its answer_keys, which are 32 hex digits"
+            return
+        try:
+            arrays = read_logits(self.folder, key)
+        except Ego2ExoError as error:
+            yield error.given
+            return
+        self._widths.add(arrays["ids"].shape[1])
+        top = max(arrays["ids"].max(initial=0), arrays["tokens"].max(initial=0))
+        if self.vocabulary is not None and top >= self.vocabulary:
+            yield f"answer {key} speaks of token {top}, and the student's vocabulary has {self.vocabulary}"
+        elif len(self._widths) > 1:
+            yield f"answer {key} has another k than those before it: {sorted(self._widths)}"
+        elif _letters(self.tokenizer.decode(arrays["tokens"].tolist(), skip_special_tokens=True)) != _letters(answer):
+            yield f"answer {key} is another text than the sample's, or of another tokenizer"
+
+
+def count_found(folder: str, samples: Sequence[dict[str, Any]], rehearsal: Rehearsal) -> tuple[int, int]:
+    """Of how many answers the stored tokens stand in what the student will read, and how many answers there are.
+
+    Args:
+        folder: the answers folder.
+        samples: without fault.
+        rehearsal: of the run.
+
+    Raises:
+        Ego2ExoError: LLaVA cannot write a sample.
+    """
+    found = total = 0
+    for sample in filter(has_teacher, samples):
+        labels = rehearsal.labels(sample)
+        places = (labels >= 0).nonzero()[:, 0]
+        row, cursor = Row(labels[places].tolist(), places.tolist(), cut=False), 0
+        for key in sample["answer_keys"]:
+            tokens = torch.from_numpy(read_logits(folder, key)["tokens"])
+            turn = {"tokens": tokens, "beginnings": beginnings(tokens.tolist(), rehearsal.tokenizer)}
+            start, part = find_turn(row, turn, cursor)
+            cursor = start + part.stop - part.start if part.stop > part.start else cursor
+            found += part.stop > part.start
+            total += 1
+    return found, total
+
+
+def require_found(folder: str, samples: Sequence[dict[str, Any]], rehearsal: Rehearsal) -> str:
+    """How many answers will have a KL, in words.
+
+    Raises:
+        Ego2ExoError: none of those looked at.
+    """
+    found, total = count_found(folder, samples, rehearsal)
+    text = f"KL found for {found} of {total} answers looked at"
+    if total and not found:
+        raise Ego2ExoError(
+            f"{text}: as the student reads them, they are other tokens than the teacher wrote in {folder}",
+            "answers that the student's tokenizer and --version cut as the teacher did",
+            "take the teacher's own base as student, or its checkpoint as --ego2exo_teacher, or --ego2exo_kd_weight 0",
+        )
+    return text
+
+
+def _letters(text: str) -> str:
+    """A text without its blanks, which tokenizers add and drop at their edges."""
+    return "".join(text.split())

@@ -1,0 +1,178 @@
+"""Whether `--version` names the conversation template by which the base can be taught."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import warnings
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+from ...common.text import listed
+from ...errors import Ego2ExoError
+from ..checkpoint.tokenizers import read_tokenizer
+from ..fixes.data import placement_of
+from ..hooks.flavour import PYPI, detect
+from ..hooks.install import substituted
+from ..inference.prompts import CERTAIN
+from ..settings.command_line import Settings
+from ..training.alignment import AnswerContent
+from .base_class import LLAMA, MISTRAL, QWEN, class_of
+
+# Samples written as the student will read them, before any weight loads.
+
+LOOKED_AT = 256
+
+
+class Spread:
+    """At most `limit` things of a stream, evenly spaced."""
+
+    def __init__(self, limit: int = LOOKED_AT) -> None:
+        self.limit, self.stride, self.count = limit, 1, 0
+        self.kept: list[Any] = []
+
+    def add(self, thing: Any) -> None:
+        """See one more."""
+        if self.count % self.stride == 0:
+            self.kept.append(thing)
+        self.count += 1
+        if len(self.kept) > self.limit:
+            self.kept, self.stride = self.kept[::2], 2 * self.stride
+
+
+class Rehearsal:
+    """LLaVA's own preprocessing with the run's tokenizer and conversation template.
+
+    Args:
+        settings: the run's.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        from llava import conversation
+
+        version = settings["version"]
+        self.settings, self.tokenizer = settings, student_tokenizer(settings)
+        self.conversation = conversation.conv_templates.get(version, conversation.default_conversation)
+        self.content = AnswerContent(self.tokenizer, self.conversation.roles[1])
+        # LLaVA copies the tokenizer for each sample, which takes a second with a large vocabulary.
+        self._copied = copy.copy(self.tokenizer)
+        self._copied.__deepcopy__ = lambda _memo: self._copied
+
+    def labels(self, sample: dict[str, Any]) -> Tensor:
+        """(length,) of one sample, -100 where nothing is supervised; visual tokens are one place.
+
+        Raises:
+            Ego2ExoError: LLaVA cannot write it.
+        """
+        import llava.train.train as host
+        from llava import conversation
+
+        turns, visual = copy.deepcopy([sample["conversations"]]), "image" in sample or "video" in sample
+        args = SimpleNamespace(is_multimodal=True, mm_use_im_start_end=bool(self.settings["mm_use_im_start_end"]))
+        quiet = contextlib.redirect_stdout(io.StringIO())  # LLaVA prints each mismatch
+        try:
+            with substituted(conversation, default_conversation=self.conversation), placement_of(sample), quiet:
+                turns = host.preprocess_multimodal(turns, args) if visual else turns
+                return host.preprocess(turns, self._copied, has_image=visual)["labels"][0].long()
+        except Exception as error:
+            reason = f"{type(error).__name__} {error}".strip().splitlines()[0]
+            raise Ego2ExoError(
+                f"--version {self.settings['version']}: LLaVA cannot write the sample with the id {sample.get('id')!r} "
+                f"by this template and the tokenizer of {self.settings['model_name_or_path']} ({reason})",
+                "the conversation template that the base was trained with, and samples that it can write",
+                "give another --version, or mend the sample",
+            ) from error
+
+
+def student_tokenizer(settings: Settings) -> Any:
+    """The tokenizer as LLaVA's train script makes it, by letters in the base's path.
+
+    Raises:
+        Ego2ExoError: the base has none.
+    """
+    path, version = str(settings["model_name_or_path"]), settings["version"]
+    letters = path.lower()
+    if detect() == PYPI:
+        slow, side = "mpt" not in path, "right"
+    else:
+        mistral = any(part in letters for part in MISTRAL)
+        side = "left" if mistral else "right"
+        slow = not mistral and not any(part in letters for part in QWEN) and any(part in letters for part in LLAMA)
+    options: dict[str, Any] = {"use_fast": False} if slow else {}
+    tokenizer = read_tokenizer(path, model_max_length=settings["model_max_length"], padding_side=side, **options)
+    if version == "v0":
+        if tokenizer.pad_token is None:
+            tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    elif tokenizer.unk_token is not None or version == "v0.5" or detect() == PYPI:
+        tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
+
+
+_LEGACY = ("v0", "v0.5")
+
+
+def check_version(settings: Settings) -> None:
+    """The template's name, and whether it is the one of the base's class where that is certain.
+
+    Raises:
+        Ego2ExoError: LLaVA has no such template (it would take vicuna_v1), or none is given and the class has one.
+    """
+    from llava.conversation import SeparatorStyle, conv_templates
+
+    version = settings["version"]
+    meant = CERTAIN.get(class_of(settings) or "")
+    meant = meant if meant in conv_templates else None
+    if version not in conv_templates and version not in _LEGACY:
+        raise Ego2ExoError(
+            f"--version {version}: LLaVA has no such conversation template", ", ".join(conv_templates), _give(meant)
+        )
+    if meant is None:
+        return
+    if "version" not in settings.given:
+        raise Ego2ExoError(
+            f"no --version, and LLaVA's default {version} is not the conversation template of "
+            f"{settings['model_name_or_path']}",
+            ", ".join(conv_templates),
+            _give(meant),
+        )
+    given = conv_templates.get(version)
+    plain = given is not None and given.sep_style == SeparatorStyle.PLAIN
+    if not plain and (given is None or given.version != conv_templates[meant].version):
+        warnings.warn(
+            f"--version {version}: {settings['model_name_or_path']} is of a class that LLaVA trains with {meant}; the "
+            "student must be asked by the template that it is trained with.",
+            stacklevel=2,
+        )
+
+
+def check_lessons(settings: Settings, rehearsal: Rehearsal, samples: Sequence[dict[str, Any]]) -> None:
+    """Whether LLaVA leaves answers to learn from: with a template that does not fit it masks whole samples.
+
+    Args:
+        settings: the run's.
+        rehearsal: of the run.
+        samples: some of its samples.
+
+    Raises:
+        Ego2ExoError: none of the samples has a supervised token of its answers, or LLaVA cannot write one.
+    """
+    silent = [sample for sample in samples if not bool(rehearsal.content.own(rehearsal.labels(sample)[None]).any())]
+    given = f"--version {settings['version']}: {len(silent)} of {len(samples)} samples looked at teach nothing"
+    if samples and len(silent) == len(samples):
+        raise Ego2ExoError(
+            f"{given}: LLaVA masks their answers with this template and the tokenizer of "
+            f"{settings['model_name_or_path']}",
+            "the conversation template that the base was trained with",
+            _give(CERTAIN.get(class_of(settings) or "")),
+        )
+    if silent:
+        names = listed([f"id {sample.get('id')!r}" for sample in silent])
+        warnings.warn(f"{given}: LLaVA masks their answers ({names}).", stacklevel=2)
+
+
+def _give(meant: str | None) -> str:
+    return f"give --version {meant}" if meant else "give --version the one that the base was trained with"

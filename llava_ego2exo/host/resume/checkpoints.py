@@ -1,0 +1,194 @@
+"""Which `checkpoint-N` of a run are whole: each is written beside, listed in a file of its own, and renamed last."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...common.files import write_whole
+from ...errors import Ego2ExoError
+from ..checkpoint.files import LORA_EXTRAS, PROJECTOR
+
+MANIFEST = "ego2exo_checkpoint.json"
+UNFINISHED = "unfinished"
+_ASIDE = "damaged-"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in a run's folder.
+
+    Args:
+        whole: checkpoints that can be resumed, oldest first.
+        damaged: checkpoints that cannot, each with the reason.
+        unfinished: names of checkpoints that were being written when a run ended.
+    """
+
+    whole: tuple[Path, ...]
+    damaged: tuple[tuple[Path, str], ...]
+    unfinished: tuple[str, ...]
+
+    @property
+    def last(self) -> Path | None:
+        """The checkpoint that a run goes on from."""
+        return self.whole[-1] if self.whole else None
+
+
+def look(folder: str | Path, required: Sequence[str] = ()) -> Found:
+    """Look through a run's folder.
+
+    Args:
+        folder: `--output_dir`; may be missing.
+        required: files that a checkpoint without a list of its own must have.
+    """
+    root = Path(folder)
+    numbered = [path for path in root.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    numbered = sorted((path for path in numbered if path.is_dir()), key=lambda path: int(path.name.split("-")[1]))
+    reasons = {path: fault(path, required) for path in numbered}
+    return Found(
+        tuple(path for path in numbered if reasons[path] is None),
+        tuple((path, reason) for path, reason in reasons.items() if reason is not None),
+        tuple(sorted(path.name for path in (root / UNFINISHED).glob("*"))),
+    )
+
+
+def fault(folder: Path, required: Sequence[str] = ()) -> str | None:
+    """Why a checkpoint is not whole, in words; None where it is.
+
+    Args:
+        folder: `checkpoint-N`.
+        required: files that it must have where it has no list.
+    """
+    listed = read_manifest(folder)
+    if listed is None:
+        if (folder / MANIFEST).exists():
+            return f"its {MANIFEST} is damaged"
+        missing = [name for name in (*required, "trainer_state.json") if not (folder / name).is_file()]
+        return f"it has no {missing[0]}" if missing else None
+    for name, size in listed["files"].items():
+        file = folder / name
+        if not file.is_file():
+            return f"it has no {name}"
+        if file.stat().st_size != size:
+            return f"its {name} has {file.stat().st_size} bytes of {size}"
+    return None
+
+
+def required_files(lora: bool, adapter_alone: bool) -> tuple[str, ...]:
+    """What a checkpoint of a kind of run must have, whoever wrote it."""
+    return ("adapter_config.json", LORA_EXTRAS) if lora else (PROJECTOR,) if adapter_alone else ()
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """A checkpoint's list of its files and what it says of its run; None where there is none to be read."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return found if isinstance(found["files"], dict) and isinstance(found["run"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def finish(part: Path, target: Path, run: dict[str, Any]) -> None:
+    """List a checkpoint's files in it, wait for the disk, and move it to its place.
+
+    A process that is killed before the last line leaves no `checkpoint-N`, and behind it a whole one.
+
+    Args:
+        part: the folder as it was written.
+        target: `checkpoint-N`; one that is there already is replaced.
+        run: what to keep about the run.
+    """
+    files = sorted(path for path in part.rglob("*") if path.is_file() and path.name != MANIFEST)
+    sizes = {path.relative_to(part).as_posix(): path.stat().st_size for path in files}
+    for path in files:
+        _to_disk(path)
+    write_whole(part / MANIFEST, json.dumps({"run": run, "files": sizes}, indent=1) + "\n")
+    if target.exists():
+        shutil.rmtree(target)
+    part.rename(target)
+    _to_disk(target.parent)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def set_aside(folder: str | Path, found: Found) -> list[str]:
+    """Take out of LLaVA's sight what must not be resumed; LLaVA takes the highest `checkpoint-*` that it sees.
+
+    A checkpoint that was never finished is deleted, a damaged one renamed.
+
+    Returns:
+        What was done, in words.
+    """
+    lines = []
+    on = "the run begins anew" if found.last is None else f"the run goes on from {found.last.name}"
+    if found.unfinished:
+        shutil.rmtree(Path(folder, UNFINISHED), ignore_errors=True)
+        lines.append(f"{', '.join(found.unfinished)} was being written when the run ended; {on}")
+    for path, reason in found.damaged:
+        aside = path.with_name(_ASIDE + path.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        lines.append(f"{path.name} is damaged ({reason}) and is now called {aside.name}; {on}")
+    if lines:
+        lines.append(f"checkpoints that were not used: {len(found.damaged) + len(found.unfinished)}")
+    return lines
+
+
+# Files that cannot be written: whether the disk is the reason, and what is left.
+
+_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+# torch and safetensors write in other languages and tell the reason in words alone.
+_WORDS = re.compile(
+    r"No space left|os error (?:28|122|27|30|5)\b|Disk quota|PytorchStreamWriter|file write failed|iostream error|"
+    r"inline_container.*unexpected pos"
+)
+
+
+def disk_reason(error: BaseException | None) -> str | None:
+    """Why a file could not be written, in words; None where the error is of another kind."""
+    for one in _chain(error):
+        if isinstance(one, OSError) and one.errno in _NUMBERS:
+            return os.strerror(one.errno)
+        if isinstance(one, (OSError, RuntimeError)) or type(one).__name__ == "SafetensorError":
+            if _WORDS.search(str(one)):
+                return " ".join(str(one).split())[:160]
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def not_written(what: str, reason: str, folder: str | Path) -> Ego2ExoError:
+    """The error that ends a run, with the last checkpoint that can be used.
+
+    Args:
+        what: could not be written.
+        reason: in words.
+        folder: the run's.
+    """
+    last = look(folder).last
+    left = "there is no whole checkpoint before it" if last is None else f"{last.name} is whole and can be used"
+    again = "it begins anew" if last is None else f"it goes on from {last.name}"
+    return Ego2ExoError(
+        f"{what} could not be written: {reason}; {left}",
+        "space for one more checkpoint than --save_total_limit keeps",
+        f"free some space, and start the same command again: {again}",
+    )

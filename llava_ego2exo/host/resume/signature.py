@@ -1,0 +1,201 @@
+"""What makes a run this run: its flags, its data, the weights it began with and the teacher it learns from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ...common.files import file_hash
+from ...config import PREFIX, DistillConfig, Ego2ExoConfig
+from ...errors import Ego2ExoError
+from ...video.limits import VideoLimits
+from ..checkpoint.config import read_config
+from ..checkpoint.files import fingerprint
+from ..fixes.trainer import adapter_only
+from ..settings.command_line import Settings
+from ..settings.data_paths import data_files
+from ..training.reader import file_of
+from .checkpoints import Found, look, read_manifest, required_files
+from .state import require_resumable
+
+# Which samples come when, and what is trained: with another value a checkpoint stands for no step of this run.
+_PLACE = (
+    "seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last",
+    "group_by_length", "group_by_modality_length", "group_by_modality_length_auto", "group_by_varlen",
+    "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "lora_bias", "bits", "quant_type", "double_quant",
+    "mm_tunable_parts", "tune_mm_mlp_adapter", "optim",
+)  # fmt: skip
+# What changes no number, or is compared by its content.
+_FREE = {
+    "output_dir", "overwrite_output_dir", "data_path", "video_folder", "image_folder", "model_name_or_path",
+    "report_to", "run_name", "disable_tqdm", "local_rank", "log_level", "log_level_replica", "log_on_each_node",
+    "cache_dir", "verbose_logging", "resume_from_checkpoint", "skip_memory_metrics", "ignore_data_skip",
+    *(PREFIX + name for name in ("teacher", "teacher_base", "answers", "check_saved", "frame_cache", "frame_cache_gb")),
+    *VideoLimits().to_dict(PREFIX),
+}  # fmt: skip
+_FREE_BEGINNINGS = ("logging_", "save_", "dataloader_num", "dataloader_p", "eval_", "push_to_hub", "hub_", "ddp_")
+_SAMPLED = 16
+
+
+def run_identity(settings: Settings, distilling: DistillConfig, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """A run's identity, as a checkpoint keeps it.
+
+    Args:
+        settings: the run's.
+        distilling: how it distils.
+        keys: of the stored answers that its samples name.
+
+    Raises:
+        Ego2ExoError: the base or the teacher holds no weights.
+    """
+    files = data_files(settings["data_path"], lists="mm_newline_position" in settings.values)
+    return {
+        "flags": {name: _plain(value) for name, value in sorted(settings.values.items())},
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "data": _short("".join(file_hash(file) for file in files).encode()),
+        "base": fingerprint(str(settings["model_name_or_path"])),
+        "teacher": _teacher(distilling, keys),
+    }
+
+
+def _teacher(distilling: DistillConfig, keys: Iterable[str]) -> str | None:
+    if not distilling.on or distilling.kind == "self":  # the base, which has its own line
+        return None
+    if distilling.kind == "path":
+        return fingerprint(distilling.teacher, distilling.teacher_base)
+    return answers_fingerprint(str(distilling.answers), keys)
+
+
+def answers_fingerprint(folder: str, keys: Iterable[str]) -> str:
+    """32 hex digits from keys and sizes of stored logits, and the bytes of 16 of them spread over all.
+
+    Args:
+        folder: the answers folder.
+        keys: of the answers; their order does not count, nor do others in the folder.
+    """
+    files = [file_of(folder, key) for key in sorted(set(keys))]
+    parts: list[Any] = [[file.name, file.stat().st_size] for file in files]
+    for index in range(min(_SAMPLED, len(files))):
+        file = files[(len(files) - 1) * index // max(min(_SAMPLED, len(files)) - 1, 1)]
+        parts.append(file_hash(str(file)))
+    return _short(json.dumps(parts).encode())
+
+
+def _short(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _plain(value: Any) -> Any:
+    value = None if value is MISSING else getattr(value, "value", value)  # an enum's
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """What differs between a checkpoint's run and this one, as ``name: checkpoint's / now`` lines.
+
+    Args:
+        old: the checkpoint's identity.
+        new: this run's.
+
+    Returns:
+        What makes it another run; what changes it from here on.
+    """
+    before, now = old.get("flags", {}), new["flags"]
+    ours = [PREFIX + field.name for field in fields(Ego2ExoConfig)] + [f"{PREFIX}kd_weight", f"{PREFIX}kd_temperature"]
+    names = ["ego2exo", *ours, *_PLACE]
+    other = [_line(name, before[name], now.get(name)) for name in names if before.get(name) != now.get(name)]
+    kinds = [_kind(flags) for flags in (before, now)]
+    if kinds[0] != kinds[1]:
+        other.append(_line(f"{PREFIX}teacher", *kinds))
+    contents = (
+        ("processes", "number of processes"),
+        ("data", f"content of --data_path {now.get('data_path')}"),
+        ("base", f"weights of --model_name_or_path {now.get('model_name_or_path')}"),
+        ("teacher", f"teacher's content ({_place(now)})"),
+    )
+    other += [_line(text, old.get(key), new[key]) for key, text in contents if old.get(key) != new[key]]
+    rest = sorted((before.keys() | now.keys()) - set(names) - _FREE)
+    changed = [
+        _line(name, before.get(name), now.get(name))
+        for name in rest
+        if not name.startswith(_FREE_BEGINNINGS) and before.get(name) != now.get(name)
+    ]
+    return other, changed
+
+
+def _line(name: str, old: Any, new: Any) -> str:
+    return f"{name}: {old} / {new}"
+
+
+def _kind(flags: dict[str, Any]) -> str:
+    teacher = str(flags.get(f"{PREFIX}teacher", "self"))
+    return teacher if teacher in ("self", "cached") else "path"
+
+
+def _place(flags: dict[str, Any]) -> Any:
+    return Path(str(flags.get(f"{PREFIX}{'answers' if _kind(flags) == 'cached' else 'teacher'}")))
+
+
+# LLaVA resumes by itself from the highest checkpoint in the output folder; it must be a whole one of this run.
+
+
+def check_resume(
+    settings: Settings, flags: Ego2ExoConfig, distilling: DistillConfig, identity: dict[str, Any]
+) -> tuple[Found, list[str]]:
+    """Look for the checkpoint that the run will go on from.
+
+    Args:
+        settings: the run's.
+        flags: the plugin's.
+        distilling: how it distils.
+        identity: of the run.
+
+    Returns:
+        What lies in the output folder; flags that change the run from here on, in words.
+
+    Raises:
+        Ego2ExoError: no checkpoint is whole, or the last whole one is of another run; says what differs.
+    """
+    alone = adapter_only(SimpleNamespace(**settings.values))
+    found = look(settings["output_dir"], required_files(bool(settings["lora_enable"]), alone))
+    if found.last is None:
+        if found.damaged:
+            path, reason = found.damaged[-1]
+            raise Ego2ExoError(
+                f"{path} cannot be resumed: {reason}; no other checkpoint in {path.parent} is whole",
+                "a whole checkpoint-N, or none",
+                "put the file back, or remove the checkpoint to start anew",
+            )
+        return found, []
+    manifest = read_manifest(found.last)
+    run = {} if manifest is None else manifest["run"]
+    if run:
+        require_resumable(run, str(found.last))
+        lines, changed = differences(run, identity)
+    else:
+        lines, changed = _by_config(found.last, flags, distilling), []
+    if lines:
+        raise Ego2ExoError(
+            f"{found.last} would be resumed, but was made with other flags or files (checkpoint / now): "
+            + "; ".join(lines),
+            "the flags and files it was made with",
+            "use them, or another --output_dir",
+        )
+    return found, changed
+
+
+def _by_config(checkpoint: Path, flags: Ego2ExoConfig, distilling: DistillConfig) -> list[str]:
+    """What differs, of a checkpoint that says nothing of its run but in its config."""
+    if not os.path.isfile(checkpoint / "config.json"):
+        return []
+    config = read_config(str(checkpoint))
+    source = SimpleNamespace(**config)
+    stored = Ego2ExoConfig.from_object(source)
+    lines = stored.differences(flags) if config.get("ego2exo") else [f"{PREFIX.rstrip('_')}: False / True"]
+    return lines + DistillConfig.from_object(source).differences(distilling)

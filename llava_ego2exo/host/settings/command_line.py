@@ -1,0 +1,127 @@
+"""Which flags the user gave, and which values a run takes over from its base checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from ...config import PREFIX, Ego2ExoConfig, base_type
+from ...errors import Ego2ExoError
+from ..checkpoint.config import read_config
+
+_UNSET = object()
+
+# flag -> key in a LLaVA checkpoint's config.json. LLaVA overwrites each with the flag's default when it is not given.
+INHERITED = {
+    "vision_tower": "mm_vision_tower",
+    "mm_projector_type": "mm_projector_type",
+    "mm_vision_select_layer": "mm_vision_select_layer",
+    "mm_vision_select_feature": "mm_vision_select_feature",
+    "mm_patch_merge_type": "mm_patch_merge_type",
+    "mm_newline_position": "mm_newline_position",
+    "mm_spatial_pool_stride": "mm_spatial_pool_stride",
+    "mm_spatial_pool_mode": "mm_spatial_pool_mode",
+    "mm_resampler_type": "mm_resampler_type",
+    "mm_use_im_start_end": "mm_use_im_start_end",
+    "mm_use_im_patch_token": "mm_use_im_patch_token",
+    "add_faster_video": "add_faster_video",
+    "faster_token_stride": "faster_token_stride",
+    "image_aspect_ratio": "image_aspect_ratio",
+    "image_grid_pinpoints": "image_grid_pinpoints",
+    "image_crop_resolution": "image_crop_resolution",
+    "image_split_resolution": "image_split_resolution",
+    "add_time_instruction": "add_time_instruction",
+    "force_sample": "force_sample",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One command line.
+
+    Args:
+        values: every flag, given or by default.
+        given: the flags that the user wrote.
+        base: the base checkpoint's config.json as a dict; empty where it cannot be read.
+    """
+
+    values: dict[str, Any]
+    given: frozenset[str]
+    base: dict[str, Any]
+
+    def __getitem__(self, flag: str) -> Any:
+        return self.values.get(flag)
+
+    @property
+    def on(self) -> bool:
+        """Whether this run trains ego tokens: by flag, by projector type, or because the base has them.
+
+        A base that has them and `--ego2exo False` contradict each other, which the checks of such a run refuse.
+        """
+        return bool(
+            self["ego2exo"] or str(self["mm_projector_type"]).startswith(PREFIX) or self.base.get("ego2exo", False)
+        )
+
+
+def read(classes: tuple[type, ...], argv: list[str]) -> Settings:
+    """Parse `argv` as LLaVA will, without building its argument objects.
+
+    Raises:
+        Ego2ExoError: a flag that none of the classes has; LLaVA's parser would end in a traceback.
+    """
+    from transformers import HfArgumentParser
+
+    defaults = {field.name: field.default for cls in classes for field in dataclasses.fields(cls)}
+    sentinel = argparse.Namespace(**dict.fromkeys(defaults, _UNSET))
+    parsed, rest = HfArgumentParser(classes).parse_known_args(argv, namespace=sentinel)
+    _refuse_unknown(rest, sorted(defaults))
+    given = {name: value for name, value in vars(parsed).items() if value is not _UNSET and name in defaults}
+    values = {**defaults, **given}
+    try:
+        base = read_config(values.get("model_name_or_path"))
+    except Ego2ExoError:
+        base = {}  # a run without ego tokens meets LLaVA's own message; one with them is refused by its checks
+    return Settings(values, frozenset(given), base)
+
+
+def _refuse_unknown(rest: list[str], known: list[str]) -> None:
+    names = [word.split("=")[0] for word in rest if word.startswith("--")]
+    given = names or rest
+    if not given:
+        return
+    near = {name: get_close_matches(name.strip("-").replace("-", "_"), known, 1) for name in names}
+    meant = [f"--{match[0]}, not {name}" for name, match in near.items() if match]
+    raise Ego2ExoError(
+        f"{', '.join(given)}: {'no such flag' if names else 'belongs to no flag'}",
+        "the flags of LLaVA's training and those of docs/flags.md",
+        f"write {'; '.join(meant)}" if meant else "mend or remove it",
+    )
+
+
+def inherit(settings: Settings) -> tuple[Settings, dict[str, Any]]:
+    """Take what the user did not give from the base checkpoint.
+
+    Returns:
+        The settings with these values in place, and the values alone.
+    """
+    sources = dict(INHERITED)
+    if settings.base.get("ego2exo"):
+        sources |= {"ego2exo": "ego2exo"} | {
+            PREFIX + f.name: PREFIX + f.name for f in dataclasses.fields(Ego2ExoConfig)
+        }
+    found = {}
+    for flag, key in sources.items():
+        value = settings.base.get(key)
+        if flag in settings.values and flag not in settings.given and value is not None:
+            value = base_type(value) if flag == "mm_projector_type" else value
+            if value != settings.values[flag]:
+                found[flag] = value
+    return dataclasses.replace(settings, values={**settings.values, **found}), found
+
+
+def as_arguments(values: dict[str, Any]) -> list[str]:
+    """Values as they would be written on the command line."""
+    return [part for flag, value in values.items() for part in (f"--{flag}", str(value))]

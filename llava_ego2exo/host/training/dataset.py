@@ -1,0 +1,198 @@
+"""Training data: a video that does not decode stops the run by name; llava-torch learns to read videos."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from ...config import DistillConfig
+from ...errors import Ego2ExoError
+from ...video import read_video, time_instruction
+from ..fixes.data import placement_of
+from ..settings.context import DISTILL
+from .alignment import beginnings
+from .reader import give_reader, read_logits, reader_of
+from .unreadable_samples import EXO, unreadable, with_dropping
+
+# The teacher's part of a batch: the same samples with the ego clip, or stored logits.
+
+
+def with_teacher(module: dict[str, Any]) -> dict[str, Any]:
+    """LLaVA's data module with the teacher's part, where the run has a KL; untouched where it has none."""
+    config = DISTILL.get()
+    if config is None or not config.on:
+        return module
+    dataset = module["train_dataset"]
+    dataset.__class__ = _taught(type(dataset), config)
+    module["data_collator"] = _collating(module["data_collator"], config)
+    return module
+
+
+def has_teacher(sample: dict[str, Any]) -> bool:
+    """Whether a sample gets a KL: general data that is replayed against forgetting does not."""
+    return not sample.get("replay", False)
+
+
+def _taught(base: type, config: DistillConfig) -> type:
+    class TaughtDataset(base):  # type: ignore[misc, valid-type]
+        """Each sample carries what its teacher needs."""
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            item, sample = super().__getitem__(index), self.list_data_dict[index]
+            if not has_teacher(sample):
+                return item
+            if config.kind == "cached":
+                return {**item, "teacher": [_turn(config, key, self.tokenizer) for key in sample["answer_keys"]]}
+            self.list_data_dict[index] = {**sample, "video": sample["ego_video"], EXO: sample["video"]}
+            try:
+                return {**item, "teacher": super().__getitem__(index)}
+            finally:
+                self.list_data_dict[index] = sample
+
+    TaughtDataset.__name__ = base.__name__
+    return TaughtDataset
+
+
+def _turn(config: DistillConfig, key: str, tokenizer: Any) -> dict[str, Any]:
+    import torch
+
+    arrays = {name: torch.from_numpy(value) for name, value in read_logits(str(config.answers), key).items()}
+    return {**arrays, "beginnings": beginnings(arrays["tokens"].tolist(), tokenizer)}
+
+
+def _collating(collate: Callable[..., dict[str, Any]], config: DistillConfig) -> Callable[..., dict[str, Any]]:
+    """The host's collator for both parts.
+
+    `batch["teacher"]` is absent where no row has a teacher; `rows` in it are the student's rows of the teacher's.
+    """
+
+    @functools.wraps(collate.__call__)
+    def collate_both(instances: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = collate([{name: value for name, value in each.items() if name != "teacher"} for each in instances])
+        rows = [row for row, instance in enumerate(instances) if "teacher" in instance]
+        taught = [instances[row]["teacher"] for row in rows]
+        if rows:
+            batch["teacher"] = {"rows": rows, **({"turns": taught} if config.kind == "cached" else collate(taught))}
+        return batch
+
+    return collate_both
+
+
+def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """LLaVA's data module with a strict dataset; where the host has no video reader, with one.
+
+    The class of the finished object is exchanged: LLaVA's dataset calls `super` by its own global name, so a
+    subclass in its place would break.
+    """
+
+    @functools.wraps(original)
+    def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
+        module = original(tokenizer=tokenizer, data_args=data_args)
+        dataset = module["train_dataset"]
+        host = sys.modules[type(dataset).__module__]
+        if hasattr(type(dataset), "_get_item"):
+            dataset.__class__ = _strict(type(dataset))
+        else:
+            dataset.__class__ = _reading_videos(type(dataset), host)
+            module["data_collator"] = _with_modalities(module["data_collator"])
+        give_reader(data_args)
+        return with_dropping(with_teacher(module))
+
+    return make_supervised_data_module
+
+
+def _strict(base: type) -> type:
+    """LLaVA-NeXT's dataset without its silent replacement of a sample it cannot read by the next one."""
+
+    class StrictDataset(base):  # type: ignore[misc, valid-type]
+        _reading: int | None = None
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return self._get_item(index)
+
+        def _get_item(self, index: int) -> dict[str, Any]:
+            if self._reading is not None:  # LLaVA caught an error of ours-to-be and asks for another sample
+                raise unreadable(self, self._reading, sys.exc_info()[1])
+            self._reading = index
+            try:
+                with placement_of(self.list_data_dict[index]):
+                    return super()._get_item(index)
+            except (Ego2ExoError, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                raise unreadable(self, index, error) from error
+            finally:
+                self._reading = None
+
+    StrictDataset.__name__ = base.__name__
+    return StrictDataset
+
+
+def _reading_videos(base: type, host: Any) -> type:
+    """llava-torch's dataset with LLaVA-NeXT's `video` samples: same frames, same time instruction."""
+
+    class VideoDataset(base):  # type: ignore[misc, valid-type]
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            sample = self.list_data_dict[index]
+            try:
+                if "video" not in sample:
+                    kind = "image" if "image" in sample else "text"
+                    return {**super().__getitem__(index), "modality": kind}
+                return _video_sample(self, sample, host)
+            except Exception as error:
+                raise unreadable(self, index, error) from error
+
+        @property
+        def modality_lengths(self) -> list[int]:
+            sizes = super().modality_lengths
+            return [abs(n) if "video" in sample else n for n, sample in zip(sizes, self.list_data_dict, strict=True)]
+
+    VideoDataset.__name__ = base.__name__
+    return VideoDataset
+
+
+def _video_sample(dataset: Any, sample: dict[str, Any], host: Any) -> dict[str, Any]:
+    args = dataset.data_args
+    path = os.path.join(args.video_folder or "", sample["video"])
+    read = reader_of(args) or read_video
+    clip = read(path, fps=args.video_fps, frames_upbound=args.frames_upbound, force_sample=args.force_sample)
+    turns = copy.deepcopy(sample["conversations"])
+    if args.add_time_instruction:
+        turns[0]["value"] = f"<image>\n{time_instruction(clip)}\n{turns[0]['value'].replace('<image>', '')}"
+    with placement_of(sample):
+        sources = host.preprocess_multimodal([turns], args)
+    data = host.preprocess(sources, dataset.tokenizer, has_image=True)
+    pixels = args.image_processor.preprocess(list(clip.frames), return_tensors="pt")["pixel_values"]
+    return {"input_ids": data["input_ids"][0], "labels": data["labels"][0], "image": pixels, "modality": "video"}
+
+
+def _with_modalities(collate: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """llava-torch's collator, telling the model which entries are videos."""
+
+    @functools.wraps(collate.__call__)
+    def with_modalities(instances: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = collate(instances)
+        if "images" in batch:
+            batch["modalities"] = [instance.get("modality", "image") for instance in instances]
+        return batch
+
+    return with_modalities
+
+
+def keep_turns(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Mend: LLaVA-NeXT writes the time instruction into the stored sample, once more with every epoch."""
+
+    @functools.wraps(original)
+    def _get_item(self: Any, i: int) -> Any:
+        kept = self.list_data_dict[i]
+        self.list_data_dict[i] = copy.deepcopy(kept)
+        try:
+            return original(self, i)
+        finally:
+            self.list_data_dict[i] = kept
+
+    return _get_item

@@ -1,0 +1,189 @@
+"""Stops a run that trains on numbers by accident: a loss that cannot be right, or weights that no gradient reaches."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from ...common.text import listed
+from ...errors import Ego2ExoError
+from ..model.answer_pass import llava_model
+from ..model.projector import CHILD
+from .losses import LONGER, Sums
+
+# Of the training file's samples, the share that may have no answer token left.
+MASKED_SHARE = 0.1
+# So many samples without one of them having an answer are no chance of the shuffle.
+ALL_MASKED = 64
+# LoRA's first half has gradient 0 until a step has moved the second from 0, which a warm-up from 0 puts off by one.
+STEPS = 8
+
+
+class TrainingMonitor(TrainerCallback):
+    """Checks each global batch's loss, and the gradients of the first steps, before the optimizer uses them.
+
+    Args:
+        trainer: the distilling trainer, which calls :meth:`check` once a global batch.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.gradients: FirstGradientCheck | None = None
+        self.last: float | None = None
+        self.epoch = Sums()
+
+    def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
+        """Watch the gradients, where this process holds them."""
+        if not self.trainer.is_deepspeed_enabled and not self.trainer.is_fsdp_enabled:
+            self.gradients = FirstGradientCheck(self.trainer.model)
+
+    def on_epoch_begin(self, *_args: Any, **_kwargs: Any) -> None:
+        """Count the samples of an epoch, which is the whole training file, in whatever order."""
+        self.epoch = Sums()
+
+    def on_train_end(self, *_args: Any, **_kwargs: Any) -> None:
+        """Refuse to end as if all had gone well, before the model is saved, where nothing was learned from."""
+        total = self.trainer.whole
+        if total.unreadable and not total.samples:
+            raise Ego2ExoError("no sample of this run can be read", "files that decode", "fix the files")
+        if total.samples and total.masked == total.samples:
+            raise _no_answers(total)
+
+    def check(self, stats: Sums, clip: bool) -> None:
+        """Check one global batch.
+
+        Args:
+            stats: of all its samples.
+            clip: whether this process's part of it holds an input with ego tokens.
+
+        Raises:
+            Ego2ExoError: naming the fault; the optimizer has not stepped.
+        """
+        self._check_loss(stats, int(self.trainer.state.global_step) + 1)
+        if self.gradients is None or not clip:
+            return
+        self.gradients.check(scaled=getattr(self.trainer.accelerator, "scaler", None) is not None)
+        if not self.gradients.pending:
+            self.trainer.report(
+                [f"all trainable tensors have gradients, after {self.gradients.steps} step(s) with a clip"]
+            )
+            self.gradients = None
+
+    def _check_loss(self, stats: Sums, step: int) -> None:
+        loss = stats.loss(self.trainer.distiller.config.kd_weight)
+        if not isfinite(loss):
+            raise self._not_finite(stats, step)
+        self.epoch.add(stats)
+        require_answers(self.epoch, len(self.trainer.train_dataset))
+        if stats.tokens and loss == 0:
+            raise Ego2ExoError(
+                f"the loss of step {step} is exactly 0 over {stats.tokens:.0f} answer tokens",
+                "a loss above 0",
+                "check --version and the answers, or lower --learning_rate",
+            )
+        self.last = loss if stats.tokens else self.last
+
+    def _not_finite(self, stats: Sums, step: int) -> Ego2ExoError:
+        model, args = self.trainer.model, self.trainer.args
+        broken = [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(torch.isfinite(p).all())]
+        if broken:
+            cause = f"{len(broken)} weights are not finite: {listed(broken)}"
+            remedy = "lower the learning rates or add --warmup_ratio" if step > 1 else "take an intact base checkpoint"
+        elif isfinite(stats.ce):
+            cause, remedy = "only the KL is not finite", "run the teacher in --bf16, or store its logits again"
+        else:
+            cause, remedy = "all weights are finite", "use --bf16 in place of --fp16, or lower the learning rates"
+        before = "" if self.last is None else f", after {self.last:.4g} in the step before"
+        return Ego2ExoError(
+            f"the loss of step {step} is not finite{before} (cross-entropy {stats.ce:.4g}, KL {stats.kl:.4g}, "
+            f"{stats.tokens:.0f} answer tokens); {cause}",
+            "a finite loss",
+            f"{remedy} (--learning_rate {args.learning_rate})",
+        )
+
+
+def require_answers(seen: Sums, samples: int) -> None:
+    """Refuse a training file in which too many samples have no answer token left to train on.
+
+    The verdict is one of the whole file: it does not depend on the order of its samples.
+
+    Args:
+        seen: of the epoch so far.
+        samples: of the training file.
+
+    Raises:
+        Ego2ExoError: more than `MASKED_SHARE` of the file, or each of the first `ALL_MASKED` samples.
+    """
+    if seen.masked > MASKED_SHARE * samples or ALL_MASKED <= seen.samples == seen.masked:
+        raise _no_answers(seen)
+
+
+def _no_answers(seen: Sums) -> Ego2ExoError:
+    return Ego2ExoError(
+        f"{seen.masked:.0f} of {seen.samples:.0f} samples seen have no answer token left to train on; {seen.cut:.0f} "
+        "were cut at --model_max_length",
+        f"at most {MASKED_SHARE:.0%} of the training file",
+        f"{LONGER}, or remove these samples" if seen.cut else "give --version the base's conversation template",
+    )
+
+
+class FirstGradientCheck:
+    """Checks gradients in the first steps, until each weight that must have one has had one.
+
+    Weights that a batch with a clip need not reach are not expected to: experts, and a tuned tower's last layers.
+
+    Args:
+        model: in training.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        visual = bool(getattr(llava_model(model).config, "ego2exo_visual_tokens", True))
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.pending = {name: p for name, p in named if expects_gradient(name, visual)}
+        self.steps = 0
+
+    def check(self, scaled: bool = False) -> None:
+        """Check the gradients of a global batch with a clip, before the optimizer uses them.
+
+        Args:
+            scaled: float16's loss scaling is on, which skips steps that overflow.
+
+        Raises:
+            Ego2ExoError: a gradient is not finite, or a weight gets none.
+        """
+        self.steps += 1
+        largest = {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in self.pending.items()}
+        broken = [name for name, value in largest.items() if not isfinite(value)]
+        if broken and not scaled:
+            raise Ego2ExoError(
+                f"the gradients of {len(broken)} tensors are not finite in step {self.steps} with a clip: "
+                f"{listed(broken)}",
+                "finite gradients",
+                "lower the learning rates",
+            )
+        unreached = [name for name, p in self.pending.items() if p.grad is None]
+        self.pending = {name: p for name, p in self.pending.items() if not largest[name]}
+        unreached = list(self.pending) if self.steps >= STEPS else unreached
+        if unreached:
+            raise Ego2ExoError(
+                f"no gradient reached {len(unreached)} trainable tensors in {self.steps} step(s) with a clip: "
+                f"{listed(unreached)}",
+                "a gradient other than 0 for every trainable weight",
+                "check for a learning rate of 0 (--learning_rate, --mm_projector_lr, --ego2exo_lr); else report a bug",
+            )
+
+
+def expects_gradient(name: str, visual: bool) -> bool:
+    """Whether every batch with a clip reaches a trainable weight.
+
+    Args:
+        name: of the weight.
+        visual: whether the ordinary visual tokens are in the input beside the ego tokens.
+    """
+    if "expert" in name or "vision_tower" in name:
+        return False
+    return (visual or f"mm_projector.{CHILD}" in name) if "mm_projector" in name else "lora_" in name

@@ -1,0 +1,63 @@
+"""Pictures of what a run has logged."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any
+
+from ...common.files import write_whole
+
+# What is drawn, in order, with its title; what a run has not logged is left out.
+CURVES = {
+    "loss": "what is minimised, at each step",
+    "loss_ce": "cross-entropy (nats a token)",
+    "loss_kl": "T² KL (nats a token)",
+    "kl_tokens": "tokens with a KL",
+    "answer_tokens": "answer tokens a sample",
+    "supervised_share": "supervised share of positions",
+    "grad_norm": "gradient norm",
+    "learning_rate": "learning rate",
+}
+FILE = "losses.png"
+
+
+def plot_losses(history: list[dict[str, Any]], folder: str) -> str:
+    """Write `losses.png`.
+
+    Args:
+        history: the trainer's log.
+        folder: where to.
+
+    Returns:
+        One line that says what was done.
+    """
+    found = {name: curve(history, name) for name in CURVES}
+    found = {name: points for name, points in found.items() if len(points) > 1}
+    if not found:
+        return "no plots: fewer than two steps were logged (--logging_steps)"
+    if importlib.util.find_spec("matplotlib") is None:
+        return "no plots: matplotlib is not installed (pip install 'llava-ego2exo[report]')"
+    from matplotlib.figure import Figure
+
+    rows = (len(found) + 1) // 2
+    figure = Figure(figsize=(9, 2.1 * rows))
+    axes = figure.subplots(rows, 2, squeeze=False, sharex=True).flat
+    figure.subplots_adjust(left=0.08, right=0.97, top=1 - 0.15 / rows, bottom=0.3 / rows, wspace=0.2, hspace=0.35)
+    figure.supxlabel("optimizer step", fontsize=9)
+    for axis in axes[len(found) :]:
+        axis.remove()
+    for axis, (name, points) in zip(axes, found.items(), strict=False):
+        axis.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None)
+        axis.set_title(f"{name}: {CURVES[name]}", fontsize=9)
+        axis.tick_params(labelsize=8, labelbottom=True)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    file = write_whole(Path(folder, FILE), content.getvalue())
+    return f"plots of the run: {file}"
+
+
+def curve(history: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Steps and values of one logged number."""
+    return [(entry["step"], entry[name]) for entry in history if name in entry]

@@ -1,0 +1,222 @@
+"""Who gives the token distribution that a student learns: its own base, another checkpoint, or stored logits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ...config import DistillConfig
+from ...errors import Ego2ExoError
+from ...method.losses import FullTeacher, Teacher, TopKTeacher, require_equal_vocabularies
+from ..hooks.install import substituted
+from ..loading.merge import device_options
+from ..model.answer_pass import Answers, answer_states, llava_model
+from ..model.inspection import tokens_off
+from ..model.projector import CHILD
+from .alignment import align_answers, align_turns
+
+
+class Lesson(Protocol):
+    """What a teacher has to say about one batch."""
+
+    def about(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
+        """What it says about the student's answers.
+
+        Returns:
+            Where in them the tokens stand that it knows (M,), what it says about these, and of how many tokens it
+            should know more than it does.
+        """
+        ...
+
+
+class States:
+    """A teacher's hidden states for some rows of a batch.
+
+    Args:
+        rows: the student's row of each of the teacher's.
+        answers: the teacher's own.
+        hidden: (N', D').
+        head: the teacher's.
+    """
+
+    def __init__(self, rows: list[int], answers: Answers, hidden: torch.Tensor, head: Any) -> None:
+        self.rows, self.answers, self.hidden, self.head = rows, answers, hidden, head
+
+    def about(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
+        """See :class:`Lesson`."""
+        ours, theirs, left_out = align_answers(answers, self.answers, self.rows)
+        return ours, FullTeacher(self.head, self.hidden[theirs.to(self.hidden.device)]), left_out
+
+
+class Stored:
+    """Stored logits for some rows of a batch.
+
+    Args:
+        rows: the student's rows.
+        turns: for each row its turns, each a dict of `tokens` (T,), `ids` (T, k) and `logits` (T, k).
+    """
+
+    def __init__(self, rows: list[int], turns: list[list[dict[str, torch.Tensor]]]) -> None:
+        self.rows, self.turns = rows, turns
+
+    def about(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
+        """See :class:`Lesson`."""
+        ours, parts, left_out = align_turns(answers, self.rows, self.turns)
+        if not parts:
+            return ours, None, left_out
+        ids, logits = (torch.cat([turn[name][part] for turn, part in parts]) for name in ("ids", "logits"))
+        return ours, TopKTeacher(ids.to(ours.device, torch.int64), logits.to(ours.device)), left_out
+
+
+class SelfTeacher:
+    """The student's own base: LoRA and ego tokens off, the ordinary projector as it was before training.
+
+    Args:
+        model: PEFT's model, before any training step and before a resumed run loads its weights.
+
+    Raises:
+        Ego2ExoError: weights train that cannot be switched off.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if not hasattr(model, "peft_config"):
+            raise Ego2ExoError("--ego2exo_teacher self without LoRA", "--lora_enable True")
+        parts = ("lora_", "mm_projector")
+        others = [n for n, p in model.named_parameters() if p.requires_grad and not any(part in n for part in parts)]
+        if others:
+            raise Ego2ExoError(
+                f"--ego2exo_teacher self, and {len(others)} weights of the base itself train: {others[0]}, ...",
+                "LoRA, the projector and the ego tokens alone",
+                "leave these weights frozen, or pass the base as --ego2exo_teacher",
+            )
+        self.model = model
+        self.frozen = frozen_copy(llava_model(model).get_model().mm_projector)
+
+    def lesson(self, batch: dict[str, Any]) -> Lesson:
+        """What the base says about the teacher's part of a batch."""
+        inner = llava_model(self.model)
+        rows, inputs = split_rows(batch)
+        with self.as_base():
+            answers, hidden = answer_states(inner, self.model, inputs)
+        return States(rows, answers, hidden, inner.get_output_embeddings().forward)
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Inside the block the model is its base."""
+        projector = llava_model(self.model).get_model().mm_projector
+        with ExitStack() as stack:
+            stack.enter_context(tokens_off())
+            stack.enter_context(self.model.disable_adapter())
+            stack.enter_context(substituted(projector, forward=self.frozen.forward))
+            stack.enter_context(evaluating(self.model))
+            yield
+
+
+class LoadedTeacher:
+    """Another checkpoint, frozen, beside the student.
+
+    Args:
+        model: as LLaVA's loader gives it.
+        autocast: what makes the context it runs in; the student's own.
+    """
+
+    def __init__(self, model: Any, autocast: Any) -> None:
+        self.model, self.autocast = model.eval().requires_grad_(False), autocast
+
+    def lesson(self, batch: dict[str, Any]) -> Lesson:
+        """What it says about the teacher's part of a batch."""
+        rows, inputs = split_rows(batch)
+        with self.autocast():
+            answers, hidden = answer_states(self.model, self.model, inputs)
+        return States(rows, answers, hidden, self._head)
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        with self.autocast():
+            return self.model.get_output_embeddings()(hidden)
+
+
+class StoredTeacher:
+    """No model: the logits come with the batch."""
+
+    def lesson(self, batch: dict[str, Any]) -> Lesson:
+        """What is stored for the rows of a batch."""
+        return Stored(batch["rows"], batch["turns"])
+
+
+def split_rows(batch: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
+    """The student's rows that a teacher's batch stands for, and its model inputs."""
+    return batch["rows"], {name: value for name, value in batch.items() if name != "rows"}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout inside the block; every module's mode is put back as it was.
+
+    bitsandbytes' layers stay as they are: without CUDA they repack their weights for good when they run in evaluation,
+    and no gradient passes them from then on.
+    """
+    quantized = "bitsandbytes."
+    training = [m for m in model.modules() if m.training and not type(m).__module__.startswith(quantized)]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def frozen_copy(projector: nn.Module) -> nn.Module:
+    """A projector's own weights as they are now, without the ego branch."""
+    branch = projector._modules.pop(CHILD, None)
+    try:
+        return copy.deepcopy(projector).requires_grad_(False).eval()
+    finally:
+        if branch is not None:
+            projector._modules[CHILD] = branch
+
+
+def build_teacher(config: DistillConfig, trainer: Any) -> Any:
+    """The teacher of a run.
+
+    Raises:
+        Ego2ExoError: it cannot teach this student.
+    """
+    if config.kind == "cached":
+        return StoredTeacher()
+    if config.kind == "self":
+        return SelfTeacher(trainer.model)
+    return LoadedTeacher(load_teacher(config, trainer.args, llava_model(trainer.model)), trainer.accelerator.autocast)
+
+
+def load_teacher(config: DistillConfig, args: Any, student: Any) -> Any:
+    """A checkpoint by LLaVA's loader, in the run's bits and type, on its device.
+
+    LLaVA's loader cuts the vocabulary to the tokenizer's length, which drops the padding rows of some models; here
+    they stay, so that teacher and student speak of the same tokens.
+    """
+    from llava.model.builder import load_pretrained_model
+    from transformers import PreTrainedModel
+
+    dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+    options: dict[str, Any] = {f"load_{args.bits}bit": True} if args.bits in (4, 8) else {}
+    options |= device_options(load_pretrained_model, args.device)
+    with substituted(PreTrainedModel, resize_token_embeddings=lambda model, *_a, **_k: model.get_input_embeddings()):
+        _, teacher, _, _ = load_pretrained_model(
+            config.teacher, config.teacher_base, "llava_ego2exo_teacher", torch_dtype=dtype, **options
+        )
+    wanted = student.get_output_embeddings().weight.shape[0]
+    if teacher.get_output_embeddings().weight.shape[0] > wanted:  # the student's run has dropped its padding rows
+        teacher.resize_token_embeddings(wanted)
+    require_equal_vocabularies(wanted, teacher.get_output_embeddings().weight.shape[0])
+    # LLaVA rounds the student's tower to half precision, whatever it computes in later.
+    half = torch.bfloat16 if args.bf16 else torch.float16
+    teacher.get_vision_tower().to(args.device, half).to(student.get_vision_tower().dtype)
+    for name in ("tokenizer_model_max_length", "tokenizer_padding_side"):
+        setattr(teacher.config, name, getattr(student.config, name, None))
+    return teacher

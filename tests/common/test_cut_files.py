@@ -1,0 +1,255 @@
+"""A file that was cut off at any byte: no earlier record is lost, or the reader names the file and refuses it."""
+
+import ast
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import llava_ego2exo
+from llava_ego2exo.common.files import HASHES, _stored_hashes, video_hashes, write_whole
+from llava_ego2exo.common.jsonl import json_line, read_lines
+from llava_ego2exo.distill.pairs.egoexo4d import write_missing
+from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
+from llava_ego2exo.distill.targets.samples import write_samples
+from llava_ego2exo.distill.teach.preparation import open_folder, write_failures
+from llava_ego2exo.distill.teach.store import Answer, AnswerStore, read_answers, write_answers
+from llava_ego2exo.distill.teach.top_k import TopK, load_top_k, save_top_k
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.evaluation.items import Item
+from llava_ego2exo.evaluation.judge.client import CachedAnswer, JudgeCache
+from llava_ego2exo.evaluation.preparation import read_manifest
+from llava_ego2exo.evaluation.results import _item
+from llava_ego2exo.evaluation.store import Reply, ReplyStore, finish_replies, read_replies
+from llava_ego2exo.host.preflight.data import read_samples
+
+pytestmark = pytest.mark.fault
+PACKAGE = Path(llava_ego2exo.__file__).parent
+
+
+def answer(number):
+    return Answer(
+        key=f"{number:032x}", segment=f"s{number}", split="train", kind="temporal", query="What?",
+        answer="Sie gießt \N{GRINNING FACE}\n" * number, flags=("cut",), tokens=number, video="ab", start_s=None,
+        end_s=1.5, teacher="t", settings={"bits": 16},
+    )  # fmt: skip
+
+
+ANSWERS = [answer(number) for number in range(3)]
+REPLIES = [Reply(f"i{number}", f"{number:032x}", "é A", {"A": -0.5}, ("empty",), 2) for number in range(3)]
+ITEMS = [Item(f"i{n}", "b", "", "", "v.mp4", "Was für ein?", choices={"A": "é"}, answer="A") for n in range(3)]
+KEPT = [CachedAnswer(f"{number:032x}", "choice", "{é}", "m", {"seed": 1}) for number in range(3)]
+SAMPLES = [{"id": str(n), "conversations": [{"from": "human", "value": 'é ]}"'}]} for n in range(3)]
+MANIFEST = {"teacher": {"fingerprint": "t"}, "settings": {"bits": 16}, "top_k": 0, "seed": 0, "queries": {"a": ["é"]}}
+RUN = {"models": [{"name": "m", "checkpoint": "c"}]}
+
+
+def pairs_of(folder):
+    return [Pair(f"é{n}", folder / f"{n}e.mp4", {"exo1": folder / f"{n}x.mp4"}) for n in range(3)]
+
+
+def stored(store, records):
+    with store:
+        store.append(records)
+    return store.path
+
+
+def judged(folder):
+    cache = JudgeCache(folder)
+    for kept in KEPT:
+        cache.add(kept)
+    cache.close()
+    return cache.path
+
+
+def hashed(folder):
+    for name in "ab":
+        (folder / name).write_text(name)
+    video_hashes([str(folder / "a"), str(folder / "b")], folder, progress=False)
+    return folder / HASHES
+
+
+def logits(folder):
+    ids = np.arange(6, dtype=np.int32).reshape(3, 2)
+    return save_top_k(folder, "abc", TopK(ids, -ids.astype(np.float16), ids[:, 0]))
+
+
+# What is written -> (how, how it is read as a list of records, whether each whole line must be read).
+LINES, WHOLE = True, False
+KINDS = {
+    "answers while teach runs": (lambda f: stored(AnswerStore(f), ANSWERS), read_answers, LINES),
+    "answers of a finished run": (lambda f: write_answers(f, ANSWERS), read_answers, LINES),
+    "replies while eval runs": (
+        lambda f: stored(ReplyStore(f), REPLIES), lambda f: list(read_replies(f).values()), LINES,
+    ),
+    "replies of a finished run": (
+        lambda f: finish_replies(f, REPLIES) or f / "replies.jsonl", lambda f: list(read_replies(f).values()), LINES,
+    ),
+    "answers of a judge": (judged, lambda f: list(JudgeCache(f).answers.values()), LINES),
+    "items of eval": (
+        lambda f: write_whole(f / "items.jsonl", "".join(json_line(dataclasses.asdict(item)) for item in ITEMS)),
+        lambda f: list(read_lines(f / "items.jsonl", _item, torn=False, origin="llava-ego2exo eval")), LINES,
+    ),
+    "pairs": (lambda f: write_pairs(f / "p.jsonl", pairs_of(f)), lambda f: read_pairs(f / "p.jsonl"), LINES),
+    "training file": (
+        lambda f: write_samples(f / "t.json", SAMPLES), lambda f: read_samples(str(f / "t.json")), WHOLE,
+    ),
+    "manifest of answers": (
+        lambda f: open_folder(f, MANIFEST) or write_answers(f, ANSWERS[:1]) and f / "manifest.json",
+        lambda f: [open_folder(f, MANIFEST)], WHOLE,
+    ),
+    "manifest of an evaluation": (
+        lambda f: write_whole(f / "run.json", json.dumps(RUN) + "\n"), lambda f: [read_manifest(f)], WHOLE,
+    ),
+    "stored logits": (logits, lambda f: [{n: v.tolist() for n, v in vars(load_top_k(f, "abc")).items()}], WHOLE),
+    "hashes of videos": (hashed, lambda f: list(_stored_hashes(f / HASHES).items()), LINES),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cut_at_every_byte(kind, tmp_path, fault_table):
+    write, read, by_line = KINDS[kind]
+    path = write(tmp_path)
+    content, whole = path.read_bytes(), read(tmp_path)
+    assert whole and len(whole) in (1, 2, 3)
+    tried = survived = 0
+    for cut in range(len(content)):
+        path.write_bytes(content[:cut])
+        tried += 1
+        complete = content[:cut].count(b"\n") if by_line else 0
+        try:
+            found = read(tmp_path)
+        except Ego2ExoError as error:
+            survived += path.name in str(error)
+            continue
+        # Every record whose line is whole and nothing else; one that lacks its line's end alone may be read too.
+        survived += found == whole or (by_line and len(found) >= complete and found == whole[: len(found)])
+    fault_table(f"cut at every byte: {kind}", tried, survived)
+
+
+STORES = {
+    "answers": (AnswerStore, ANSWERS, read_answers),
+    "replies": (ReplyStore, REPLIES, lambda folder: list(read_replies(folder).values())),
+}
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_what_is_cut_goes_on(kind, tmp_path, fault_table):
+    """The run that comes after a cut appends behind the last whole record, and loses none before it."""
+    store, records, read = STORES[kind]
+    path = stored(store(tmp_path), records[:2])
+    content = path.read_bytes()
+    tried = survived = 0
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        stored(store(tmp_path), records[2:])
+        tried += 1
+        survived += read(tmp_path) == [*records[: content[:cut].count(b"\n")], records[2]]
+    fault_table(f"cut at every byte, and gone on with: {kind}", tried, survived)
+
+
+def test_a_line_longer_than_a_block_is_dropped_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("llava_ego2exo.common.jsonl._BLOCK", 7)
+    for cut in range(60):
+        path = tmp_path / "answers.part-0.jsonl"
+        path.write_bytes((b"a" * 20 + b"\n" + b"b" * 38 + b"\n")[:cut])
+        AnswerStore(tmp_path).close()
+        assert (path.read_bytes() if path.exists() else b"") == b"a" * 20 * (cut > 20) + b"\n" * (cut > 20)
+
+
+def plots(folder):
+    from llava_ego2exo.host.training.plots import plot_losses
+
+    pytest.importorskip("matplotlib")
+    plot_losses([{"step": step, "loss": 1.0} for step in range(3)], str(folder))
+    return folder / "losses.png"
+
+
+WRITERS = {
+    **{kind: write for kind, (write, _, _) in KINDS.items() if "while" not in kind and kind not in (
+        "answers of a judge", "hashes of videos", "manifest of answers")},
+    "failures of teach": lambda f: write_failures(f, [{"segment": "a"}]) or f / "failures.json",
+    "missing videos": lambda f: write_missing(f, {"/a.mp4": "u1"}),
+    "plots of a run": plots,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", ["os.replace", "os.fsync"])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_write_that_fails_leaves_the_old_file(kind, step, tmp_path, monkeypatch, fault_table):
+    path = WRITERS[kind](tmp_path)
+    before = path.read_bytes()
+    names = sorted(file.name for file in path.parent.iterdir())
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(step, full)
+    with pytest.raises(Ego2ExoError, match="No space left on device"):
+        WRITERS[kind](tmp_path)
+    kept = path.read_bytes() == before and sorted(file.name for file in path.parent.iterdir()) == names
+    fault_table(f"disk full while writing: {kind}", 1, int(kept))
+
+
+# Calls that write a file in place, and why each may: (module, call) -> reason.
+IN_PLACE = {
+    ("common/files.py", "open"): "write_whole itself, beside the place",
+    ("video/cache.py", "savez"): "into memory",
+    ("distill/cutting.py", "open"): "a video beside its place, renamed when it is whole",
+    ("video/worker.py", "fdopen"): "a pipe",
+    ("demo/jobs.py", "open"): "a log that grows",
+    ("demo/cameras.py", "open"): "clips of the demo's own new folder",
+    ("demo/base.py", "save_pretrained"): "folders of the demo that count when its last file is there",
+    ("demo/encoder.py", "save_pretrained"): "as above",
+    ("demo/tiny.py", "save_pretrained"): "models of the tests and the demo, in new folders",
+    ("host/assemble.py", "save_pretrained"): "as above",
+    ("host/merging.py", "save_pretrained"): "a folder beside its place, renamed",
+    ("host/repairs.py", "save"): "into a checkpoint that is renamed when all of it is there",
+    ("host/repairs.py", "save_pretrained"): "as above",
+    ("host/resuming.py", "save"): "as above",
+    ("host/loss_plots.py", "savefig"): "into memory",
+    ("pages/drawing.py", "savefig"): "into memory",
+}
+WRITING = {"write_text", "write_bytes", "savefig", "save_pretrained", "save_file", "savez", "tofile"}
+
+
+def test_nothing_else_writes_in_place():
+    """A new line that writes a file goes through write_whole or AppendFile, or says here why not."""
+    found = set()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            name = _writes(node)
+            if name:
+                found.add((file.relative_to(PACKAGE).as_posix(), name))
+    assert found - IN_PLACE.keys() == set()
+
+
+def _writes(node):
+    if not isinstance(node, ast.Call):
+        return None
+    name = getattr(node.func, "attr", getattr(node.func, "id", None))
+    owner = getattr(getattr(node.func, "value", None), "id", None)
+    if name in WRITING or (owner, name) in {("torch", "save"), ("json", "dump"), ("np", "save"), ("pickle", "dump")}:
+        return name
+    modes = [arg.value for arg in [*node.args, *(k.value for k in node.keywords)] if isinstance(arg, ast.Constant)]
+    writes = any(isinstance(mode, str) and mode[:1] in "wx" and set(mode) <= set("wxb+t") for mode in modes)
+    return name if name in ("open", "fdopen") and writes else None
+
+
+def test_bytes_of_stored_logits_that_are_changed(tmp_path, fault_table):
+    path = logits(tmp_path)
+    content = path.read_bytes()
+    tried = survived = 0
+    for place in range(len(content)):
+        for change in (0xFF, 0x01):
+            path.write_bytes(content[:place] + bytes([content[place] ^ change]) + content[place + 1 :])
+            tried += 1
+            try:
+                load_top_k(tmp_path, "abc")
+            except Ego2ExoError as error:
+                survived += "abc.npz" in str(error)
+            else:
+                survived += 1
+    fault_table("stored logits with a changed byte: read or refused by name", tried, survived)

@@ -1,0 +1,129 @@
+"""Data files that somebody else made: links, and JSON that would break what reads it."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import pytest
+
+from llava_ego2exo.cli import main
+from llava_ego2exo.common.json_io import DEFAULT_MAX_MB, read_json, set_max_mb
+from llava_ego2exo.config import Ego2ExoConfig
+from llava_ego2exo.distill.pairs.egoexo4d import take_list
+from llava_ego2exo.distill.pairs.file import read_pairs, require_files, write_pairs
+from llava_ego2exo.distill.pairs.manifest import read_manifest
+from llava_ego2exo.distill.targets.samples import draw_replayed
+from llava_ego2exo.distill.teach.preparation import open_folder
+from llava_ego2exo.distill.teach.queries import read_queries
+from llava_ego2exo.distill.teach.store import Answer, read_answers
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.evaluation.benchmarks.registry import read_benchmark
+from llava_ego2exo.evaluation.preparation import read_manifest as read_run
+from llava_ego2exo.evaluation.store import read_replies
+from llava_ego2exo.host.preflight.data import check_data
+
+from ..evaluation.rows import TODAY
+
+
+class Settings:
+    """What the check of a training file asks of a command line."""
+
+    def __init__(self, **values):
+        self.values = values
+
+    def __getitem__(self, name):
+        return self.values.get(name)
+
+
+def samples(path, kind="video", **more):
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]
+    return [{"id": "1", kind: path, "conversations": turns, **more}]
+
+
+def test_links_and_absolute_paths_work(tmp_path):
+    """As data sets on a cluster have them: links into a store, and paths that lead out of the data file's folder."""
+    folder, store = tmp_path / "data", tmp_path / "store"
+    folder.mkdir(), store.mkdir()
+    (store / "a.mp4").touch()
+    (folder / "link.mp4").symlink_to(store / "a.mp4")
+    (folder / "linked").symlink_to(store)
+    for path in ("link.mp4", "linked/a.mp4", "../store/a.mp4", str(store / "a.mp4")):
+        (folder / "m.csv").write_text(f"segment,ego,exo1\ns,{path},{path}\n")
+        pairs, _ = read_manifest(folder / "m.csv")
+        require_files(read_pairs(write_pairs(folder / "p.jsonl", pairs)))
+        (folder / "t.json").write_text(json.dumps(samples(path)))
+        check_data(Settings(data_path=str(folder / "t.json"), video_folder=str(folder)), Ego2ExoConfig())
+        assert draw_replayed(str(folder / "t.json"), 1, 0, str(folder), str(folder))
+
+
+MALFORMED = {
+    "nested too deep": "[" * 100_000 + "]" * 100_000,
+    "cut": '[{"segment": "a',
+    "empty": "",
+    "two values": "[] []",
+    "a lone bracket": "]",
+    "a null byte": '["\0"]',
+    "an endless number": "[" + "1" * 5000 + "]",
+    "UTF-16": '[{"segment": "a"}]'.encode("utf-16"),
+    "not UTF-8": b'["\xff"]',
+    "two byte order marks": b"\xef\xbb\xbf\xef\xbb\xbf[]",
+}
+
+
+@pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_json_is_refused_by_the_files_name(content, tmp_path):
+    path = tmp_path / "data.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(Ego2ExoError, match="data.json is no"):
+        read_json(path, "a JSON file")
+
+
+def lines(reader):
+    """A reader of a file in a folder of its own."""
+    return lambda path: reader(path.parent)
+
+
+FILES: dict[str, tuple[str, Callable]] = {
+    "pairs": ("p.jsonl", read_pairs),
+    "manifest": ("m.json", read_manifest),
+    "manifest of lines": ("m.jsonl", read_manifest),
+    "manifest table": ("m.csv", read_manifest),
+    "answers": ("answers.jsonl", lines(read_answers)),
+    "answers' manifest": ("manifest.json", lambda path: open_folder(_answered(path.parent), {})),
+    "replies": ("replies.jsonl", lines(read_replies)),
+    "queries": ("q.json", read_queries),
+    "evaluation's manifest": ("run.json", lines(read_run)),
+    "takes": ("takes.json", take_list),
+    "benchmark": ("b.json", lambda path: read_benchmark("adlx-tsu-tc", path)),
+    "training file": ("t.json", lambda path: check_data(Settings(data_path=str(path)), Ego2ExoConfig())),
+}
+
+
+def _answered(folder):
+    if not (folder / "answers.jsonl").exists():
+        record = Answer("k", "s", "train", "a", "q", "x", (), 1, "v", None, None, "t", {})
+        (folder / "answers.jsonl").write_text(json.dumps(dataclasses.asdict(record)) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("reader", FILES)
+def test_every_reader_names_a_file_that_is_cut(reader, tmp_path):
+    name, read = FILES[reader]
+    (tmp_path / name).write_text('[{"segment": "a\n')
+    with pytest.raises(Ego2ExoError, match=name):
+        read(tmp_path / name)
+
+
+def test_the_largest_size_is_a_flag(tmp_path, capsys):
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps([TODAY]) + " " * 2**20)
+    check = ["eval", "--check", "--benchmark", "adlx-tsu-tc", "--data", str(path), "--max-json-mb"]
+    try:
+        assert main([*check, "1"]) == 1 and "--max-json-mb" in capsys.readouterr().err
+        assert main([*check, "2"]) == 0
+        assert main([*check, "0"]) == 1 and "--max-json-mb 0" in capsys.readouterr().err
+        (tmp_path / "t.json").write_text(json.dumps(samples("a.mp4")) + " " * 2**20)
+        with pytest.raises(Ego2ExoError, match="t.json has .*1 MiB.*--ego2exo_max_json_mb"):
+            check_data(Settings(data_path=str(tmp_path / "t.json"), ego2exo_max_json_mb=1), Ego2ExoConfig())
+    finally:
+        set_max_mb(DEFAULT_MAX_MB)

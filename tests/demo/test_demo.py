@@ -1,0 +1,196 @@
+"""The demo: its parts, a base that learns what it is shown, and one small run of the whole pipeline."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import time
+
+import pytest
+
+from llava_ego2exo import Ego2ExoError
+from llava_ego2exo.demo import __main__ as demo
+from llava_ego2exo.demo import cache
+from llava_ego2exo.demo.pipeline import Job, losses, read_tests, run_all, shown, usable_cores, write_material
+from llava_ego2exo.demo.variants import DEFAULT, FULL_VARIANTS, QUICK, TRAINED, Plan
+from llava_ego2exo.demo.world import HANDS, HELD_OUT, OBJECTS, QUESTION_TYPES, REGIONS, chance, vocabulary
+
+needs_llava = pytest.mark.skipif(importlib.util.find_spec("llava") is None, reason="no llava is importable")
+TINY = Plan(("control", "distill", "distill+tokens+kl"), encoder_scenes=20, encoder_steps=2, base_scenes=12,
+            base_steps=40, pairs=8, steps=10, batch=2, tests=6)  # fmt: skip
+
+
+def python(name, code, folder, *needs):
+    return Job(name, ["python", "-c", code], folder, frozenset(needs))
+
+
+def test_jobs_wait_for_what_they_need_and_report_progress(tmp_path):
+    write = "import pathlib,time; print(\"{'loss': 1.5}\", flush=True); time.sleep(0.8); pathlib.Path('x').touch()"
+    read = "import pathlib; assert pathlib.Path('x').exists()"
+    lines = []
+    run_all([python("second", read, tmp_path, "one"), python("one", write, tmp_path)], lines.append, every=0.3)
+    assert lines[-1] == "one: step 10, loss 1.500"
+
+
+def test_a_failed_job_ends_the_others(tmp_path):
+    bad = "import time,sys; time.sleep(0.3); print('noise'); sys.exit('llava_ego2exo: error: no such clip.')"
+    started = time.monotonic()
+    with pytest.raises(Ego2ExoError, match=r"exit code 1: llava_ego2exo: error: no such clip.*bad\.log"):
+        run_all([python("long", "import time; time.sleep(60)", tmp_path), python("bad", bad, tmp_path)], print, 2)
+    assert time.monotonic() - started < 30
+
+
+def test_cores_of_a_system_without_affinity(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    assert usable_cores() >= 1
+
+
+def test_losses_are_read_from_the_log(tmp_path):
+    (tmp_path / "a.log").write_text("x {'loss': 2.5, 'epoch': 0.1}\n{'loss': '1e-3', 'lr': 3}\n{'train_loss': 9.0}\n")
+    assert losses(tmp_path / "a.log") == [(10, 2.5), (20, 0.001)] and losses(tmp_path / "none.log") == []
+
+
+def test_commands_are_shown_as_they_can_be_pasted():
+    text = shown(["python", "-c", "print('a b')", "--flag", "value"])
+    assert text == """python -c 'print('"'"'a b'"'"')' \\\n    --flag value"""
+    assert subprocess.run(text.split(" --flag")[0].rstrip("\\\n "), shell=True, capture_output=True).stdout == b"a b\n"
+
+
+def test_variants_differ_in_their_own_flags_alone():
+    assert FULL_VARIANTS == tuple(TRAINED) and DEFAULT.variants == ("control", "distill", "distill+tokens")
+    assert TRAINED["control"] == TRAINED["distill"] == {}
+    assert TRAINED["distill+tokens"].items() < TRAINED["distill+tokens+kl"].items()
+    assert not TRAINED["tokens-only"]["ego2exo_visual_tokens"]
+    assert {"control", "distill"} <= set(QUICK.variants)
+
+
+def test_material_of_a_seed(tmp_path):
+    tests = write_material(tmp_path, TINY, 0)
+    assert len(tests) == TINY.tests and len(list((tmp_path / "pairs").iterdir())) == 2 * TINY.pairs
+    assert {(event.object, event.region) for scene, *_ in tests for event in scene.events} <= HELD_OUT
+    assert read_tests(tmp_path / "tests.json", "exo") == [(scene, file) for scene, _, file in tests]
+    control = json.loads((tmp_path / "control.json").read_text())
+    assert {sample["video"] for sample in control} == {f"clip{i:05d}_exo1.mp4" for i in range(TINY.pairs)}
+    assert all("ego_video" not in sample for sample in control)
+    names = " ".join(path.name for path in tmp_path.rglob("*"))  # a name must not give an answer away
+    assert not [word for word in (*HANDS, *OBJECTS, *(r.replace(" ", "_") for r in REGIONS)) if word in names]
+
+
+def test_a_finished_base_is_used_again_and_an_unfinished_one_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr("llava_ego2exo.host.hooks.flavour.detect", lambda: "next")
+    made = []
+
+    def make(plan, seed, base, say):
+        base.model.mkdir()
+        made.append(base)
+        if len(made) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache, "_make", make)
+    with pytest.raises(KeyboardInterrupt):
+        cache.get_base(TINY, 0, tmp_path, print)
+    first, second = (cache.get_base(TINY, 0, tmp_path, print) for _ in range(2))
+    assert first == second and len(made) == 2 and first.template == "qwen_1_5"
+    cache.get_base(TINY, 1, tmp_path, print)
+    cache.get_base(dataclasses.replace(TINY, base_steps=3), 0, tmp_path, print)
+    assert len({base.model for base in made}) == 3
+    cache.get_base(dataclasses.replace(TINY, steps=3, tests=5), 0, tmp_path, print)
+    assert len(made) == 4
+
+
+def test_flags():
+    args = demo.parse([])
+    assert demo.plan_of(args) == DEFAULT and args.seeds == 1
+    assert demo.plan_of(demo.parse(["--full"])).variants == FULL_VARIANTS
+    assert demo.plan_of(demo.parse(["--quick"])) == QUICK
+    plan = demo.plan_of(demo.parse(["--add", "slow: --ego2exo True --ego2exo_lr 0.001", "--add", "n32:--x 32"]))
+    assert plan.variants == (*DEFAULT.variants, "slow", "n32")
+    assert plan.flags("slow") == {"ego2exo": "True", "ego2exo_lr": "0.001"} and plan.flags("distill") == {}
+    for wrong in (["--seeds", "0"], ["--quick", "--full"], ["--first-seed", "-1"]):
+        with pytest.raises(SystemExit):
+            demo.parse(wrong)
+
+
+def test_wrong_input_is_refused(tmp_path, capsys):
+    for text in ("no flags", "a: --flag", "a: flag value", "distill: --ego2exo True", "a/b: --x 1"):
+        assert demo.main(["--add", text]) == 1
+        assert "'NAME: --flag value ...'" in capsys.readouterr().err
+    (tmp_path / "mine.txt").write_text("kept")
+    assert demo.main(["--out", str(tmp_path)]) == 1
+    assert "exists and is not empty" in capsys.readouterr().err
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+
+
+@needs_llava
+def test_training_commands_of_every_variant():
+    """LLaVA's parser takes them all, and no student pools otherwise than the base was trained with."""
+    from transformers import HfArgumentParser
+
+    import llava_ego2exo
+    from llava_ego2exo.demo.students import training_command
+
+    llava_ego2exo.register()
+    try:
+        from llava.train import train as host
+
+        parser = HfArgumentParser((host.ModelArguments, host.DataArguments, host.TrainingArguments))
+        for name in FULL_VARIANTS:
+            command = training_command("base", "qwen", "tower", "distill.json", "out", DEFAULT.flags(name))
+            parsed, left_over = parser.parse_known_args(command[3:])
+            assert not left_over and bool(parsed.ego2exo) == ("tokens" in name)
+            for key, value in cache.POOLING.items():
+                assert getattr(parsed, key, value) == value
+    finally:
+        llava_ego2exo.unregister()
+
+
+@needs_llava
+def test_a_base_learns_what_it_is_shown(tmp_path):
+    """Far too few clips to understand any other one, but the answers about these are learnt and read by the exam."""
+    from llava_ego2exo.demo.exam import examine
+    from llava_ego2exo.demo.models import load_quietly, tiny_llava, train_base
+    from llava_ego2exo.host.hooks.flavour import NEXT, detect
+
+    kind = "qwen" if detect() == NEXT else "llama"
+    base = tiny_llava(tmp_path / f"base_{kind}", kind, 0, None, vocabulary(), cache._SIZES, **cache.POOLING)
+    tests = [(scene, ego) for scene, ego, _ in write_material(tmp_path, TINY, 0)]
+    train_base(base, {"ego": [scene for scene, _ in tests]}, cache.TEMPLATES[kind], 0, 120, batch=16)
+    percent = examine(load_quietly(base), tests, cache.TEMPLATES[kind]).percent
+    assert sum(percent.values()) > sum(chance().values()) + 100, percent
+
+
+@needs_llava
+@pytest.mark.slow
+def test_the_whole_pipeline(tmp_path, monkeypatch, capsys):
+    """Steps too few to learn anything: that every command runs, and the form of the results."""
+    from llava_ego2exo import cli
+    from llava_ego2exo.demo import exam, pipeline
+
+    def run_here(jobs, say):
+        """Training and one exam as they are typed; the others in this process, which need not import torch again."""
+        for job in jobs:
+            if job.name in (*TINY.variants, "exam-base"):
+                run_all([dataclasses.replace(job, needs=frozenset())], say)
+            else:
+                monkeypatch.chdir(job.folder)
+                ours = job.command[0] == "llava-ego2exo"
+                assert (cli.main(job.command[1:]) if ours else exam.main(job.command[3:])) == 0
+
+    monkeypatch.setattr(pipeline, "run_all", run_here)
+    monkeypatch.setattr(demo, "QUICK", TINY)
+    out = tmp_path / "out"
+    assert demo.main(["--quick", "--out", str(out), "--cache", str(tmp_path / "cache")]) == 0
+    text = capsys.readouterr().out
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics["variants"]) == {"base", *TINY.variants, "teacher", "chance"}
+    for types in metrics["variants"].values():
+        assert set(types) == {*QUESTION_TYPES, "mean"}
+        assert types["mean"]["mean"] == pytest.approx(sum(types[kind]["mean"] for kind in QUESTION_TYPES) / 4)
+    means = {name: types["mean"]["mean"] for name, types in metrics["variants"].items()}
+    assert f"by seed: {means['distill'] - means['control']:+.1f}" in text
+    assert set(metrics["ablations"]["distill+tokens+kl"]) == {"none", "removed", "other clip", "alone"}
+    for name in ("--ego2exo True", "--ego2exo_kd_weight 1.0", "teach", "targets", "report.html"):
+        assert name in text
+    samples = json.loads((out / "seed0/distill.json").read_text())
+    assert 0 < len(samples) <= 3 * TINY.pairs and all(s["ego_video"].endswith("_ego.mp4") for s in samples)
+    assert "<svg" in (out / "report.html").read_text() and "<svg" in (out / "picture.svg").read_text()

@@ -1,0 +1,179 @@
+"""Names to pairs, takes and splits."""
+
+import os
+
+import pytest
+
+from llava_ego2exo import Ego2ExoError
+from llava_ego2exo.distill.pairs.build import (
+    assign,
+    build_from_folder,
+    leaks,
+    parse_shares,
+    split_by_take,
+    take_by_pattern,
+)
+from llava_ego2exo.distill.pairs.discovery import find_pairs
+from llava_ego2exo.distill.pairs.file import Pair
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def shape(found):
+    return {pair.segment: [os.path.basename(path) for path in pair.files.values()] for pair in found.pairs}
+
+
+def test_keystep_names(tmp_path):
+    names = [f"t1_0003_exo{n}.mp4" for n in (1, 10, 2)]
+    touch(
+        tmp_path, "t1_0003_ego.mp4", *names, "sub/b_ego.MKV", "sub/b_exo1.webm", "readme.txt", "song.mp3", ".c_ego.mp4"
+    )
+    touch(tmp_path, "d_ego.mp4", "e_exo1.mp4", "e_exo2.mov", "holiday.mp4")
+    found = find_pairs(tmp_path)
+    assert shape(found) == {
+        "t1_0003": ["t1_0003_ego.mp4", "t1_0003_exo1.mp4", "t1_0003_exo2.mp4", "t1_0003_exo10.mp4"],
+        "b": ["b_ego.MKV", "b_exo1.webm"],
+    }
+    assert list(found.unpaired) == ["d", "e"] and [os.path.basename(path) for path in found.other] == ["holiday.mp4"]
+    assert all(pair.take == pair.segment for pair in found.pairs)
+
+
+def test_unpaired_segments_stop_the_build_until_they_are_skipped(tmp_path):
+    touch(tmp_path, "a_ego.mp4", "a_exo1.mp4", "d_ego.mp4", "e_exo1.mp4")
+    with pytest.raises(Ego2ExoError, match=r"2 unpaired.*d: no exo view beside .*; e: no ego view beside.*--skip-unp"):
+        build_from_folder(tmp_path)
+    assert list(shape(build_from_folder(tmp_path, skip_unpaired=True))) == ["a"]
+    os.unlink(tmp_path / "a_ego.mp4")
+    with pytest.raises(Ego2ExoError, match="3 unpaired"):
+        build_from_folder(tmp_path, skip_unpaired=True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "segments", "takes"),
+    [
+        ("{take}/{segment}_{view}", ["k/a_b_ego.mp4", "k/a_b_exo1.mp4"], ["a_b"], ["k"]),
+        ("{take}/{segment}/{view}.mp4", ["k/1/ego.mp4", "k/1/cam.mp4"], ["1"], ["k"]),
+        ("{view}/{segment}", ["ego/a.mp4", "exo-left/a.avi"], ["a"], ["a"]),
+        ("{take}/{take}-{segment}.{view}", ["k/k-1.ego.mp4", "k/k-1.exo1.mp4", "k/m-2.ego.mp4"], ["1"], ["k"]),
+        (r"(?P<view>ego|exo)/(?P<segment>(?P<take>P\d+)_\d+)\.mp4", ["ego/P1_2.mp4", "exo/P1_2.mp4"], ["P1_2"], ["P1"]),
+    ],
+)
+def test_patterns(tmp_path, pattern, names, segments, takes):
+    found = find_pairs(touch(tmp_path, *names), pattern)
+    assert [pair.segment for pair in found.pairs] == segments and [pair.take for pair in found.pairs] == takes
+
+
+def test_takes_that_count_their_segments_alike(tmp_path):
+    touch(tmp_path, *(f"{take}/s1_{view}.mp4" for take in ("t1", "t2") for view in ("ego", "exo1")))
+    touch(tmp_path, "t1/s2_ego.mp4", "t1/s2_exo1.mp4", "t2/s3_ego.mp4")
+    found = find_pairs(tmp_path, "{take}/{segment}_{view}")
+    assert [(pair.segment, pair.take) for pair in found.pairs] == [("t1_s1", "t1"), ("t1_s2", "t1"), ("t2_s1", "t2")]
+    assert all(f"/{pair.take}/" in path for pair in found.pairs for path in pair.files.values())
+    assert list(found.unpaired) == ["t2_s3"]
+
+
+def test_names_made_of_take_and_segment_that_meet(tmp_path):
+    names = [f"{place}_{view}.mp4" for place in ("a/b_c", "a_b/c", "a/c") for view in ("ego", "exo1")]
+    with pytest.raises(Ego2ExoError, match="segment a_b_c of several takes.*take one of the files away"):
+        find_pairs(touch(tmp_path, *names), "{take}/{segment}_{view}")
+
+
+def test_ego_view_of_another_name(tmp_path):
+    found = find_pairs(touch(tmp_path, "first/a.mp4", "third/a.mp4"), "{view}/{segment}", ego_view="first")
+    assert list(found.pairs[0].files) == ["ego", "third"] and "first" in found.pairs[0].ego
+    with pytest.raises(Ego2ExoError, match="found twice"):
+        find_pairs(touch(tmp_path, "ego/a.mp4"), "{view}/{segment}", ego_view="first")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{segment}", r"has the groups \['segment'\]"),
+        ("{segment}_{view}_{camera}", "'camera'"),
+        ("plain", "has the groups none"),
+        ("(?P<segment>a)(?P<view>b", "no regular expression"),
+        ("{segment}_{view}_x", "none of 2 video.* is named like --pattern"),
+    ],
+)
+def test_wrong_patterns(tmp_path, pattern, message):
+    with pytest.raises(Ego2ExoError, match=message):
+        find_pairs(touch(tmp_path, "a_ego.mp4", "a_exo1.mp4"), pattern)
+
+
+def test_clashes_and_faulty_names(tmp_path):
+    touch(tmp_path / "x", "a_ego.mp4", "b/a_ego.mp4", "a_exo1.mp4", "a_exo1.mkv")
+    with pytest.raises(Ego2ExoError, match=r"2 view\(s\) of a segment found twice: a (ego|exo1)"):
+        find_pairs(tmp_path / "x")
+    with pytest.raises(Ego2ExoError, match="faulty name.*cannot be part of a file name"):
+        find_pairs(touch(tmp_path / "y", "a:1_ego.mp4", "a:1_exo1.mp4"))
+    with pytest.raises(Ego2ExoError, match="no folder"):
+        find_pairs(tmp_path / "nothing")
+    with pytest.raises(Ego2ExoError, match="holds no video.*What to do: check the path"):
+        find_pairs(touch(tmp_path / "z", "a.txt"))
+
+
+def test_linked_folders_are_walked_once(tmp_path):
+    touch(tmp_path / "real", "a_ego.mp4", "a_exo1.mp4")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/link").symlink_to(tmp_path / "real")
+    (tmp_path / "real/up").symlink_to(tmp_path / "set")
+    assert list(shape(find_pairs(tmp_path / "set"))) == ["a"]
+
+
+def made(count, takes):
+    return [Pair(f"s{n:03d}", f"/e{n}.mp4", {"exo1": f"/x{n}.mp4"}, take=f"t{n % takes}") for n in range(count)]
+
+
+def test_takes_by_pattern():
+    pairs = [Pair(name, "/e", {"exo1": "/x"}) for name in ("t1_0003", "t2_0001")]
+    for pattern in (r"^t\d", r"^(t\d)_", r"(?P<take>t\d)"):
+        assert [pair.take for pair in take_by_pattern(pairs, pattern)] == ["t1", "t2"]
+    with pytest.raises(Ego2ExoError, match=r"no take in 1 segment\(s\): t2_0001"):
+        take_by_pattern(pairs, "t1")
+    with pytest.raises(Ego2ExoError, match="no regular expression"):
+        take_by_pattern(pairs, "(")
+
+
+def test_splits_are_by_take_by_share_and_the_same_everywhere():
+    pairs = made(60, 20)
+    split = split_by_take(pairs, parse_shares("train=0.8,val=0.1,test=0.1"), seed=3)
+    assert not leaks(split) and [pair.segment for pair in split] == [pair.segment for pair in pairs]
+    takes = {name: sorted({pair.take for pair in split if pair.split == name}) for name in ("train", "val", "test")}
+    assert {name: len(names) for name, names in takes.items()} == {"train": 16, "val": 2, "test": 2}
+    # The last four of `printf "3\nt%d" N | sha256sum`, sorted: another machine must draw the same.
+    assert takes["val"] == ["t17", "t4"] and takes["test"] == ["t13", "t15"]
+    again = split_by_take(pairs[::-1], parse_shares("test=0.1,val=0.1,train=0.8"), seed=3)
+    assert {pair.segment: pair.split for pair in again} == {pair.segment: pair.split for pair in split}
+    other = split_by_take(pairs, parse_shares("train=0.8,val=0.1,test=0.1"), seed=4)
+    assert [pair.split for pair in other] != [pair.split for pair in split]
+
+
+def test_every_share_gets_a_take():
+    split = split_by_take(made(6, 3), parse_shares("train=0.98,val=0.01,test=0.01"))
+    assert {pair.split for pair in split} == {"train", "val", "test"}
+    with pytest.raises(Ego2ExoError, match=r"2 take\(s\) cannot fill 3 splits"):
+        split_by_take(made(6, 2), parse_shares("train=0.8,val=0.1,test=0.1"))
+
+
+@pytest.mark.parametrize("text", ["train", "train=x", "dev=1", "train=0.5", "train=0.5,train=0.5", "train=1.5,val=-0.5",
+                                  "", "train=nan,val=1"])  # fmt: skip
+def test_wrong_shares(text):
+    with pytest.raises(Ego2ExoError, match="--split"):
+        parse_shares(text)
+
+
+def test_wrong_shares_by_name():
+    with pytest.raises(Ego2ExoError, match="train is given twice"):
+        parse_shares("train=0.5,val=0.3,test=0.1,train=0.1")
+    with pytest.raises(Ego2ExoError, match="no split is called 'foo'. Allowed: train, val, test"):
+        parse_shares("foo=1")
+
+
+def test_a_manifest_with_splits_takes_no_shares():
+    with pytest.raises(Ego2ExoError, match="column `split`"):
+        assign(made(4, 2), None, "train=1", 0, has_splits=True)

@@ -1,0 +1,351 @@
+"""Readers: every layout gives the common items; whatever is wrong with a file or a row is named, with its place."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llava_ego2exo import Ego2ExoError
+from llava_ego2exo.evaluation.benchmarks.current import QUESTION, split_into_clips
+from llava_ego2exo.evaluation.benchmarks.fields import numbered_lists
+from llava_ego2exo.evaluation.benchmarks.registry import BENCHMARKS, data_file, read_benchmark
+from llava_ego2exo.evaluation.items import Item
+
+from ..conftest import REAL_VIDEOS
+from .rows import CHARADES, DESCRIBED, EGO_IN_EXO, FILES, OPTIONS, SMARTHOME, SPANS, TODAY, TSU, written
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads a value as the file of a benchmark."""
+
+    def run(name, value, **how):
+        return read_benchmark(name, written(tmp_path / "data.json", value), **how)
+
+    return run
+
+
+def refused(read, *given, **how):
+    with pytest.raises(Ego2ExoError) as caught:
+        read(*given, **how)
+    return caught.value
+
+
+def test_todays_row_whole(read):
+    assert read("adlx-tsu-tc", [TODAY]).items == [
+        Item(
+            id="kitchen_1:0", benchmark="adlx-tsu-tc", category="TSU-TC", view="", video="a/kitchen_1.mp4",
+            question="What happens next?", choices={"A": "open jar", "B": "close jar", "C": "wash hands"}, answer="B",
+            row="kitchen_1:0", source="data.json, row 0",
+        )
+    ]  # fmt: skip
+
+
+def test_ego_in_exo_by_views(read):
+    both = read("ego-in-exo", [EGO_IN_EXO, {**EGO_IN_EXO, "question": "Q2"}], views=("exo", "ego")).items
+    assert [(item.id, item.view, item.video) for item in both] == [
+        ("exo:take7_0003_exo12:0", "exo", "take7_0003_exo12.mp4"),
+        ("ego:take7_0003_exo12:0", "ego", "take7_0003_ego.mp4"),
+        ("exo:take7_0003_exo12:1", "exo", "take7_0003_exo12.mp4"),
+        ("ego:take7_0003_exo12:1", "ego", "take7_0003_ego.mp4"),
+    ]
+    assert {item.category for item in both} == {"Hand Identification"}
+    named = {**EGO_IN_EXO, "video_filename": "exo1_take_exo2.MP4"}
+    videos = [item.video for item in read("ego-in-exo", [named], views=["ego", "exo"]).items]
+    assert videos == ["exo1_take_ego.mp4", "exo1_take_exo2.mp4"]
+    rows = [EGO_IN_EXO, {**EGO_IN_EXO, "video_filename": "t_exo1_x"}]
+    assert read("ego-in-exo", rows).items[1].video == "t_exo1_x.mp4"
+    assert "row 1: 't_exo1_x' does not end in exoN" in refused(read, "ego-in-exo", rows, views=("ego",)).given
+    assert len(read("ego-in-exo", rows, views=("ego",), max_bad=1).items) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "given", "allowed"),
+    [
+        ("ego-in-exo", {"views": ("top",)}, "--view top", "exo, ego"),
+        ("ego-in-exo", {"views": ()}, "--view", "exo, ego"),
+        ("adlx-tsu-tc", {"views": ("ego",)}, "--view ego", "one camera"),
+        ("adlx-tsu-tc", {"max_bad": -1}, "--max-bad-rows -1", "0"),
+        ("ego-in-exo", {"categories": ["hands"]}, "--categories 'hands'", "Hand Identification"),
+        ("ego-in-exo", {"categories": []}, "--categories", "Hand Identification"),
+        ("adlx", {}, "--benchmark 'adlx'", "ego-in-exo, adlx-charades-ar"),
+    ],
+)
+def test_what_is_not_allowed_of_a_benchmark(read, name, how, given, allowed):
+    error = refused(read, name, [EGO_IN_EXO], **how)
+    assert given in error.given and allowed in error.allowed
+
+
+@pytest.mark.parametrize("name", ["adlx-charades-ar", "adlx-smarthome-ar", "adlx-lemma-tc", "adlx-tsu-tc"])
+def test_every_layout_fits_every_multiple_choice_set(read, name):
+    files = {"today": [TODAY], "legacy Charades": [CHARADES], "legacy Smarthome": {"a": SMARTHOME},
+             "legacy LEMMA": {"a": SPANS}, "legacy TSU": [OPTIONS]}  # fmt: skip
+    for layout, value in files.items():
+        found = read(name, value)
+        assert found.layout == layout and len(found.items) == 1 and not found.unread
+        assert (found.items[0].benchmark, found.items[0].category) == (name, BENCHMARKS[name].title)
+
+
+def test_legacy_values(read):
+    (item,) = read("adlx-charades-ar", [CHARADES]).items
+    assert item.choices == {"1": "Open a box, Fold someone's shirt", "2": "Open a box", "3": "Sit 2. [down], Stand"}
+    assert (item.answer, item.video, item.id) == ("3", "QX7", "QX7:0")
+    (item,) = read("adlx-smarthome-ar", {"17": SMARTHOME}).items
+    assert (item.answer, item.choices["2"]) == ("2", "reading")
+    assert (item.video, item.id, item.source) == ("/data/x/Walk.Fast_p1.mp4", "Walk.Fast_p1:0", "data.json, row '17'")
+    found = read("adlx-lemma-tc", {"0": SPANS, "1": {**SPANS, "start_timestamp": "0.5", "answer": "c  D"}})
+    assert [(item.start_s, item.end_s, item.answer) for item in found.items] == [(2.0, 6.0, "F"), (0.5, 6.0, "B")]
+    assert found.precut == {"12l-1:0": "12l-1_60_180.mp4", "12l-1:1": "12l-1_60_180.mp4"}
+    (item,) = read("adlx-tsu-tc", [{**TODAY, "start_timestamp": 1, "end_timestamp": 2.5}]).items
+    assert (item.start_s, item.end_s) == (1.0, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "correct", "choices", "answer"),
+    [
+        ({"A": "Walk", "B": "Sit"}, " sit", {"A": "Walk", "B": "Sit"}, "B"),
+        ({"1": "Walk", "2": "Sit"}, "2. Sit", {"1": "Walk", "2": "Sit"}, "2"),
+        (["Walk", "Sit"], "B", {"A": "Walk", "B": "Sit"}, "B"),
+        (["A. Walk", "B. Sit"], "B. Sit", {"A": "Walk", "B": "Sit"}, "B"),
+        (["(1) Walk", "(2) Sit"], "1", {"1": "Walk", "2": "Sit"}, "1"),
+        (["1.5 cups", "2.5 cups"], "2.5 cups", {"A": "1.5 cups", "B": "2.5 cups"}, "B"),
+        ({"A": "B", "B": "C"}, "B", None, "several options: A, B"),
+        (["Walk", "Sit"], "A. Sit", None, "no option"),
+        (["x"] * 2, "A", None, "the same"),
+        ([f"x{n}" for n in range(27)], "A", None, "option 27"),
+        ("Walk or sit", "A", None, "options is a text"),
+    ],
+)
+def test_options_as_object_or_list_and_answer_as_key_or_text(read, options, correct, choices, answer):
+    rows = [{**OPTIONS, "options": options, "correct_answer": correct}]
+    if choices is None:
+        assert answer in refused(read, "adlx-tsu-tc", rows).given
+    else:
+        (item,) = read("adlx-tsu-tc", rows).items
+        assert (item.choices, item.answer) == (choices, answer)
+
+
+def test_three_questions_of_a_described_row(read):
+    items = read("adlx-charades-desc", [DESCRIBED]).items
+    assert [(item.id, item.part, item.question, item.answer) for item in items] == [
+        ("QX7:0:main", "main", "What happens?", "A man folds a shirt."),
+        ("QX7:0:consistency1", "consistency1", "Say it.", "He folds."),
+        ("QX7:0:consistency2", "consistency2", "Say it again.", "He folds."),
+    ]
+    assert {(item.row, item.kind, item.video) for item in items} == {("QX7:0", "description", "QX7")}
+
+
+def test_a_description_is_split_once_its_length_is_known(read):
+    (item,) = read("adlx-tsu-desc", TSU).items
+    assert (item.video, item.question, item.part, item.answer) == ("P02T01", QUESTION, "", TSU["P02T01"])
+    clips = split_into_clips(item, 3.4)
+    assert [(clip.id, clip.part, clip.start_s, clip.end_s) for clip in clips] == [
+        ("P02T01:0:0", "0", 0.0, 1.0), ("P02T01:0:1", "1", 1.0, 2.0), ("P02T01:0:2", "2", 2.0, 3.4),
+    ]  # fmt: skip
+    assert {(clip.row, clip.answer) for clip in clips} == {(item.row, item.answer)}
+    assert [clip.end_s for clip in split_into_clips(item, 0.2)] == [0.2]
+    assert [clip.end_s for clip in split_into_clips(item, 130, 60)] == [60, 130.0]
+    for length in [(0, 1), (float("nan"), 1), (3, 0), (1e9, 1)]:
+        assert " s in clips of " in refused(split_into_clips, item, *length).given
+    for other in (replace(item, part="1"), replace(item, kind="choice"), replace(item, end_s=3.0)):
+        refused(split_into_clips, other, 3)
+
+
+ABC = {"A": "open jar", "B": "close jar"}
+FAULTS = [
+    ("adlx-tsu-tc", TODAY, {"question": None}, "question is null"),
+    ("adlx-tsu-tc", TODAY, {"question": ["x"]}, "question is a list"),
+    ("adlx-tsu-tc", TODAY, {"question": "  "}, "question is empty"),
+    ("adlx-tsu-tc", TODAY, {"question": "\ud800"}, "Unicode"),
+    ("adlx-tsu-tc", TODAY, {"video_filename": "a/.."}, "names no file"),
+    ("adlx-tsu-tc", TODAY, {"answer_choices": {"A": "x"}, "ground_truth_letter": "A"}, "1 option"),
+    ("adlx-tsu-tc", TODAY, {"answer_choices": {**ABC, "C": " "}}, "answer_choices 'C' is empty"),
+    ("adlx-tsu-tc", TODAY, {"answer_choices": {**ABC, "C": 3}}, "answer_choices 'C' is a number"),
+    ("adlx-tsu-tc", TODAY, {"answer_choices": {**ABC, "C": "Close  jar"}}, "'B' and 'C' are the same"),
+    ("adlx-tsu-tc", TODAY, {"answer_choices": {**ABC, "b": "x"}}, "keys B and b"),
+    ("adlx-tsu-tc", TODAY, {"answer_choices": {**ABC, "(C)": "x"}}, "key '(C)'"),
+    ("adlx-tsu-tc", TODAY, {"ground_truth_letter": "b"}, "'b' is none of the choices A, B, C"),
+    ("adlx-tsu-tc", TODAY, {"ground_truth_letter": True}, "ground_truth_letter is true or false"),
+    ("adlx-tsu-tc", TODAY, {"start_timestamp": 3, "end_timestamp": 3}, "end_timestamp 3 is not after"),
+    ("adlx-tsu-tc", TODAY, {"start_timestamp": 3}, "lacks end_timestamp"),
+    ("adlx-tsu-tc", TODAY, {"id": [1]}, "id is a list"),
+    ("ego-in-exo", EGO_IN_EXO, {"category_name": ""}, "category_name is empty"),
+    ("adlx-charades-ar", CHARADES, {"Options": "1. ['a'] 1. ['b']"}, "Options"),
+    ("adlx-charades-ar", CHARADES, {"Options": "1. ['a'] 2. [__import__('os')]"}, "Options"),
+    ("adlx-charades-ar", CHARADES, {"Options": "1. ['a'] 2. []"}, "Options 2 is empty"),
+    ("adlx-charades-ar", CHARADES, {"Ground Truth": ["Stand"]}, "matches no option"),
+    ("adlx-charades-ar", CHARADES, {"Ground Truth": "Stand"}, "is no list of texts"),
+    ("adlx-smarthome-ar", SMARTHOME, {"ground_truth": "2"}, "'2' matches no option"),
+    ("adlx-lemma-tc", SPANS, {"start_timestamp": "0:02"}, "start_timestamp '0:02'"),
+    ("adlx-lemma-tc", SPANS, {"start_timestamp": None, "end_timestamp": None}, "start_timestamp is null"),
+    ("adlx-lemma-tc", SPANS, {"end_timestamp": 1e300}, "end_timestamp (too large)"),
+    ("adlx-charades-desc", DESCRIBED, {"cons_A": 5}, "cons_A is a number"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "change", "token"), FAULTS)
+def test_a_malformed_row_is_named_with_its_place(read, name, row, change, token):
+    video = next(key for key in ("video_filename", "video_id", "video_path", "video_name", "id") if key in row)
+    good = [{**row, **({"id": f"QX{n}"} if "id" in row else {}), video: f"v{n}_exo1.mp4"} for n in range(2)]
+    error = refused(read, name, [*good, {**row, **change}])
+    assert "data.json: 1 malformed row(s) of 3: row 2: " in error.given and token in error.given
+    found = read(name, [*good, {**row, **change}], max_bad=1)
+    assert len({item.row for item in found.items}) == 2 and len(found.bad) == 1 and found.rows == 3
+
+
+def test_all_malformed_rows_are_named_and_may_be_left_out(read):
+    rows = [{**TODAY, "video_filename": f"{n}.mp4"} for n in range(20)]
+    for n in (3, 7, 8, 11, 12, 19):
+        rows[n] = {**rows[n], "question": None, "ground_truth_letter": "Z"}
+    rows[5] = {key: value for key, value in rows[5].items() if key != "question"}
+    rows[6] = "no row"
+    error, bad = refused(read, "adlx-tsu-tc", rows, max_bad=7), (3, 5, 6, 7, 8, 11, 12, 19)
+    assert "8 malformed row(s) of 20" in error.given and "--max-bad-rows 8" in error.remedy
+    assert all(f"row {n}: " in error.given for n in bad) and "question is null, ground_truth_letter" in error.given
+    found = read("adlx-tsu-tc", rows, max_bad=8)
+    assert [item.id for item in found.items] == [f"{n}:{n}" for n in range(20) if n not in bad]
+    assert [text.split(":")[0] for text in found.bad] == [f"row {n}" for n in bad]
+    # Nothing but malformed rows is never a benchmark.
+    assert "--max-bad-rows" not in refused(read, "adlx-tsu-tc", [{**TODAY, "question": ""}], max_bad=99).remedy
+
+
+def test_duplicates(read):
+    other = {**TODAY, "answer_choices": {"C": "wash hands", "B": "close jar", "A": "open jar"}}
+    error = refused(read, "adlx-tsu-tc", [TODAY, {**TODAY, "question": "Else?"}, other])
+    assert "row 2: asks the same of 'a/kitchen_1.mp4' as row 0" in error.given
+    assert len(read("adlx-tsu-tc", [TODAY, {**TODAY, "start_timestamp": 1, "end_timestamp": 2}]).items) == 2
+    same_id = [CHARADES, {**CHARADES, "Q": "Else?"}]
+    assert "row 1: id 'QX7'" in refused(read, "adlx-charades-ar", same_id).given
+    assert "row 1: asks the same" in refused(read, "adlx-charades-desc", [DESCRIBED, DESCRIBED]).given
+
+
+def test_categories_keys_that_are_not_read_and_ids(read):
+    rows = [{**EGO_IN_EXO, "category_name": name, "question": name} for name in ("Hand", "Object", "Hand 2")]
+    found = read("ego-in-exo", rows, categories=["Hand 2", "Hand"]).items
+    assert [item.category for item in found] == ["Hand", "Hand 2"]
+    assert read("adlx-tsu-tc", [{**TODAY, "category_name": "late"}]).items[0].category == "late"
+    rows = [{**TODAY, "split": "test"}, {**TODAY, "question": "Q2", "split": "test", "note": 1}]
+    assert read("adlx-tsu-tc", rows).unread == {"split": 2, "note": 1}
+    names = ("a b.mp4", "a_b.mp4", "x/a b.mp4", "a\u00a0b.mkv", "a:b", "å" * 99)
+    ids = [item.id for item in read("adlx-tsu-tc", [{**TODAY, "video_filename": name} for name in names]).items]
+    assert len(set(ids)) == 6 and not any(set(name) & set(" \t\u00a0") for name in ids) and max(map(len, ids)) < 90
+
+
+@pytest.mark.parametrize(
+    ("value", "token"),
+    [
+        ([], "no row"), (5, "a number"), ([[]], "row 0 is a list"), ([{"a": 1, "question": 2}], "a, question"),
+        (TSU, "row 'P02T01' is a text"), ([DESCRIBED], "video_name"), ("", "JSON"), ("[1,\n 2", "line 2"),
+        (json.dumps([TODAY] * 3)[:200], "JSON"), ("[" * 100_000, "nested too deep"), (b'["\xff"]', "UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_says_why(read, value, token):
+    error = refused(read, "adlx-tsu-tc", value)
+    assert "data.json" in error.given and token in error.given
+
+
+def test_files_and_folders(tmp_path):
+    published = ("Charades-AR.json", "LEGACY-Charades-AR.json", "charades_ar.JSON", "sub/Charades-AR.json")
+    for number, name in enumerate(published):
+        path = written(tmp_path / f"{number}" / name, [CHARADES])
+        written(tmp_path / f"{number}/TSU-TC.json", [OPTIONS])
+        written(tmp_path / f"{number}/a/b/Charades-AR.json", [CHARADES])
+        assert data_file("adlx-charades-ar", tmp_path / f"{number}") == path
+    assert "no file that fits" in refused(read_benchmark, "ego-in-exo", tmp_path).given
+    assert "gone.json" in refused(read_benchmark, "adlx-tsu-tc", tmp_path / "gone.json").given
+    # A byte order mark is no fault.
+    path = written(tmp_path / "x/TSU-TC.json", b"\xef\xbb\xbf" + json.dumps([TODAY]).encode())
+    assert len(read_benchmark("adlx-tsu-tc", tmp_path / "x").items) == 1
+    written(tmp_path / "x/LEGACY-TSU-TC.json", [OPTIONS])
+    assert "holds 2 files that fit" in refused(read_benchmark, "adlx-tsu-tc", tmp_path / "x").given
+    assert "adlx-tsu-tc, not of adlx-lemma-tc" in refused(read_benchmark, "adlx-lemma-tc", path).given
+
+
+def test_long_options_are_read_in_no_time():
+    assert numbered_lists("1. ['a'" + " " * 100_000) is None
+    assert numbered_lists("1. [" + "'a', " * 50_000 + "'b'] 2. ['c']")["2"] == ["c"]
+    assert numbered_lists("1. ['" + "\\" * 100_001) is None
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6)
+SCALARS = SCALARS | st.sampled_from(["A", "1. ['a'] 2. ['b']", "open jar", "x_exo1", "1.5", "/", "..", "\ud800", "\0"])
+ROWS = (TODAY, EGO_IN_EXO, CHARADES, SMARTHOME, SPANS, OPTIONS, DESCRIBED)
+KEYS = st.sampled_from(["A", "B", "1", *sorted({key for row in ROWS for key in row})]) | st.text(max_size=3)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def _rows_of(row):
+    """The row with some of its values replaced, and others beside it."""
+    changed = st.fixed_dictionaries({}, optional={key: JSON for key in [*row, "id", "start_timestamp"]})
+    return changed.map(lambda change: {**row, **change})
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(list(BENCHMARKS)),
+    st.lists(st.one_of(*map(_rows_of, ROWS)), max_size=3)
+    | st.dictionaries(st.text(max_size=4), JSON | _rows_of(SPANS) | _rows_of(SMARTHOME), max_size=3)
+    | JSON,
+    st.sampled_from([0, 2]),
+)
+def test_nothing_else_is_raised(read, name, value, max_bad):
+    try:
+        found = read(name, value, max_bad=max_bad)
+    except Ego2ExoError as error:
+        str(error).encode()
+        return
+    assert found.items and len({item.id for item in found.items}) == len(found.items)
+    assert len({item.row for item in found.items}) + len(found.bad) == found.rows
+    for item in found.items:
+        assert item.kind == "description" or (item.answer in item.choices and len(item.choices) > 1)
+        json.dumps(item.choices).encode(), item.video.encode(), item.question.encode()
+
+
+@pytest.fixture
+def real_adlx():
+    folder = REAL_VIDEOS.parent / "adlx"
+    if not folder.is_dir():
+        pytest.skip(f"no real files at {folder} (set EGO2EXO_SHARED)")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "count"), [("adlx-charades-ar", 1814), ("adlx-smarthome-ar", 5405)])
+def test_the_real_files_are_read_whole(real_adlx, name, count):
+    found = read_benchmark(name, real_adlx)
+    assert (len(found.items), found.rows, found.bad, found.unread) == (count, count, [], {})
+    assert len({item.video for item in found.items}) == count
+    assert {tuple(item.choices) for item in found.items} == {("1", "2", "3", "4")}
+
+
+def test_the_real_answers_are_those_of_the_data(real_adlx):
+    """Against the files themselves, read without any of our code."""
+    rows = json.loads((real_adlx / "LEGACY-Smarthome-AR.json").read_text())
+    items = read_benchmark("adlx-smarthome-ar", real_adlx).items
+    assert [item.choices[item.answer] for item in items] == [row["ground_truth"] for row in rows.values()]
+    rows = json.loads((real_adlx / "LEGACY-Charades-AR.json").read_text())
+    items = read_benchmark("adlx-charades-ar", real_adlx).items
+    assert [item.choices[item.answer] for item in items] == [", ".join(row["Ground Truth"]) for row in rows]
+    for item, row in zip(items, rows, strict=True):
+        lists = numbered_lists(row["Options"])
+        assert row["Options"] == " ".join(f"{key}. {entries}" for key, entries in lists.items())
+        assert item.choices == {key: ", ".join(entries) for key, entries in lists.items()}
+
+
+def test_the_examples_of_the_document_are_read(read):
+    """In the order of the table of layouts: each fits the layout under whose name it stands."""
+    text = (Path(__file__).parents[2] / "docs/benchmarks.md").read_text(encoding="utf-8").replace("**today**", "")
+    examples = re.findall(r"^\*\*(.+?)\*\*.*?^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(examples) == len(FILES) == 7
+    for layout, example in examples:
+        name = next(name for name, known in BENCHMARKS.items() if layout in [reader.name for reader in known.readers])
+        value = json.loads(example)
+        found = read(name, value if next(iter(value)) in ("0", "P02T01") else [value])
+        assert found.layout == layout and found.items

@@ -1,0 +1,211 @@
+"""Replies are read as docs/replies.md says, never guessed, and fast."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.evaluation.replies import text as option_texts
+from llava_ego2exo.evaluation.replies.parser import PARSERS, parse_answer
+
+ROOT = Path(__file__).parents[2]
+REPLIES = Path(os.environ.get("EGO2EXO_SHARED", ROOT.parent / "shared")) / "data" / "replies" / "smarthome_ar.jsonl"
+LETTERS = {"A": "pouring from kettle", "B": "walk", "C": "sit down", "D": "drinking from cup"}
+LONG = {key: ", ".join(["walk"] * 60) + key for key in "ABCDEF"}
+PIECES = st.sampled_from("A (B) C. not neither nor walk sits answer is option \n".split(" "))
+NUMBERS = {str(number): text for number, text in enumerate(LETTERS.values(), 1)}
+EXAMPLES = [
+    (reply.replace("\\n", "\n"), wanted)
+    for reply, wanted in re.findall(
+        r"^\|.*? ?`(.+?)` \| (\w+) \|$", (ROOT / "docs" / "replies.md").read_text(encoding="utf-8"), re.M
+    )
+]
+
+
+def test_examples_of_the_document():
+    assert len(EXAMPLES) > 60 and {"unparsed", *LETTERS} == {wanted for _, wanted in EXAMPLES}
+    read = [(reply, parse_answer(reply, LETTERS) or "unparsed") for reply, _ in EXAMPLES]
+    assert read == EXAMPLES
+
+
+@pytest.mark.parametrize(
+    "reply, wanted",
+    [
+        ("3</s>", "3"),
+        ("4. Drinking from the cup", "4"),
+        ("3. walk", None),
+        ("The answer is 2.", "2"),
+        ("There are 3 people", None),
+        ("The correct action being performed in the video is walking.", "2"),
+        ("2 and 3", None),
+        ("3 sit down", "3"),
+        ("3 walk", None),
+        ("3 people walk", "2"),
+        ("３", "3"),
+        ("3.5", None),
+        ("3:30", None),
+        ("1. pouring from kettle 2. walk 3. sit down", None),
+        ("1. The person enters.\n2. The person walks.\n3. The person sits.\nAnswer: 3", "3"),
+        ("3. The person walks", None),
+        ("not 3 but 4", "4"),
+        ("The answer is 3.5", None),
+    ],
+)
+def test_numbered_options(reply, wanted):
+    assert parse_answer(reply, NUMBERS) == wanted
+
+
+@pytest.mark.parametrize(
+    "reply, wanted",
+    [
+        ("<|im_start|>assistant\nC<|im_end|>", "C"),
+        ("\ufeffC\u200b", "C"),
+        ("（Ｃ）", "C"),
+        ("$\\boxed{\\text{C}}$", "C"),
+        ("\\boxed{A} no \\boxed{C}", "C"),
+        ("The answer is C, not A.", "C"),
+        ("The answer is A (pouring) and B (walk)", None),
+        ("The answer is A; the answer is also B", "B"),
+        ("The answer is C, A is wrong", "C"),
+        ("A is incorrect. B is incorrect. D is incorrect.", None),
+        ("Options A, B and D do not match, so C", "C"),
+        ("D best describes the video", "D"),
+        ("it is neither A nor B, but D", "D"),
+        ("A\nB\nC\nD", None),
+        ("The options are:\nA. pouring from kettle\nB. walk", None),
+        ("A walk", "B"),
+        ("b) The person sits down", None),
+        ("The answer is C. He walks to the chair and sits down.", "C"),
+        ("He takes vitamin C. Then he walks.", "B"),
+        ("A.M.", None),
+        ("C'est la vie", None),
+        ("Walking does not fit.", None),
+        ("I cannot see him walking", None),
+        ("No, he is walking", "B"),
+        ("not walking, he is sitting down", "C"),
+        ("He is sitting down instead of walking", "C"),
+        ("None of A, B, C", None),
+        ("", None),
+        (" \n </s>", None),
+    ],
+)
+def test_lettered_options(reply, wanted):
+    assert parse_answer(reply, LETTERS) == wanted
+
+
+@pytest.mark.parametrize(
+    "choices, reply, wanted",
+    [
+        ({"A": "drinking", "B": "drinking from cup"}, "He is drinking from a cup", "B"),
+        ({"A": "walk", "B": "walking"}, "He walks", None),
+        ({"A": "getting up", "B": "getting down"}, "She gets up from the chair", "A"),
+        ({"A": "left", "B": "right"}, "It isn't on the left", None),
+        ({"A": "holding a pillow, throwing it", "B": "holding a pillow"}, "Holding a pillow, throwing it", "A"),
+        ({"A": "yes", "B": "no"}, "No", "B"),
+        ({"A": "1", "B": "2"}, "2", "B"),
+        ({"A": "наливает", "B": "идёт"}, "Он идёт.", "B"),
+        ({"A": "...", "B": "walk"}, "...", None),
+        ({"A": "walk", "B": "walking"}, "He is walking", "B"),
+        ({"A": "walk", "B": "Walk."}, "He is walking", None),
+        ({"A": "his hand", "B": "her hand"}, "It is her hand", "B"),
+        ({"A": "opens the door", "B": "does not open the door"}, "He does not open the door.", "B"),
+        ({"A": "picks up the cup", "B": "picks up the cup and drinks"}, "A. picks up the cup and drinks", None),
+        ({"A": "holding a pillow, walking", "B": "sitting, laughing"}, "Holding a pillow and then walking", "A"),
+        ({"A": "one", "I": "two"}, "The answer is I", "I"),
+        ({"yes": "it is", "no": "it is not"}, "no", "no"),
+        ({"(A)": "one thing", "(B)": "two things"}, "(B)", "(B)"),
+        ({"a": "walk", "A": "sit"}, "a", "a"),
+        ({"a": "walk", "b": "sit"}, "B", "b"),
+        ({"10": "walk", "1": "sit"}, "The answer is 10", "10"),
+        ({"": "walk", "B": "sit"}, "", None),
+        ({}, "A", None),
+    ],
+)
+def test_texts(choices, reply, wanted):
+    assert parse_answer(reply, choices) == wanted
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=200) | st.lists(st.sampled_from(list("ABCD().,: ") + "is the answer not walk or and".split()))
+       .map(" ".join))  # fmt: skip
+def test_any_text_gives_a_key_or_none(reply):
+    for parse in PARSERS.values():
+        for choices in (LETTERS, NUMBERS):
+            assert parse(reply, choices) in {None, *choices}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=40), st.dictionaries(st.text(max_size=3), st.text(max_size=20), max_size=5))
+def test_any_options_give_a_key_or_none(reply, choices):
+    assert parse_answer(reply, choices) in {None, *choices}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=120) | st.lists(PIECES).map(" ".join), st.sampled_from("ABCD"))
+def test_a_last_declaration_counts_whatever_stands_before(before, key):
+    assert parse_answer(f"{before} So the answer is ({key}).", LETTERS) == key
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.permutations(list(LETTERS.values())), st.sampled_from(list(LETTERS.values())))
+def test_a_text_moves_with_its_key(texts, said):
+    choices = dict(zip("ABCD", texts, strict=True))
+    assert choices[parse_answer(f"The person is {said} now.", choices)] == said
+
+
+@pytest.mark.parametrize("shape", ["{}", "({})", "[{}]", "{}.", "{})", " {}\n", "Answer: {}", "**{}**", "{}<|im_end|>"])
+def test_a_bare_key_is_itself(shape):
+    for keys in ("ABCDEF", "123456"):
+        choices = {key: f"option text {number}" for number, key in enumerate(keys)}
+        assert [parse_answer(shape.format(key), choices) for key in keys] == [*keys]
+
+
+UNITS = ["the answer is ", "(A) ", "walk ", "(", "A, ", " \n", "is not ", "<|", "1. A\n", "pouring from "]
+MANY_WORDS = " ".join(f"w{number}ing" for number in range(12_000))
+
+
+@pytest.mark.parametrize("unit", [*UNITS, MANY_WORDS], ids=[*UNITS, "many words"])
+def test_a_long_reply_takes_no_time_that_grows_with_its_square(unit):
+    for choices in (LETTERS, LONG):
+        began = time.process_time()
+        parse_answer(unit * max(100_000 // len(unit), 1) + "x", choices)
+        assert time.process_time() - began < 3
+
+
+def test_without_the_stemmer(monkeypatch):
+    option_texts._stemmer.cache_clear()
+    option_texts._stem.cache_clear()
+    monkeypatch.setitem(sys.modules, "snowballstemmer", None)
+    with pytest.raises(Ego2ExoError) as caught:
+        parse_answer("He walks.", LETTERS)
+    assert "snowballstemmer" in caught.value.given and "llava-ego2exo[eval]" in caught.value.remedy
+
+
+def test_agreement_on_real_replies():
+    if not REPLIES.is_file():
+        pytest.skip(f"no replies at {REPLIES} (set EGO2EXO_SHARED)")
+    rows = [json.loads(line) for line in REPLIES.read_text(encoding="utf-8").splitlines()]
+    read = [parse_answer(row["reply"], row["choices"]) for row in rows]
+    agree = [(row["choices"][key] if key else None) == row["picked"] for key, row in zip(read, rows, strict=True)]
+    assert sum(agree) / len(rows) >= 0.99
+    command = [sys.executable, ROOT / "scripts" / "parser_agreement.py", REPLIES]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    document = (ROOT / "docs" / "replies.md").read_text(encoding="utf-8")
+    assert all(line in document for line in printed.splitlines()), "the document holds what the script prints"
+
+
+def test_reading_replies_loads_nothing_heavy():
+    program = (
+        "import sys; from llava_ego2exo.evaluation import parse_answer as p; assert p('A', dict(A='x', B='y')) == 'A';"
+        "print([name for name in ('torch', 'numpy', 'transformers', 'llava', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,211 @@
+"""Ego tokens on every vision tower LLaVA can build, and a clear refusal of those that hide their layers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from llava_ego2exo.demo.models import tiny_tower
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.model.vision import Captured, inspect_tower
+
+from ..models import Batch, P, branch_of, build, check_rows, clip_folder, ego_grads, is_next, prepare
+
+pytestmark = pytest.mark.usefixtures("registered")
+next_only = pytest.mark.skipif(not is_next(), reason="llava-torch builds CLIP towers alone")
+
+
+def facts_of(model) -> tuple[int, int, int]:
+    config = model.config
+    return config.ego2exo_vision_layers, config.ego2exo_vision_width, config.ego2exo_vision_heads
+
+
+def train_a_step(model, **options):
+    """Ego rows where they belong, then one backward through all of them."""
+    batch = Batch("....V..", "......", **options)
+    check_rows(model, batch)
+    loss = model(**batch.call()).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, grad in ego_grads(model).items():
+        assert grad is not None and grad.abs().max() > 0, name
+    assert all(parameter.grad is None for parameter in model.get_vision_tower().parameters())
+
+
+def test_clip():
+    model = build()
+    assert facts_of(model) == (4, 32, 4)
+    train_a_step(model)
+
+
+def test_the_class_token_is_dropped():
+    model, batch = build(), Batch("..V..")
+    wanted = prepare(model, batch.call())[4]
+    embeddings = model.get_vision_tower().vision_tower.vision_model.embeddings
+
+    def spoil(_module, _args, states):  # the last layer's class token alone
+        return (torch.cat([states[0][:, :1] + 9, states[0][:, 1:]], 1),) + states[1:]
+
+    last = model.get_vision_tower().vision_tower.vision_model.encoder.layers[-1]
+    handle = last.register_forward_hook(spoil)
+    assert torch.equal(prepare(model, batch.call())[4], wanted)
+    handle.remove()
+    embeddings.register_forward_hook(lambda m, a, states: states + 9)
+    assert not torch.equal(prepare(model, batch.call())[4], wanted)
+
+
+def test_a_tower_with_another_count_of_states_is_refused():
+    class Tower(nn.Module):
+        num_patches_per_side = 4
+
+    captured = Captured(Tower(), (0,), [{0: torch.zeros(2, 18, 8)}])
+    with pytest.raises(Ego2ExoError, match="Tower .*18 .*16 patches"):
+        captured.frames([(0, 2)], 2)
+
+
+def test_calls_in_pieces_are_joined():
+    class Tower(nn.Module):
+        num_patches_per_side = 2
+
+    states = torch.randn(5, 4, 8)
+    captured = Captured(Tower(), (0,), [{0: states[:2]}, {0: states[2:]}])
+    assert torch.equal(captured.frames([(1, 3), (4, 5)], 5)[0], states[[1, 2, 4]])
+
+
+def test_chosen_layers():
+    model = build(ego2exo_layers="0,2")
+    assert branch_of(model).reader.layers == (0, 2)
+    train_a_step(model)
+    with pytest.raises(Ego2ExoError, match="--ego2exo_layers '4' .*4 layers"):
+        build(ego2exo_layers="4")
+
+
+def siglip_folder(root: Path, whole: bool) -> Path:
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    sizes = {"hidden_size": 1152, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 16}
+    config = SiglipVisionConfig(**sizes, image_size=384, patch_size=14)
+    SiglipVisionModel(config).save_pretrained(root)
+    if whole:  # as the hub's folder says it
+        parts = {"vision_config": config.to_dict(), "text_config": {}}
+        (root / "config.json").write_text(json.dumps({"model_type": "siglip", **parts}))
+    return root
+
+
+@next_only
+@pytest.mark.parametrize("whole", [False, True])
+def test_siglip_in_a_local_folder(whole, tmp_path):
+    """LLaVA deletes the last layer: what counts is what is there, not what the config says."""
+    model = build(tower=siglip_folder(tmp_path / "tower", whole))
+    tower = model.get_vision_tower()
+    assert type(tower).__name__ == "SigLipVisionTower" and tower.vision_tower.config.num_hidden_layers == 3
+    assert facts_of(model) == (2, 1152, 16)
+    assert len(branch_of(model).reader.blocks) == 2
+    if whole:
+        train_a_step(model, size=384, frames=1)
+
+
+@next_only
+def test_mlcd():
+    """LLaVA takes MLCD by its hub name alone; the hub's answer is a tiny one."""
+    from llava.model.multimodal_encoder import mlcd_encoder
+    from llava.model.multimodal_encoder.mlcd.vit_rope2d_hf import MLCDVisionConfig, MLCDVisionModel
+
+    # Heads of width 8: the rotary embedding takes a quarter of a head for each side.
+    config = MLCDVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=28, patch_size=7
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlcd_encoder.MLCDVisionModel, "from_pretrained", lambda *_, **__: MLCDVisionModel(config))
+        patch.setattr(mlcd_encoder.CLIPImageProcessor, "from_pretrained", lambda *_, **__: None)
+        model = build(tower="DeepGlint-AI/mlcd-vit-bigG-patch14-448")
+    assert type(model.get_vision_tower()).__name__ == "MLCDVisionTower"
+    assert facts_of(model) == (3, 32, 4)
+    train_a_step(model)
+
+
+def dino_folder(root: Path) -> Path:
+    from transformers import CLIPImageProcessor, Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, image_size=28, patch_size=7, mlp_ratio=2
+    )
+    Dinov2Model(config).save_pretrained(root)
+    CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(root)
+    return root
+
+
+@next_only
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="with CUDA LLaVA puts this tower there; the models are on the CPU"
+)
+def test_a_hugging_face_tower(tmp_path):
+    for folder, layers in ((clip_folder(), 4), (dino_folder(tmp_path / "dino"), 3)):
+        model = build(tower=f"hf:{folder}")
+        assert type(model.get_vision_tower()).__name__ == "HFVisionTower"
+        assert facts_of(model) == (layers, 32, 4)
+        assert model.get_vision_tower().dtype == torch.bfloat16
+        train_a_step(model)
+    model.get_vision_tower().load_model(device_map="auto")
+    assert nn.Module.to.__qualname__ == "Module.to"  # itself again
+
+
+@next_only
+@pytest.mark.parametrize("feature, times", [("slicefour_patch", 4), ("slice_m25811_f6_patch", 5)])
+def test_joined_layers_widen_the_projector_not_the_ego_tokens(feature, times, tmp_path):
+    model = build(tower=tiny_tower(tmp_path / "deep", layers=12), mm_vision_select_feature=feature)
+    assert model.config.mm_hidden_size == times * 32
+    assert model.get_model().mm_projector[0].in_features == times * 32
+    assert facts_of(model) == (12, 32, 4)
+    assert branch_of(model).projector[0].in_features == 32
+    train_a_step(model)
+
+
+def test_cls_patch_features_with_single_pictures():
+    """The class token among the visual tokens; the ego tokens read patches as ever."""
+    model = build(mm_vision_select_feature="cls_patch", ego2exo_modalities="image")
+    batch = Batch("..I..", "I")
+    embeds, *_ = check_rows(model, batch, "image")
+    assert embeds.shape[1] == 4 + 17 + P
+
+
+def test_towers_of_several_scales_are_refused():
+    """By name: llava-torch's needs a package of its own to be built."""
+    CLIPVisionTowerS2 = type("CLIPVisionTowerS2", (nn.Module,), {})
+    with pytest.raises(Ego2ExoError, match="CLIPVisionTowerS2 "):
+        inspect_tower(CLIPVisionTowerS2())
+    if is_next():
+        with pytest.raises(Ego2ExoError, match="CLIPVisionTowerS2 .*--s2 False"):
+            build(s2=True, s2_scales="28,56")
+
+
+class Blocks(nn.Module):
+    """As OpenCLIP's encoder: layers somewhere inside, no config, no hidden states."""
+
+    def __init__(self):
+        super().__init__()
+        self.transformer = nn.Module()
+        self.transformer.resblocks = nn.ModuleList([nn.Linear(4, 4)])
+
+
+@next_only
+def test_towers_that_hide_their_layers_are_refused():
+    """The host's own class around an encoder of that kind; the real one needs a package and a download."""
+    from llava.model.multimodal_encoder.open_clip_encoder import OpenCLIPVisionTower
+
+    tower = OpenCLIPVisionTower.__new__(OpenCLIPVisionTower)
+    nn.Module.__init__(tower)
+    tower.vision_tower, tower.is_loaded = Blocks(), True
+    with pytest.raises(Ego2ExoError, match="OpenCLIPVisionTower .*CLIP, SigLIP, MLCD"):
+        inspect_tower(tower)
+
+
+def test_an_encoder_without_hidden_states_is_refused():
+    model = build()
+    model.get_vision_tower().vision_tower.register_forward_hook(
+        lambda m, a, out: type(out)(last_hidden_state=out.last_hidden_state), prepend=True
+    )
+    with pytest.raises(Ego2ExoError, match="CLIPVisionTower"):
+        prepare(model, Batch("..V..").call())

@@ -1,0 +1,287 @@
+"""Hooking in and out of the host: everything or nothing, and exactly as it was afterwards."""
+
+import ast
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import llava_ego2exo
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.hooks import table as seams
+from llava_ego2exo.host.hooks.flavour import original_projector_builder
+from llava_ego2exo.host.hooks.install import AttributePatcher, resolve, substituted
+from llava_ego2exo.host.model.projector import check_type
+from llava_ego2exo.registry import PROJECTORS, TRAINERS, Registry
+
+from ..models import Batch, branch_of, build, check_rows, is_next
+
+ROOT = Path(llava_ego2exo.__file__).parent
+FLAVOUR = "next" if is_next() else "pypi"
+OURS = [seam for seam in seams.SEAMS if FLAVOUR in seam.flavours]
+UNNEEDED = ("LLaVATrainer.create_accelerator_and_postprocess",)  # accelerate < 1.0 has no need of this fix
+
+
+@pytest.fixture(autouse=True)
+def unregistered(monkeypatch):
+    monkeypatch.delenv(seams.FIXES_VARIABLE, raising=False)
+    llava_ego2exo.unregister()
+    yield
+    llava_ego2exo.unregister()
+
+
+def snapshot() -> dict:
+    """Every object a seam may touch: by place, the owner's own dictionary entry and the value."""
+    found = {}
+    for seam in OURS:
+        module = importlib.import_module(seam.module)
+        if seam.target:
+            owner, name = resolve(module, seam.target)
+            found[seam.module, seam.target] = (name in vars(owner), inspect.getattr_static(owner, name))
+        else:
+            found[seam.module, "names"] = sorted(vars(module))
+    return found
+
+
+def changed(first: dict, second: dict) -> set:
+    """Places whose object is another one."""
+    assert first.keys() == second.keys()
+    return {
+        place for place, value in first.items()
+        if not (value == second[place] if isinstance(value, list)
+                else value[0] == second[place][0] and value[1] is second[place][1])
+    }  # fmt: skip
+
+
+def test_a_changed_or_missing_original_is_refused():
+    """By the seam's name, and nothing is replaced."""
+    clean = snapshot()
+    for seam in {(s.module, s.target): s for s in reversed(OURS) if s.params and s.target}.values():
+        owner, name = resolve(importlib.import_module(seam.module), seam.target)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, lambda another: None)
+            before = snapshot()
+            with pytest.raises(Ego2ExoError, match=f"seam {seam.key}: .*{name} lacks") as caught:
+                llava_ego2exo.register()
+            assert (f"{seams.FIXES_VARIABLE}=all,-{seam.key}" in str(caught.value)) == (seam.kind == "fix")
+            assert not changed(before, snapshot())
+            patch.undo()
+            if seam.kind == "hook":
+                patch.delattr(owner, name)
+                with pytest.raises(Ego2ExoError, match=f"seam {seam.key}: .*{name} does not exist"):
+                    llava_ego2exo.register()
+    assert not changed(clean, snapshot())
+
+
+def test_each_fix_can_be_left_out():
+    before = snapshot()
+    for key in sorted({seam.key for seam in OURS if seam.kind == "fix"}):
+        llava_ego2exo.register(fixes=f"all,-{key}")
+        found = changed(before, snapshot())
+        llava_ego2exo.unregister()
+        places = [(s.key == key, (s.module, s.target or "names")) for s in OURS if s.target not in UNNEEDED]
+        others = {place for own, place in places if not own}
+        assert not {place for own, place in places if own} - others & found, key
+        assert {place for place in others if place[1] != "names"} <= found, key
+
+
+def test_which_fixes(monkeypatch):
+    monkeypatch.setenv(seams.FIXES_VARIABLE, "none")
+    assert seams.enabled_fixes() == frozenset()
+    assert seams.enabled_fixes("accelerator") == {"accelerator"}
+    assert seams.enabled_fixes("all") == {seam.key for seam in seams.FIXES}
+    assert seams.enabled_fixes("none, resume , modalities,-resume") == {"modalities"}
+    for fixes in ("nonsense", "all,-nonsense", "all,,-resume", "RESUME"):
+        with pytest.raises(Ego2ExoError, match="fixes .*siglip-folder"):
+            llava_ego2exo.register(fixes=fixes)
+        monkeypatch.setenv(seams.FIXES_VARIABLE, fixes)
+        with pytest.raises(Ego2ExoError, match="fixes .*siglip-folder"):
+            llava_ego2exo.register()
+
+
+def test_without_fixes_ego_tokens_work():
+    llava_ego2exo.register(fixes="none")
+    check_rows(build(), Batch("..V..", ".I.V"))
+
+
+def test_the_table():
+    for seam in seams.SEAMS:
+        assert seam.why and seam.remove_when and seam.kind in ("hook", "fix")
+        file, function = seam.wrap.split(":")
+        assert callable(getattr(importlib.import_module(f"llava_ego2exo.host.{file}"), function))
+    assert not {s.key for s in seams.HOOKS} & {s.key for s in seams.FIXES}
+
+
+def python(code: str, **environment) -> str:
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def test_importing_has_no_side_effects():
+    code = """import sys
+before = list(sys.meta_path)
+import llava_ego2exo, llava_ego2exo.config, llava_ego2exo.errors, llava_ego2exo.registry
+llava_ego2exo.unregister()
+heavy = {"torch", "llava", "transformers", "numpy"} & set(sys.modules)
+print(heavy, before == sys.meta_path)"""
+    assert python(code) == "set() True"
+
+
+def test_without_llava(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
+    with pytest.raises(Ego2ExoError, match="no `llava` package is importable"):
+        llava_ego2exo.register()
+
+
+def imports_of(path: Path) -> set[str]:
+    """Absolute names of what a file of the package imports, also inside functions."""
+    package = ["llava_ego2exo", *path.relative_to(ROOT).parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {stem, *(f"{stem}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            found.add(ast.unparse(node.args[0]).strip("f'\""))
+    return found
+
+
+def test_who_imports_whom():
+    for path in sorted(ROOT.rglob("*.py")):
+        place, names = path.relative_to(ROOT), imports_of(path)
+        if place.parts[0] != "host":
+            assert not {name for name in names if name.split(".")[0] == "llava"}, place
+        if place.parts[0] == "method":
+            allowed = ("llava_ego2exo.method", "llava_ego2exo.config", "llava_ego2exo.errors")
+            assert all(name.startswith(allowed) for name in names if name.startswith("llava_ego2exo")), place
+            assert not {name for name in names if name.split(".")[0] in ("transformers", "peft")}, place
+        if str(place) in ("__init__.py", "config.py", "errors.py", "registry.py"):
+            assert "torch" not in names, place
+
+
+class TestThirdParties:
+    @pytest.fixture(autouse=True)
+    def clean(self):
+        yield
+        for table, name in ((PROJECTORS, "mine"), (TRAINERS, "mine")):
+            if name in table:
+                table.remove(name)
+
+    @staticmethod
+    def add():
+        llava_ego2exo.register_projector("mine", lambda c, **_: nn.Linear(c.mm_hidden_size, c.hidden_size, bias=False))
+
+    def test_a_projector_from_before_register(self):
+        self.add()
+        llava_ego2exo.register()
+        plain = build(ego=False, mm_projector_type="mine").get_model().mm_projector
+        assert type(plain) is nn.Linear and plain.bias is None and plain.weight.shape == (64, 32)
+
+    def test_a_projector_with_ego_tokens(self):
+        llava_ego2exo.register()
+        self.add()
+        for written in ("mine", "ego2exo_mine"):
+            model = build(mm_projector_type=written)
+            assert model.config.mm_projector_type == "ego2exo_mine"
+            assert branch_of(model).projector.bias is None and branch_of(model).projector.weight.shape == (64, 32)
+        check_rows(model, Batch("..V..", "V.I."))
+        from llava.model import llava_arch
+
+        again = llava_arch.build_vision_projector(model.config)
+        again.load_state_dict(model.get_model().mm_projector.state_dict())
+
+    def test_an_unregistered_projector_is_unknown(self):
+        llava_ego2exo.register()
+        with pytest.raises(ValueError, match="Unknown projector type: mine"):
+            build(ego=False, mm_projector_type="mine")
+        with pytest.raises(ValueError, match="Unknown projector type: mine"):
+            build(mm_projector_type="ego2exo_mine")
+        with pytest.raises(Ego2ExoError, match="ego2exo_mine.*not known to LLaVA.*ego2exo_mlp"):
+            check_type("mine", original_projector_builder())  # what a training run asks before anything loads
+
+    def test_a_trainer(self, train, tmp_path):
+        steps = []
+
+        def make(llava_trainer):
+            class Mine(llava_trainer):
+                def training_step(self, *args, **kwargs):
+                    steps.append(1)
+                    return super().training_step(*args, **kwargs)
+
+            return Mine
+
+        llava_ego2exo.register_trainer("mine", make)
+        llava_ego2exo.register()  # the autouse fixture may have taken the `train` fixture's registration away
+        trainer = train(tmp_path / "out", trainer_type="mine", max_steps=2)
+        assert type(trainer).__name__ == "Mine" and len(steps) == 2
+        with pytest.raises(Ego2ExoError, match="--trainer_type 'nonsense' is not a registered trainer.*ego2exo"):
+            train(tmp_path / "out", trainer_type="nonsense")
+
+
+def test_registry_errors():
+    table = Registry("thing", "--thing")
+    with pytest.raises(Ego2ExoError, match="--thing 'a' is not a registered thing.*none yet"):
+        table.get("a")
+    for name in ("", " a", None, 3):
+        with pytest.raises(Ego2ExoError, match="thing name"):
+            table.add(name, print)
+    with pytest.raises(Ego2ExoError, match="builder 3 of thing 'a'.*callable"):
+        table.add("a", 3)
+    table.add("a", print)
+    table.add("a", print)
+    with pytest.raises(Ego2ExoError, match="'a' is registered already"):
+        table.add("a", repr)
+    assert list(table) == ["a"] and "a" in table and table.get("a") is print
+    table.remove("a")
+    with pytest.raises(Ego2ExoError, match="not a registered thing"):
+        table.remove("a")
+
+
+def test_patching_keeps_kinds_of_attributes():
+    class Base:
+        @classmethod
+        def made(cls):
+            return cls.__name__
+
+        value = 1
+
+    class Child(Base):
+        @staticmethod
+        def own():
+            return 2
+
+    entry = vars(Child)["own"]
+    board = AttributePatcher()
+    board.replace(Child, "made", lambda original: classmethod(lambda cls: "new " + original.__func__(cls)))
+    board.replace(Child, "own", lambda original: staticmethod(lambda: original.__func__() + 1))
+    board.add(Child, "extra", 5)
+    assert (Child.made(), Base.made(), Child().own(), Child.extra) == ("new Child", "Base", 3, 5)
+    board.restore()
+    assert Child.made() == "Child" and "made" not in vars(Child) and not hasattr(Child, "extra")
+    assert vars(Child)["own"] is entry
+    board.restore()
+    with pytest.raises(ZeroDivisionError), substituted(Child, value=9, other=8):
+        assert (Child.value, Child.other) == (9, 8)
+        _ = 1 / 0
+    assert Child.value == 1 and "value" not in vars(Child) and not hasattr(Child, "other")
+
+
+def test_a_model_built_before_register_gets_no_tokens_it_has_no_weights_for():
+    plain = build(ego=False)
+    batch = Batch("..V..")
+    llava_ego2exo.register()
+    with torch.no_grad():
+        assert torch.isfinite(plain(**batch.call()).loss)
+    assert not hasattr(plain.get_model().mm_projector, "ego_tokens")

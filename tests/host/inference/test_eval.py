@@ -1,0 +1,358 @@
+"""`eval` with tiny models: replies, interruptions, several processes, failures, rescoring, and what it refuses."""
+
+import json
+import shutil
+import signal
+import sys
+
+import pytest
+
+import llava_ego2exo
+from llava_ego2exo import cli
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.evaluation import Job, Model, evaluate
+from llava_ego2exo.evaluation.benchmarks.registry import read_benchmark
+from llava_ego2exo.evaluation.plan import prompt_of
+from llava_ego2exo.evaluation.replies import text as option_texts
+from llava_ego2exo.evaluation.store import ReplyStore, read_replies
+from llava_ego2exo.host.inference import answerer, prompts
+from llava_ego2exo.video import read_video, reader
+from tests.evaluation.mock_judge import MockJudge
+
+from ..resume.killing import killed_at
+from .asking import error_of, in_two_processes
+from .evaluation import Setting, perception_rows
+
+pytestmark = pytest.mark.usefixtures("registered")
+BOTH = {"view": "both", "mode": "generate likelihood"}
+CHARADES = {
+    "video_name": "t0_exo1", "Q": "What happens?", "A": "A block moves.", "cons_Q1": "What is seen?",
+    "cons_Q2": "What goes on?", "cons_A": "A block moves.",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rendered") / "videos"
+    return folder, perception_rows(folder)
+
+
+def made(root, rendered, world):
+    shutil.copytree(rendered[0], root / "videos")
+    return Setting(root, world, [dict(row) for row in rendered[1]])
+
+
+@pytest.fixture(scope="module")
+def answered(rendered, tmp_path_factory, world):
+    """A finished run: both cameras in both modes."""
+    setting = made(tmp_path_factory.mktemp("answered"), rendered, world)
+    llava_ego2exo.register()
+    assert setting.eval(**BOTH) == 0
+    llava_ego2exo.unregister()
+    return setting
+
+
+@pytest.fixture
+def setting(rendered, tmp_path, world):
+    return made(tmp_path, rendered, world)
+
+
+@pytest.fixture
+def finished(answered, setting):
+    shutil.copytree(answered.root / "out", setting.root / "out")
+    return setting
+
+
+def test_replies_are_the_models_own_and_asked_once(answered, no_model, capsys):
+    tokenizer, model, processor, _ = prompts.load(str(answered.model), torch_dtype="float32")
+    results = [row for row in answered.results() if row["mode"] == "generate"]
+    assert [row["view"] for row in results] == ["exo", "ego"] * 8
+    for row in results:
+        assert row["video"].endswith(f"{row['view']}1.mp4" if row["view"] == "exo" else "ego.mp4")
+        frames = read_video(str(answered.videos / row["video"]), frames_upbound=3).frames
+        pixels = processor.preprocess(list(frames), return_tensors="pt")["pixel_values"]
+        options = " ".join(f"({key}) {text}" for key, text in row["choices"].items())
+        text = (
+            f"{row['question']} The output should be the choice among one of the following choices. "
+            f"Choices are {options}"
+        )
+        assert row["reply"] == prompts.generate(model, tokenizer, pixels, text, answered.template, 6)
+    assert len({row["reply"] for row in results}) > 3
+    total = answered.row(category="all", view="exo", mode="generate")
+    assert total["n"] == 8 == total["parsed"] + total["unparsed"] + total["failed"]
+    assert answered.row(category="all", view="ego", mode="likelihood")["parsed"] == 8
+    before = {path: path.read_bytes() for path in (answered.root / "out").rglob("*") if path.is_file()}
+    no_model()
+    assert answered.eval(**BOTH) == 0
+    assert {path: path.read_bytes() for path in (answered.root / "out").rglob("*") if path.is_file()} == before
+    printed = capsys.readouterr().out
+    assert "report.html" in printed and "likelihood" in printed
+
+
+def test_a_video_is_read_and_encoded_once_for_all_its_questions(setting, monkeypatch):
+    read, original = [], reader.read_video
+
+    def reading(path, *rest, **how):
+        read.append(path)
+        return original(path, *rest, **how)
+
+    monkeypatch.setattr(reader, "read_video", reading)
+    frames = []
+
+    def load(*args, **kwargs):
+        loaded = prompts.load(*args, **kwargs)
+        tower = loaded[1].get_vision_tower()
+        forward = tower.forward
+        tower.forward = lambda pictures: frames.append(len(pictures)) or forward(pictures)
+        return loaded
+
+    monkeypatch.setattr(answerer, "load", load)
+    assert setting.eval() == 0
+    assert len(read) == len(set(read)) == 4 and len(frames) == 4
+
+
+def test_killed_and_resumed_equals_uninterrupted(setting):
+    """Between the records of a clip; and what was not asked yet is not called missing."""
+    assert setting.eval("whole", batch_size=2) == 0
+    size = len(setting.replies("whole").splitlines()[0])
+    assert killed_at(setting.command(batch_size=2), ReplyStore, 1, size + 7) == -signal.SIGKILL
+    assert cli.main(["eval", "--rescore", str(setting.root / "out")]) == 0
+    errors = [row["error"] for row in setting.results() if row["state"] == "failed"]
+    assert len(errors) == 7 and all(error.startswith("not asked yet") for error in errors)
+    assert setting.eval(batch_size=2) == 0
+    assert setting.replies() == setting.replies("whole") and setting.metrics() == setting.metrics("whole")
+    assert (setting.root / "out" / "report.html").read_bytes() == (setting.root / "whole" / "report.html").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(setting, answered):
+    done = in_two_processes(setting.command(**BOTH), setting.root)
+    assert [code for code, _ in done] == [0, 0], done
+    for mode in ("generate", "likelihood"):
+        assert setting.replies(mode=mode) == answered.replies(mode=mode)
+    assert setting.metrics()["accuracy"] == answered.metrics()["accuracy"]
+    assert [text.count("report.html") for _, text in done] == [1, 0]
+
+
+@pytest.mark.slow
+def test_a_student_taught_letters_is_read_alike_in_both_modes(setting, train, tmp_path):
+    """A LoRA student with its base beside the base, from LLaVA's own training on the benchmark's own questions."""
+    items = read_benchmark("ego-in-exo", setting.data).items
+    samples = [
+        {"id": item.id, "video": item.video, "conversations": [
+            {"from": "human", "value": f"<image>\n{prompt_of(item)}"}, {"from": "gpt", "value": item.answer},
+        ]}
+        for item in items
+    ]  # fmt: skip
+    (tmp_path / "letters.json").write_text(json.dumps(samples))
+    train(
+        tmp_path / "student", setting.kind, data_path=tmp_path / "letters.json", video_folder=setting.videos,
+        num_train_epochs=40, per_device_train_batch_size=8, frames_upbound=3,
+    )  # fmt: skip
+    models = [f"base={setting.model}", f"student={tmp_path / 'student'}"]
+    assert setting.eval(model=models, model_base=str(setting.model), mode="generate likelihood") == 0
+    picked = {mode: [r["picked"] for r in setting.results() if r["model"] == "student" and r["mode"] == mode]
+              for mode in ("generate", "likelihood")}  # fmt: skip
+    assert picked["generate"] == picked["likelihood"] == [item.answer for item in items]
+    assert setting.row(model="student", mode="generate", category="all")["accuracy"] == 100
+    gain = [row for row in setting.metrics()["differences"] if row["category"] == "all" and row["mode"] == "likelihood"]
+    base = setting.row(model="base", mode="likelihood", category="all")
+    assert [row["difference"] for row in gain] == [100 - base["accuracy"]]
+
+
+def test_an_unreadable_video_counts_as_wrong_and_is_asked_again(setting, answered, capsys):
+    broken = setting.videos / "t1_exo1.mp4"
+    good = broken.read_bytes()
+    broken.write_bytes(b"no video" * 100)
+    assert setting.eval(**BOTH) == 1
+    message = error_of(capsys)
+    assert "2 question(s)" in message and str(broken) in message
+    total = setting.row(category="all", view="exo", mode="generate")
+    assert (total["n"], total["failed"]) == (8, 2) and total["parsed"] + total["unparsed"] == 6
+    assert (setting.root / "out" / "report.html").is_file()
+    broken.write_bytes(good)
+    assert setting.eval(**BOTH, max_failures=2) == 0
+    assert setting.replies() == answered.replies()
+
+
+def test_missing_videos_are_named_before_work_and_never_answered_blind(setting, capsys, monkeypatch):
+    (setting.videos / "t1_exo1.mp4").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(answerer, "load", lambda *_a, **_k: pytest.fail("a model was loaded"))
+        assert setting.eval() == 1
+    message = error_of(capsys)
+    assert "2 question(s)" in message and "t1_exo1" in message
+    assert not (setting.root / "out").exists()
+    assert setting.eval(max_failures=2, mode="generate likelihood") == 0
+    failed = [row for row in setting.results() if row["state"] == "failed"]
+    assert len(failed) == 4 and all("not there" in row["error"] and not row["reply"] for row in failed)
+
+
+class TestRescore:
+    def test_reads_again_without_model_video_or_data(self, finished, no_model, capsys):
+        out = finished.root / "out"
+        strict = finished.metrics()
+        shutil.rmtree(finished.videos)
+        finished.data.unlink()
+        no_model()
+        assert cli.main(["eval", "--rescore", str(out), "--parser", "viscop"]) == 0
+        assert finished.metrics()["provenance"]["parser"] == "viscop"
+        assert cli.main(["eval", "--rescore", str(out), "--parser", "strict"]) == 0
+        assert finished.metrics() == strict and "report.html" in capsys.readouterr().out
+        assert cli.main(["eval", "--rescore", str(finished.root)]) == 1
+        assert "run.json" in error_of(capsys)
+
+    @pytest.mark.parametrize("change", [lambda text: "", lambda text: text.replace('"answer": "', '"answer": "Z', 1)])
+    def test_questions_that_were_changed(self, finished, capsys, change):
+        items, report = (finished.root / "out" / name for name in ("items.jsonl", "report.html"))
+        before = report.read_bytes()
+        items.write_text(change(items.read_text()))
+        assert cli.main(["eval", "--rescore", str(finished.root / "out")]) == 1
+        assert "items.jsonl" in error_of(capsys) and report.read_bytes() == before
+
+    def test_scores_without_options_and_an_unknown_parser(self, finished, capsys):
+        out = finished.root / "out"
+        file = out / "base" / "likelihood" / "replies.jsonl"
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps({**record, "scores": {}}) + "\n" for record in records))
+        assert cli.main(["eval", "--rescore", str(out)]) == 0
+        assert all("scores" in row["error"] for row in finished.results() if row["mode"] == "likelihood")
+        (out / "run.json").write_text((out / "run.json").read_text().replace('"strict"', '"kind"'))
+        assert cli.main(["eval", "--rescore", str(out)]) == 1
+        assert "--parser kind" in error_of(capsys)
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("flags", "token"),
+        [
+            ({"benchmark": "ego-in-ego"}, "ego-in-exo, adlx-charades-ar"),
+            ({"videos": "/nowhere"}, "/nowhere"),
+            ({"model": ["base=/nowhere"]}, "/nowhere"),
+            ({"model": None}, "--model"),
+            ({"mode": "guess"}, "generate, likelihood"),
+            ({"batch_size": 0}, "--batch-size 0"),
+            ({"categories": "smell"}, "smell"),
+            ({"judge_unparsed": True}, "judge"),
+            ({"compare_to": "other"}, "--compare-to other"),
+            ({"template": "latin"}, "latin"),
+            ({"max_new_tokens": 10**6}, "positions"),
+            ({"check": True, "rescore": "x"}, "--check and --rescore"),
+            ({"model": ["/a", "/b/a"]}, "--model base=CKPT --model student=CKPT"),
+        ],
+    )
+    def test_flags(self, setting, no_model, capsys, flags, token):
+        no_model()
+        assert setting.eval(**flags) == 1
+        assert token in error_of(capsys)
+
+    def test_bases(self, setting, tmp_path, no_model, capsys):
+        adapter = tmp_path / "adapter"
+        adapter.mkdir()
+        (adapter / "config.json").write_text((setting.model / "config.json").read_text())
+        (adapter / "adapter_config.json").write_text("{}")
+        no_model()
+        assert setting.eval(model_base=f"base={setting.model}") == 1
+        assert "holds a whole model" in error_of(capsys)
+        assert setting.eval(model_base=str(setting.model)) == 1
+        assert "every model is a whole one" in error_of(capsys)
+        assert setting.eval(model=f"student={adapter}", model_base=str(adapter)) == 1
+        assert "is no whole model" in error_of(capsys)
+
+    def test_other_data_or_settings_in_the_same_folder(self, finished, no_model, capsys):
+        before = finished.replies()
+        no_model()
+        assert finished.eval(**BOTH, frames_upbound=2) == 1
+        assert "frames_upbound: 3, now 2" in error_of(capsys)
+        finished.write(finished.rows[:-1])
+        assert finished.eval(**BOTH) == 1
+        assert "data.sha256" in error_of(capsys)
+        assert finished.replies() == before
+
+    def test_bad_rows(self, setting, no_model, capsys):
+        no_model()
+        setting.rows[2]["ground_truth_letter"] = "E"
+        setting.rows[5]["answer_choices"] = {"A": "one"}
+        setting.write(setting.rows)
+        assert setting.eval() == 1
+        message = error_of(capsys)
+        assert "2 malformed row(s)" in message and "row 2" in message and "row 5" in message
+
+    def test_damaged_weights_are_named_and_what_is_done_is_kept(self, setting, tmp_path, capsys):
+        half = tmp_path / "half"
+        shutil.copytree(setting.model, half)
+        weights = next(half.glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:1000])
+        assert setting.eval(model=[f"base={setting.model}", f"half={half}"], limit=2) == 1
+        assert str(weights) in error_of(capsys)
+        assert len(read_replies(setting.root / "out" / "base" / "generate")) == 2
+
+    @pytest.mark.parametrize("package", ["matplotlib", "jinja2", "snowballstemmer"])
+    def test_what_the_end_of_a_run_needs_is_asked_for_before_it(self, setting, no_model, capsys, monkeypatch, package):
+        option_texts._stem.cache_clear()
+        option_texts._stemmer.cache_clear()
+        monkeypatch.setitem(sys.modules, package, None)
+        no_model()
+        assert setting.eval() == 1
+        assert package in error_of(capsys)
+
+
+def test_more_questions_in_the_same_folder_ask_only_those(setting):
+    assert setting.eval(limit=3) == 0
+    assert setting.row(category="all")["n"] == 3
+    few = setting.replies().splitlines()
+    assert setting.eval() == 0
+    assert setting.row(category="all")["n"] == 8
+    assert setting.replies().splitlines()[: len(few)] == few and len(setting.replies().splitlines()) == 8
+
+
+def test_provenance_says_what_numbers_depend_on(answered):
+    about = answered.metrics()["provenance"]
+    model = about["models"][0]
+    assert model["settings"]["frames_upbound"] == 3 and model["settings"]["dtype"] == "float32"
+    assert len(model["checkpoint"]) == 32 and len(about["data"]["sha256"]) == 64
+    assert model["attention"] in ("sdpa", "eager")
+    assert about["versions"]["torch"] and about["prompt"] and about["parser"] == "strict"
+
+
+def test_a_long_video_is_described_in_clips(setting, no_model, capsys):
+    setting.write({"t0_exo1": "A block moves.", "t1_exo1": "A block moves."})
+    setting.rename("TSU-Description.json")
+    assert setting.eval(benchmark="adlx-tsu-desc") == 0
+    # Two frames a second; the clips have four and five frames.
+    assert [len(row["replies"]) for row in setting.results()] == [2, 3]
+    no_model()
+    assert setting.eval(benchmark="adlx-tsu-desc", clip_seconds=60) == 1
+    assert "clip seconds" in error_of(capsys)
+    assert setting.eval(benchmark="adlx-tsu-desc", mode="likelihood") == 1
+    assert "--mode likelihood" in error_of(capsys)
+
+
+def test_marks_are_missing_until_a_judge_gives_them_and_are_then_kept(setting, no_model, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    setting.write([CHARADES])
+    setting.rename("Charades-Description.json")
+    assert setting.eval(benchmark="adlx-charades-desc") == 0
+    (row,) = setting.results()
+    assert (row["state"], len(row["replies"]), row["marks"]) == ("unjudged", 3, {}) and "no judge" in row["error"]
+    whole = [one for one in setting.metrics()["descriptions"] if one["aspect"] == "correctness"]
+    assert whole and all(one["judged"] == 0 and one["missing"] == 1 for one in whole)
+    no_model()
+    MockJudge(monkeypatch, lambda _request: '{"score": 3, "reason": "x"}')
+    assert setting.eval(benchmark="adlx-charades-desc", judge_url="http://localhost:1/v1", judge_model="judge") == 0
+    marks = setting.results()[0]["marks"]
+    assert len(marks) == 5 and None not in marks.values()
+    assert cli.main(["eval", "--rescore", str(setting.root / "out")]) == 0
+    assert setting.results()[0]["marks"] == marks
+    assert setting.eval(benchmark="adlx-charades-desc") == 0
+    assert setting.results()[0]["marks"] == marks
+
+
+def test_from_python_one_value_stands_for_one(setting):
+    given = {"template": setting.template, "max_new_tokens": 4, "frames_upbound": 2, "limit": 1}
+    paths = ("ego-in-exo", str(setting.data), str(setting.videos), str(setting.root / "out"))
+    found = evaluate(Job(*paths, Model("base", str(setting.model)), "likelihood", **given))
+    assert [row["n"] for row in found["accuracy"] if row["category"] == "all"] == [1]
+    for names in (["a", "a"], ["../up"], []):
+        with pytest.raises(Ego2ExoError, match="--model"):
+            Job(*paths, tuple(Model(name, str(setting.model)) for name in names))

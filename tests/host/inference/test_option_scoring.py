@@ -1,0 +1,107 @@
+"""Options scored by their letters: equal to scoring each option apart, and to what the model would generate."""
+
+import pytest
+import torch
+
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.inference import prompts
+from llava_ego2exo.host.inference.answerer import Teacher
+from llava_ego2exo.host.inference.option_scoring import Asked, letter_scores, option_scores
+
+pytestmark = pytest.mark.usefixtures("registered")
+TEXTS = ("Which hand holds the cup?", "What is on the table, and who put it there before?")
+
+
+@pytest.fixture(scope="module")
+def teachers(world, kinds):
+    import llava_ego2exo
+
+    llava_ego2exo.register()
+    made = {}
+    for kind in kinds:
+        loaded = prompts.load(str(world.base(kind)), torch_dtype="float32")
+        made[kind] = Teacher(loaded, world.template(kind), max_new_tokens=4)
+    yield made
+    llava_ego2exo.unregister()
+
+
+@pytest.fixture
+def clips():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(frames, 3, 32, 32, generator=generator) for frames in (2, 3)]
+
+
+@pytest.mark.parametrize("keys", [tuple("ABCD"), ("9", "10", "11")])
+def test_equal_to_each_option_scored_apart(teachers, clips, keys):
+    for teacher in teachers.values():
+        clips = [_fit(clip, teacher) for clip in clips]
+        asked = [[Asked(text, keys) for text in TEXTS], [Asked(TEXTS[1], keys[:2])]]
+        found = letter_scores(teacher, clips, asked)
+        flat = [(clip, question) for clip, own in zip(clips, asked, strict=True) for question in own]
+        wanted = [[_plain(teacher, clip, question.text, key) for key in question.keys] for clip, question in flat]
+        scores = [scores for own in found for scores in own]
+        for (_, question), mine, theirs in zip(flat, scores, wanted, strict=True):
+            assert tuple(mine) == question.keys
+            assert list(mine.values()) == pytest.approx(theirs, abs=1e-4)
+
+
+def test_options_of_several_tokens(teachers, clips):
+    options = ("a red cup", "it is the green plate on the left", "no")
+    for teacher in teachers.values():
+        videos = [_fit(clip, teacher) for clip in clips]
+        found = option_scores(teacher.model, teacher.tokenizer, videos, TEXTS, [options, options[:2]], teacher.template)
+        wanted = [
+            [_plain(teacher, clip, text, option) for option in own]
+            for clip, text, own in zip(videos, TEXTS, (options, options[:2]), strict=True)
+        ]
+        assert found[0] == pytest.approx(wanted[0], abs=1e-3) and found[1] == pytest.approx(wanted[1], abs=1e-3)
+
+
+def _plain(teacher, clip, text, answer):
+    """LLaVA's own loss on one row alone, times its answer tokens: nothing shared, batched or left out."""
+    from llava.mm_utils import tokenizer_image_token
+
+    head = prompts.prompt(text, teacher.template)
+    joint = "" if head.endswith("\n") else " "
+    ids = tokenizer_image_token(f"{head}{joint}{answer}", teacher.tokenizer, return_tensors="pt")[None]
+    labels = ids.clone()
+    labels[:, : len(tokenizer_image_token(head, teacher.tokenizer))] = -100
+    with torch.inference_mode():
+        loss = teacher.model(input_ids=ids, labels=labels, images=[clip], modalities=["video"]).loss
+    return -float(loss) * int((labels != -100).sum())
+
+
+def test_the_tower_runs_once_a_clip(teachers, clips, monkeypatch):
+    teacher = next(iter(teachers.values()))
+    tower, seen = teacher.model.get_vision_tower(), []
+    original = tower.forward
+    monkeypatch.setattr(tower, "forward", lambda pictures: seen.append(len(pictures)) or original(pictures))
+    letter_scores(teacher, [_fit(clip, teacher) for clip in clips], [[Asked(text, ("A", "B")) for text in TEXTS]] * 2)
+    assert sum(seen) == sum(len(clip) for clip in clips)
+
+
+def test_a_clip_that_is_too_long_is_named_and_the_others_are_scored(teachers, clips, monkeypatch):
+    teacher = next(iter(teachers.values()))
+    room = teacher.room()
+    monkeypatch.setattr(teacher.model.config, "max_position_embeddings", 10**6)
+    monkeypatch.setattr(teacher, "room", lambda: 200)
+    clips = [_fit(clip, teacher) for clip in clips]
+    long = clips[0].repeat(200, 1, 1, 1)
+    found = letter_scores(teacher, [long, clips[1]], [[Asked(TEXTS[0], ("A", "B"))]] * 2)
+    assert isinstance(found[0], Ego2ExoError) and "positions" in str(found[0]) and room
+    assert found[1] == letter_scores(teacher, [clips[1]], [[Asked(TEXTS[0], ("A", "B"))]])[0]
+
+
+def test_keys_that_are_written_alike_are_refused(teachers, clips, monkeypatch):
+    from llava import mm_utils
+
+    teacher, original = next(iter(teachers.values())), mm_utils.tokenizer_image_token
+    blind = lambda text, *args, **kwargs: original(text.replace("B", "A"), *args, **kwargs)  # noqa: E731
+    monkeypatch.setattr(mm_utils, "tokenizer_image_token", blind)
+    with pytest.raises(Ego2ExoError, match="cannot tell the options A, B apart"):
+        letter_scores(teacher, [_fit(clips[0], teacher)], [[Asked(TEXTS[0], ("A", "B"))]])
+
+
+def _fit(clip, teacher):
+    size = teacher.model.get_vision_tower().config.image_size
+    return torch.nn.functional.interpolate(clip, (size, size))

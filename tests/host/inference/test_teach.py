@@ -1,0 +1,414 @@
+"""`teach` with tiny teachers: its answers, interruptions, several processes, failures, and what it refuses."""
+
+import dataclasses
+import json
+import re
+import shutil
+import signal
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import llava_ego2exo
+from llava_ego2exo import cli
+from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
+from llava_ego2exo.distill.teach.queries import QUERIES
+from llava_ego2exo.distill.teach.run import _duration
+from llava_ego2exo.distill.teach.store import Answer, AnswerStore, read_answers
+from llava_ego2exo.distill.teach.top_k import load_top_k
+from llava_ego2exo.host.checkpoint.files import fingerprint
+from llava_ego2exo.host.inference import answerer, prompts
+from llava_ego2exo.video import read_video
+from tests.videos import COLOURS, MOVES, render_clip
+
+from ..models import is_next
+from ..resume.killing import killed_at
+from .asking import error_of, in_two_processes
+
+pytestmark = pytest.mark.usefixtures("registered")
+KINDS = list(QUERIES)
+NEW = 8
+
+
+class Setting:
+    """A folder of five pairs, and the command that teaches on them."""
+
+    def __init__(self, root: Path, world) -> None:
+        self.root, self.kind = root, "qwen" if is_next() else "llama"
+        self.model, self.template = world.base(self.kind), world.template(self.kind)
+        self.videos, self.pairs, self.out = root / "videos", root / "pairs.jsonl", root / "out"
+
+    def render(self) -> None:
+        self.videos.mkdir()
+        pairs = []
+        for number in range(5):
+            colour, move = list(COLOURS)[number % 4], list(MOVES)[(number + 1) % 4]
+            ego = self.videos / f"s{number}_ego.mp4"
+            render_clip(ego, colour, move, frames=4 + number, seed=number)
+            pairs.append(Pair(f"s{number}", str(ego), {"exo1": str(self.videos / f"s{number}_exo1.mp4")}))
+        self.change(*pairs)
+
+    def command(self, out: str = "out", **flags) -> list[str]:
+        """Flags override; None leaves one out."""
+        values = {
+            "pairs": self.pairs, "model": self.model, "template": self.template, "out": self.root / out,
+            "batch-size": 2, "max-new-tokens": NEW, "frames-upbound": 3, "workers": 2,
+            **{name.replace("_", "-"): value for name, value in flags.items()},
+        }  # fmt: skip
+        given = {name: value for name, value in values.items() if value is not None}
+        return ["teach", *(part for name, value in given.items() for part in (f"--{name}", str(value)))]
+
+    def teach(self, out: str = "out", **flags) -> int:
+        return cli.main(self.command(out, **flags))
+
+    def answers(self, out: str = "out") -> list[Answer]:
+        return read_answers(self.root / out)
+
+    def bytes(self, out: str = "out") -> bytes:
+        return (self.root / out / "answers.jsonl").read_bytes()
+
+    def change(self, *pairs: Pair) -> None:
+        write_pairs(self.pairs, pairs)
+
+    def files(self) -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in self.out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory, world):
+    setting = Setting(tmp_path_factory.mktemp("teach"), world)
+    setting.render()
+    return setting
+
+
+@pytest.fixture(scope="module")
+def answered(rendered, tmp_path_factory, world):
+    """The same with all its answers and two logits a token."""
+    setting = Setting(tmp_path_factory.mktemp("answered"), world)
+    shutil.copytree(rendered.root, setting.root, dirs_exist_ok=True)
+    llava_ego2exo.register()
+    assert setting.teach(top_k=2) == 0
+    llava_ego2exo.unregister()
+    return setting
+
+
+def copied(setting, root, world):
+    shutil.copytree(setting.root, root, dirs_exist_ok=True)
+    return Setting(root, world)
+
+
+@pytest.fixture
+def setting(rendered, tmp_path, world):
+    return copied(rendered, tmp_path, world)
+
+
+@pytest.fixture
+def finished(answered, tmp_path, world):
+    return copied(answered, tmp_path, world)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """(frames of each clip, questions of each clip) of every batch that a model is asked."""
+    batches, original = [], answerer.Teacher.answer
+
+    def answer(self, clips, questions):
+        batches.append(([clip.shape[0] for clip in clips], questions))
+        return original(self, clips, questions)
+
+    monkeypatch.setattr(answerer.Teacher, "answer", answer)
+    return batches
+
+
+def test_answers_are_the_models_own_in_order_and_asked_once(setting, no_model, capsys):
+    assert setting.teach() == 0
+    answers, pairs = setting.answers(), read_pairs(setting.pairs)
+    assert [(a.segment, a.kind) for a in answers] == [(p.segment, kind) for p in pairs for kind in KINDS]
+    tokenizer, model, processor, _ = prompts.load(str(setting.model), torch_dtype="float32")
+    for answer, pair in zip(answers, [pair for pair in pairs for _ in KINDS], strict=True):
+        frames = read_video(pair.ego, frames_upbound=3).frames
+        pixels = processor.preprocess(list(frames), return_tensors="pt")["pixel_values"]
+        assert answer.answer == prompts.generate(model, tokenizer, pixels, answer.query, setting.template, NEW)
+        assert answer.query in QUERIES[answer.kind] and answer.split == "train"
+        assert answer.tokens == NEW and "cut" in answer.flags
+        assert answer.teacher == fingerprint(str(setting.model))
+    assert len({answer.answer for answer in answers}) > 10
+    out = capsys.readouterr().out
+    assert "15 of 15 answers" in out and "cut 15" in out and f"--max-new-tokens {NEW}" in out
+    before = setting.files()
+    no_model()
+    assert setting.teach() == 0
+    assert setting.files() == before and "nothing to do" in capsys.readouterr().out
+
+
+def test_killed_and_resumed_equals_uninterrupted(setting, answered):
+    """The first kill tears a record, the second leaves a part of a batch."""
+    sizes = [len(line) + 1 for line in answered.bytes().splitlines()]
+    for batch, kept in ((1, 100), (2, sizes[0] + sizes[1] + 5)):
+        assert killed_at(setting.command(top_k=2), AnswerStore, batch, kept) == -signal.SIGKILL
+        assert not (setting.out / "answers.jsonl").exists()
+    assert 0 < len(setting.answers()) < 15
+    assert setting.teach(top_k=2) == 0
+    assert setting.bytes() == answered.bytes()
+    assert not list(setting.out.glob("answers.part-*"))
+    for answer in setting.answers():
+        one, other = (load_top_k(root, answer.key) for root in (setting.out, answered.out))
+        assert np.array_equal(one.logits, other.logits) and np.array_equal(one.ids, other.ids)
+        assert len(one.tokens) == answer.tokens and one.ids.shape == (answer.tokens, 2)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(setting, answered):
+    done = in_two_processes(setting.command(top_k=2), setting.root)
+    assert [code for code, _ in done] == [0, 0], done
+    assert [text.count("15 of 15 answers") for _, text in done] == [1, 0]
+    assert setting.bytes() == answered.bytes()
+    refused = in_two_processes(setting.command(top_k=2, seed=1), setting.root)
+    assert [code for code, _ in refused] == [1, 1]
+    assert "seed: 0, now 1" in refused[0][1] and "seed" not in refused[1][1]
+
+
+@pytest.mark.slow
+def test_a_lora_teacher_with_its_base(world, train, tmp_path):
+    """It answers the videos that it was trained on by heart, and its likeliest tokens are its answer's."""
+    train(tmp_path / "student", num_train_epochs=30, per_device_train_batch_size=2)
+    captions = {s["video"]: s["conversations"][1]["value"] for s in json.loads(world.data.read_text())}
+    pairs = [Pair(Path(name).stem, str(world.videos / name), {"exo1": str(world.videos / name)}) for name in captions]
+    write_pairs(world.root / "pairs.jsonl", pairs)
+    (tmp_path / "queries.json").write_text('{"what": ["What moves, and where to?"]}')
+    command = [
+        "teach", "--pairs", world.root / "pairs.jsonl", "--model", tmp_path / "student", "--model-base",
+        world.base(), "--template", "v1", "--out", tmp_path / "out", "--queries", tmp_path / "queries.json",
+        "--frames-upbound", "4", "--max-new-tokens", "40", "--batch-size", "3", "--top-k", "2",
+    ]  # fmt: skip
+    assert cli.main([str(part) for part in command]) == 0
+    answers = read_answers(tmp_path / "out")
+    assert [answer.answer for answer in answers] == list(captions.values())
+    assert all(answer.flags == () and answer.kind == "what" for answer in answers)
+    stored = load_top_k(tmp_path / "out", answers[0].key)
+    assert np.array_equal(stored.ids[:, 0], stored.tokens) and len(stored.tokens) == answers[0].tokens < 40
+
+
+class TestFailures:
+    def test_an_unreadable_clip_is_listed_and_asked_again(self, setting, answered, capsys):
+        clip = setting.videos / "s1_ego.mp4"
+        good = clip.read_bytes()
+        clip.write_bytes(b"no video" * 100)
+        assert setting.teach(top_k=2) == 1
+        message = error_of(capsys)
+        assert "1 clip(s) failed" in message and str(clip) in message and "s1" in message
+        assert {a.segment for a in setting.answers()} == {"s0", "s2", "s3", "s4"}
+        assert [f["segment"] for f in json.loads((setting.out / "failures.json").read_text())] == ["s1"]
+        assert setting.teach(top_k=2, max_failures=1) == 0
+        assert "failed, allowed: s1" in capsys.readouterr().out
+        clip.write_bytes(good)
+        assert setting.teach(top_k=2) == 0
+        assert not (setting.out / "failures.json").exists()
+        assert len(setting.answers()) == 15 and setting.bytes() == answered.bytes()
+
+    def test_clips_that_are_not_there_are_named_before_work(self, setting, capsys, monkeypatch):
+        (setting.videos / "s1_ego.mp4").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(answerer, "load", lambda *_a, **_k: pytest.fail("a model was loaded"))
+            assert setting.teach() == 1
+        assert "1 ego clip(s)" in (message := error_of(capsys)) and "s1" in message
+        assert not setting.out.exists()
+        assert setting.teach(max_failures=1) == 0
+        assert len(setting.answers()) == 12 and "failed, allowed: s1" in capsys.readouterr().out
+
+    def test_a_clip_too_long_for_the_model_and_a_part_outside_its_video(self, setting, capsys, monkeypatch):
+        pairs = read_pairs(setting.pairs)
+        setting.change(*pairs[:4], dataclasses.replace(pairs[4], start_s=1.0, end_s=90.0))
+        room = iter([10, *[2048] * 99])
+        monkeypatch.setattr(answerer.Teacher, "room", lambda _self: next(room))
+        assert setting.teach() == 1
+        message = error_of(capsys)
+        assert "3 clip(s) failed" in message and "the model has 10" in message and "1 s to 90 s" in message
+        assert len(setting.answers()) == 6
+
+    def test_out_of_gpu_memory(self, setting, capsys, monkeypatch):
+        def answer(*_args):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(answerer.Teacher, "answer", answer)
+        assert setting.teach() == 1
+        assert "2 clip(s) and 6 question(s)" in (message := error_of(capsys)) and "--batch-size" in message
+
+
+class TestOneFolder:
+    @pytest.mark.parametrize(
+        ("flags", "differences"),
+        [
+            ({"frames_upbound": 2, "dtype": "bfloat16"}, ["frames_upbound: 3, now 2", 'dtype: "float32", now "bfl']),
+            ({"time_instruction": "True"}, ["time_instruction: false, now true"]),
+            ({"seed": 5}, ["seed: 0, now 5"]),
+            ({"top_k": 3}, ["top_k: 2, now 3"]),
+        ],
+        ids=str,
+    )
+    def test_other_settings_are_refused(self, finished, no_model, capsys, flags, differences):
+        no_model()
+        assert finished.teach(**{"top_k": 2, **flags}) == 1
+        message = error_of(capsys)
+        assert "another --out" in message and all(text in message for text in differences)
+
+    def test_another_teacher_is_refused_and_a_copy_is_not(self, finished, no_model, capsys, tmp_path):
+        copy = tmp_path / f"copy_{finished.kind}"
+        shutil.copytree(finished.model, copy)
+        no_model()
+        assert finished.teach(model=copy, top_k=2) == 0
+        file = next(iter(copy.glob("*.safetensors")))
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        assert finished.teach(model=copy, top_k=2) == 1
+        assert "teacher: " in error_of(capsys)
+
+    def test_other_answers_are_refused_without_a_manifest_too(self, finished, no_model, capsys):
+        (finished.out / "manifest.json").unlink()
+        no_model()
+        assert finished.teach(top_k=2) == 0
+        with AnswerStore(finished.out, 7) as store:
+            other = finished.answers()[0]
+            store.append([dataclasses.replace(other, key="f" * 32, settings={**other.settings, "bits": 4})])
+        assert finished.teach(top_k=2) == 1
+        assert "bits: 4, now 16" in error_of(capsys)
+        (finished.out / "manifest.json").write_text('{"teacher": 3}')
+        assert finished.teach() == 1
+        assert "manifest.json" in error_of(capsys)
+
+    def test_other_splits_and_pairs_are_kept_beside(self, finished, capsys):
+        pairs = read_pairs(finished.pairs)
+        finished.change(dataclasses.replace(pairs[0], split="test"), *pairs[1:])
+        assert finished.teach(top_k=2) == 0
+        assert "kept beside: 3" in capsys.readouterr().out
+        assert finished.teach(top_k=2, split="test") == 0
+        assert [a.segment for a in finished.answers() if a.split == "test"] == ["s0"] * 3
+        finished.change(*pairs[1:])
+        assert finished.teach(top_k=2) == 0
+        assert [a.segment for a in finished.answers()][-3:] == ["s0"] * 3
+
+    def test_the_key_is_the_content(self, setting, asked, no_model):
+        """One wording a kind, as it is drawn by the segment: renamed, or twice under two names, nothing is new."""
+        queries = setting.root / "q.json"
+        queries.write_text('{"a": ["What?"], "b": ["Who?"]}')
+        pairs = read_pairs(setting.pairs)[:2]
+        twin = setting.videos / "twin.mp4"
+        shutil.copy(pairs[0].ego, twin)
+        setting.change(*pairs, dataclasses.replace(pairs[0], segment="twin", ego=str(twin), take="twin"))
+        assert setting.teach(queries=queries) == 0
+        before = setting.answers()
+        assert [questions for _, questions in asked] == [[["What?", "Who?"]] * 2]
+        assert [a.answer for a in before[4:]] == [a.answer for a in before[:2]]
+        new = setting.videos / "renamed.mp4"
+        shutil.move(pairs[0].ego, new)
+        setting.change(dataclasses.replace(pairs[0], segment="r0", ego=str(new)), pairs[1])
+        no_model()
+        assert setting.teach(queries=queries) == 0
+        after = setting.answers()
+        assert [a.segment for a in after][:3] == ["r0", "r0", "s1"]
+        assert [(a.key, a.answer) for a in after[:4]] == [(a.key, a.answer) for a in before[:4]]
+
+    def test_a_changed_video_is_asked_again_alone(self, finished, capsys):
+        before = {(a.segment, a.kind): a for a in finished.answers()}
+        render_clip(finished.videos / "s2_ego.mp4", "yellow", "up", frames=9, seed=77)
+        assert finished.teach(top_k=2) == 0
+        assert "dropped: 3" in capsys.readouterr().out
+        after = {(a.segment, a.kind): a for a in finished.answers()}
+        assert after.keys() == before.keys()
+        assert {segment for (segment, kind) in after if after[segment, kind] != before[segment, kind]} == {"s2"}
+
+    def test_a_lost_record_has_its_whole_batch_asked_again_and_is_alone_written(self, finished, asked):
+        """What goes through the model together decides its rounding, so it must not depend on what is there."""
+        lines = finished.bytes().decode().splitlines(keepends=True)
+        changed = lines[6].replace('"answer": "', '"answer": "kept ')
+        (finished.out / "answers.jsonl").write_text("".join([*lines[:6], changed, *lines[8:]]))
+        assert finished.teach(top_k=2) == 0
+        queries = [json.loads(line)["query"] for line in lines]
+        assert [questions for _, questions in asked] == [[queries[6:9], queries[9:12]]]
+        assert finished.bytes().decode().splitlines(keepends=True) == [*lines[:6], changed, *lines[7:]]
+
+    def test_logits_can_be_added(self, setting, answered):
+        assert setting.teach() == 0
+        assert setting.bytes() == answered.bytes()
+        assert setting.teach(top_k=2) == 0
+        assert setting.bytes() == answered.bytes()
+        assert all(load_top_k(setting.out, a.key).ids.shape == (NEW, 2) for a in setting.answers())
+
+    def test_a_run_without_answers_imposes_no_settings(self, setting, monkeypatch):
+        monkeypatch.setattr(answerer, "load", lambda *_a, **_k: sys.exit(3))
+        with pytest.raises(SystemExit):
+            setting.teach(seed=7)
+        monkeypatch.undo()
+        assert (setting.out / "manifest.json").is_file()
+        assert setting.teach() == 0
+
+
+def test_an_estimate_keeps_its_answers(setting, capsys):
+    assert setting.teach(estimate=3, batch_size=1) == 0
+    text = capsys.readouterr().out
+    assert re.search(rf"left: 2 clips, about [0-9.]+ (seconds|minutes) and {2 * 3 * NEW} tokens", text)
+    early = setting.answers()
+    assert len(early) == 9 and not (setting.out / "answers.jsonl").exists()
+    assert setting.teach(estimate=16, batch_size=1) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"timed \d clip\(s\): [0-9.]+ s a clip", text) and "15 of 15 answers" in text
+    assert len(setting.answers()) == 15 and all(a in setting.answers() for a in early)
+    assert [_duration(s) for s in (4.26, 150.0, 9000.0)] == ["4.3 seconds", "2.5 minutes", "2.5 hours"]
+
+
+def test_the_times_are_told_and_a_part_is_seen_as_if_cut(setting, asked):
+    setting.change(dataclasses.replace(read_pairs(setting.pairs)[4], start_s=1.0, end_s=3.0))
+    assert setting.teach(time_instruction="True") == 0
+    ((frames, ((question, *_),)),) = asked
+    assert frames == [2]
+    assert question.startswith("The video lasts for 2.00 seconds, and 2 frames") and "0.00s,1.00s." in question
+    answers = setting.answers()
+    assert question.split("\n")[1] == answers[0].query and "\n" not in answers[0].query
+    assert (answers[0].start_s, answers[0].end_s) == (1.0, 3.0)
+    assert answers[0].settings["time_instruction"] is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "tokens"),
+    [
+        ({"model": "nowhere"}, ["nowhere"]),
+        ({"template": "qwen_99"}, ["qwen_99"]),
+        ({"split": "val"}, ["--split val", "train, all"]),
+        ({"frames_upbound": 0, "force_sample": "True"}, ["--force-sample True", "--frames-upbound 0"]),
+        ({"video_fps": 0}, ["--video-fps 0"]),
+        ({"max_new_tokens": 100000}, ["--max-new-tokens 100000", "2048"]),
+        ({"batch_size": 0}, ["--batch-size 0"]),
+        ({"top_k": 99999}, ["--top-k 99999"]),
+        ({"queries": "nowhere.json"}, ["nowhere.json"]),
+        ({"pairs": "nowhere.jsonl"}, ["nowhere.jsonl"]),
+    ],
+    ids=str,
+)
+def test_wrong_input_is_refused_before_work(setting, no_model, capsys, flags, tokens):
+    no_model()
+    assert setting.teach(**flags) == 1
+    message = error_of(capsys)
+    assert all(token in message for token in tokens)
+    assert not setting.out.exists()
+
+
+def test_wrong_checkpoints(setting, world, tmp_path, no_model, capsys, monkeypatch):
+    no_model()
+    assert setting.teach(model_base=setting.model) == 1
+    assert "model_base" in error_of(capsys)
+    assert setting.teach(model=world.base("llama"), template=None) == 1
+    assert "--template" in error_of(capsys)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "bitsandbytes", None)
+        patch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "bitsandbytes" else find_spec(name))
+        assert setting.teach(bits=4) == 1
+        assert "pip install bitsandbytes" in error_of(capsys)
+    empty = tmp_path / f"empty_{setting.kind}"
+    shutil.copytree(setting.model, empty, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert setting.teach(model=empty) == 1
+    assert "no weights" in error_of(capsys)

@@ -1,0 +1,230 @@
+"""Saved checkpoints of every kind, through LLaVA's real `load_pretrained_model`."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import llava_ego2exo
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.merge import merge
+
+from ..conftest import run_training
+
+EPOCHS = 3
+
+
+def load(path, base=None, name="x", **kwargs):
+    from llava.model.builder import load_pretrained_model
+
+    return load_pretrained_model(str(path), base and str(base), name, **{"torch_dtype": "float32", **kwargs})
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+    """A LoRA student, not to be changed."""
+    out = tmp_path_factory.mktemp("trained") / "lora"
+    with pytest.MonkeyPatch.context() as patch:
+        llava_ego2exo.register()
+        run_training(world, patch)(out, num_train_epochs=EPOCHS)
+        llava_ego2exo.unregister()
+    return out
+
+
+def logits(model, seed=0):
+    torch.manual_seed(seed)
+    ids = torch.tensor([[1, 40, -200, 50, 60, 70]])
+    video = torch.randn(3, 3, 28, 28, dtype=model.dtype)
+    with torch.no_grad():
+        return model(ids, images=[video], modalities=["video"]).logits
+
+
+def test_merged_equals_unmerged(world, kinds, train, tmp_path, monkeypatch):
+    kind = kinds[-1]
+    train(tmp_path / "lora", kind, max_steps=3)
+    (tmp_path / "merged").mkdir()
+    monkeypatch.chdir(tmp_path / "merged")
+    merge(str(tmp_path / "lora"), str(world.base(kind)), ".", "float32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora", "merged"]
+    adapted, merged = load(tmp_path / "lora", world.base(kind))[1], load(tmp_path / "merged")[1]
+    assert type(merged).__name__ == {"llama": "LlavaLlamaForCausalLM", "qwen": "LlavaQwenForCausalLM"}[kind]
+    torch.testing.assert_close(logits(adapted), logits(merged), atol=1e-5, rtol=1e-5)
+    for (name, a), (_, b) in zip(adapted.named_parameters(), merged.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+    base = load(world.base(kind))[1]
+    assert not torch.allclose(logits(base)[:, -1], logits(merged)[:, -1], atol=1e-2)
+
+
+def test_any_dtype(world, registered):
+    wanted = {"float32": torch.float32, None: torch.float16, torch.bfloat16: torch.bfloat16}
+    assert all(load(world.base(), torch_dtype=given)[1].dtype == dtype for given, dtype in wanted.items())
+    with pytest.raises(Ego2ExoError, match="torch_dtype 'int8'"):
+        load(world.base(), torch_dtype="int8")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bits_quantize_the_language_model_alone(bits, world, trained, registered):
+    bnb = pytest.importorskip("bitsandbytes")
+    wanted = {4: bnb.nn.Linear4bit, 8: bnb.nn.Linear8bitLt}[bits]
+    full = load(world.base(), torch_dtype="bfloat16", **{f"load_{bits}bit": True})[1]
+    student = load(trained, world.base(), torch_dtype="bfloat16", **{f"load_{bits}bit": True})[1]
+    for model in (full, student):
+        found = {name for name, module in model.named_modules() if isinstance(module, wanted)}
+        assert found and all("model.layers." in name for name in found)
+        assert sum("q_proj" in name and not name.endswith("lora_A") for name in found) >= 2
+        assert torch.isfinite(logits(model)).all()
+        assert model.lm_head.weight.dtype == torch.bfloat16
+    assert any("lora_" in name for name, _ in student.named_parameters())
+
+
+def test_projector_only(world, train, tmp_path):
+    trainer = train(tmp_path / "p", max_steps=1, lora_enable=False, tune_mm_mlp_adapter=True)
+    saved = torch.load(tmp_path / "p" / "mm_projector.bin", weights_only=True)
+    model = load(tmp_path / "p", world.base())[1]
+    state = model.state_dict()
+    for name, value in saved.items():
+        assert torch.equal(state[name.removeprefix("base_model.")], value), name
+    assert len(saved) == sum("mm_projector" in n for n, _ in trainer.model.named_parameters())
+    merge(str(tmp_path / "p"), str(world.base()), str(tmp_path / "m"))
+    assert torch.equal(logits(load(tmp_path / "m")[1]), logits(model))
+
+
+def test_a_tuned_tower_is_kept(world, train, tmp_path):
+    """LLaVA-NeXT loads such a tower into the meta device and goes on with garbage."""
+    trainer = train(tmp_path / "f", max_steps=1, lora_enable=False)
+    tower = trainer.model.get_vision_tower().vision_tower
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.add_(0.01)
+    whole = tmp_path / "whole_llama"
+    trainer.model.save_pretrained(whole)
+    for file in world.base().glob("*token*"):
+        shutil.copy(file, whole)
+    student = train(tmp_path / "l", max_steps=1, model_name_or_path=whole)
+    assert not [name for name, _ in student.model.named_parameters() if "lora_" in name and "vision_tower" in name]
+    for arguments in ((whole,), (tmp_path / "l", whole)):
+        loaded = load(*arguments)[1].get_vision_tower().vision_tower
+        for (name, a), b in zip(tower.named_parameters(), loaded.parameters(), strict=True):
+            assert torch.equal(a, b.to(a.dtype)), name
+
+
+def test_class_comes_from_the_config_not_from_the_path(world, kinds, registered, tmp_path):
+    if "qwen" not in kinds:
+        pytest.skip("llava-torch has no Qwen")
+    misleading = tmp_path / "my-llama-vicuna-mistral"
+    shutil.copytree(world.base("qwen"), misleading)
+    config = json.loads((misleading / "config.json").read_text())
+    assert type(load(misleading, name="llava_mistral")[1]).__name__ == "LlavaQwenForCausalLM"
+    config["model_type"] = "llava"  # as the OneVision hub configs say
+    (misleading / "config.json").write_text(json.dumps(config))
+    assert type(load(misleading)[1]).__name__ == "LlavaQwenForCausalLM"
+    config["architectures"] = ["LlavaForConditionalGeneration"]
+    (misleading / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Ego2ExoError, match="LlavaForConditionalGeneration"):
+        load(misleading)
+
+
+def test_checkpoint_and_base_that_do_not_fit(trained, world, registered, tmp_path):
+    from llava_ego2exo.demo.models import language_sizes, tiny_tower
+    from llava_ego2exo.host.model.pretraining import assemble
+
+    sizes = language_sizes(512, hidden_size=32)
+    other = assemble("llava_llama", tmp_path / "other", sizes, tiny_tower(tmp_path / "t"))
+    for path, base, message in (
+        (trained, None, f"without its base.*{world.base()}"),
+        (world.base(), world.base(), "whole model"),
+        (trained, other, "hidden_size 64.*32"),
+    ):
+        with pytest.raises(Ego2ExoError, match=message):
+            load(path, base)
+
+
+def test_missing_weights(trained, world, registered, tmp_path):
+    lora = shutil.copytree(trained, tmp_path / "lora")
+    (lora / "non_lora_trainables.bin").rename(lora / "kept")
+    with pytest.raises(Ego2ExoError, match="no non_lora_trainables.bin"):
+        load(lora, world.base())
+    weights = torch.load(lora / "kept", weights_only=True)
+    torch.save({n: w for n, w in weights.items() if "tokens" not in n}, lora / "non_lora_trainables.bin")
+    with pytest.raises(Ego2ExoError, match="in no file of.*ego_tokens"):
+        load(lora, world.base())
+    torch.save({**weights, "base_model.model.model.nonsense": torch.ones(1)}, lora / "non_lora_trainables.bin")
+    with pytest.raises(Ego2ExoError, match="nonsense is .*no such weight"):
+        load(lora, world.base())
+
+
+def test_training_takes_the_class_from_the_config(world, kinds, train, tmp_path):
+    """`yi` or `llama` anywhere in the path makes LLaVA-NeXT train a Qwen as a Llama, without its biases."""
+    if "qwen" not in kinds:
+        pytest.skip("llava-torch has no Qwen")
+    misleading = tmp_path / "yi" / "llama"
+    shutil.copytree(world.base("qwen"), misleading)
+    with pytest.warns(UserWarning, match="is a LlavaQwenForCausalLM by its config"):
+        trainer = train(tmp_path / "s", "qwen", model_name_or_path=misleading, max_steps=1)
+    assert type(trainer.model.base_model.model).__name__ == "LlavaQwenForCausalLM"
+
+
+@pytest.mark.parametrize(
+    "parts, flags", [("mm_mlp_adapter", {"lora_enable": False}), ("mm_mlp_adapter,mm_language_model", {})]
+)
+def test_tunable_parts(parts, flags, flavour, world, train, tmp_path):
+    if flavour != "next":
+        pytest.skip("llava-torch has no --mm_tunable_parts")
+    trainer = train(tmp_path / "qwen", "qwen", mm_tunable_parts=parts, max_steps=1, **flags)
+    state = load(tmp_path / "qwen", world.base("qwen"))[1].state_dict()
+    for name, value in trainer.model.named_parameters():
+        if value.requires_grad and "lora_" not in name:
+            assert torch.equal(state[name.removeprefix("base_model.model.")], value), name
+
+
+def test_training_quantizes_the_language_model_alone(world, train, tmp_path):
+    bnb = pytest.importorskip("bitsandbytes")
+    model = train(tmp_path / "s", bits=4, bf16=True, max_steps=1).model
+    found = {name: module for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)}
+    assert len(found) == 14 and all(".layers." in name and "vision" not in name for name in found)
+    states = [module.weight.quant_state for module in found.values()]
+    assert all(state.quant_type == "nf4" and state.nested for state in states)
+
+
+def test_merge_refuses_a_full_folder(trained, world, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").touch()
+    with pytest.raises(Ego2ExoError, match="not empty"):
+        merge(str(trained), str(world.base()), str(tmp_path / "out"))
+    assert (tmp_path / "out" / "precious").exists()
+
+
+def test_tied_embeddings_survive(world, registered, tmp_path):
+    from llava_ego2exo.demo.models import language_sizes, tiny_tower
+    from llava_ego2exo.host.model.pretraining import assemble
+
+    folder = assemble(
+        "llava_llama", tmp_path / "tied", language_sizes(512, tie_word_embeddings=True), tiny_tower(tmp_path / "t")
+    )
+    for file in world.base().glob("*token*"):
+        shutil.copy(file, folder)
+    model = load(folder)[1]
+    assert model.lm_head.weight.data_ptr() == model.get_model().embed_tokens.weight.data_ptr()
+
+
+@pytest.fixture
+def offloaded(monkeypatch, tmp_path):
+    """As on a GPU that is too small: accelerate leaves the language model's layers on the disk."""
+    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+
+    original = LlavaLlamaForCausalLM.from_pretrained.__func__
+
+    def from_pretrained(cls, path, *args, **kwargs):
+        parts = ("model.embed_tokens", "model.norm", "model.mm_projector", "model.vision_tower", "lm_head")
+        places = dict.fromkeys(parts, "cpu") | {"model.layers": "disk"}
+        return original(cls, path, *args, **{**kwargs, "device_map": places, "offload_folder": str(tmp_path / "disk")})
+
+    monkeypatch.setattr(LlavaLlamaForCausalLM, "from_pretrained", classmethod(from_pretrained))
+
+
+def test_offloaded_weights(world, trained, registered, offloaded):
+    """A whole model runs from there; an adapter cannot be merged into weights that are elsewhere."""
+    assert torch.isfinite(logits(load(world.base())[1])).all()
+    with pytest.raises(Ego2ExoError, match="offloaded.*llava-ego2exo merge"):
+        load(trained, world.base())

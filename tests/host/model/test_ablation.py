@@ -1,0 +1,137 @@
+"""Each ablation takes away what it says and nothing else, bit for bit."""
+
+import copy
+
+import pytest
+import torch
+
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.model.inspection import HOWS, ablated, hows
+
+from ..models import Batch, P, branch_of, build, expected, hooks_of, prepare, upstream_prepare
+
+pytestmark = pytest.mark.usefixtures("registered")
+ROWS = ("..V...", "....V.", ".V..")
+
+
+@torch.no_grad()
+def inputs(model, batch):
+    """What the language model gets: embeddings, labels, mask."""
+    result = prepare(model, batch.call())
+    return result[4], result[5], result[2]
+
+
+def same(given, wanted):
+    return all(torch.equal(a, b) for a, b in zip(given, wanted, strict=True))
+
+
+def ego_rows_of(model, batch):
+    """(rows, positions) of the ego tokens: where a branch that says 1e6 shows."""
+    marked = copy.deepcopy(model)
+    torch.nn.init.constant_(branch_of(marked).projector[-1].bias, 1e6)
+    return inputs(marked, batch)[0].amin(-1) > 1e5
+
+
+MIXED = ("..V.", "....", ".I.V.")
+
+
+@pytest.mark.parametrize("rows", [ROWS, MIXED], ids=str)
+def test_removed_is_upstreams_own_input(rows):
+    model, batch = build(), Batch(*rows)
+    with ablated(model, "removed"):
+        given = inputs(model, batch)
+    plain = upstream_prepare(model, batch.call())
+    assert same(given, (plain[4], plain[5], plain[2]))
+    assert given[0].shape[1] < inputs(model, batch)[0].shape[1]
+
+
+def test_other_clip_exchanges_the_ego_rows_and_nothing_else():
+    model, batch = build(), Batch(*ROWS, *MIXED)
+    whole, where = inputs(model, batch), ego_rows_of(model, batch)
+    with ablated(model, "other clip"):
+        embeds, labels, mask = inputs(model, batch)
+    videos = batch.kinds.count("video")
+    assert where.sum() == videos * P
+    assert torch.equal(embeds[~where], whole[0][~where]) and same((labels, mask), whole[1:])
+    mine, theirs = embeds[where].view(videos, P, -1), whole[0][where].view(videos, P, -1)
+    assert torch.equal(mine, theirs.roll(1, 0))
+    assert all((mine[i] - theirs[i]).abs().max() > 1e-3 for i in range(videos))
+
+
+def test_alone_takes_the_ordinary_tokens_away():
+    model, batch = build(), Batch(*ROWS, "....", "V.V")
+    wanted = expected(model, batch, visual=False)
+    with ablated(model, "alone"):
+        embeds, labels, mask = inputs(model, batch)
+    assert same((embeds, labels, mask), wanted)
+    assert embeds.shape[1] < inputs(model, batch)[0].shape[1]
+
+
+def test_alone_where_an_image_would_vanish():
+    model, batch = build(), Batch("..V.", ".I.")
+    with pytest.raises(Ego2ExoError, match="--ego2exo_modalities"), ablated(model, "alone"):
+        inputs(model, batch)
+
+
+def state(model):
+    return vars(model.config).copy(), {k: v.clone() for k, v in model.state_dict().items()}, hooks_of(model)
+
+
+def test_all_is_as_before_afterwards():
+    model, batch = build(), Batch(*ROWS)
+    whole, (config, weights, hooks) = inputs(model, batch), state(model)
+    for how in HOWS:
+        with pytest.raises(KeyError), ablated(model, how):
+            inputs(model, batch)
+            raise KeyError(how)
+        after = state(model)
+        assert after[0] == config and after[2] == hooks == 0
+        assert all(torch.equal(after[1][name], value) for name, value in weights.items())
+        assert same(inputs(model, batch), whole)
+
+
+def test_answers_and_loss_follow():
+    """Through the model's own forward and generate, and through a LoRA wrapper, as an evaluation calls them."""
+    peft = pytest.importorskip("peft")
+    model, batch = build(config={"tokenizer_padding_side": "left"}), Batch(*ROWS, left=True)
+    wrapped = peft.get_peft_model(build(), peft.LoraConfig(target_modules=r".*layers\.\d+\.self_attn\.q_proj"))
+    losses, logits = [], []
+    for how in HOWS:
+        with torch.no_grad(), ablated(model, how):
+            losses.append(model(**batch.call()).loss.item())
+            settings = {"output_logits": True, "return_dict_in_generate": True}
+            logits.append(model.generate(**batch.asked(max_new_tokens=2, **settings)).logits[0])
+        with torch.no_grad(), ablated(wrapped, how):
+            torch.testing.assert_close(wrapped(**Batch(*ROWS).call()).loss.item(), losses[-1], rtol=1e-4, atol=1e-4)
+    assert len(set(losses)) == len(HOWS)
+    for index, mine in enumerate(logits):
+        assert all((mine - other).abs().max() > 1e-4 for other in logits[:index])
+
+
+def test_other_clip_needs_other_clips():
+    model = build()
+    with pytest.raises(Ego2ExoError, match="1 video"), ablated(model, "other clip"):
+        inputs(model, Batch("..V..", "...."))
+    assert hooks_of(model) == 0
+    batch = Batch("..V..", "..V.", ".V.", frames=3)
+    batch.images[2] = batch.images[1].clone()
+    with pytest.raises(Ego2ExoError, match="video 2 .*1 such of 3"):
+        with ablated(model, "other clip"):
+            inputs(model, batch)
+    assert hooks_of(model) == 0
+
+
+def test_what_means_nothing_for_a_model_is_refused():
+    alone, plain = build(ego2exo_visual_tokens=False), build(ego=False)
+    assert hows(build()) == HOWS and hows(alone) == ("none", "other clip") and hows(plain) == ("none",)
+    for model, reason in ((alone, "gets its ego tokens alone"), (plain, "has no ego tokens")):
+        for how in set(HOWS) - set(hows(model)):
+            with pytest.raises(Ego2ExoError, match=f"{how}.*{reason}"), ablated(model, how):
+                pass
+    with pytest.raises(Ego2ExoError, match="ablation 'gone'.*none, removed, other clip, alone"):
+        with ablated(build(), "gone"):
+            pass
+    batch = Batch(*ROWS)
+    whole = inputs(alone, batch)[0]
+    with ablated(alone, "other clip"):
+        assert not torch.equal(inputs(alone, batch)[0], whole)

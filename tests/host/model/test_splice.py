@@ -1,0 +1,379 @@
+"""Ego tokens inside the language model's input, against upstream's own preparation with the rows put in by hand."""
+
+import copy
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.model.splice import Item, list_items
+
+from ..models import (
+    Batch,
+    P,
+    branch_of,
+    build,
+    check_rows,
+    ego_grads,
+    ego_rows,
+    expected,
+    greedy,
+    hooks_of,
+    is_next,
+    prepare,
+)
+
+pytestmark = pytest.mark.usefixtures("registered")
+next_only = pytest.mark.skipif(not is_next(), reason="llava-torch has neither `modalities` nor newline positions")
+
+CASES = {
+    "ragged": ("..V..", "..V.", "V....."),
+    "text and image rows": (".....", "..V.", "..I.", "...V"),
+    "image and video in one row": ("..I.V..", ".V.I."),
+    "two videos in one row": ("..V.V..", "V."),
+    "side by side": ("..VV.", "IV..", "VI"),
+    "several images": ("..I.I.", "..", ".I.V.I."),
+    "no video": ("..", "..I.", ".I.I"),
+    "videos alone": ("VV",),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_stand_behind_their_video(name):
+    check_rows(build(), Batch(*CASES[name]))
+
+
+def test_left_padding():
+    for name in ("text and image rows", "side by side"):
+        check_rows(build(), Batch(*CASES[name], left=True), side="left")
+
+
+def test_whatever_the_branch_is():
+    for flags in (
+        {"ego2exo_block": "transformer", "ego2exo_layers": "1,3"},
+        {"ego2exo_attn": "sdpa", "mm_projector_type": "linear"},
+        {"ego2exo_key_embedding": "frame+position"},
+    ):
+        check_rows(build(**flags), Batch("..V.", "..", "V.V."))
+
+
+def test_each_video_gets_its_own_tokens():
+    """Read alone, a video's tokens are the same as read among others."""
+    model, batch = build(), Batch("..V.V..", "...", "V.")
+    together = ego_rows(model, batch, [0, 1, 3])
+    alone = torch.cat([ego_rows(model, batch, [item]) for item in (0, 1, 3)])
+    torch.testing.assert_close(together, alone)
+    assert (together[0] - together[1]).abs().max() > 1e-3
+    assert (together[:, 0] - together[:, 1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_truncation(side):
+    """Within text, frames and ego tokens."""
+    model, batch = build(), Batch("..V..", "...", ".V.I.V")
+    longest = expected(model, batch)[0].shape[1]
+    for limit in (1, 3, 19, *range(longest - 2 * P, longest + 2, 2)):
+        check_rows(model, batch, limit=limit, side=side)
+
+
+def test_mask_labels_and_positions():
+    model, batch = build(), Batch("..V..", "..I..", ".....")
+    wanted = expected(model, batch)
+    result = prepare(model, batch.call(attention_mask=None, labels=None))
+    assert torch.equal(result[4], wanted[0]) and result[5] is None and result[2] is None
+    assert prepare(model, batch.call(attention_mask=batch.mask.bool()))[2].dtype == torch.bool
+    result = prepare(model, batch.call(position_ids=torch.arange(5).expand(3, 5)))
+    for row, length in zip(result[1], result[2].sum(1), strict=True):
+        assert torch.equal(row[:length], torch.arange(length))
+
+
+def test_forms_of_images():
+    model, batch = build(ego2exo_modalities="video,image"), Batch("..V..", "I...", "..")
+    wanted = expected(model, batch, "video,image")
+    images = [x[0] if len(x) == 1 else x for x in batch.images]
+    assert torch.equal(prepare(model, batch.call(images=images))[4], wanted[0])
+    batch = Batch("..V..", "V...", frames=4)
+    wanted = expected(model, batch)
+    assert torch.equal(prepare(model, batch.call(images=torch.stack(batch.images)))[4], wanted[0])
+
+
+@pytest.mark.parametrize("ego", ["video", "image"])
+def test_a_tensor_of_pictures(ego):
+    """(B, 3, H, W): LLaVA takes each for an image, whatever `modalities` says."""
+    model, batch = build(ego2exo_modalities=ego), Batch("..I..", "I...")
+    wanted = expected(model, batch, ego)
+    pictures = {"images": torch.cat(batch.images)}
+    for given in (pictures, {**pictures, "modalities": ["video", "video"]})[: 1 + is_next()]:
+        result = prepare(model, batch.call(**given))
+        assert torch.equal(result[4], wanted[0])
+        assert result[4].shape[1] == 4 + 16 + P * ("image" in ego)
+
+
+def test_several_pictures_without_modalities():
+    """A video only where LLaVA would not take them for the crops of one picture."""
+    images = [torch.zeros(4, 3, 2, 2), torch.zeros(1, 3, 2, 2), torch.zeros(3, 2, 2)]
+    for merge, ratio, kind in (("flat", "pad", "video"), ("spatial", "pad", "image"), ("flat", "anyres", "image")):
+        config = SimpleNamespace(mm_patch_merge_type=merge, image_aspect_ratio=ratio)
+        items = list_items(images, None, config)
+        assert items == [Item(kind, 0, 4), Item("image", 4, 5), Item("image", 5, 6)]
+        assert list_items(torch.zeros(2, 4, 3, 2, 2), None, config) == [Item(kind, 0, 4), Item(kind, 4, 8)]
+
+
+def test_images_get_tokens_when_asked():
+    for name in ("text and image rows", "side by side", "several images"):
+        check_rows(build(ego2exo_modalities="video,image"), Batch(*CASES[name]), "video,image")
+    check_rows(build(ego2exo_modalities="image"), Batch(*CASES["text and image rows"]), "image")
+
+
+@next_only
+@pytest.mark.parametrize("newline", ["grid", "frame", "one_token", "no_token"])
+def test_newline_tokens(newline):
+    model = build(mm_patch_merge_type="spatial_unpad", config={"mm_newline_position": newline})
+    check_rows(model, Batch("..V..", "..I.V.", "..."))
+
+
+@next_only
+@pytest.mark.parametrize("ratio", ["anyres_max_4", "pad"])
+def test_a_picture_in_crops_beside_a_video(ratio):
+    config = {"image_aspect_ratio": ratio, "image_grid_pinpoints": [[56, 56]]}
+    model = build(mm_patch_merge_type="spatial_unpad", config=config)
+    batch = Batch("..C.V..", "..V", "C...")
+    check_rows(model, batch, sizes=[(60, 40)] * len(batch.images))
+    model.config.ego2exo_modalities = "video,image"
+    check_rows(model, batch, "video,image", sizes=[(60, 40)] * len(batch.images))
+
+
+@next_only
+def test_a_placeholder_too_many_takes_the_item_before_it():
+    batch = Batch("..V..", ".V.V.")
+    batch.images, batch.kinds = batch.images[:2], batch.kinds[:2]
+    check_rows(build(), batch)
+
+
+@next_only
+def test_modalities_of_another_length_than_the_batch():
+    """Upstream cuts the batch to as many rows as `modalities` has entries; images too many are left over."""
+    model, batch = build(), Batch("..V..", "...", "..I.")
+    wanted = expected(model, batch)
+    for modalities in (["video"], "video"):
+        result = prepare(model, batch.call(modalities=modalities))
+        assert torch.equal(result[4], wanted[0]) and torch.equal(result[5], wanted[1])
+    batch.images.append(torch.randn(3, 3, 28, 28))
+    batch.kinds.append("video")
+    check_rows(model, batch)
+
+
+def test_a_tower_that_sees_every_frame_twice_is_refused():
+    model = build()
+    tower = model.get_vision_tower()
+    forward = tower.forward
+    tower.forward = lambda images: (forward(images), forward(images))[0]
+    with pytest.raises(Ego2ExoError, match="CLIPVisionTower encoded .* pictures where the batch has"):
+        prepare(model, Batch("..V.").call())
+    assert hooks_of(model) == 0
+
+
+class TestWithoutVisualTokens:
+    def test_ego_rows_alone(self):
+        model = build(ego2exo_visual_tokens=False)
+        embeds, *_ = check_rows(model, Batch("..V..", "....", "V.V", left=True), visual=False, side="left")
+        assert embeds.shape[1] == max(4 + P, 4, 1 + 2 * P)
+        model = build(ego2exo_visual_tokens=False, ego2exo_modalities="video,image")
+        check_rows(model, Batch("..V..", "..", ".I.", "I.V"), "video,image", visual=False)
+
+    def test_an_image_would_vanish(self):
+        model = build(ego2exo_visual_tokens=False)
+        for rows, changes in ((("..V.", ".I."), {}), (("..I.",), {"images": torch.randn(1, 3, 28, 28)})):
+            with pytest.raises(Ego2ExoError, match="--ego2exo_modalities"):
+                prepare(model, Batch(*rows).call(**changes))
+        assert hooks_of(model) == 0
+
+    def test_every_projector_parameter_has_a_gradient(self):
+        """Distributed training waits for each; the ordinary projector's are zero."""
+        model = build(ego2exo_visual_tokens=False)
+        model(**Batch("..V..", "..").call()).loss.backward()
+        for name, parameter in model.get_model().mm_projector.named_parameters():
+            assert parameter.grad is not None, name
+            assert bool(parameter.grad.any()) == name.startswith("ego_tokens"), name
+
+    def test_the_projector_sees_one_patch(self):
+        model = build(ego2exo_visual_tokens=False)
+        seen = []
+        model.get_model().mm_projector.register_forward_hook(lambda m, a, o: seen.append(tuple(a[0].shape)))
+        prepare(model, Batch("..V..", "V.V").call())
+        assert seen == [(1, 1, 32)]
+        assert "encode_images" not in vars(model)
+
+
+@pytest.mark.parametrize("kind, visual", [("llama", True), ("llama", False), ("qwen", True)])
+@torch.no_grad()
+def test_generate_equals_an_uncached_loop(kind, visual, kinds):
+    if kind not in kinds:
+        pytest.skip("llava-torch has no Qwen")
+    model, batch = build(kind, ego2exo_visual_tokens=visual), Batch("..V..V.")
+    calls = []
+    branch_of(model).register_forward_hook(lambda *_: calls.append(1))
+    settings = {"output_logits": True, "return_dict_in_generate": True}
+    made = model.generate(**batch.asked(**settings))
+    assert len(calls) == 1
+    wanted, scores = greedy(model, batch, 6)
+    torch.testing.assert_close(torch.stack(made.logits, 1), scores, atol=1e-4, rtol=1e-4)
+    assert torch.equal(made.sequences[:, -6:], wanted)
+
+
+def test_a_left_padded_batch_equals_singles():
+    rows = ("..V..", "........", "..I.V.", "V.")
+    model = build(config={"tokenizer_padding_side": "left"})
+    batch = Batch(*rows, left=True)
+    together = model.generate(**batch.asked())
+    for index, row in enumerate(rows):
+        single = copy.copy(batch)
+        single.rows, items = [batch.rows[index]], batch.slots[index] or [sum(len(s) or 1 for s in batch.slots[:index])]
+        single.images, single.kinds = [batch.images[i] for i in items], [batch.kinds[i] for i in items]
+        assert torch.equal(model.generate(**single.asked())[0], together[index]), row
+
+
+def test_beams():
+    model, calls = build(), []
+    branch_of(model).register_forward_hook(lambda *_: calls.append(1))
+    made = model.generate(**Batch("..V..").asked(num_beams=2, num_return_sequences=2))
+    assert made.shape[0] == 2 and len(calls) == 1
+
+
+def input_needs_grad(_module, _args, output):
+    """What LLaVA's train script hangs on the embedding under gradient checkpointing."""
+    output.requires_grad_(True)
+
+
+class TestTraining:
+    def test_loss_is_upstreams_on_the_expected_rows(self):
+        model, batch = build(), Batch("....V..", "......", "..I..V.")
+        embeds, labels, mask = expected(model, batch)
+        with torch.no_grad():
+            loss = model(**batch.call()).loss
+            wanted = model(inputs_embeds=embeds, attention_mask=mask, labels=labels).loss
+        assert torch.equal(loss, wanted) and loss > 0
+
+    def test_checkpointing_changes_no_gradient(self):
+        results = []
+        for mode in (None, {"use_reentrant": True}, {"use_reentrant": False}):
+            model = build().train()
+            model.get_vision_tower().requires_grad_(False)
+            if mode:
+                model.gradient_checkpointing_enable(mode)
+                model.get_input_embeddings().register_forward_hook(input_needs_grad)
+            loss = model(**Batch("....V..", "......", "..I..V.").call()).loss
+            loss.backward()
+            results.append((loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}))
+            assert all(grad is not None and grad.any() for grad in ego_grads(model).values())
+        for loss, grads in results[1:]:
+            assert torch.equal(loss, results[0][0])
+            for name, grad in grads.items():
+                torch.testing.assert_close(grad, results[0][1][name], msg=name)
+
+    @next_only
+    def test_a_tuned_tower_gets_gradients_through_the_ego_tokens(self):
+        model, seen = build(ego2exo_visual_tokens=False), []
+        for mode in (None, {"use_reentrant": True}):
+            copied = copy.deepcopy(model).train()
+            tower = copied.get_vision_tower().vision_tower.requires_grad_(True)
+            if mode:
+                copied.gradient_checkpointing_enable(mode)
+                copied.get_input_embeddings().register_forward_hook(input_needs_grad)
+                tower.vision_model.embeddings.register_forward_hook(input_needs_grad)
+            copied(**Batch("....V..", "......").call()).loss.backward()
+            seen.append([p.grad for n, p in tower.named_parameters() if ".layers." in n])
+            assert all(grad is not None and grad.any() for grad in seen[-1][:-2])
+        for a, b in zip(*seen, strict=True):
+            torch.testing.assert_close(a, b)
+
+    def test_no_video(self):
+        """Loss as without the plugin; ego gradients zero, not None, and an inf in the branch stays in there."""
+        model, batch = build(), Batch("...I..", "....")
+        plain = build(ego=False)
+        plain.load_state_dict({k: v for k, v in model.state_dict().items() if "ego_tokens" not in k})
+        wanted = plain(**batch.call()).loss
+        wanted.backward()
+        loss = model(**batch.call()).loss
+        loss.backward()
+        assert torch.equal(loss, wanted)
+        for name, parameter in plain.named_parameters():
+            other = model.get_parameter(name).grad
+            assert (other is None and parameter.grad is None) or torch.equal(other, parameter.grad), name
+        for name, grad in ego_grads(model).items():
+            assert grad is not None and not grad.any(), name
+        with torch.no_grad():
+            for parameter in branch_of(model).parameters():
+                parameter.fill_(float("inf"))
+        assert torch.equal(model(**batch.call()).loss, wanted)
+
+    def test_frozen_branch_without_video_is_not_run(self):
+        model, calls = build(), []
+        branch_of(model).requires_grad_(False).reader.register_forward_pre_hook(lambda *_: calls.append(1))
+        model(**Batch("....", "..I.").call())
+        assert not calls
+
+    def test_truncated_away_tokens_still_have_gradients(self):
+        model = build(config={"tokenizer_model_max_length": 3})
+        model(**Batch("...V..", "....").call()).loss.backward()
+        assert all(grad is not None and not grad.any() for grad in ego_grads(model).values())
+
+
+def test_no_hooks_after_an_exception():
+    model, batch = build(), Batch("..V..", "V.")
+    before = hooks_of(model)
+    branch = branch_of(model)
+    branch.reader.forward = lambda *_: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        model(**batch.call())
+    del branch.reader.forward
+    model.get_vision_tower().forward = lambda *_: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        model(**batch.call())
+    del model.get_vision_tower().forward
+    assert hooks_of(model) == before == 0
+    assert torch.isfinite(model(**batch.call()).loss)
+
+
+def test_copies_and_inference_mode():
+    model, batch = build(), Batch("..V..", "V.")
+    wanted = prepare(model, batch.call())[4]
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(prepare(other, batch.call())[4], wanted)
+        with torch.no_grad():
+            branch_of(other).reader.tokens.add_(1.0)
+        assert not torch.equal(prepare(other, batch.call())[4], wanted)
+    with torch.inference_mode():
+        assert torch.equal(prepare(model, batch.call())[4], wanted)
+        assert model.generate(**Batch("..V..").asked()).shape[1] == 6
+
+
+def test_autocast():
+    model, batch = build(), Batch("....V..", "V...")
+    wanted = model(**batch.call()).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(**batch.call()).loss
+    loss.backward()
+    assert abs(loss - wanted) < 0.1 * wanted
+    assert all(grad.abs().max() > 0 for grad in ego_grads(model).values())
+
+
+def test_half_precision_with_a_float_tower():
+    model, batch = build(), Batch("..V..", "V.")
+    wanted = prepare(model, batch.call())[4]
+    model.to(torch.float16)
+    model.get_vision_tower().float()
+    result = prepare(model, batch.call(images=[x.half() for x in batch.images]))[4]
+    assert result.dtype == torch.float16
+    torch.testing.assert_close(result.float(), wanted, atol=0.1, rtol=0.1)
+
+
+def test_a_step_with_a_cache_passes_through():
+    model = build()
+    ids = torch.tensor([[5]])
+    result = prepare(model, {"input_ids": ids, "images": Batch("..V.").images})
+    assert result[0] is ids and result[4] is None
+    longer = torch.tensor([[5, 6]])
+    assert prepare(model, {"input_ids": longer, "images": None})[0] is longer

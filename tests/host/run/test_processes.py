@@ -1,0 +1,174 @@
+"""Two processes are one: through the real command under torchrun, with batches of every kind, and nothing hangs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from llava_ego2exo.errors import Ego2ExoError
+
+from ..training.distillation import ANSWERS, PLAIN
+
+REPOSITORY = Path(__file__).parents[3]
+# A key's bias has no gradient but rounding, which Adam would blow up to whole steps.
+STEADY = {"adam_epsilon": 1e-3, "num_train_epochs": 4, "model_max_length": 1024, **PLAIN}
+
+
+@pytest.fixture(scope="module")
+def mixed(world):
+    """Eight samples of three kinds, so that the batches of two processes hold different kinds."""
+    images, videos, samples = world.root / "mixed_images", sorted(world.videos.glob("*.mp4")), []
+    images.mkdir(exist_ok=True)
+    for index in range(8):
+        answer = {"from": "gpt", "value": ANSWERS[index % 4]}
+        turns = [{"from": "human", "value": "<image>\nWhat moves, and where to?"}, answer]
+        sample = {"id": str(index), "conversations": turns, "replay": True}
+        if index % 3 == 0:
+            sample |= {"video": videos[index // 3].name, "ego_video": videos[index // 3 + 1].name, "replay": False}
+        elif index % 3 == 1:
+            pixels = np.random.default_rng(index).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(images / f"{index}.png")
+            sample["image"] = f"{index}.png"
+        else:
+            turns[0]["value"] = "What moves?"
+        samples.append(sample)
+    file = world.root / "mixed.json"
+    file.write_text(json.dumps(samples))
+    return {"data_path": file, "image_folder": images}
+
+
+def start(world, processes, out, **flags):
+    """The real command in processes of its own, as its own group, so that a hang leaves nothing behind."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, "-W", "ignore", *launch, "-m", "llava_ego2exo.train"]
+    kept = {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(REPOSITORY)]))}
+    return subprocess.Popen(
+        [*command, *world.arguments(out, **flags)], env={**os.environ, **kept}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(process, seconds=150):
+    """What it has printed; one that hangs is an error."""
+    try:
+        told = process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"a run hangs: {process.communicate()[0][-3000:]}")
+    assert process.returncode == 0, told[-6000:]
+    return told
+
+
+def weights(folder):
+    """What a run has trained, from its output folder."""
+    found = torch.load(folder / "non_lora_trainables.bin") if (folder / "non_lora_trainables.bin").is_file() else {}
+    for name in ("adapter_model.safetensors", "model.safetensors"):
+        found |= load_file(folder / name) if (folder / name).is_file() else {}
+    return found
+
+
+def logs(folder, key):
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry[key] for entry in history if key in entry]
+
+
+def assert_same_run(one, two, *keys):
+    for key in ("loss", "answer_tokens", *keys):
+        assert logs(two, key) == pytest.approx(logs(one, key), rel=2e-4, abs=2e-4) and logs(one, key), key
+    expected, found = weights(one), weights(two)
+    assert found.keys() == expected.keys() and any("ego_tokens" in name for name in found)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+WAYS = {
+    "lora, reentrant": {"lora_enable": True, "gradient_checkpointing": True},
+    "KL, not reentrant": {
+        "lora_enable": True, "gradient_checkpointing": True, "ego2exo_kd_weight": 0.5,
+        "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
+    },
+    "whole model, not reentrant": {
+        "lora_enable": False, "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_two_processes_train_as_one(world, mixed, train, tmp_path, fault_table):
+    """Accumulation, both kinds of checkpointing, batches without a video on one side."""
+    order, fine = list(WAYS), 0
+    for index, (name, flags) in enumerate(WAYS.items()):
+        flags = {**STEADY, **mixed, **flags}
+        one, two = tmp_path / f"one-{index}", tmp_path / f"two-{index}"
+        rows = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "ddp_backend": "gloo"}
+        process = start(world, 2, two, **flags, **rows)
+        train(one, **flags, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+        told = finish(process)
+        assert told.count("trainable          tensors") == 1, name
+        assert_same_run(one, two, *(("loss_kl", "kl_tokens") if "KL" in name else ()))
+        fine += 1
+    fault_table("two processes train as one: mixed and uneven batches, both kinds of checkpointing", len(order), fine)
+
+
+def test_the_same_command_is_the_same_run(world, mixed, tmp_path):
+    """Also where LoRA's weights are drawn, which LLaVA does before it sets the seed."""
+    flags = {**STEADY, **mixed, "max_steps": 1}
+    runs = [start(world, 1, tmp_path / name, **flags, ddp_backend="gloo") for name in "ab"]
+    for run in runs:
+        finish(run)
+    first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.fixture
+def zero(tmp_path):
+    def write(stage):
+        auto = (
+            "gradient_accumulation_steps",
+            "gradient_clipping",
+            "train_batch_size",
+            "train_micro_batch_size_per_gpu",
+        )
+        settings = {"zero_optimization": {"stage": stage}, **dict.fromkeys(auto, "auto")}
+        settings |= {name: {"enabled": "auto"} for name in ("fp16", "bf16")}  # left out, transformers takes float16
+        (tmp_path / f"zero{stage}.json").write_text(json.dumps({**settings, "zero_allow_untested_optimizer": True}))
+        return tmp_path / f"zero{stage}.json"
+
+    return write
+
+
+@pytest.mark.slow
+def test_deepspeed_stage_two(world, mixed, zero, tmp_path):
+    """It trains, saves whole weights, and says that its loss is a mean of means."""
+    pytest.importorskip("deepspeed")
+    flags = {**STEADY, **mixed, "gradient_checkpointing": True, "ddp_backend": "gloo", "deepspeed": zero(2)}
+    told = finish(start(world, 2, tmp_path / "two", **flags, per_device_train_batch_size=2))
+    assert "under DeepSpeed the loss is the mean over small batches of their means" in told
+    assert all(np.isfinite(logs(tmp_path / "two", "loss"))) and logs(tmp_path / "two", "loss")[-1] < 8
+    shapes = {name: tuple(value.shape) for name, value in weights(tmp_path / "two").items()}
+    assert any("ego_tokens.reader.tokens" in name for name in shapes) and all(0 not in s for s in shapes.values())
+
+
+@pytest.mark.parametrize("way", ["fsdp", "stage 3"])
+def test_what_hangs_or_dies_is_refused_before_any_weight_loads(way, train, mixed, zero, monkeypatch, tmp_path):
+    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+
+    flags, told = {
+        "fsdp": ({"fsdp": "full_shard"}, "--fsdp full_shard with ego tokens.*ZeRO stage 2"),
+        "stage 3": ({"deepspeed": zero(3)}, "--deepspeed .*zero3.json with ego tokens.*stage to 2"),
+    }[way]
+    with monkeypatch.context() as patch, pytest.raises(Ego2ExoError, match=told):
+        loads = classmethod(lambda *_a, **_k: pytest.fail("weights were loaded"))
+        patch.setattr(LlavaLlamaForCausalLM, "from_pretrained", loads)
+        train(tmp_path / "out", **mixed, **flags)
+    assert not (tmp_path / "out" / "config.json").exists()

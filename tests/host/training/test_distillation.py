@@ -1,0 +1,411 @@
+"""KL to a teacher through LLaVA's own train: right teachers, right tokens, right weights, right sums."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.model.answer_pass import answer_states
+from llava_ego2exo.host.model.projector import ego_branch
+from llava_ego2exo.host.training.losses import asks_head_at_answers
+from llava_ego2exo.host.training.plots import plot_losses
+from llava_ego2exo.host.training.teachers import LoadedTeacher, load_teacher
+from llava_ego2exo.registry import TRAINERS
+
+from ..conftest import losses
+from .distillation import (
+    PLAIN,
+    assert_same_gradients,
+    distilling_samples,
+    key_of,
+    recorded_gradients,
+    write_json,
+    write_logits,
+)
+
+KL = {"ego2exo_kd_weight": 0.7, "ego2exo_kd_temperature": 2.0}
+QUANTIZED = {"bits": 4, "bf16": True, "vision_tower_dtype": None}
+# Runs of three epochs that tests share; they leave the trainer's weights and config as they find them.
+SHARED = {"ce": {}, "self": KL, "path": {**KL, "ego2exo_teacher": "base"}}
+
+
+@pytest.fixture
+def distil(world, train, tmp_path):
+    """A run on pairs; the LoRA weights start the same each time."""
+    data = write_json(tmp_path / "pairs.json", distilling_samples(world))
+
+    def run(name="s", kind="llama", **flags):
+        if flags.get("ego2exo_teacher") == "base":
+            flags["ego2exo_teacher"] = world.base(kind)
+        torch.manual_seed(0)
+        return train(tmp_path / name, kind, **{"data_path": data, **PLAIN, "num_train_epochs": 1, **flags})
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained():
+    return {}
+
+
+@pytest.fixture
+def shared(distil, trained):
+    def get(name):
+        if name not in trained:
+            trained[name] = distil(name, **SHARED[name], num_train_epochs=3)
+        return trained[name]
+
+    return get
+
+
+def batch_of(trainer, rows=range(4)):
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in rows])
+    return trainer._prepare_inputs(batch)
+
+
+def loss_of(trainer, batch):
+    return trainer.distiller.loss(trainer.model, trainer.model, batch)
+
+
+def history(trainer, name):
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def test_a_run_logs_its_terms(shared):
+    trainer = shared("self")
+    for total, ce, kl in zip(losses(trainer), history(trainer, "loss_ce"), history(trainer, "loss_kl"), strict=True):
+        assert kl > 0.01 and total == pytest.approx(ce + 0.7 * kl, abs=1e-3)
+    batch = batch_of(trainer)
+    tokens = int((batch["labels"] != -100).sum())
+    assert history(trainer, "kl_tokens") == [tokens] * 3 and history(trainer, "answer_tokens") == [tokens / 4] * 3
+    model = trainer.model.get_base_model()
+    names = ("input_ids", "position_ids", "attention_mask", "past_key_values", "labels", "images")
+    known = inspect.signature(inspect.unwrap(type(model).prepare_inputs_labels_for_multimodal)).parameters
+    extra = {name: batch[name] for name in ("modalities", "image_sizes") if name in batch and name in known}
+    mask = model.prepare_inputs_labels_for_multimodal(*map(batch.get, names), **extra)[2]
+    assert mask.sum() < mask.numel()  # the share is one of positions without padding
+    assert history(trainer, "supervised_share") == pytest.approx([tokens / int(mask.sum())] * 3, abs=1e-5)
+    folder = Path(trainer.args.output_dir)
+    assert (folder / "losses.png").stat().st_size > 5000
+    stored = json.loads((folder / "config.json").read_text())
+    assert stored["ego2exo_kd_weight"] == 0.7 and stored["ego2exo_teacher"] == "self"
+
+
+def test_without_a_weight_the_loss_is_llavas(distil, shared):
+    """Equal up to rounding: the same tokens through the same head, but not those without a label."""
+    TRAINERS.add("llavas_own", lambda llava_trainer: llava_trainer)
+    try:
+        theirs = distil("theirs", num_train_epochs=3, trainer_type="llavas_own")
+    finally:
+        TRAINERS.remove("llavas_own")
+    ours = shared("ce")
+    assert losses(ours) == pytest.approx(losses(theirs), abs=1e-4) and not history(ours, "loss_kl")
+    ours.model.zero_grad()
+    ours.model(**batch_of(ours)).loss.backward()
+    expected = [p.grad.clone() for p in ours.model.parameters() if p.requires_grad]
+    ours.model.zero_grad()
+    loss_of(ours, batch_of(ours))[0].backward()
+    assert_same_gradients([p.grad for p in ours.model.parameters() if p.requires_grad], expected, 1e-4)
+
+
+@pytest.mark.parametrize("why", ["pretraining_tp", "output_router_logits", "sharded"])
+def test_where_the_head_cannot_be_asked_at_answers_alone(why, shared, monkeypatch):
+    trainer = shared("ce")
+    assert asks_head_at_answers(trainer.model, sharded=False)
+    with monkeypatch.context() as patch:
+        if why != "sharded":
+            patch.setattr(trainer.model.get_base_model().config, why, 2, raising=False)
+        assert not asks_head_at_answers(trainer.model, sharded=why == "sharded")
+    monkeypatch.setattr(trainer, "at_answers", False)
+    loss = trainer.compute_loss(trainer.model, batch_of(trainer))
+    torch.testing.assert_close(loss, loss_of(trainer, batch_of(trainer))[0])
+
+
+def test_the_self_teacher_is_a_loaded_base_also_after_training(shared, world, monkeypatch):
+    trainer = shared("self")
+    batch, teacher = batch_of(trainer)["teacher"], trainer.distiller.teacher
+    config = SimpleNamespace(teacher=str(world.base()), teacher_base=None)
+    base = load_teacher(config, trainer.args, trainer.model.get_base_model())
+    loaded = LoadedTeacher(base, trainer.accelerator.autocast)
+    expected, found = loaded.lesson(batch), teacher.lesson(batch)
+    torch.testing.assert_close(found.hidden, expected.hidden, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found.answers.tokens, expected.answers.tokens)
+    inputs = {name: value for name, value in batch.items() if name != "rows"}
+    monkeypatch.setattr(trainer.distiller, "teacher", loaded)
+    with torch.no_grad(), teacher.as_base():  # a student that is the base and sees the ego clip: no KL
+        _, same = loss_of(trainer, {**inputs, "teacher": batch})
+    with torch.no_grad():
+        _, apart = loss_of(trainer, {**inputs, "teacher": batch})
+    assert abs(same.kl) < 1e-5 < same.ce and same.kl_tokens == same.tokens > 0 and apart.kl > 0.01
+
+
+def test_the_teacher_sees_the_ego_clip_and_the_student_the_exo_clip(shared):
+    trainer = shared("self")
+    first, second = (batch_of(trainer, [row]) for row in (0, 1))
+    assert torch.equal(first["teacher"]["images"][0], second["images"][0])  # clip 1 is the ego view of sample 0
+    assert not torch.equal(first["images"][0], first["teacher"]["images"][0])
+    assert first["teacher"]["rows"] == [0]
+
+
+def require_untouched(model, base, more=()):
+    """Every weight of the base as its file has it, and none with a gradient of its own."""
+    state = {name.replace("base_layer.", ""): value for name, value in model.state_dict().items()} | dict(more)
+    for name, value in load_file(base / "model.safetensors").items():
+        assert torch.equal(state[name], value), name
+
+
+def test_training_leaves_the_teacher_as_it_was(shared, world):
+    trainer = shared("self")
+    frozen = trainer.distiller.teacher.frozen.state_dict()
+    projector = {f"model.mm_projector.{name}": value for name, value in frozen.items()}
+    require_untouched(trainer.model.get_base_model(), world.base(), projector)
+    teacher = shared("path").distiller.teacher.model
+    require_untouched(teacher, world.base())
+    assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
+
+
+def reached(trainer):
+    """Trainable weights, and those that a step has given a gradient other than 0."""
+    trainer.model.zero_grad()
+    trainer.model.train()
+    loss_of(trainer, batch_of(trainer))[0].backward()
+    parameters = dict(trainer.model.named_parameters())
+    found = {name for name, p in parameters.items() if p.grad is not None and p.grad.abs().sum() > 0}
+    return {name for name, p in parameters.items() if p.requires_grad}, found
+
+
+def test_gradients_reach_tokens_projector_and_lora_and_nothing_else(shared):
+    trainable, found = reached(shared("self"))
+    assert trainable == found and any("ego_tokens.reader.tokens" in name for name in found)
+    assert all("lora_" in name or "mm_projector" in name for name in found)
+
+
+def stored_answers(trainer, folder):
+    """What a teacher says about each sample, as `teach --top-k` with k = V would have stored it."""
+    samples = []
+    for row, sample in enumerate(trainer.train_dataset.list_data_dict):
+        lesson = trainer.distiller.teacher.lesson(batch_of(trainer, [row])["teacher"])
+        with torch.no_grad():
+            logits, ids = lesson.head(lesson.hidden).sort(dim=-1, descending=True)
+        key = key_of(sample["id"])
+        write_logits(folder, key, *(value.numpy() for value in (lesson.answers.tokens, ids, logits)))
+        samples.append({**sample, "answer_keys": [key]})
+    return samples
+
+
+def test_one_teacher_in_three_ways(shared, distil, tmp_path):
+    """The base itself, the base loaded beside the student, and its stored logits of the whole vocabulary."""
+    path = shared("path")
+    data = write_json(tmp_path / "keys.json", stored_answers(path, tmp_path / "answers"))
+    cached = {"ego2exo_teacher": "cached", "ego2exo_answers": tmp_path / "answers", "data_path": data}
+    for trainer in (shared("self"), distil("cached", **KL, **cached, num_train_epochs=3)):
+        assert losses(trainer) == pytest.approx(losses(path), rel=1e-4)
+        for name in ("loss_kl", "kl_tokens"):
+            assert history(trainer, name) == pytest.approx(history(path, name), rel=1e-4)
+
+
+def test_a_quantized_lora_teacher_with_its_base(distil, student):
+    teacher = {"ego2exo_teacher": student().folder, "ego2exo_teacher_base": student().base}
+    trainer = distil(**KL, **teacher, **QUANTIZED)
+    assert 0 < history(trainer, "loss_kl")[0] < 10 and history(trainer, "kl_tokens")[0] > 20
+    assert ego_branch(trainer.distiller.teacher.model.get_model().mm_projector) is not None
+
+
+def test_a_whole_model_with_many_settings(distil, world):
+    flags = {
+        "lora_enable": False, "ego2exo_teacher": "base", "gradient_checkpointing": True, "dataloader_num_workers": 1,
+        "add_time_instruction": True, "ego2exo_visual_tokens": False,
+    }  # fmt: skip
+    trainer = distil(**KL, **flags)
+    assert 0 < history(trainer, "loss_kl")[0] < 10 and history(trainer, "kl_tokens")[0] > 20
+    require_untouched(trainer.distiller.teacher.model, world.base())
+
+
+def test_a_quantized_student_loads_and_answers(world, kinds, distil, tmp_path):
+    from llava.model.builder import load_pretrained_model
+
+    from llava_ego2exo.demo.ask import ask
+
+    kind = kinds[-1]
+    trainer = distil(kind=kind, **KL, num_train_epochs=12, **QUANTIZED)
+    assert losses(trainer)[-1] < 0.7 * losses(trainer)[0]
+    trainable, found = reached(trainer)
+    assert trainable == found
+    options = {"torch_dtype": "bfloat16", "load_4bit": True}
+    loaded = load_pretrained_model(str(tmp_path / "s"), str(world.base(kind)), "x", **options)
+    video = sorted(world.videos.glob("*.mp4"))[0]
+    assert ask(loaded, str(video), "What moves, and where to?", world.template(kind), frames_upbound=4)
+
+
+def test_replayed_samples_get_cross_entropy_alone(distil, world, tmp_path):
+    samples = distilling_samples(world)
+    text = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Hello."}]
+    data = write_json(tmp_path / "mixed.json", [*samples[:2], {"id": "t", "conversations": text, "replay": True}])
+    trainer = distil(**KL, data_path=data)
+    batch = batch_of(trainer, range(3))
+    assert batch["teacher"]["rows"] == [0, 1]
+    taught = int((batch["labels"][:2] != -100).sum())
+    assert history(trainer, "kl_tokens") == [taught] and history(trainer, "answer_tokens")[0] * 3 > taught
+    mixed = loss_of(trainer, batch_of(trainer, [2, 0, 1]))[1]
+    each = [loss_of(trainer, batch_of(trainer, [row]))[1] for row in (0, 1)]
+    assert mixed.kl == pytest.approx(sum(sums.kl for sums in each), rel=1e-4)  # each token with its own teacher's
+    alone = trainer.data_collator([trainer.train_dataset[2]])
+    assert "teacher" not in alone
+    loss, sums = loss_of(trainer, alone)
+    assert sums.kl == sums.kl_tokens == 0 and float(loss.detach()) == pytest.approx(sums.ce / sums.tokens)
+
+
+@pytest.mark.parametrize("name", ["ce", "self"])
+def test_a_masked_batch_is_harmless(name, shared, monkeypatch):
+    trainer = shared(name)
+    monkeypatch.setattr(trainer, "sums", type(trainer.sums)())
+    batch = batch_of(trainer)
+    for part in (batch, batch.get("teacher", {})):
+        if "labels" in part:
+            part["labels"] = torch.full_like(part["labels"], -100)
+    trainer.model.zero_grad()
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    assert float(loss.detach()) == 0 and trainer.sums.masked == 4 and trainer.sums.tokens == 0
+    gradients = [p.grad for p in trainer.model.parameters() if p.requires_grad]
+    assert all(g is not None and torch.equal(g, torch.zeros_like(g)) for g in gradients)
+
+
+def test_a_run_of_masked_samples_is_an_error(distil, kinds, capsys, tmp_path):
+    """Rows so short that LLaVA cuts every answer off, though template tokens of the prompt are left."""
+    with pytest.raises(Ego2ExoError) as caught:
+        distil(kind=kinds[-1], **KL, model_max_length=30)
+    assert "4 of 4 samples seen have no answer token" in caught.value.given
+    assert "4 were cut at --model_max_length" in caught.value.given and "--model_max_length" in caught.value.remedy
+    assert not (tmp_path / "s" / "config.json").exists()
+
+
+def test_one_masked_sample_of_many_is_reported(distil, shared, world, capsys, tmp_path):
+    """In the first batch too: how many of the file there are decides, not where the shuffle puts them."""
+    samples = distilling_samples(world, 12)
+    samples[1]["conversations"][0]["value"] += " What moves?" * 60
+    whole = shared("ce").train_dataset
+    limit = max(whole[row]["labels"].numel() for row in range(4)) + 4 * 16 + 8
+    flags = {"data_path": write_json(tmp_path / "long.json", samples), "model_max_length": limit}
+    distil(**flags, per_device_train_batch_size=12)
+    assert "first batch: 1 of 12 samples had no token of an answer left" in capsys.readouterr().out
+
+
+def test_rows_that_are_cut_use_their_common_head(distil, shared):
+    whole = shared("self")
+    batch = batch_of(whole, [2])
+    answers, _ = answer_states(
+        whole.model.get_base_model(), whole.model, {k: v for k, v in batch.items() if k != "teacher"}
+    )
+    limit = int(answers.places[-1]) - 4  # the student's row has ego tokens and loses its end, the teacher's fits
+    trainer = distil("cut", **KL, model_max_length=limit)
+    lost = history(whole, "kl_tokens")[0] - history(trainer, "kl_tokens")[0]
+    assert lost >= 4 and history(trainer, "loss_kl")[0] > 0
+
+
+def test_stored_answers_whose_first_token_had_a_blank(distil, kinds, world, tmp_path):
+    """The first token alone has no KL, as its logits are those of another token's place."""
+    from llava_ego2exo.host.checkpoint.tokenizers import read_tokenizer
+
+    kind = kinds[-1]
+    tokenizer, samples, kept = read_tokenizer(str(world.base(kind))), distilling_samples(world), 0
+    for sample in samples:
+        answer = sample["conversations"][1]["value"]
+        tokens = tokenizer(f"\n {answer}", add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+        shape = (len(tokens), 3)
+        write_logits(tmp_path / "answers", key_of(answer), tokens, np.zeros(shape, int) + range(3), np.zeros(shape))
+        sample["answer_keys"] = [key_of(answer)]
+        text = f" {answer}" if kind == "llama" else answer  # the Vicuna template writes a blank before an answer
+        kept += len(tokenizer(text, add_special_tokens=False).input_ids) + 1
+    data = write_json(tmp_path / "stored.json", samples)
+    cached = {"ego2exo_teacher": "cached", "ego2exo_answers": tmp_path / "answers"}
+    trainer = distil(kind=kind, data_path=data, **KL, **cached)
+    assert kept - 4 <= history(trainer, "kl_tokens")[0] <= kept and history(trainer, "loss_kl")[0] > 0
+
+
+@pytest.mark.parametrize("name", ["ce", "self"])
+def test_no_full_logits_exist_in_a_step(name, shared, monkeypatch):
+    """Both vocabularies' logits are made in chunks, forward and backward; transformers makes none of its own."""
+    from llava_ego2exo.method import losses as module
+
+    trainer = shared(name)
+    vocabulary = trainer.model.config.vocab_size
+    monkeypatch.setattr(module.distillation_sums, "__defaults__", (None, 1.0, 3 * vocabulary))
+    batch = batch_of(trainer)
+
+    class Rows(TorchDispatchMode):
+        most = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            weight = function.overloadpacket in (torch.ops.aten.t, torch.ops.aten.transpose)
+            if isinstance(result, torch.Tensor) and result.shape[-1:] == (vocabulary,) and not weight:
+                self.most = max(self.most, result.numel() // vocabulary)
+            return result
+
+    with Rows() as seen:
+        loss, sums = loss_of(trainer, batch)
+        loss.backward()
+    assert seen.most == 3 < sums.tokens
+
+
+def test_accumulation_is_one_batch(distil, monkeypatch):
+    """Answers of unequal length, and an epoch shorter than the accumulation: the same gradients, loss and terms."""
+    one = {**KL, "per_device_train_batch_size": 1}
+    with recorded_gradients(monkeypatch) as steps:
+        whole = distil("whole", **KL, per_device_train_batch_size=4, max_steps=1)
+        parts = distil("parts", **one, gradient_accumulation_steps=4, max_steps=1)
+        distil("short", **one, gradient_accumulation_steps=6)
+    for found in steps[1:]:
+        assert_same_gradients(found, steps[0])
+    assert losses(parts) == pytest.approx(losses(whole), abs=2e-4)
+    for name in ("loss_ce", "answer_tokens", "supervised_share", "loss_kl", "kl_tokens"):
+        assert history(parts, name) == pytest.approx(history(whole, name), rel=1e-4)
+    lengths = {int((whole.train_dataset[row]["labels"] != -100).sum()) for row in range(4)}
+    assert len(lengths) > 2, "a mean of means would be right too"
+
+
+def test_without_matplotlib_a_line_says_so(monkeypatch, tmp_path):
+    import importlib.util
+
+    entries = [{"loss": 1.0, "step": 1}, {"loss": 0.5, "step": 2}]
+    assert plot_losses(entries[:1], str(tmp_path)).startswith("no plots")
+    assert plot_losses(entries, str(tmp_path)).endswith("losses.png") and (tmp_path / "losses.png").is_file()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "llava-ego2exo[report]" in plot_losses(entries, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(distil, world, tmp_path, monkeypatch):
+    """Two processes with two small batches each, and an epoch that is shorter than the accumulation."""
+    samples = distilling_samples(world)
+    samples[1] = {**{name: value for name, value in samples[1].items() if name != "ego_video"}, "replay": True}
+    data = write_json(tmp_path / "mixed.json", samples)
+    flags = {**KL, **PLAIN, "data_path": data, "max_steps": 1}
+    with recorded_gradients(monkeypatch) as steps:
+        whole = distil("one", **flags, per_device_train_batch_size=4)
+    flags |= {"per_device_train_batch_size": 1, "ddp_backend": "gloo"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "tests.host.training.distillation_worker", str(tmp_path)]
+    command += world.arguments(tmp_path / "two", **flags, gradient_accumulation_steps=2)
+    command += ["--", *world.arguments(tmp_path / "short", **flags, gradient_accumulation_steps=3)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    ranks = [torch.load(tmp_path / f"gradients-{rank}.pt") for rank in (0, 1)]
+    for rank in ranks:
+        for run in rank:
+            assert_same_gradients(run[0], steps[0])
+    for name in ("two", "short"):
+        state = json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"][0]
+        for key in ("loss", "loss_ce", "loss_kl", "kl_tokens", "answer_tokens", "supervised_share"):
+            assert state[key] == pytest.approx(history(whole, key)[0], rel=1e-3), (name, key)

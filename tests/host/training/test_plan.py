@@ -1,0 +1,150 @@
+"""What `plan` tells beforehand is what a training step then takes."""
+
+import json
+
+import pytest
+import torch
+
+from llava_ego2exo.config import Ego2ExoConfig
+from llava_ego2exo.demo.models import tiny_llava, tiny_tower
+from llava_ego2exo.planning.memory import LiveBytes, Run, estimate, held_bytes
+from llava_ego2exo.planning.shapes import read_shapes
+
+FRAMES = 4
+LANGUAGE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2, "max_position_embeddings": 1024}
+
+
+@pytest.fixture(scope="session")
+def sized(tmp_path_factory, kinds):
+    """A checkpoint whose parts stand in about the proportions of a real one's."""
+    root = tmp_path_factory.mktemp("sized")
+    tower = tiny_tower(root / "vision_tower", width=96, layers=6, heads=4, size=84)
+    return kinds[-1], tiny_llava(root / kinds[-1], kinds[-1], tower=tower, language=LANGUAGE)
+
+
+def shapes_of(folder, flavour):
+    config = json.loads((folder / "config.json").read_text())
+    return read_shapes(
+        config, json.loads((folder.parent / "vision_tower" / "config.json").read_text()), flavour == "next"
+    )
+
+
+@pytest.fixture
+def measured(train, monkeypatch, tmp_path, sized):
+    """Bytes that the second step of a run holds at most, and the length of the language model's input."""
+
+    def run(**flags):
+        kind, base = sized
+        found = []
+        from transformers import Trainer
+
+        original = Trainer.training_step
+
+        def training_step(self, model, inputs, *args):
+            if self.state.global_step == 0:
+                return original(self, model, inputs, *args)
+            from llava_ego2exo.host.model.answer_pass import llava_model, watched
+
+            before = held_bytes(model, self.optimizer) + sum(image.nbytes for image in inputs["images"])
+            with LiveBytes(block=1) as live, watched(llava_model(model)) as seen:
+                loss = original(self, model, inputs, *args)
+            found.append((before + live.most, seen.labels.shape[1], int(seen.supervised.sum())))
+            return loss
+
+        monkeypatch.setattr(Trainer, "training_step", training_step)
+        train(
+            tmp_path / "s", kind, model_name_or_path=base, frames_upbound=FRAMES, force_sample=True, max_steps=2,
+            per_device_train_batch_size=1, gradient_checkpointing=True, model_max_length=1024, lora_dropout=0.05,
+            **({"vision_tower": base.parent / "vision_tower"} if flags.keys() >= ALONE.keys() else {}), **flags,
+        )  # fmt: skip
+        return found[0]
+
+    return run
+
+
+# What a base's config says is taken over by runs with ego tokens only.
+ALONE = {"ego2exo": None, "ego2exo_num_tokens": None, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2}
+CASES = {
+    "float32": (16, torch.float32, {}),
+    "bf16": (16, torch.bfloat16, {"bf16": True}),
+    "4 bits": (4, torch.bfloat16, {"bits": 4, "bf16": True}),
+    "layers read again": (16, torch.float32, {"ego2exo_states": "recompute"}),
+    "ego tokens alone": (16, torch.float32, {"ego2exo_visual_tokens": False}),
+    "LLaVA alone": (16, torch.float32, ALONE),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_plan_is_what_a_step_takes(case, measured, sized, flavour):
+    bits, dtype, flags = CASES[case]
+    peak, length, answer = measured(**flags)
+    shapes = shapes_of(sized[1], flavour)
+    ego = None
+    if flags is not ALONE:
+        ego = Ego2ExoConfig(
+            num_tokens=4, visual_tokens=flags.get("ego2exo_visual_tokens", True),
+            states=flags.get("ego2exo_states", "keep"),
+        )  # fmt: skip
+    seen = (0 if ego is None else 4) + (shapes.visual_tokens(FRAMES) if ego is None or ego.visual_tokens else 0)
+    run = Run(
+        frames=FRAMES, bits=bits, rank=16, prompt=length - seen - answer, answer=answer, ego=ego, dtype=dtype,
+        on_card=False,
+    )  # fmt: skip
+    found = estimate(shapes, run, block=1)
+    assert found.length == length
+    assert found.peak == pytest.approx(peak, rel=0.1)
+
+
+def test_the_command(sized, flavour, capsys, monkeypatch):
+    from llava_ego2exo.cli import main
+
+    base = str(sized[1])
+    assert main(["plan", "--model", base, "--frames-upbound", "1", "2", "--card-gb", "1", "--beside-llava"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in told if line.startswith("| 4")]
+    per_frame = shapes_of(sized[1], flavour).visual_tokens(2) // 2
+    assert [row[:3] for row in rows] == [["4", str(n), str(256 + 16 + n * per_frame)] for n in (1, 2)]
+    assert all(row[-1] == "yes" for row in rows) and float(rows[0][6]) <= float(rows[1][6])
+    assert main(["plan", "--model", base, "--card-gb", "0.001"]) == 1
+    assert capsys.readouterr().out.splitlines()[5].endswith("no |")
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--frames-upbound", "0"], "frames 0"),
+        (["--states", "offload"], "states offload"),
+        (["--layers", "99"], "out of range"),
+        (["--card-gb", "-1"], "--card-gb -1"),
+    ],
+)
+def test_wrong_input(flags, text, sized, capsys):
+    from llava_ego2exo.cli import main
+
+    assert main(["plan", "--model", str(sized[1]), *flags]) == 1
+    assert text in capsys.readouterr().err
+
+
+def test_models_without_a_plan(tmp_path):
+    from llava_ego2exo.errors import Ego2ExoError
+
+    for config, text in (
+        ({"model_type": "llava_mixtral"}, "llava_mixtral"),
+        ({"model_type": "llava_qwen", "mm_vision_tower": "some/tower"}, "some/tower"),
+    ):
+        with pytest.raises(Ego2ExoError, match=text):
+            read_shapes(config, None, True)
+
+
+def test_tokens_of_a_frame_at_the_published_sizes():
+    """LLaVA-OneVision: 27 patches in a row, pooled to 14 (bilinear), and one token at the end of the video."""
+    config = {
+        "model_type": "llava_qwen", "mm_vision_tower": "google/siglip-so400m-patch14-384", "mm_spatial_pool_stride": 2,
+        "mm_spatial_pool_mode": "bilinear", "mm_patch_merge_type": "spatial_unpad", "mm_newline_position": "one_token",
+    }  # fmt: skip
+    assert read_shapes(config, None, True).visual_tokens(32) == 32 * 196 + 1
+    grid = {**config, "mm_newline_position": "grid"}
+    assert read_shapes(grid, None, True).visual_tokens(32) == 32 * 14 * 15
+    average = {**config, "mm_spatial_pool_mode": "average", "mm_newline_position": "frame"}
+    assert read_shapes(average, None, True).visual_tokens(8) == 8 * 170
+    assert read_shapes(config, None, False).visual_tokens(2) == 2 * 729

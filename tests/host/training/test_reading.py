@@ -1,0 +1,221 @@
+"""How a run with ego tokens reads its clips: LLaVA's own frames and times, once each, shared with teach and eval."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.training.reader import give_reader, llava_times, reader_of, wrap_reader
+from llava_ego2exo.video import read_video, reader
+from llava_ego2exo.video.cache import FrameCache
+from tests.videos import render_clip, sample
+
+from ..conftest import losses
+from ..models import is_next
+from .distillation import PLAIN, distilling_samples, write_json
+
+next_only = pytest.mark.skipif(not is_next(), reason="llava-torch has no video reader")
+WAYS = [
+    {"video_fps": fps, "frames_upbound": most, "force_sample": force}
+    for fps in (1, 2)
+    for most in (0, 1, 3, 6, 8, 24, 200)
+    for force in (False, True)
+]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Clips of several rates, also of ones that are no whole number."""
+    folder = tmp_path_factory.mktemp("drawn")
+    paths = []
+    for rate, frames in ((4, 24), (30, 61), (25, 26), (3, 40)):
+        render_clip(folder / f"{rate}.mp4", "red", "left", frames=frames, rate=rate, seed=rate)
+        paths.append(str(folder / f"{rate}.mp4"))
+    return [*paths, _odd_rate(folder / "odd.mp4")]
+
+
+def _odd_rate(path):
+    from fractions import Fraction
+
+    import av
+
+    noise = np.random.default_rng(1).integers(0, 255, (40, 64, 64, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(30000, 1001))
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for picture in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return str(path)
+
+
+def same_as_llava(paths, tmp_path, ways=WAYS):
+    from llava.utils import process_video_with_decord
+
+    count = 0
+    for path in paths:
+        for way in ways:
+            args = SimpleNamespace(**way)
+            theirs = process_video_with_decord(path, args)
+            for read in (read_video, FrameCache(tmp_path, 1), FrameCache(tmp_path, 1)):
+                args.ego2exo_reader = read
+                ours = wrap_reader(process_video_with_decord)(path, args)
+                assert ours[0].dtype == theirs[0].dtype and np.array_equal(ours[0], theirs[0]), (path, way)
+                assert ours[1:] == theirs[1:], (path, way)
+                count += 1
+    return count
+
+
+@next_only
+def test_frames_and_times_are_llavas_own(drawn, tmp_path):
+    assert same_as_llava(drawn, tmp_path) == len(drawn) * len(WAYS) * 3
+
+
+@next_only
+def test_frames_and_times_of_real_videos(real_videos, tmp_path):
+    paths = [str(real_videos / name) for name in ("flipping_a_pancake.mkv", "xU25MMA2N4aVtYay.mp4")]
+    some = [way for way in WAYS if way["video_fps"] == 1 and way["frames_upbound"] in (0, 3, 8)]
+    assert same_as_llava(paths, tmp_path, some[1:]) == 2 * 5 * 3
+
+
+def test_llavas_times_at_a_rate_that_is_no_whole_number(drawn):
+    """Every thirtieth frame of 29.97 a second is, for LLaVA, a second later."""
+    clip = read_video(drawn[-1])
+    assert llava_times(clip, SimpleNamespace(video_fps=1, frames_upbound=0, force_sample=False)) == "0.00s,1.00s"
+    assert clip.times[1] == pytest.approx(30 / 29.97, abs=1e-3)
+
+
+@next_only
+def test_without_ego_tokens_llavas_own_reader_reads(registered, drawn, monkeypatch):
+    from llava.train import train as host
+
+    monkeypatch.setattr(reader, "read_video", lambda *_a, **_k: pytest.fail("our reader was called"))
+    args = SimpleNamespace(video_fps=1, frames_upbound=4, force_sample=False)
+    give_reader(args)
+    assert reader_of(args) is None
+    assert host.process_video_with_decord(drawn[0], args)[3] == 4
+    assert host.process_video_with_decord.__wrapped__ is not host.process_video_with_decord
+
+
+@pytest.fixture
+def distil(world, train, tmp_path):
+    """A run on pairs with a KL: each sample needs its exo and its ego clip."""
+    data = write_json(tmp_path / "pairs.json", distilling_samples(world, 8))
+
+    def run(name="s", **flags):
+        torch.manual_seed(0)
+        kl = {"ego2exo_kd_weight": 0.5, "num_train_epochs": 2, "per_device_train_batch_size": 2}
+        return train(tmp_path / name, **{"data_path": data, **PLAIN, **kl, **flags})
+
+    return run
+
+
+@pytest.fixture
+def read(monkeypatch, tmp_path):
+    """The paths that were decoded, by whichever process."""
+    log, original = tmp_path / "read.txt", reader.read_video
+
+    def reading(path, *rest, **named):
+        with log.open("a") as file:
+            file.write(f"{path}\n")
+        return original(path, *rest, **named)
+
+    monkeypatch.setattr(reader, "read_video", reading)
+    return lambda: log.read_text().splitlines() if log.exists() else []
+
+
+def test_a_clip_is_decoded_once_for_all_samples_epochs_and_views(distil, read, world, capfd, tmp_path):
+    """Four clips, each the exo view of two samples and the ego view of two, in two epochs, read by two processes."""
+    plain = distil("plain")
+    decoded = len(read())
+    assert decoded == 8 * 2 * 2
+    cold = distil("cold", ego2exo_frame_cache=tmp_path / "cache")
+    assert len(read()) == decoded + 4 and len(set(read())) == 4
+    told = capfd.readouterr().out
+    assert "frame cache: 28 clip(s) from the cache" in told and "4 decoded" in told
+    warm = distil("warm", ego2exo_frame_cache=tmp_path / "cache", dataloader_num_workers=2)
+    assert len(read()) == decoded + 4
+    assert "frame cache: 32 clip(s) from the cache" in capfd.readouterr().out
+    assert losses(plain) == losses(cold) == losses(warm)
+
+
+def test_training_takes_frames_that_teach_has_decoded(distil, read, world, tmp_path):
+    from llava_ego2exo import cli
+    from llava_ego2exo.distill.pairs.file import Pair, write_pairs
+
+    folder = tmp_path / "set"
+    shutil.copytree(world.videos, folder)
+    videos = sorted(map(str, folder.glob("*.mp4")))
+    pairs = write_pairs(folder / "pairs.jsonl", [Pair(f"s{n}", path, {"exo1": path}) for n, path in enumerate(videos)])
+    common = ["--frame-cache", str(tmp_path / "cache"), "--frames-upbound", "4"]
+    model = ["--model", str(world.base()), "--template", world.template("llama"), "--max-new-tokens", "2"]
+    assert cli.main(["teach", "--pairs", str(pairs), "--out", str(tmp_path / "out"), *model, *common]) == 0
+    assert sorted(read()) == videos
+    distil(video_folder=folder, ego2exo_frame_cache=tmp_path / "cache")
+    assert sorted(read()) == videos
+
+
+def test_a_failure_in_a_worker_is_told_by_both_files(distil, world, tmp_path):
+    videos = tmp_path / "videos"
+    shutil.copytree(world.videos, videos)
+    broken = videos / "01_green_right.mp4"
+    broken.write_bytes(b"\0\0\0 ftypisom" + bytes(3000))
+    one = [distilling_samples(world)[0]]  # its ego view is the broken one
+    flags = {"data_path": write_json(tmp_path / "one.json", one), "video_folder": videos, "num_train_epochs": 1}
+    for workers in (0, 1):
+        with pytest.raises(Ego2ExoError) as caught:
+            distil(f"w{workers}", dataloader_num_workers=workers, **flags)
+        text = str(caught.value)
+        assert f"sample 0 (id '0') cannot be read: video {videos}/00_red_left.mp4, ego_video {broken}: " in text
+        assert f"video {broken} does not decode" in text and "Traceback" not in text and "--ego2exo_max_bad N" in text
+
+
+def test_flags_of_reading_belong_to_runs_with_ego_tokens(world, train, tmp_path):
+    for flags in ({"ego2exo_frame_cache": tmp_path}, {"ego2exo_max_bad": 3}):
+        with pytest.raises(Ego2ExoError, match="without --ego2exo True"):
+            train(tmp_path / "s", ego2exo=None, ego2exo_num_tokens=None, **flags)
+
+
+WRONG = {
+    "negative": ({"ego2exo_max_bad": -1}, "--ego2exo_max_bad -1.*whole number from 0"),
+    "size": ({"ego2exo_frame_cache": "x", "ego2exo_frame_cache_gb": 0}, "--ego2exo_frame_cache_gb 0.*above 0"),
+    "size alone": ({"ego2exo_frame_cache_gb": 5}, "--ego2exo_frame_cache_gb without --ego2exo_frame_cache"),
+    "file": ({"ego2exo_frame_cache": __file__}, "--ego2exo_frame_cache .*is a file"),
+    "smoothing": (
+        {"ego2exo_max_bad": 1, "label_smoothing_factor": 0.1},
+        "--ego2exo_max_bad 1 with --label_smoothing_factor 0.1.*not be counted",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_flags(name, train, tmp_path):
+    flags, message = WRONG[name]
+    with pytest.raises(Ego2ExoError, match=message):
+        train(tmp_path / "out", **flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_times_told_are_the_same_with_and_without_a_cache(train, world, tmp_path):
+    data = tmp_path / "d.json"
+    data.write_text(json.dumps([sample("00_red_left.mp4", "A red block.")]))
+    flags = {"data_path": data, "add_time_instruction": True, "max_steps": 1}
+    plain = train(tmp_path / "a", **flags).train_dataset[0]
+    cached = train(tmp_path / "b", ego2exo_frame_cache=tmp_path / "cache", **flags).train_dataset
+    for item in (cached[0], cached[0]):
+        assert torch.equal(plain["input_ids"], item["input_ids"]) and torch.equal(plain["labels"], item["labels"])
+
+
+def test_without_a_decoder_no_weight_is_loaded(train, tmp_path, monkeypatch):
+    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+
+    loads = classmethod(lambda *_args, **_kwargs: pytest.fail("weights were loaded"))
+    with monkeypatch.context() as patch, pytest.raises(Ego2ExoError, match="PyAV is not installed"):
+        patch.setattr(reader, "_DECODERS", {"decord": "decord", "no_such_module": "PyAV"})
+        patch.setattr(LlavaLlamaForCausalLM, "from_pretrained", loads)
+        train(tmp_path / "s")

@@ -1,0 +1,285 @@
+"""What backward needs of the tower's layers: kept, moved or computed again, to the same bits; nothing held too long."""
+
+import copy
+import weakref
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from llava_ego2exo.config import STATES
+from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.method import offload
+
+from ..conftest import losses
+from ..model.test_splice import input_needs_grad
+from ..models import Batch, branch_of, build, hooks_of, is_next, prepare
+
+pytestmark = pytest.mark.usefixtures("registered")
+BATCHES = {
+    "videos": ("....V..", "..V.V.", "V"),
+    "mixed": ("....V..", "......", "..I..V.", "..I."),
+    "one video": ("..V..",),
+}
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """On the CPU storages behave as if they lay on a device of their own; gives the sizes of those that leave."""
+    sizes, make = [], offload._Away.__init__
+    monkeypatch.setattr(offload, "_is_elsewhere", lambda tensor: True)
+    monkeypatch.setattr(offload._Away, "__init__", lambda self, t: sizes.append(t.numel()) or make(self, t))
+    return sizes
+
+
+def with_lora(model):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(3)
+    names = {n for n, _ in model.named_modules() if n.endswith(("q_proj", "v_proj")) and "vision_tower" not in n}
+    made = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=names, init_lora_weights=False))
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_("lora_" in name or "mm_projector" in name)
+    return made
+
+
+def step(model, batch, states):
+    """Loss and gradients of one step."""
+    model.config.ego2exo_states = states
+    model.zero_grad()
+    loss = model(**batch.call()).loss
+    loss.backward()
+    return [loss.detach()] + [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def tower_runs(model):
+    """Input shapes of each run of the encoder, in a list that grows."""
+    seen = []
+    model.get_vision_tower().vision_tower.register_forward_hook(lambda m, args, out: seen.append(args[0].shape))
+    return seen
+
+
+@pytest.mark.parametrize(("name", "lora", "mode"), [
+    ("videos", True, {"use_reentrant": True}), ("mixed", True, {"use_reentrant": False}), ("mixed", False, None),
+    ("one video", False, {"use_reentrant": True}),
+], ids=str)  # fmt: skip
+def test_one_step_is_the_same_to_the_bit(name, lora, mode, elsewhere):
+    plain, batch = build().train(), Batch(*BATCHES[name])
+    plain.get_vision_tower().requires_grad_(False)
+    model = with_lora(plain) if lora else plain
+    if mode:
+        plain.gradient_checkpointing_enable(mode)
+        plain.get_input_embeddings().register_forward_hook(input_needs_grad)
+    seen, results = tower_runs(plain), {}
+    for states in STATES:
+        results[states], count = step(model, batch, states), len(seen)
+        seen.clear()
+        assert count == (2 if states == "recompute" else 1), states
+        assert bool(elsewhere) == (states == "offload"), states
+        elsewhere.clear()
+    for states in ("offload", "recompute"):
+        assert len(results[states]) == len(results["keep"]) > 20
+        for one, other in zip(results[states], results["keep"], strict=True):
+            assert torch.equal(one, other), states
+
+
+@pytest.mark.parametrize("flags", [
+    {"ego2exo_attn": "sdpa", "ego2exo_layers": "1,3"},
+    {"ego2exo_block": "transformer", "ego2exo_key_embedding": "frame+position", "ego2exo_visual_tokens": False},
+], ids=str)  # fmt: skip
+def test_whatever_the_branch_is(flags, elsewhere):
+    model = build(**flags).train()
+    model.get_vision_tower().requires_grad_(False)
+    results = [step(model, Batch("....V..", "V.V."), states) for states in STATES]
+    for others in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(others, results[0], strict=True))
+
+
+def test_the_lean_attention_too(elsewhere):
+    """As on a GPU: the weights are not kept, so of patch size the layers' outputs alone leave, each once."""
+    model, batch = build().train(), Batch("....V..", "V.V.", frames=8)
+    model.get_vision_tower().requires_grad_(False)
+    for block in branch_of(model).reader.blocks:
+        block.keep_weights = False
+    results = [step(model, batch, states) for states in STATES]
+    assert len(elsewhere) == len(branch_of(model).reader.layers)
+    for others in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(others, results[0], strict=True))
+
+
+def watched_layers(model):
+    """Weak references to each layer output of the encoder, and to the storages behind them."""
+    refs = []
+
+    def watch(_module, _args, output):
+        refs.extend(weakref.ref(h.untyped_storage()) for h in output.hidden_states[1:])
+
+    model.get_vision_tower().vision_tower.register_forward_hook(watch)
+    return refs
+
+
+def alive(refs):
+    return [i for i, ref in enumerate(refs) if ref() is not None]
+
+
+@pytest.mark.parametrize("rows", [("..V..V.", "V.."), ("..V..", "..I.", "....")])
+def test_the_layers_are_gone_after_the_embedding_call(rows):
+    """Seen from the second row's embedding call, before LLaVA has finished its input."""
+    model, found = build(), []
+    refs = watched_layers(model)
+
+    def look(_module, _args):
+        found.append(alive(refs))
+
+    model.get_input_embeddings().register_forward_pre_hook(look)
+    with torch.no_grad():
+        prepare(model, Batch(*rows).call())
+    assert len(refs) == 4 and len(found) >= 2
+    assert found[0] == [0, 1, 2, 3]  # at the first call they are read, so the test does see them
+    assert found[1] == []
+
+
+def test_layers_that_are_not_chosen_do_not_outlive_the_tower():
+    model, found = build(ego2exo_layers="1"), []
+    refs = watched_layers(model)
+    model.get_input_embeddings().register_forward_pre_hook(lambda *_: found.append(alive(refs)))
+    prepare(model, Batch("..V..").call())
+    assert found[0] == [1]
+
+
+@pytest.mark.parametrize("rows, held", [(("..V..", "V."), [0, 1, 2, 3]), (("..V..", "..I.", "...."), [])])
+def test_between_forward_and_backward(rows, held, elsewhere):
+    """Kept are the outputs themselves; of a mixed batch a copy of the videos' frames, not the whole. Else nothing."""
+    model = build().train()
+    model.get_vision_tower().requires_grad_(False)
+    refs = watched_layers(model)
+    for states in STATES:
+        # By plain operations the layers, whose class token is cut away, would be copied.
+        for block in branch_of(model).reader.blocks:
+            block.keep_weights = False
+        model.config.ego2exo_states = states
+        loss = model(**Batch(*rows).call()).loss
+        assert alive(refs) == (held if states == "keep" else []), states
+        loss.backward()
+        assert alive(refs) == []
+        refs.clear()
+
+
+def test_each_layer_is_computed_once_and_no_other_run_is_seen():
+    model, batch = build().train(), Batch("..V..", "..I.V.", "...")
+    seen, layers = tower_runs(model), []
+    for layer in model.get_vision_tower().vision_tower.vision_model.encoder.layers:
+        layer.register_forward_hook(lambda *_: layers.append(1))
+    model(**batch.call()).loss.backward()
+    assert seen == [torch.Size([sum(len(x) for x in batch.images), 3, 28, 28])] and len(layers) == 4
+
+
+def operations(model, batch, train):
+    with FlopCounterMode(display=False) as counter:
+        if train:
+            model(**batch.call()).loss.backward()
+        else:
+            with torch.no_grad():
+                prepare(model, batch.call())
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_batch_without_video_costs_no_operation(train):
+    model, batch = build(), Batch("...I..", ".I..", "....")
+    plain = copy.deepcopy(model)
+    del plain.get_model().mm_projector.ego_tokens
+    refs, found, ran = watched_layers(model), [], []
+    model.get_input_embeddings().register_forward_pre_hook(lambda *_: found.append(alive(refs)))
+    for module in branch_of(model).modules():
+        module.register_forward_hook(lambda *_: ran.append(1))
+    assert operations(model, batch, train) == operations(plain, batch, train) > 0
+    assert operations(build(), Batch("..V.."), True) > operations(plain, Batch("..V.."), True)
+    assert found[0] == []  # nor is any layer kept
+    assert bool(ran) is train
+    if train:
+        assert all(p.grad is not None and not p.grad.any() for p in branch_of(model).parameters())
+
+
+@pytest.mark.parametrize("states", ["offload", "recompute"])
+def test_a_trained_tower_is_refused(states):
+    model, batch = build(config={"ego2exo_states": states}), Batch("..V..")
+    model.get_vision_tower().requires_grad_(True)
+    with pytest.raises(Ego2ExoError, match=f"states {states} with a trained vision tower.*frozen.*states keep"):
+        model(**batch.call())
+    assert hooks_of(model) == 0
+    with torch.no_grad():  # no backward, nothing to refuse
+        assert model(**batch.call()).loss.isfinite()
+
+
+@pytest.mark.parametrize("how", ["config", "module"])
+def test_a_tower_that_drops_at_random_cannot_be_run_again(how):
+    model = build(config={"ego2exo_states": "recompute"}).train()
+    tower = model.get_vision_tower().requires_grad_(False).vision_tower
+    if how == "config":
+        tower.config.attention_dropout = 0.1
+    else:
+        tower.vision_model.add_module("extra", torch.nn.Dropout(0.1))
+    with pytest.raises(Ego2ExoError, match="drops at random.*0.1.*without dropout.*offload"):
+        model(**Batch("..V..").call())
+    tower.eval()
+    assert model(**Batch("..V..").call()).loss.isfinite()
+
+
+def test_autocast():
+    model, batch = build().train(), Batch("....V..", "V...")
+    model.get_vision_tower().requires_grad_(False)
+    results = []
+    for states in STATES:
+        model.config.ego2exo_states = states
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(**batch.call()).loss
+        model.zero_grad()
+        loss.backward()
+        results.append([loss.detach()] + [p.grad for p in branch_of(model).parameters()])
+    for others in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(others, results[0], strict=True))
+
+
+def test_whole_training_is_the_same_to_the_bit(world, train, tmp_path, elsewhere):
+    """LLaVA's own train(): every logged loss and every trained weight."""
+    results = {}
+    for states in STATES:
+        torch.manual_seed(0)  # LLaVA makes its LoRA before the trainer sets the seed
+        flags = {"num_train_epochs": 1, "gradient_checkpointing": True, "bf16": True}
+        trainer = train(tmp_path / states, ego2exo_states=states, **flags)
+        assert trainer.model.config.ego2exo_states == states
+        assert bool(elsewhere) == (states == "offload")
+        elsewhere.clear()
+        results[states] = (
+            losses(trainer),
+            {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad},
+        )
+    logged, weights = results["keep"]
+    assert logged and any("lora_" in name for name in weights) and any("ego_tokens" in name for name in weights)
+    for states in ("offload", "recompute"):
+        assert results[states][0] == logged
+        for name, weight in weights.items():
+            assert torch.equal(results[states][1][name], weight), (states, name)
+
+
+def test_training_goes_on_with_another_choice(world, train, tmp_path):
+    train(tmp_path / "llama_1", num_train_epochs=1, ego2exo_states="recompute", lora_enable=False)
+    base = {"model_name_or_path": tmp_path / "llama_1", "num_train_epochs": 1, "lora_enable": False}
+    assert train(tmp_path / "llama_2", **base).model.config.ego2exo_states == "recompute"  # inherited
+    assert train(tmp_path / "llama_3", **base, ego2exo_states="keep").model.config.ego2exo_states == "keep"
+
+
+WRONG = [
+    ({"ego2exo_states": "disk"}, "--ego2exo_states disk.*keep, offload, recompute"),
+    ({"ego2exo_states": "recompute", "mm_tunable_parts": "mm_vision_tower,mm_mlp_adapter"}, "recompute with --mm_tun"),
+    ({"ego2exo_states": "offload", "unfreeze_mm_vision_tower": True}, "offload with --unfreeze_mm_vision_tower True"),
+]
+
+
+@pytest.mark.parametrize("flags, message", WRONG)
+def test_refused_before_any_weight_loads(flags, message, world, train, tmp_path, monkeypatch):
+    if not is_next() and len(flags) > 1:
+        pytest.skip("llava-torch cannot train its tower")
+    monkeypatch.setattr("llava.train.train.transformers.PreTrainedModel.from_pretrained", pytest.fail)
+    with pytest.raises(Ego2ExoError, match=message):
+        train(tmp_path / "s", **flags)

@@ -217,3 +217,19 @@ def test_stored_logits(tmp_path):
     with pytest.raises(Ego2ExoError, match=f"{key}.npz"):
         load_top_k(tmp_path, key)
     assert not mark.exists()
+
+
+def test_deepspeeds_own_classes_in_optimizer_shards_are_read(tmp_path):
+    """What `engine.save_checkpoint` puts beside tensors under ZeRO stages 1 and 2."""
+    scaler = pytest.importorskip("deepspeed.runtime.fp16.loss_scaler")
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    given = {"loss_scaler": scaler.DynamicLossScaler(2.0**16, 2.0), "zero_stage": ZeroStageEnum.gradients}
+    torch.save(
+        {**given, "static": scaler.LossScaler(1.0), "slices": {"w": fragment_address(numel=3, start=1)}}, tmp_path / "s"
+    )
+    with only_weights():
+        found = torch.load(tmp_path / "s")
+    assert (found["loss_scaler"].cur_scale, found["zero_stage"]) == (2.0**16, ZeroStageEnum.gradients)
+    assert (found["static"].cur_scale, found["slices"]["w"].start) == (1.0, 1)

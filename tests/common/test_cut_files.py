@@ -203,7 +203,6 @@ IN_PLACE = {
     ("demo/cameras.py", "open"): "clips of the demo's own new folder",
     ("demo/models.py", "save_pretrained"): "folders of the demo that count when its last file is there",
     ("demo/encoder.py", "save_pretrained"): "as above",
-    ("demo/models.py", "save_pretrained"): "models of the tests and the demo, in new folders",
     ("host/model/pretraining.py", "save_pretrained"): "as above",
     ("host/loading/merge.py", "save_pretrained"): "a folder beside its place, renamed",
     ("host/fixes/trainer.py", "save"): "into a checkpoint that is renamed when all of it is there",

@@ -82,7 +82,7 @@ def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
 
     with LiveBytes() as live:
         run()
-    return live.most
+    return live.peak
 
 
 def show(args: argparse.Namespace, found: dict, lines: list[str]) -> None:

@@ -169,17 +169,17 @@ def step(trained: Any, inputs: dict[str, Any]) -> None:
 
 
 def planned(base: Path, inputs: dict[str, Any], frames: int, bits: int, states: str) -> int:
-    """Bytes that `llava-ego2exo plan` tells of such a step."""
+    """Bytes that `llava-ego2exo plan` predicts for such a step."""
     from llava_ego2exo.config import Ego2ExoConfig
     from llava_ego2exo.host.hooks.flavour import NEXT, detect
-    from llava_ego2exo.planning.memory import Run, estimate
+    from llava_ego2exo.planning.memory import RunShape, estimate
     from llava_ego2exo.planning.shapes import read_shapes
 
     config = json.loads((base / "config.json").read_text())
     tower = json.loads((Path(config["mm_vision_tower"]) / "config.json").read_text())
     answer = int((inputs["labels"] != -100).sum())
     cuda = torch.cuda.is_available()
-    run = Run(
+    run = RunShape(
         frames=frames, bits=bits, prompt=inputs["labels"].shape[1] - 1 - answer, answer=answer, on_card=cuda,
         ego=Ego2ExoConfig(states=states), dtype=torch.bfloat16 if cuda else torch.float32,
     )  # fmt: skip

@@ -67,7 +67,7 @@ def peak_of(made: object, inputs: dict, device: str) -> int:
     before = held_bytes(made.model, made.optimizer) + sum(image.nbytes for image in inputs["images"])
     with LiveBytes() as live:
         step(made, inputs)
-    return before + live.most
+    return before + live.peak
 
 
 def lines(found: dict) -> list[str]:

@@ -44,11 +44,11 @@ def _add_ego(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..planning.table import plan, told
+    from ..planning.table import plan, plan_text
 
     def progress(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     rows = plan(args, progress)
-    print(json.dumps(rows, indent=1) if args.json else "\n".join(told(args, rows)))
+    print(json.dumps(rows, indent=1) if args.json else plan_text(args, rows))
     return 0 if all(row["fits"] is not False for row in rows["rows"]) else 1

@@ -1,4 +1,4 @@
-"""A LLaVA model and its ego branch built from sizes, as one training run holds them."""
+"""One training step of a checkpoint's real shapes on tensors that have no memory: what it would take of a card."""
 
 from __future__ import annotations
 
@@ -22,94 +22,12 @@ from ..method.ego_tokens import EgoAdaptiveTokens
 from ..method.losses import distillation_sums
 from .shapes import Shapes
 
-# Linear layers as a (Q)LoRA run has them, in what they take of memory: frozen, in 4 bits or not, with an adapter.
-
-_BLOCK, _SUPER_BLOCK = 64, 256  # numbers that share a scale in NF4, and scales that share one when quantized twice
-
-
-class _Dequantized(torch.autograd.Function):
-    """x W^T with W made from its 4 bits for the time of a product, forward and backward, as bitsandbytes does."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Quantized) -> Tensor:
-        ctx.layer = layer
-        return F.linear(x, layer.whole(x.dtype))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad @ ctx.layer.whole(grad.dtype), None
-
-
-class Quantized(nn.Module):
-    """A frozen linear layer in NF4 with quantized scales."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
-        super().__init__()
-        self.shape, count = (outputs, inputs), inputs * outputs
-        self.register_buffer("weight", torch.empty(-(-count // 2), 1, dtype=torch.uint8))
-        self.register_buffer("scales", torch.empty(-(-count // _BLOCK), dtype=torch.uint8))
-        self.register_buffer("scales_of_scales", torch.empty(-(-count // (_BLOCK * _SUPER_BLOCK))))
-        self.bias = nn.Parameter(torch.empty(outputs, dtype=torch.bfloat16), requires_grad=False) if bias else None
-
-    def whole(self, dtype: torch.dtype) -> Tensor:
-        """(outputs, inputs)."""
-        return torch.empty(self.shape, dtype=dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            out = _Dequantized.apply(x.to(torch.bfloat16), self)
-        out = out if self.bias is None else out + self.bias
-        # bitsandbytes gives back the type that it was given: float32 behind a float32 norm. peft clones that before
-        # it adds the adapter's part.
-        return out.to(x.dtype).clone()
-
-
-class Adapted(nn.Module):
-    """A frozen layer with LoRA, as peft computes it.
-
-    Args:
-        base: the layer.
-        inputs: its width in.
-        outputs: its width out.
-        rank: r.
-        dropout: its probability.
-        dtype: of the adapter's weights.
-    """
-
-    def __init__(
-        self, base: nn.Module, inputs: int, outputs: int, rank: int, dropout: float, dtype: torch.dtype
-    ) -> None:
-        super().__init__()
-        self.base, self.dropout = base, nn.Dropout(dropout) if dropout else nn.Identity()
-        self.lora_a = nn.Linear(inputs, rank, bias=False, dtype=dtype)
-        self.lora_b = nn.Linear(rank, outputs, bias=False, dtype=dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.base(x)
-        return out + self.lora_b(self.lora_a(self.dropout(x.to(self.lora_a.weight.dtype)))) * 0.25
-
-
-def adapt(model: nn.Module, bits: int, rank: int, dropout: float, dtype: torch.dtype) -> None:
-    """Exchange every linear layer but the head for one as a run with `--lora_enable` has it, in place.
-
-    Args:
-        model: a language model of transformers.
-        bits: 4 or 16.
-        rank: r; 0: no adapters.
-        dropout: of the adapters.
-        dtype: of the adapters' weights.
-    """
-    for module in list(model.modules()):
-        for child_name, child in list(module.named_children()):
-            if type(child) is nn.Linear and child_name != "lm_head":
-                sizes = (child.in_features, child.out_features)
-                base = Quantized(*sizes, child.bias is not None) if bits == 4 else child
-                setattr(module, child_name, Adapted(base, *sizes, rank, dropout, dtype) if rank else base)
-                del child, base
+# CUDA's allocator hands out blocks of multiples of this many bytes.
+ALLOCATOR_BLOCK = 512
 
 
 @dataclass(frozen=True)
-class Run:
+class RunShape:
     """What a user chooses of a training run.
 
     Args:
@@ -126,7 +44,7 @@ class Run:
         dtype: of what is not quantized.
 
     Raises:
-        Ego2ExoError: a number below 1, or bits that have no plan.
+        Ego2ExoError: a number below 1, or a choice that has no plan.
     """
 
     frames: int
@@ -144,7 +62,7 @@ class Run:
     def __post_init__(self) -> None:
         for name in ("frames", "batch", "rank", "prompt", "answer"):
             if getattr(self, name) < 1:
-                raise Ego2ExoError(f"{name} {getattr(self, name)}", "a whole number from 1", "mend the number")
+                raise Ego2ExoError(f"{name} {getattr(self, name)}", "a whole number from 1", f"raise {name}")
         if self.bits not in (4, 16):
             raise Ego2ExoError(f"{self.bits} bits", "4 or 16", "plan with one of these")
         if self.ego is not None and self.ego.states == "offload":
@@ -152,127 +70,74 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The pieces of a model, each a module; `ego` is None for LLaVA alone."""
+class Estimate:
+    """Bytes that torch would hold on the card, without what CUDA itself takes.
 
-    language: nn.Module
-    tower: nn.Module
-    projector: nn.Module
-    ego: EgoBranch | None
+    Args:
+        weights: adapters and ego tokens included.
+        trained: gradients, and AdamW's two averages, of everything that trains.
+        peak: the most in a step, all of the above included.
+        length: of the language model's input, in tokens.
+    """
 
-    def modules(self) -> dict[str, nn.Module]:
-        """By name, those that exist."""
-        return {name: part for name, part in vars(self).items() if part is not None}
-
-    def trained(self) -> list[Tensor]:
-        """What gets a gradient and the optimizer's two averages."""
-        return [p for part in self.modules().values() for p in part.parameters() if p.requires_grad]
+    weights: int
+    trained: int
+    peak: int
+    length: int
 
 
-def build(shapes: Shapes, run: Run) -> Parts:
-    """Random weights of the real shapes; inside a FakeTensorMode they take no memory.
+def estimate(shapes: Shapes, run: RunShape, block: int = ALLOCATOR_BLOCK) -> Estimate:
+    """What a step with AdamW takes, found by running it on tensors without memory.
+
+    The second step is the one that counts: AdamW's averages exist from the first on.
 
     Args:
         shapes: of the checkpoint.
         run: the user's choices.
+        block: see :class:`LiveBytes`.
     """
-    from transformers import AutoModelForCausalLM
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
-    language = AutoModelForCausalLM.from_config(
-        shapes.language, torch_dtype=run.dtype, attn_implementation="sdpa"
-    ).requires_grad_(False)
-    adapt(language, run.bits, run.rank, run.dropout, run.dtype)
-    parts = Parts(language, _tower(shapes, run), _projector(shapes, run), _ego(shapes, run))
-    if run.bits == 4:  # LLaVA's train script makes every norm of a quantized model float32
-        for part in parts.modules().values():
-            _norms_in_float32(part)
-    language.train()
-    if run.checkpointing:
-        # As the trainer does, save for the generator's states, which have no numbers here.
-        language.gradient_checkpointing_enable({"use_reentrant": True, "preserve_rng_state": False})
-    return parts
-
-
-def _tower(shapes: Shapes, run: Run) -> nn.Module:
-    from transformers import CLIPVisionModel, SiglipVisionModel
-
-    kind = SiglipVisionModel if shapes.tower.model_type.startswith("siglip") else CLIPVisionModel
-    return kind._from_config(shapes.tower, torch_dtype=run.dtype).requires_grad_(False)
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes(block) as live:
+        parts = _build(shapes, run)
+        trained = [p for part in parts.values() for p in part.parameters() if p.requires_grad]
+        averages = [torch.zeros_like(p) for p in trained for _ in range(2)]
+        live.restart()
+        length = _step(parts, shapes, run)
+        roots = [torch.empty_like(p) for p in trained]  # AdamW's temporaries, of all parameters at once
+        peak = live.peak
+    del roots
+    held = [p.grad for p in trained if p.grad is not None] + averages
+    weights = [value for part in parts.values() for value in part.state_dict().values()]
+    return Estimate(weights=_bytes(weights), trained=_bytes(held), peak=peak, length=length)
 
 
-def _projector(shapes: Shapes, run: Run) -> nn.Module:
-    """LLaVA's `linear` or `mlpNx_gelu`.
-
-    Raises:
-        Ego2ExoError: another kind.
-    """
-    name = str(shapes.llava.get("mm_projector_type", "linear")).removeprefix("ego2exo_")
-    depth = 1 if name == "linear" else re.fullmatch(r"mlp(\d+)x_gelu", name)
-    if depth is None:
-        raise Ego2ExoError(f"mm_projector_type {name!r}", "linear or mlpNx_gelu", "measure the training itself")
-    inside, out = shapes.tower.hidden_size, shapes.language.hidden_size
-    layers: list[nn.Module] = [nn.Linear(inside, out, dtype=run.dtype)]
-    for _ in range(1, depth if isinstance(depth, int) else int(depth[1])):
-        layers += [nn.GELU(), nn.Linear(out, out, dtype=run.dtype)]
-    return nn.Sequential(*layers)
-
-
-def _ego(shapes: Shapes, run: Run) -> EgoBranch | None:
-    if run.ego is None:
-        return None
-    tower = shapes.tower
-    reader = EgoAdaptiveTokens(
-        run.ego.num_tokens, tower.hidden_size, tower.num_attention_heads,
-        run.ego.layer_indices(tower.num_hidden_layers), run.ego.block, run.ego.attn, run.ego.key_embedding,
-    )  # fmt: skip
-    for module in reader.modules():
-        if isinstance(module, CrossAttention):
-            module.keep_weights = not run.on_card
-    return EgoBranch(_cast(reader, run.dtype), _projector(shapes, run))
-
-
-def _norms_in_float32(part: nn.Module) -> None:
-    for name, module in part.named_modules():
-        if "norm" in name:
-            _cast(module, torch.float32)
-
-
-def _cast(part: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """As `.to(dtype)`, in which torch would exchange parameters by a swap that made-up tensors refuse."""
-    for module in part.modules():
-        for key, value in list(module.named_parameters(recurse=False)):
-            setattr(module, key, nn.Parameter(value.detach().to(dtype), requires_grad=value.requires_grad))
-    return part
-
-
-# How many bytes of tensors are alive while code runs: a count that works on the CPU and without any memory at all.
-
-# CUDA's allocator hands out blocks of multiples of this.
-_BLOCK_LIVE_BYTES = 512
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
 class LiveBytes(TorchDispatchMode):
     """Inside the block, every storage that an operation makes is counted until it is freed.
 
-    Views and results written into given tensors are nobody's new storage. What a kernel takes for itself while it runs
-    is not seen. Tensors on the `meta` device count as if they had memory.
+    Views and results written into given tensors are no new storage. What a kernel takes for itself while it runs is
+    not seen. Tensors on the `meta` device count as if they had memory.
 
     Args:
         block: sizes are rounded up to multiples of it, as CUDA's allocator does; 1: exact sizes.
 
     Attributes:
         now: bytes alive.
-        most: bytes that were alive at once since the block began, or since :meth:`restart`.
+        peak: the most bytes alive at once since the block began, or since :meth:`restart`.
     """
 
-    def __init__(self, block: int = _BLOCK_LIVE_BYTES) -> None:
+    def __init__(self, block: int = ALLOCATOR_BLOCK) -> None:
         super().__init__()
-        self.block, self.now, self.most = block, 0, 0
+        self.block, self.now, self.peak = block, 0, 0
         self._known: dict[int, tuple[weakref.ref[UntypedStorage], int]] = {}
 
     def restart(self) -> None:
         """Forget the peak so far."""
-        self.most = self.now
+        self.peak = self.now
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -289,13 +154,17 @@ class LiveBytes(TorchDispatchMode):
         size = -(-storage.nbytes() // self.block) * self.block
         self._known[key] = (weakref.ref(storage, lambda _: self._freed(key)), size)
         self.now += size
-        self.most = max(self.most, self.now)
+        self.peak = max(self.peak, self.now)
 
     def _freed(self, key: int) -> None:
         self.now -= self._known.pop(key)[1]
 
 
-def held_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def held_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Bytes of weights, of what quantized ones keep beside them, and of the optimizer's averages: each storage once."""
     tensors = [*model.parameters(), *model.buffers()]
     for parameter in model.parameters():
@@ -307,127 +176,176 @@ def held_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+class _Dequantized(torch.autograd.Function):
+    """x W^T with W made from its 4 bits for the time of a product, forward and backward, as bitsandbytes does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.dequantized(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad @ ctx.layer.dequantized(grad.dtype), None
 
 
-# One training step of the real shapes with tensors that have no memory: what it would take of a card.
+class QuantizedLinear(nn.Module):
+    """What a frozen linear layer holds in NF4: a scale for 64 numbers, and a scale for 256 scales."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        self.shape, count = (outputs, inputs), inputs * outputs
+        self.register_buffer("weight", torch.empty(-(-count // 2), 1, dtype=torch.uint8))
+        self.register_buffer("scales", torch.empty(-(-count // 64), dtype=torch.uint8))
+        self.register_buffer("scales_of_scales", torch.empty(-(-count // (64 * 256))))
+        self.bias = nn.Parameter(torch.empty(outputs, dtype=torch.bfloat16), requires_grad=False) if bias else None
+
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """(outputs, inputs)."""
+        return torch.empty(self.shape, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            out = _Dequantized.apply(x.to(torch.bfloat16), self)
+        out = out if self.bias is None else out + self.bias
+        # bitsandbytes returns the type it was given: float32 behind a float32 norm. peft clones that before adding.
+        return out.to(x.dtype).clone()
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Bytes that torch would hold on the card, without what CUDA itself takes.
+class LoraLinear(nn.Module):
+    """A frozen linear layer with an adapter, as peft computes it."""
 
-    Args:
-        weights: of each part, adapters and ego tokens included.
-        trained: numbers that train.
-        gradients: of these.
-        optimizer: AdamW's two averages of each.
-        peak: the most in a step, all of the above included.
-        length: of the language model's input.
-    """
+    def __init__(self, layer: nn.Linear, run: RunShape) -> None:
+        super().__init__()
+        inputs, outputs = layer.in_features, layer.out_features
+        self.base = QuantizedLinear(inputs, outputs, layer.bias is not None) if run.bits == 4 else layer
+        self.dropout = nn.Dropout(run.dropout) if run.dropout else nn.Identity()
+        self.lora_a = nn.Linear(inputs, run.rank, bias=False, dtype=run.dtype)
+        self.lora_b = nn.Linear(run.rank, outputs, bias=False, dtype=run.dtype)
 
-    weights: dict[str, int]
-    trained: int
-    gradients: int
-    optimizer: int
-    peak: int
-    length: int
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.lora_b(self.lora_a(self.dropout(x.to(self.lora_a.weight.dtype)))) * 0.25
 
 
-def estimate(shapes: Shapes, run: Run, block: int = 512) -> Estimate:
-    """What a step with AdamW takes, found by running it on tensors without memory.
+def _build(shapes: Shapes, run: RunShape) -> dict[str, nn.Module]:
+    """The parts of a model by name, with random weights of the real shapes."""
+    from transformers import CLIPVisionModel, SiglipVisionModel
 
-    The second step is the one that counts: AdamW's averages exist from the first on.
-
-    Args:
-        shapes: of the checkpoint.
-        run: the user's choices.
-        block: see :class:`.live_bytes.LiveBytes`.
-    """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes(block) as live:
-        parts = build(shapes, run)
-        trained = parts.trained()
-        averages = [torch.zeros_like(p) for p in trained for _ in range(2)]
-        live.restart()
-        length = _step(parts, shapes, run)
-        gradients = [p.grad for p in trained]
-        spare = [torch.empty_like(p) for p in trained]  # AdamW's roots, of all parameters at once
-        most = live.most
-    del spare
-    return Estimate(
-        weights={name: sum(map(_bytes, part.state_dict().values())) for name, part in parts.modules().items()},
-        trained=sum(p.numel() for p in trained),
-        gradients=sum(map(_bytes, gradients)),
-        optimizer=sum(map(_bytes, averages)),
-        peak=most,
-        length=length,
-    )
+    tower = SiglipVisionModel if shapes.tower.model_type.startswith("siglip") else CLIPVisionModel
+    parts = {
+        "language": _language(shapes, run),
+        "tower": tower._from_config(shapes.tower, torch_dtype=run.dtype).requires_grad_(False),
+        "projector": _projector(shapes, run),
+        **({"ego": _ego(shapes, run, run.ego)} if run.ego else {}),
+    }
+    if run.bits == 4:  # LLaVA's train script makes every norm of a quantized model float32
+        for part in parts.values():
+            for name, module in part.named_modules():
+                if "norm" in name:
+                    _cast(module, torch.float32)
+    return parts
 
 
-def _step(parts: Parts, shapes: Shapes, run: Run) -> int:
+def _language(shapes: Shapes, run: RunShape) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    options = {"torch_dtype": run.dtype, "attn_implementation": "sdpa"}
+    model = AutoModelForCausalLM.from_config(shapes.language, **options).requires_grad_(False)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear and name != "lm_head":
+                setattr(module, name, LoraLinear(child, run))
+                del child
+    model.train()
+    if run.checkpointing:
+        # As the trainer does, except for the generator's states, which have no numbers here.
+        model.gradient_checkpointing_enable({"use_reentrant": True, "preserve_rng_state": False})
+    return model
+
+
+def _projector(shapes: Shapes, run: RunShape) -> nn.Module:
+    """LLaVA's `linear` or `mlpNx_gelu`."""
+    name = str(shapes.llava.get("mm_projector_type", "linear")).removeprefix("ego2exo_")
+    found = re.fullmatch(r"linear|mlp(\d+)x_gelu", name)
+    if found is None:
+        raise Ego2ExoError(f"mm_projector_type {name!r}", "linear or mlpNx_gelu", "measure the training itself")
+    out = shapes.language.hidden_size
+    layers: list[nn.Module] = [nn.Linear(shapes.tower.hidden_size, out, dtype=run.dtype)]
+    for _ in range(1, int(found[1] or 1)):
+        layers += [nn.GELU(), nn.Linear(out, out, dtype=run.dtype)]
+    return nn.Sequential(*layers)
+
+
+def _ego(shapes: Shapes, run: RunShape, ego: Ego2ExoConfig) -> EgoBranch:
+    tower = shapes.tower
+    reader = EgoAdaptiveTokens(
+        ego.num_tokens, tower.hidden_size, tower.num_attention_heads, ego.layer_indices(tower.num_hidden_layers),
+        ego.block, ego.attn, ego.key_embedding,
+    )  # fmt: skip
+    for module in reader.modules():
+        if isinstance(module, CrossAttention):
+            module.keep_weights = not run.on_card
+        _cast(module, run.dtype)
+    return EgoBranch(reader, _projector(shapes, run))
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """As `.to(dtype)`, in which torch would exchange parameters by a swap that tensors without memory refuse."""
+    for part in module.modules():
+        for key, value in list(part.named_parameters(recurse=False)):
+            setattr(part, key, nn.Parameter(value.detach().to(dtype), requires_grad=value.requires_grad))
+
+
+def _step(parts: dict[str, nn.Module], shapes: Shapes, run: RunShape) -> int:
     """Forward and backward; the length of the language model's input."""
+    language = parts["language"]
     precision = torch.autocast("cpu", run.dtype) if run.dtype != torch.float32 else contextlib.nullcontext()
     with precision:
         embeds = _inputs(parts, shapes, run)
-        hidden = parts.language.model(inputs_embeds=embeds, use_cache=False)[0]
-        loss = _loss(parts, hidden, run)
+        hidden = language.model(inputs_embeds=embeds, use_cache=False)[0]
+        head = language.get_output_embeddings()
+        if run.ego is not None:  # the cross-entropy from the answers' states alone
+            answers = hidden[:, -run.answer - 1 : -1].flatten(0, 1)
+            loss = distillation_sums(head, answers, torch.zeros(answers.shape[0], dtype=torch.long))[0]
+        else:  # LLaVA's from all
+            logits = head(hidden).float()[:, :-1].contiguous().flatten(0, 1)
+            loss = F.cross_entropy(logits, torch.zeros(logits.shape[0], dtype=torch.long))
     loss.backward()
     return embeds.shape[1]
 
 
-def _inputs(parts: Parts, shapes: Shapes, run: Run) -> Tensor:
+def _inputs(parts: dict[str, nn.Module], shapes: Shapes, run: RunShape) -> Tensor:
     """(batch, length, width): text, the video's tokens, its ego tokens, and the answer."""
-    size = shapes.tower.image_size
+    ego, size = run.ego, shapes.tower.image_size
     pixels = torch.empty(run.batch * run.frames, 3, size, size, dtype=run.dtype)
     features, states = _encoded(parts, shapes, run, pixels)
-    seen = run.ego is None or run.ego.visual_tokens
-    video = _pooled(parts.projector(features if seen else features[:1, :1]), shapes, run, seen)
-    ego = [] if parts.ego is None else [_ego_tokens(parts, shapes, run, pixels, states)]
-    text = parts.language.get_input_embeddings()(torch.zeros(run.batch, run.prompt + run.answer, dtype=torch.long))
-    return torch.cat([text[:, : run.prompt], video, *ego, text[:, run.prompt :]], dim=1)
+    visual = ego is None or ego.visual_tokens
+    video = [_pooled(parts["projector"](features), shapes, run)] if visual else []
+    if ego is not None:
+        again = (lambda: _encoded(parts, shapes, run, pixels)[1]) if ego.states == "recompute" else None
+        video.append(parts["ego"](states, [run.frames] * run.batch, again=again))
+    tokens = torch.zeros(run.batch, run.prompt + run.answer, dtype=torch.long)
+    text = parts["language"].get_input_embeddings()(tokens)
+    return torch.cat([text[:, : run.prompt], *video, text[:, run.prompt :]], dim=1)
 
 
 @torch.no_grad()
-def _encoded(parts: Parts, shapes: Shapes, run: Run, pixels: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+def _encoded(
+    parts: dict[str, nn.Module], shapes: Shapes, run: RunShape, pixels: Tensor
+) -> tuple[Tensor, dict[int, Tensor]]:
     """What the projector reads, and what the ego tokens read."""
-    states = parts.tower(pixels, output_hidden_states=True).hidden_states
+    states = parts["tower"](pixels, output_hidden_states=True).hidden_states
     layers = run.ego.layer_indices(shapes.tower.num_hidden_layers) if run.ego else ()
     patches = shapes.side**2
     chosen = states[shapes.llava.get("mm_vision_select_layer", -2)][:, -patches:]
     return chosen, {layer: states[layer + 1][:, -patches:] for layer in layers}
 
 
-def _ego_tokens(parts: Parts, shapes: Shapes, run: Run, pixels: Tensor, states: dict[int, Tensor]) -> Tensor:
-    again = (lambda: _encoded(parts, shapes, run, pixels)[1]) if run.ego.states == "recompute" else None
-    return parts.ego(states, [run.frames] * run.batch, again=again)
-
-
-def _pooled(features: Tensor, shapes: Shapes, run: Run, seen: bool) -> Tensor:
-    """(batch, visual tokens, width)."""
-    if not seen:
-        return features.new_empty(run.batch, 0, features.shape[-1])
-    side, count = shapes.side, shapes.visual_tokens(run.frames)
+def _pooled(features: Tensor, shapes: Shapes, run: RunShape) -> Tensor:
+    """(batch, visual tokens, width), with LLaVA's tokens at the ends of rows or frames."""
     if shapes.pooled:
-        grid = features.unflatten(1, (side, side)).permute(0, 3, 1, 2).contiguous()
+        grid = features.unflatten(1, (shapes.side, shapes.side)).permute(0, 3, 1, 2).contiguous()
         features = F.adaptive_avg_pool2d(grid, shapes.pooled_side).flatten(2).transpose(1, 2)
     video = features.reshape(run.batch, -1, features.shape[-1])
-    extra = count - video.shape[1]  # LLaVA's tokens at the ends of rows or frames
-    return torch.cat([video, video.new_empty(run.batch, extra, video.shape[2])], dim=1) if extra > 0 else video
-
-
-def _loss(parts: Parts, hidden: Tensor, run: Run) -> Tensor:
-    """Ours from the answers' states, LLaVA's from all."""
-    head = parts.language.get_output_embeddings()
-    if run.ego is not None:
-        answers = hidden[:, -run.answer - 1 : -1].flatten(0, 1)
-        return distillation_sums(head, answers, torch.zeros(answers.shape[0], dtype=torch.long))[0]
-    logits = head(hidden).float()
-    shifted = logits[:, :-1].contiguous().flatten(0, 1)
-    return F.cross_entropy(shifted, torch.zeros(shifted.shape[0], dtype=torch.long))
-
-
-def _bytes(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.untyped_storage().nbytes()
+    newlines = video.new_empty(run.batch, shapes.visual_tokens(run.frames) - video.shape[1], video.shape[2])
+    return torch.cat([video, newlines], dim=1) if newlines.shape[1] else video

@@ -11,20 +11,18 @@ from ..errors import Ego2ExoError
 
 # LLaVA's name for a class -> transformers' name for the language model in it.
 _LANGUAGE = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
+_CLIP_LARGE = {
+    "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+    "num_attention_heads": 16, "patch_size": 14,
+}  # fmt: skip
 # Towers that LLaVA's checkpoints name on the hub, for machines without one.
 _TOWERS: dict[str, dict[str, Any]] = {
     "google/siglip-so400m-patch14-384": {
         "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
         "num_attention_heads": 16, "image_size": 384, "patch_size": 14,
     },
-    "openai/clip-vit-large-patch14-336": {
-        "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-        "num_attention_heads": 16, "image_size": 336, "patch_size": 14,
-    },
-    "openai/clip-vit-large-patch14": {
-        "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-        "num_attention_heads": 16, "image_size": 224, "patch_size": 14,
-    },
+    "openai/clip-vit-large-patch14-336": {**_CLIP_LARGE, "image_size": 336},
+    "openai/clip-vit-large-patch14": {**_CLIP_LARGE, "image_size": 224},
 }  # fmt: skip
 
 
@@ -52,11 +50,11 @@ class Shapes:
     @property
     def pooled_side(self) -> int:
         """The same in the language model's input."""
-        stride = self.llava.get("mm_spatial_pool_stride") or 2
         if not self.pooled:
             return self.side
-        return math.ceil(self.side / stride) if self.llava.get("mm_spatial_pool_mode") == "bilinear" \
-            else self.side // stride  # fmt: skip
+        stride = self.llava.get("mm_spatial_pool_stride") or 2
+        bilinear = self.llava.get("mm_spatial_pool_mode") == "bilinear"
+        return math.ceil(self.side / stride) if bilinear else self.side // stride
 
     def visual_tokens(self, frames: int) -> int:
         """How many ordinary visual tokens a video of so many frames has in the language model's input."""
@@ -68,6 +66,15 @@ class Shapes:
         lines = {"grid": frames * self.pooled_side, "frame": frames, "one_token": int("unpad" in merge)}
         return count + lines.get(newline, 0)
 
+    def summary(self) -> str:
+        """The sizes as one line."""
+        language, tower = self.language, self.tower
+        return (
+            f"{language.model_type}, {language.num_hidden_layers} layers of {language.hidden_size}, "
+            f"{language.vocab_size} tokens; tower {tower.model_type}, {tower.num_hidden_layers} layers of "
+            f"{tower.hidden_size}; {self.pooled_side**2} visual tokens a frame"
+        )
+
 
 def read_shapes(config: Mapping[str, Any], tower: Mapping[str, Any] | None, pooled: bool) -> Shapes:
     """Shapes from config files' contents.
@@ -78,7 +85,7 @@ def read_shapes(config: Mapping[str, Any], tower: Mapping[str, Any] | None, pool
         pooled: see :class:`Shapes`.
 
     Raises:
-        Ego2ExoError: a language model or tower whose sizes cannot be told.
+        Ego2ExoError: a language model or tower whose sizes are not known.
     """
     kind, name = config.get("model_type"), config.get("mm_vision_tower")
     if kind not in _LANGUAGE or config.get("add_faster_video"):

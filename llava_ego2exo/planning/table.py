@@ -1,4 +1,4 @@
-"""Plans for several settings of one checkpoint, as a table."""
+"""Memory plans for several settings of one checkpoint, as a table."""
 
 from __future__ import annotations
 
@@ -8,52 +8,54 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from ..common.text import markdown_table
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
-from ..pages.markdown import table
-from .memory import Run, estimate
+from .memory import RunShape, estimate
 from .shapes import Shapes, read_shapes
 
 _GIB = 2**30
 
 
-def plan(args: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, Any]:
+def plan(args: argparse.Namespace, progress: Callable[[str], None]) -> dict[str, Any]:
     """What each wanted setting takes.
 
     Args:
         args: of the subcommand.
-        tell: is told which setting is at work.
+        progress: is called with the setting at work.
 
     Returns:
-        `shapes` in words, `card` in GiB or None, and `rows`; sizes are in GiB.
+        `model`, `shapes` as text, `card` in GiB or None, and `rows`; sizes are in GiB.
 
     Raises:
-        Ego2ExoError: a checkpoint whose sizes cannot be told, or a number out of range.
+        Ego2ExoError: a checkpoint whose sizes are not known, or a number out of range.
     """
-    runs = [_run(args, frames, bits) for bits in args.bits for frames in args.frames_upbound]
+    runs = [_run_shape(args, frames, bits) for bits in args.bits for frames in args.frames_upbound]
     shapes, card, rows = _shapes(args), _card(args.card_gb), []
     for number, run in enumerate(runs, 1):
-        tell(f"{number} of {len(runs)}: {run.bits} bits, {run.frames} frames")
+        progress(f"{number} of {len(runs)}: {run.bits} bits, {run.frames} frames")
         rows.append(_row(shapes, run, card, args.beside_llava))
-    return {"model": args.model, "shapes": _words(shapes), "card": card, "rows": rows}
+    return {"model": args.model, "shapes": shapes.summary(), "card": card, "rows": rows}
 
 
-def told(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
-    """The plan as lines of text with a Markdown table."""
+def plan_text(args: argparse.Namespace, found: dict[str, Any]) -> str:
+    """The plan as text with a Markdown table."""
     heads = {"bits": "bits", "frames": "frames", "length": "input tokens", "weights": "weights",
              "trained": "training state", "step": "a step adds", "peak": "peak"}  # fmt: skip
     heads |= {"llava": "LLaVA alone"} if args.beside_llava else {}
     heads |= {"fits": f"fits in {found['card']:g}"} if found["card"] else {}
-    lines = [f"{found['model']}: {found['shapes']}", "GiB that torch holds at most while training with LoRA:", ""]
-    lines += table(list(heads.values()), [[_cell(row[key]) for key in heads] for row in found["rows"]])
-    return [*lines, "", "CUDA's own context and what its libraries take come on top, and are not planned."]
+    table = markdown_table(list(heads.values()), [[_cell(row[key]) for key in heads] for row in found["rows"]])
+    return (
+        f"{found['model']}: {found['shapes']}\nPeak GiB held by torch while training with LoRA:\n\n{table}\n\n"
+        "CUDA's own context and its libraries' buffers come on top and are not planned."
+    )
 
 
-def _run(args: argparse.Namespace, frames: int, bits: int) -> Run:
+def _run_shape(args: argparse.Namespace, frames: int, bits: int) -> RunShape:
     ego = Ego2ExoConfig(
         num_tokens=args.num_tokens, layers=args.layers, visual_tokens=not args.no_visual_tokens, states=args.states
     )
-    return Run(
+    return RunShape(
         frames=frames, batch=args.batch_size, bits=bits, rank=args.lora_r, prompt=args.prompt_tokens,
         answer=args.answer_tokens, checkpointing=not args.no_gradient_checkpointing, ego=ego,
     )  # fmt: skip
@@ -82,25 +84,15 @@ def _card(given: float | None) -> float | None:
     return round(torch.cuda.get_device_properties(0).total_memory / _GIB, 1) if torch.cuda.is_available() else None
 
 
-def _row(shapes: Shapes, run: Run, card: float | None, beside: bool) -> dict[str, Any]:
+def _row(shapes: Shapes, run: RunShape, card: float | None, beside: bool) -> dict[str, Any]:
     found = estimate(shapes, run)
-    weights, state = sum(found.weights.values()), found.gradients + found.optimizer
-    row: dict[str, Any] = {
-        "bits": run.bits, "frames": run.frames, "length": found.length, "trained_numbers": found.trained,
-        "parts": {name: size / _GIB for name, size in found.weights.items()},
-        "weights": weights / _GIB, "trained": state / _GIB, "step": (found.peak - weights - state) / _GIB,
-        "peak": found.peak / _GIB, "fits": None if card is None else found.peak / _GIB <= card,
-    }  # fmt: skip
-    return {**row, "llava": estimate(shapes, replace(run, ego=None)).peak / _GIB} if beside else row
-
-
-def _words(shapes: Shapes) -> str:
-    language, tower = shapes.language, shapes.tower
-    return (
-        f"{language.model_type}, {language.num_hidden_layers} layers of {language.hidden_size}, "
-        f"{language.vocab_size} tokens; tower {tower.model_type}, {tower.num_hidden_layers} layers of "
-        f"{tower.hidden_size}; {shapes.pooled_side**2} visual tokens a frame"
-    )
+    sizes = {"weights": found.weights, "trained": found.trained, "peak": found.peak}
+    sizes["step"] = found.peak - found.weights - found.trained
+    if beside:
+        sizes["llava"] = estimate(shapes, replace(run, ego=None)).peak
+    row = {name: size / _GIB for name, size in sizes.items()}
+    fits = None if card is None else row["peak"] <= card
+    return {"bits": run.bits, "frames": run.frames, "length": found.length, **row, "fits": fits}
 
 
 def _cell(value: Any) -> str:

@@ -176,18 +176,13 @@ FAULTS = {
     "429": (status(429, "slow down"), "HTTP 429: slow down"),
     "dropped": (HTTP.RemoteProtocolError("disconnected"), "disconnected"),
     "timeout": (HTTP.ReadTimeout("slow"), "no reply within 60 s"),
-    "prose around": ('Sure! {"score": 4}', "no JSON object"),
+    "prose": ('Sure! {"score": 4}', "no JSON object"),
     "a list": ('[{"score": 4}]', "no JSON object with 'score'"),
-    "no score": ('{"reason": "fine"}', "no JSON object with 'score'"),
     "11": ('{"score": 11}', "score 11 is not a number from 0 to 5"),
-    "-1": ('{"score": -1}', "score -1"),
     "text": ('{"score": "4"}', "score '4'"),
     "NaN": ('{"score": NaN}', "score nan"),
-    "true": ('{"score": true}', "score True"),
-    "deep": ("[" * 100_000, "no JSON object"),
     "no choices": (body(COMPLETION % "[]"), "not a chat completion"),
     "no text": (body(COMPLETION % NO_TEXT), "finish_reason length"),
-    "blank": (" \n", "a reply without text"),
     "no JSON body": (body("<html>hello</html>"), ""),
 }
 
@@ -243,7 +238,7 @@ def test_a_setting_that_the_server_refuses_is_left_out_and_reported(tmp_path, mo
         wrong = [name for name in unknown if name in request]
         if unknown == ("anonymous",):
             return status(400, "bad request") if "response_format" in request else '{"score": 2}'
-        more = "; use max_completion_tokens" if wrong == ["max_tokens"] or wrong[:1] == ["max_tokens"] else ""
+        more = "; use max_completion_tokens" if wrong[:1] == ["max_tokens"] else ""
         return status(400, f"Unsupported parameter: {wrong[0]}{more}") if wrong else '{"score": 2}'
 
     server = MockJudge(monkeypatch, strict, check=strict)
@@ -384,21 +379,9 @@ def test_answers_in_other_forms():
     assert [parse_answer("detail", text) for text in fenced] == [3.0, 3.5]
     digits = [parse_answer("choice", f'{{"choice": {one}}}', ("1", "2")) for one in ("2", '"1"', "null")]
     assert digits == ["2", "1", None]
-    for wrong in ("3", "true", "1.0", '"(1)"', "[1]", '"a"'):
+    for wrong in ("3", "true", "1.0", '"(1)"', "[1]"):
         with pytest.raises(ValueError, match="not one of 1, 2 or null"):
             parse_answer("choice", f'{{"choice": {wrong}}}', ("1", "2"))
-
-
-@given(st.text(), st.text())
-@settings(max_examples=50, deadline=None)
-def test_any_answer_is_a_valid_value_or_a_value_error(text, inner):
-    for said in (text, json.dumps({"score": inner}), json.dumps({"score": text, "choice": inner})):
-        for kind in ("detail", "choice", "merge"):
-            try:
-                value = parse_answer(kind, said, ["A"])
-            except ValueError:
-                continue
-            assert value in (None, "A") or (isinstance(value, float) and 0 <= value <= 5)
 
 
 def test_a_reply_cannot_end_its_own_quotation_nor_grow_without_bound(tmp_path, monkeypatch):
@@ -415,14 +398,8 @@ def test_a_reply_cannot_end_its_own_quotation_nor_grow_without_bound(tmp_path, m
     longest = max((quoted(request).get("REPLY", "") for request in server.requests), key=len)
     assert 6000 <= len(longest) < 6100 and "characters left out" in longest
     assert shortened("abcdefg", 5) == "abc\n[... 2 characters left out ...]\nfg"
-
-
-def test_lone_surrogates_do_no_harm(tmp_path, monkeypatch):
-    MockJudge(monkeypatch, lambda request: '{"score": 3, "reason": "\\ud83d"}')
-    for _ in range(2):
-        (row,), _ = score(tmp_path, [description(reply="\ud83d half \x00")])
-        assert row.marks["detail"] == 3
-    assert parse_answer("merge", '{"summary": "\\ud83d x"}') == "? x"
+    (row,), _ = score(tmp_path, [description(reply="a lone surrogate \ud83d and a zero \x00")])
+    assert row.state == "judged" and parse_answer("merge", '{"summary": "\\ud83d x"}') == "? x"
 
 
 def test_key_and_address_stay_out_of_files_and_messages(tmp_path, monkeypatch):
@@ -436,17 +413,6 @@ def test_key_and_address_stay_out_of_files_and_messages(tmp_path, monkeypatch):
     texts = [row.error, json.dumps(provenance), json.dumps(JudgeSettings(url, "m").to_dict())]
     texts += [path.read_text() for path in tmp_path.iterdir()]
     assert not [text for text in texts if key in text or "password" in text or "hidden" in text]
-
-
-def test_keys(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("MINE", " abc ")
-    keys = [JudgeSettings("http://h/v1", "m", *more).key() for more in ((), ("MINE",), ("none",))]
-    assert keys == ["none", "abc", "none"]
-    monkeypatch.setenv("MINE", "")
-    with pytest.raises(Ego2ExoError) as caught:
-        JudgeSettings("http://h/v1", "m", "MINE").key()
-    assert "--judge-key-env MINE" in caught.value.given
 
 
 WRONG = {
@@ -466,6 +432,16 @@ def test_settings_out_of_range(name):
     with pytest.raises(Ego2ExoError) as caught:
         JudgeSettings("x", "", workers=0)
     assert all(flag in caught.value.given for flag in ("--judge-url", "--judge-model", "--judge-workers 0"))
+
+
+def test_keys(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("MINE", " abc ")
+    keys = [JudgeSettings("http://h/v1", "m", *more).key() for more in ((), ("MINE",), ("none",))]
+    assert keys == ["none", "abc", "none"]
+    monkeypatch.setenv("MINE", "")
+    with pytest.raises(Ego2ExoError, match="--judge-key-env MINE"):
+        JudgeSettings("http://h/v1", "m", "MINE").key()
 
 
 def test_imports(tmp_path, monkeypatch):

@@ -198,12 +198,13 @@ class JudgeClient:
 
     def _cached(self, key: str, request: JudgeRequest) -> Verdict | None:
         answer = self._cache.answers.get(key)
+        if answer is None:
+            return None
         try:
-            verdict = Verdict(request.parse(answer.answer)) if answer else None
+            verdict = Verdict(request.parse(answer.answer))
         except ValueError:
             return None
-        if answer:
-            self._note(answer)
+        self._use(answer)
         return verdict
 
     def _verdict(self, job: tuple[str, JudgeRequest]) -> Verdict:
@@ -213,13 +214,15 @@ class JudgeClient:
         try:
             value, text, model = self._valid_answer(request)
         except _openai().OpenAIError as error:
-            return self._failed(self._reason(error), error)
+            reason = self._reason(error)
+            self._note_failure(getattr(error, "status_code", 0), reason)
+            return self._failed(reason)
         except ValueError as error:
             return self._failed(f"no valid answer: {error}")
         answer = CachedAnswer(key, request.kind, text, model, self._settings_sent)
         self._cache.add(answer)
         self._failures_in_a_row = 0
-        self._note(answer)
+        self._use(answer)
         return Verdict(value)
 
     def _valid_answer(self, request: JudgeRequest) -> tuple[Any, str, str]:
@@ -258,19 +261,20 @@ class JudgeClient:
         self._settings_sent = sent
         return True
 
-    def _failed(self, reason: str, error: Any = None) -> Verdict:
-        """A failure; after several of the server's in a row it is not asked any more: each costs retries and waits."""
-        status = getattr(error, "status_code", 0)
+    def _failed(self, reason: str) -> Verdict:
         with self._lock:
             self.counts["failures"] += 1
-            if error is not None:
-                self._failures_in_a_row = 0 if status in _BAD_REQUEST else self._failures_in_a_row + 1
-                limit = max(_LEAST_FAILURES_IN_A_ROW, 2 * self.settings.workers)
-                if status in _REFUSED or self._failures_in_a_row >= limit:
-                    self._down = f"not asked, because the judge had stopped answering: {reason}"
         return Verdict(error=reason)
 
-    def _note(self, answer: CachedAnswer) -> None:
+    def _note_failure(self, status: int, reason: str) -> None:
+        """After several failures in a row no more calls are made: each would cost all its retries and waits."""
+        with self._lock:
+            self._failures_in_a_row = 0 if status in _BAD_REQUEST else self._failures_in_a_row + 1
+            limit = max(_LEAST_FAILURES_IN_A_ROW, 2 * self.settings.workers)
+            if status in _REFUSED or self._failures_in_a_row >= limit:
+                self._down = f"not asked, because the judge had stopped answering: {reason}"
+
+    def _use(self, answer: CachedAnswer) -> None:
         with self._lock:
             self.sent[json.dumps(answer.sent, sort_keys=True)] = answer.sent
             self.models.add(answer.model)
@@ -283,7 +287,7 @@ class JudgeClient:
         if isinstance(error, openai.APIStatusError):
             body = error.body if isinstance(error.body, dict) else {}
             message = body.get("message") or error.body or "(no message)"
-            return f"HTTP {error.status_code}: {self._clean(' '.join(str(message).split())[:200])}"
+            return f"HTTP {error.status_code}: {self._clean(' '.join(str(message).split()))[:200]}"
         return self._clean(str(error.__cause__ or error) or type(error).__name__)[:200]
 
     def _clean(self, text: str) -> str:

@@ -149,7 +149,7 @@ def _check(args: argparse.Namespace) -> tuple[str, int]:
 
 
 def _render(args: argparse.Namespace) -> tuple[str, int]:
-    from ..common.text import listed
+    from ..common.text import shorten_list
     from ..evaluation.benchmarks.registry import read_benchmark
     from ..evaluation.videos import find_videos
     from ..lmms.render import render_tasks
@@ -160,7 +160,7 @@ def _render(args: argparse.Namespace) -> tuple[str, int]:
     missing = [f"{item.video} ({item.source})" for item in items if not item.path]
     if missing:
         raise Ego2ExoError(
-            f"{len(missing)} question(s) about videos that are not in {args.videos}: {listed(missing)}",
+            f"{len(missing)} question(s) about videos that are not in {args.videos}: {shorten_list(missing)}",
             "every video in the folder: lmms-eval would answer blind",
             "mend --videos",
         )

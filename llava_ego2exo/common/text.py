@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 
@@ -44,18 +45,6 @@ def shorten_list(items: Sequence[str], limit: int = 5) -> str:
     return "; ".join(items[:limit]) + more
 
 
-# Many faults in one message: the first few and a count.
-
-
-def listed(faults: Sequence[str], shown: int = 5) -> str:
-    """The first `shown` of them, and how many more there are."""
-    more = f"; and {len(faults) - shown} more" if len(faults) > shown else ""
-    return "; ".join(faults[:shown]) + more
-
-
 def repeated(values: Iterable[str]) -> list[str]:
     """The values that occur more than once, each once, in order of first appearance."""
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return [value for value, count in counts.items() if count > 1]
+    return [value for value, count in Counter(values).items() if count > 1]

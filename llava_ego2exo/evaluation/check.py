@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..common.text import listed
+from ..common.text import shorten_list
 from ..video.limits import VideoLimits
 from .benchmarks.registry import BENCHMARKS, Read, read_benchmark
 from .items import CHOICE, Item
@@ -81,7 +81,7 @@ def _about_data(name: str, read: Read) -> Iterator[str]:
         yield from (f"  {row}" for row in read.bad)
     if read.unread:
         unread = [f"{ascii(key)[1:-1]} ({count})" for key, count in read.unread.items()]
-        yield f"keys that are not read (rows): {listed(unread, _SHOWN)}"
+        yield f"keys that are not read (rows): {shorten_list(unread, _SHOWN)}"
     yield ""
     groups: dict[tuple[str, str], list[Item]] = {}
     for item in items:

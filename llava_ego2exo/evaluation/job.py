@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.text import listed, repeated
+from ..common.text import repeated, shorten_list
 from ..errors import Ego2ExoError
 from ..video.cache import ReaderSettings
 from .items import GENERATE, MODES
@@ -135,7 +135,7 @@ def check_names(names: Sequence[str]) -> None:
     wrong = [name for name in names if not _NAME.fullmatch(name)]
     if wrong or repeated(names) or not names:
         raise Ego2ExoError(
-            f"--model {listed(wrong or repeated(names) or ['nothing'])}",
+            f"--model {shorten_list(wrong or repeated(names) or ['nothing'])}",
             "models of different names, of letters, digits and . _ + -",
             "name them: --model base=CKPT --model student=CKPT",
         )
@@ -159,7 +159,7 @@ def models_of(given: Sequence[str], bases: Sequence[str]) -> tuple[Model, ...]:
     strangers = [str(name) for name in own if name and name not in models]
     if strangers or len(own) < len(bases):
         raise Ego2ExoError(
-            f"--model-base {listed([*bases])}",
+            f"--model-base {shorten_list([*bases])}",
             f"one base for all adapters, or NAME=BASE with NAME of {', '.join(names)}, each once",
             "mend these flags",
         )

@@ -17,7 +17,7 @@ from ..common.files import file_hash, locked, video_hashes, write_whole
 from ..common.git import commit_of
 from ..common.json_io import read_json
 from ..common.jsonl import json_line
-from ..common.text import listed
+from ..common.text import shorten_list
 from ..errors import Ego2ExoError
 from ..host.inference.settings import Settings
 from . import plan as prompts
@@ -162,7 +162,7 @@ def _items(job: Job) -> tuple[list[Item], Read]:
     missing = [f"{item.video} ({item.source})" for item in items if not item.path]
     if len(missing) > job.max_failures:
         raise Ego2ExoError(
-            f"{len(missing)} question(s) about videos that are not in {job.videos}: {listed(missing)}",
+            f"{len(missing)} question(s) about videos that are not in {job.videos}: {shorten_list(missing)}",
             f"at most {job.max_failures} (--max-failures)",
             "mend --videos, or allow as many failures; each counts as wrong",
         )
@@ -249,7 +249,7 @@ def _refuse_differences(folder: Path, old: dict[str, Any], new: dict[str, Any]) 
         differing += [f"model {name}, {text}" for text in differences(*parts)]
     if differing:
         raise Ego2ExoError(
-            f"{folder} was made otherwise: {listed(differing, 10)}",
+            f"{folder} was made otherwise: {shorten_list(differing, 10)}",
             "the same data, models and settings in one folder: replies are never mixed",
             "give another --out, or the same as before",
         )

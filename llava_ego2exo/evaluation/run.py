@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.files import write_whole
 from ..common.processes import Ranks, clip_bar, started_ranks
-from ..common.text import listed
+from ..common.text import shorten_list
 from ..errors import Ego2ExoError
 from ..host.inference.batches import answered, unfinished
 from ..host.inference.clips import Seen, read_ahead, read_clip
@@ -216,7 +216,7 @@ def _refuse_failures(job: Job, finished: Finished) -> None:
     if count > job.max_failures:
         named = sorted(f"{video}: {error}" if video not in error else error for video, error in lost)
         raise Ego2ExoError(
-            f"{count} question(s) got no reply and count as wrong, all others are done: {listed(named, 10)}",
+            f"{count} question(s) got no reply and count as wrong, all others are done: {shorten_list(named, 10)}",
             f"at most {job.max_failures} (--max-failures)",
             f"mend these videos and run the same command again, which asks about them alone (report: {job.out})",
         )

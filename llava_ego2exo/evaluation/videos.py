@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..common.text import listed
+from ..common.text import shorten_list
 from ..errors import Ego2ExoError
 from .benchmarks.files import SUFFIXES, parts_of, suffix_of, without_suffix
 from .items import Item
@@ -52,7 +52,7 @@ def find_videos(items: Sequence[Item], folder: str | Path, precut: Mapping[str, 
     if index.clashes:
         shown = [f"{name}: {' and '.join(files)}" for name, files in index.clashes.items()]
         raise Ego2ExoError(
-            f"{len(shown)} video(s) of the data fit several files in {folder}: {listed(shown, 20)}",
+            f"{len(shown)} video(s) of the data fit several files in {folder}: {shorten_list(shown, 20)}",
             "one file for each",
             "pass the folder from which the data's paths count, or rename files",
         )

@@ -16,7 +16,7 @@ from typing import Any
 from ..common.files import locked, write_whole
 from ..common.jsonl import json_line
 from ..common.processes import run_all
-from ..common.text import listed
+from ..common.text import shorten_list
 from ..distill.pairs.cut import Cutters
 from ..distill.pairs.cutter import Cut
 from ..errors import Ego2ExoError
@@ -50,7 +50,7 @@ def cut_out(items: Sequence[Item], folder: Path) -> list[Item]:
     ]
     if faults:
         raise Ego2ExoError(
-            f"{len(faults)} of {len(jobs)} part(s) of videos cannot be cut out: {listed(faults)}",
+            f"{len(faults)} of {len(jobs)} part(s) of videos cannot be cut out: {shorten_list(faults)}",
             "parts that lie inside videos that decode",
             "mend these videos or rows and run the same command again, which keeps what is cut",
         )
@@ -141,13 +141,13 @@ def _check(items: Sequence[Item], benchmark: str) -> None:
     missing = [f"{item.path or item.video} ({item.source})" for item in items if not os.path.isfile(item.path)]
     if missing:
         raise Ego2ExoError(
-            f"{len(missing)} question(s) about videos that are not there: {listed(missing)}",
+            f"{len(missing)} question(s) about videos that are not there: {shorten_list(missing)}",
             "a video for every question: lmms-eval would stop at the first one without",
             "mend --videos",
         )
     odd = [ascii(item.path) for item in items if re.search("[\ud800-\udfff]", item.path)]
     if odd:
-        raise Ego2ExoError(f"names of videos that are not UTF-8: {listed(odd)}", "UTF-8", "rename these files")
+        raise Ego2ExoError(f"names of videos that are not UTF-8: {shorten_list(odd)}", "UTF-8", "rename these files")
 
 
 def _write_task(folder: Path, name: str, items: Sequence[Item]) -> None:

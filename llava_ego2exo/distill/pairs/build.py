@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from .discovery import EGO, Found, find_pairs
 from .file import Pair, require_files
@@ -88,7 +88,7 @@ def take_by_pattern(pairs: Sequence[Pair], pattern: str) -> list[Pair]:
     faults = [pair.segment for pair, match in zip(pairs, matches, strict=True) if not match or not match[group]]
     if faults:
         raise Ego2ExoError(
-            f"--take-pattern {pattern!r} finds no take in {len(faults)} segment(s): {listed(faults)}",
+            f"--take-pattern {pattern!r} finds no take in {len(faults)} segment(s): {shorten_list(faults)}",
             "a pattern that matches every segment",
             "widen the pattern",
         )
@@ -129,7 +129,7 @@ def build_from_folder(
     lines = found.unpaired_lines()
     if lines and (not skip_unpaired or not found.pairs):
         raise Ego2ExoError(
-            f"{len(lines)} unpaired segment(s) in {folder}: {listed(lines)}",
+            f"{len(lines)} unpaired segment(s) in {folder}: {shorten_list(lines)}",
             f"an ego video and at least one exo video of each segment ({len(found.pairs)} are complete)",
             "add the missing files" + (", or leave these segments out with --skip-unpaired" if found.pairs else ""),
         )
@@ -147,7 +147,9 @@ def build_from_manifest(
     pairs, has_splits = read_manifest(path, folder, unpaired)
     if not pairs:
         raise Ego2ExoError(
-            f"{path}: no row is a pair: {listed(unpaired or [])}", "rows with ego and exo", "add the missing videos"
+            f"{path}: no row is a pair: {shorten_list(unpaired or [])}",
+            "rows with ego and exo",
+            "add the missing videos",
         )
     require_files(pairs, "mend the paths or remove these rows; --videos DIR says where they count from")
     return pairs, has_splits
@@ -172,7 +174,7 @@ def assign(
     leaking = [f"{take} ({', '.join(splits)})" for take, splits in leaks(pairs).items()]
     if leaking:
         raise Ego2ExoError(
-            f"{len(leaking)} take(s) are in several splits: {listed(leaking)}",
+            f"{len(leaking)} take(s) are in several splits: {shorten_list(leaking)}",
             "each take in one split: else a student is tested on what it has seen",
             "mend the column `split`, or leave it out and give --split",
         )

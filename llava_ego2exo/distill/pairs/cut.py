@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...common.files import require_writable
 from ...common.processes import run_all
-from ...common.text import listed, repeated
+from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from ...video.limits import VideoLimits
 from ...video.probe import require_av
@@ -191,17 +191,17 @@ def _check_targets(pairs: Sequence[Pair], targets: dict[tuple[str, str], str], c
         if (pair.start_s or 0) + pair.offset_s < 0
     ]
     if early:
-        given = f"{len(early)} segment(s) begin before their exo videos: {listed(early)}"
+        given = f"{len(early)} segment(s) begin before their exo videos: {shorten_list(early)}"
         raise Ego2ExoError(given, "start_s + offset_s of 0 or more", "begin these segments later")
     clashes = repeated(targets.values())
     if clashes:
-        raise Ego2ExoError(f"several cuts would be named {listed(clashes)}", "", "rename these segments or views")
+        raise Ego2ExoError(f"several cuts would be named {shorten_list(clashes)}", "", "rename these segments or views")
     sources = {path for pair in pairs for path in pair.files.values()}
     there = [path for path in targets.values() if os.path.exists(path)]
     foreign = [path for path in there if path in sources or not cutters.made_as(path)]
     if foreign:
         raise Ego2ExoError(
-            f"{len(foreign)} file(s) in the way are no finished cuts: {listed(foreign)}",
+            f"{len(foreign)} file(s) in the way are no finished cuts: {shorten_list(foreign)}",
             "a folder of its own for the cuts",
             "pass another --out, or remove these files",
         )

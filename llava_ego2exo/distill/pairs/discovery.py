@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...common.text import listed, repeated
+from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from .file import Pair
 from .pair import record_faults
@@ -90,7 +90,7 @@ def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = E
         if not wrong:
             found.pairs.append(Pair(**values))
     if faults:
-        raise Ego2ExoError(f"{len(faults)} faulty name(s): {listed(faults)}", "", "rename these files")
+        raise Ego2ExoError(f"{len(faults)} faulty name(s): {shorten_list(faults)}", "", "rename these files")
     return found
 
 
@@ -187,7 +187,7 @@ def _refuse(
 ) -> None:
     if clashes:
         raise Ego2ExoError(
-            f"{len(clashes)} view(s) of a segment found twice: {listed(clashes)}",
+            f"{len(clashes)} view(s) of a segment found twice: {shorten_list(clashes)}",
             "one file for each view of a segment",
             "take one of the files away, or pass a --pattern whose `take` or `segment` tells them apart",
         )
@@ -199,5 +199,6 @@ def _refuse(
                 f"files with the suffixes {' '.join(sorted(SUFFIXES))}",
                 "check the path, or rename the files",
             )
-        given = f"none of {len(found.other)} video(s) in {folder} is named like {wanted}: {listed(found.other, 3)}"
+        names = shorten_list(found.other, 3)
+        given = f"none of {len(found.other)} video(s) in {folder} is named like {wanted}: {names}"
         raise Ego2ExoError(given, _PATTERN_HELP, "pass --pattern or --manifest")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...common.files import write_whole
 from ...common.json_io import read_json
-from ...common.text import listed, repeated
+from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from .pair import Pair, record_faults
 
@@ -137,7 +137,7 @@ class Takes:
             "annotated take(s) not in takes.json": self.unknown,
             "segment(s) or take(s) not usable": self.faults,
         }
-        lines = [f"{len(items)} {what}: {listed(items, 3)}" for what, items in parts.items() if items]
+        lines = [f"{len(items)} {what}: {shorten_list(items, 3)}" for what, items in parts.items() if items]
         return lines + [f"{self.excluded} segment(s) excluded by your filters"] * bool(self.excluded)
 
 
@@ -188,7 +188,7 @@ def read_takes(root: str | Path, filters: Filters = Filters()) -> Takes:
     entries = list(annotations(root))
     both = repeated(uid for _, uid, _ in entries)
     if both:
-        given = f"{len(both)} take(s) stand in both annotation files: {listed(both)}"
+        given = f"{len(both)} take(s) stand in both annotation files: {shorten_list(both)}"
         raise Ego2ExoError(given, "a take in one split only", "download the annotations again")
     _check_filters(filters, [entry for _, _, entry in entries])
     result = Takes()
@@ -267,7 +267,7 @@ def _check_filters(filters: Filters, entries: list[dict[str, Any]]) -> None:
         if strange:
             some = ", ".join(sorted(known)[:10])
             raise Ego2ExoError(
-                f"{flag}: no annotated take has {listed(strange)}", f"{some}{', ...' * (len(known) > 10)}"
+                f"{flag}: no annotated take has {shorten_list(strange)}", f"{some}{', ...' * (len(known) > 10)}"
             )
 
 

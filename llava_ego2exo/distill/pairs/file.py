@@ -12,7 +12,7 @@ from typing import Any
 
 from ...common.files import write_whole
 from ...common.json_io import json_reason, parse_json, read_raw_lines
-from ...common.text import listed, repeated
+from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from .pair import EXAMPLE, FIELDS, Pair, pair_from_record, record_faults
 
@@ -87,7 +87,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
     faults += [f"segment {name!r} stands in lines {', '.join(map(str, at))}" for name, at in found.repeated().items()]
     if faults:
         raise Ego2ExoError(
-            f"{path}: {len(faults)} fault(s): {listed(faults)}",
+            f"{path}: {len(faults)} fault(s): {shorten_list(faults)}",
             f"one such object a line: {EXAMPLE}",
             "mend these lines",
         )
@@ -105,7 +105,7 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> Path:
     pairs, path = list(pairs), Path(os.path.abspath(path))
     twice = repeated(pair.segment for pair in pairs)
     if twice or not pairs:
-        given = f"{path}: segment(s) named twice: {listed(twice)}" if twice else f"{path}: no pair to write"
+        given = f"{path}: segment(s) named twice: {shorten_list(twice)}" if twice else f"{path}: no pair to write"
         raise Ego2ExoError(given, "one or more pairs, each segment once", "give each segment a name of its own")
     return write_whole(path, "".join(f"{_line(pair, path.parent)}\n" for pair in pairs))
 
@@ -128,7 +128,7 @@ def require_files(pairs: Sequence[Pair], remedy: str = _CLEAN) -> None:
     ]
     if faults:
         raise Ego2ExoError(
-            f"{len(faults)} video(s) of the pairs are not there: {listed(faults)}",
+            f"{len(faults)} video(s) of the pairs are not there: {shorten_list(faults)}",
             "existing files",
             remedy,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.json_io import read_json, read_json_lines, read_text
-from ...common.text import listed, repeated
+from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from .pair import EXAMPLE, FIELDS, Pair, pair_from_record, record_faults
 
@@ -56,7 +56,7 @@ def read_manifest(
     faults += [f"segment {name!r} stands in several rows" for name in repeated(pair.segment for pair in pairs)]
     if faults:
         raise Ego2ExoError(
-            f"{path}: {len(faults)} fault(s): {listed(faults)}", f"the columns {COLUMNS}", "mend these rows"
+            f"{path}: {len(faults)} fault(s): {shorten_list(faults)}", f"the columns {COLUMNS}", "mend these rows"
         )
     return pairs, any("split" in row for _, row in rows)
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 
 # What one record of a pairs file may say: one set of rules for a `Pair`, a line of JSON and a row of a manifest.
@@ -163,7 +163,7 @@ class Pair:
             object.__setattr__(self, "exo", paths)
         faults = record_faults(asdict(self))
         if faults:
-            raise Ego2ExoError(f"pair {ascii(self.segment)[:60]}: {listed(faults)}", EXAMPLE, "mend these values")
+            raise Ego2ExoError(f"pair {ascii(self.segment)[:60]}: {shorten_list(faults)}", EXAMPLE, "mend these values")
         object.__setattr__(self, "ego", os.path.abspath(self.ego))
         object.__setattr__(self, "exo", {view: os.path.abspath(path) for view, path in self.exo.items()})
         object.__setattr__(self, "take", self.take or self.segment)
@@ -182,7 +182,7 @@ def pair_from_record(record: dict[str, Any], folder: str | Path) -> Pair:
     """
     faults = record_faults(record)
     if faults:
-        raise Ego2ExoError(f"record {listed(faults)}", EXAMPLE, "mend these values")
+        raise Ego2ExoError(f"record {shorten_list(faults)}", EXAMPLE, "mend these values")
     values = {key: value for key, value in record.items() if value is not None}
     values["ego"] = os.path.join(folder, record["ego"])
     values["exo"] = {view: os.path.join(folder, path) for view, path in record["exo"].items()}

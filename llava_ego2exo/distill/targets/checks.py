@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ...common.files import file_hash, video_hashes
-from ...common.text import listed, repeated
+from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from .samples import PLACEHOLDER
 
@@ -32,7 +32,7 @@ class Faults:
     def add(self, offenders: Sequence[str], what: str, remedy: str) -> None:
         """One sort of fault; nothing happens without offenders."""
         if offenders:
-            self._given.append(f"{len(offenders)} {what}: {listed(offenders)}")
+            self._given.append(f"{len(offenders)} {what}: {shorten_list(offenders)}")
             self._remedies.append(remedy)
 
     def caught(self, error: Ego2ExoError) -> None:
@@ -155,9 +155,9 @@ def only_teacher(answers: Sequence[Answer], wanted: str | None = None) -> list[A
     if len(chosen) == 1:
         return chosen[0]
     given = "the answers come from" if wanted is None else f"--teacher {wanted} fits {len(chosen)} of"
-    differences = listed(_differences(list(groups.values())))
+    differences = shorten_list(_differences(list(groups.values())))
     raise Ego2ExoError(
-        f"{given} {len(groups)} teacher(s) or settings: {listed([_shown(group) for group in groups.values()])}"
+        f"{given} {len(groups)} teacher(s) or settings: {shorten_list([_shown(group) for group in groups.values()])}"
         + (f"; they differ in {differences}" if differences else ""),
         "answers of one teacher with one kind of settings",
         "choose one with --teacher NAME, or let each teacher answer into a folder of its own",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..pairs.build import leaks
 from ..pairs.file import read_pairs
@@ -58,7 +58,7 @@ def report(tally: Tally, choices: Choices, split: str, teacher: str, notes: Sequ
         f"placeholder: {tally.placements[BEFORE]} before the query, {tally.placements[AFTER]} after",
     ]
     for flag, names in sorted(tally.dropped.items()):
-        lines.append(f"left out, {flag}: {len(names)} answer(s): {listed(names, LISTED)}")
+        lines.append(f"left out, {flag}: {len(names)} answer(s): {shorten_list(names, LISTED)}")
     if tally.kept_flags:
         lines.append(f"kept though flagged: {_counts(tally.kept_flags)}")
     return [*lines, *notes]
@@ -207,7 +207,7 @@ def _check(
         (missing, "answer(s) of the pairs are missing", "run `llava-ego2exo teach` with these pairs"),
     ):
         if offenders and allow_missing:
-            notes.append(f"allowed: {len(offenders)} {what}: {listed(offenders, LISTED)}")
+            notes.append(f"allowed: {len(offenders)} {what}: {shorten_list(offenders, LISTED)}")
         else:
             faults.add(offenders, what, f"{remedy}, or give --allow-missing")
     return notes

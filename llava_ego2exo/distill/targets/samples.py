@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...common.draws import draw, shuffle_key
 from ...common.files import write_whole
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...config import Ego2ExoConfig
 from ...errors import Ego2ExoError
 from ...host.preflight.data import MediaFolders, read_samples, sample_faults
@@ -100,7 +100,7 @@ def draw_replayed(file: str, count: int, seed: int, video_folder: str, image_fol
     faults = [f"{file}[{index}]: {fault}" for index in drawn for fault in _faults(samples[index], media)]
     if faults:
         raise Ego2ExoError(
-            f"{len(faults)} fault(s) in the samples drawn for replay: {listed(faults)}",
+            f"{len(faults)} fault(s) in the samples drawn for replay: {shorten_list(faults)}",
             "LLaVA's samples, with videos under --mix-video-folder and images under --mix-image-folder",
             "fix these samples, or name the folders of their files",
         )

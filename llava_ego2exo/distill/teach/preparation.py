@@ -16,7 +16,7 @@ from typing import Any
 from ...common.differences import differences
 from ...common.files import locked, video_hashes, write_whole
 from ...common.json_io import read_json
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ...host.inference.batches import in_batches, is_open
 from ...host.inference.settings import Settings
@@ -140,7 +140,7 @@ def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
         differing = differences(_about(other.teacher, other.settings), _about_manifest(manifest))
         raise Ego2ExoError(
             f"{folder} holds {len(strangers)} answer(s) of another teacher or other settings "
-            f"({listed([f'{a.segment} {a.kind}' for a in strangers], 3)}): {listed(differing)}",
+            f"({shorten_list([f'{a.segment} {a.kind}' for a in strangers], 3)}): {shorten_list(differing)}",
             "one teacher and one way of asking in a folder",
             "give another --out, or the same as before",
         )
@@ -234,7 +234,7 @@ def _check(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     differing += differences({name: old.get(name) for name in kept}, {name: new[name] for name in kept})
     if differing:
         raise Ego2ExoError(
-            f"{folder} was made otherwise: {listed(differing, 10)}",
+            f"{folder} was made otherwise: {shorten_list(differing, 10)}",
             "the same teacher, settings and queries in one folder: answers are never mixed",
             "give another --out, or the same as before",
         )
@@ -309,7 +309,7 @@ def _lost(chosen: Sequence[Pair], allowed: int) -> list[dict[str, str]]:
     ]
     if len(lost) > allowed:
         raise Ego2ExoError(
-            f"{len(lost)} ego clip(s) are not there or may not be read: {listed([named(f) for f in lost])}",
+            f"{len(lost)} ego clip(s) are not there or may not be read: {shorten_list([named(f) for f in lost])}",
             f"at most {allowed} (--max-failures)",
             "mend the paths in the pairs file, or see `llava-ego2exo pairs check`",
         )

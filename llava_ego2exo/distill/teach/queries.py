@@ -7,7 +7,7 @@ from typing import Any
 
 from ...common.draws import draw
 from ...common.json_io import read_json
-from ...common.text import listed, repeated
+from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 
 Queries = dict[str, tuple[str, ...]]
@@ -51,7 +51,7 @@ def read_queries(path: str | Path | None) -> Queries:
     content = read_json(path, f"a JSON file of queries: {_EXAMPLE}")
     faults = _faults(content)
     if faults:
-        raise Ego2ExoError(f"{path}: {len(faults)} fault(s): {listed(faults)}", _EXAMPLE, "mend the file")
+        raise Ego2ExoError(f"{path}: {len(faults)} fault(s): {shorten_list(faults)}", _EXAMPLE, "mend the file")
     return {kind: tuple(wordings) for kind, wordings in content.items()}
 
 

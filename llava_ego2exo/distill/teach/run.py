@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...common.processes import Ranks, clip_bar, started_ranks
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ...host.inference.batches import answered, is_open, unfinished
 from ...host.inference.clips import Seen, read_ahead, read_clip
@@ -236,7 +236,7 @@ def _finish(
     if len(failures) > job.max_failures:
         print(text, flush=True)  # noqa: T201
         raise Ego2ExoError(
-            f"{len(failures)} clip(s) failed, all others are answered: {listed([named(f) for f in failures], 10)}",
+            f"{len(failures)} clip(s) failed, all others are answered: {shorten_list(list(map(named, failures)), 10)}",
             f"at most {job.max_failures} (--max-failures)",
             f"mend these clips ({job.out}/failures.json) and run the same command again, which asks about them, with "
             "the other clips of their batches",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 
 _SHOWN = 20
@@ -51,11 +51,11 @@ def _in_folder(folder: Path, names: set[str], files: Sequence[str]) -> Path:
         return fitting[0]
     wanted = f"one of {', '.join(files)}, or the same with LEGACY- before it"
     if fitting:
-        shown = listed([str(file.relative_to(folder)) for file in fitting], _SHOWN)
+        shown = shorten_list([str(file.relative_to(folder)) for file in fitting], _SHOWN)
         raise Ego2ExoError(
             f"--data {folder} holds {len(fitting)} files that fit: {shown}", wanted, "pass the file itself"
         )
-    shown = listed([str(file.relative_to(folder)) for file in held], _SHOWN) or "no JSON file"
+    shown = shorten_list([str(file.relative_to(folder)) for file in held], _SHOWN) or "no JSON file"
     raise Ego2ExoError(f"--data {folder} holds no file that fits; it holds {shown}", wanted, "pass the file itself")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..items import CHOICE, DESCRIPTION, Item
 from .current import CHARADES_DESCRIPTION, EGO_IN_EXO, TODAY, TSU_DESCRIPTION
@@ -151,7 +151,7 @@ def _refuse_bad(path: Path, bad: Sequence[str], total: int, max_bad: int) -> Non
     if len(bad) > max_bad or len(bad) == total:
         leave_out = f", or leave them out, counted, by --max-bad-rows {len(bad)}" if len(bad) < total else ""
         raise Ego2ExoError(
-            f"{path}: {len(bad)} malformed row(s) of {total}: {listed(bad, _SHOWN)}",
+            f"{path}: {len(bad)} malformed row(s) of {total}: {shorten_list(bad, _SHOWN)}",
             f"{max_bad} malformed row(s), and at least one good row",
             f"mend these rows{leave_out}",
         )

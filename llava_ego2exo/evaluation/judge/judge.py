@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import write_whole
-from ...common.text import listed
+from ...common.text import shorten_list
 from ..items import CONSISTENCY_1, CONSISTENCY_2, FAILED, MAIN, PARSED, UNPARSED, Described, Outcome
 from . import prompts
 from .client import JudgeClient, JudgeRequest, Verdict
@@ -183,6 +183,6 @@ def _scored(row: Described, verdicts: Mapping[str, Verdict]) -> Described:
     for aspect, verdict in verdicts.items():
         if verdict.error:
             aspects_of.setdefault(verdict.error, []).append(aspect)
-    error = listed([f"{', '.join(aspects)}: {reason}" for reason, aspects in aspects_of.items()])
+    error = shorten_list([f"{', '.join(aspects)}: {reason}" for reason, aspects in aspects_of.items()])
     marks = {aspect: verdict.value for aspect, verdict in verdicts.items()}
     return replace(row, marks=marks, state="unjudged" if aspects_of else "judged", error=error)

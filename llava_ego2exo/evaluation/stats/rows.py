@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...common.text import listed, repeated
+from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from ..items import FAILED, MODES, PARSED, UNPARSED, Described, Outcome
 
@@ -26,7 +26,7 @@ def require_countable(outcomes: Sequence[Outcome], described: Sequence[Described
     faults += [f"{name} stands twice" for name in repeated(asked)]
     if faults:
         raise Ego2ExoError(
-            f"{len(faults)} fault(s) in what is to be counted: {listed(faults)}",
+            f"{len(faults)} fault(s) in what is to be counted: {shorten_list(faults)}",
             "one outcome for each item, model and mode, with an answer and a choice among the item's options",
             "mend the data, or run the evaluation anew in an empty folder",
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...common.json_io import read_json, read_json_lines, set_max_mb
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...config import PREFIX, Ego2ExoConfig
 from ...errors import Ego2ExoError
 from ..settings.data_paths import data_files
@@ -95,7 +95,7 @@ def check_data(
             faults += [f"{file}[{index}]: {fault}" for fault in found]
     if faults:
         raise Ego2ExoError(
-            f"{len(faults)} fault(s) in the training data: {listed(faults)}",
+            f"{len(faults)} fault(s) in the training data: {shorten_list(faults)}",
             '{"id", "video" or "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, '
             '{"from": "gpt", "value": "..."}]} with files under --video_folder and --image_folder'
             + (f", and {further.allowed}" if kl and further is not None else ""),

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..checkpoint.tokenizers import read_tokenizer
 from ..fixes.data import placement_of
@@ -170,7 +170,7 @@ def check_lessons(settings: Settings, rehearsal: Rehearsal, samples: Sequence[di
             _give(CERTAIN.get(class_of(settings) or "")),
         )
     if silent:
-        names = listed([f"id {sample.get('id')!r}" for sample in silent])
+        names = shorten_list([f"id {sample.get('id')!r}" for sample in silent])
         warnings.warn(f"{given}: LLaVA masks their answers ({names}).", stacklevel=2)
 
 

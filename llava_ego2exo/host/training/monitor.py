@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..model.answer_pass import llava_model
 from ..model.projector import CHILD
@@ -91,7 +91,7 @@ class TrainingMonitor(TrainerCallback):
         model, args = self.trainer.model, self.trainer.args
         broken = [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(torch.isfinite(p).all())]
         if broken:
-            cause = f"{len(broken)} weights are not finite: {listed(broken)}"
+            cause = f"{len(broken)} weights are not finite: {shorten_list(broken)}"
             remedy = "lower the learning rates or add --warmup_ratio" if step > 1 else "take an intact base checkpoint"
         elif isfinite(stats.ce):
             cause, remedy = "only the KL is not finite", "run the teacher in --bf16, or store its logits again"
@@ -161,7 +161,7 @@ class FirstGradientCheck:
         if broken and not scaled:
             raise Ego2ExoError(
                 f"the gradients of {len(broken)} tensors are not finite in step {self.steps} with a clip: "
-                f"{listed(broken)}",
+                f"{shorten_list(broken)}",
                 "finite gradients",
                 "lower the learning rates",
             )
@@ -171,7 +171,7 @@ class FirstGradientCheck:
         if unreached:
             raise Ego2ExoError(
                 f"no gradient reached {len(unreached)} trainable tensors in {self.steps} step(s) with a clip: "
-                f"{listed(unreached)}",
+                f"{shorten_list(unreached)}",
                 "a gradient other than 0 for every trainable weight",
                 "check for a learning rate of 0 (--learning_rate, --mm_projector_lr, --ego2exo_lr); else report a bug",
             )

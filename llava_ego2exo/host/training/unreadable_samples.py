@@ -17,7 +17,7 @@ from typing import Any
 from ...common.files import write_whole
 from ...common.jsonl import json_line
 from ...common.processes import Ranks
-from ...common.text import listed
+from ...common.text import shorten_list
 from ...config import PREFIX, ReadingConfig
 from ...errors import Ego2ExoError
 from ...video.cache import cache_stats, format_stats
@@ -185,7 +185,7 @@ class SkipUnreadableMixin:
             write_whole(self.unreadable_file, "".join(map(json_line, self.skipped.values())))
         if len(names) > self.max_unreadable:
             raise Ego2ExoError(
-                f"{len(names)} samples cannot be read: {listed(names, 10)}",
+                f"{len(names)} samples cannot be read: {shorten_list(names, 10)}",
                 f"at most {self.max_unreadable} (--{PREFIX}max_bad)",
                 f"fix or remove them ({self.unreadable_file} lists all), or raise --{PREFIX}max_bad",
             )

@@ -13,7 +13,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from .common.files import write_whole
+from .common.files import write_atomic
 from .errors import Ego2ExoError
 
 PATCH_NAME = "llava-plugins.patch"
@@ -117,7 +117,7 @@ def _change(file: Path, content: bytes, state: str) -> str:
     if not mode & 0o222:  # a rename would replace it all the same
         raise Ego2ExoError(f"{file} is read-only", "a writable file", "make it writable, or patch a copy that you own")
     # A new file also leaves other hard links alone: package managers link site-packages to their shared cache.
-    write_whole(file, content).chmod(mode)
+    write_atomic(file, content).chmod(mode)
     return state
 
 

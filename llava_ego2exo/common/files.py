@@ -18,7 +18,7 @@ from .processes import run_all
 HASHES = "video_hashes.jsonl"
 
 
-def write_whole(path: str | Path, content: str | bytes, sync: bool = True) -> Path:
+def write_atomic(path: str | Path, content: str | bytes, sync: bool = True) -> Path:
     """Write a file beside its place, then rename it: at any moment the old or the new file is there, complete.
 
     Args:

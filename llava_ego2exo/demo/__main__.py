@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
-from ..common.files import write_whole
+from ..common.files import write_atomic
 from ..errors import Ego2ExoError
 from .cache import default_folder, get_base
 from .pipeline import Seed, run_seed, shown
@@ -105,7 +105,7 @@ def run(out: Path, args: argparse.Namespace) -> int:
         print(f"\n{shown(command)}")  # noqa: T201
     results = gather(plan, runs, seconds)
     write_report(results, out)
-    write_whole(out / "picture.svg", picture(results))
+    write_atomic(out / "picture.svg", picture(results))
     print(f"\n{table(results)}\n\n{ablation_table(results)}")  # noqa: T201
     kept = f"report: {out / 'report.html'}" if args.out else "--out DIR keeps the report and everything else"
     print(f"\n{gain(results)}\n{kept}")  # noqa: T201

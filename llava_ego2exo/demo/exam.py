@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..common.files import write_whole
+from ..common.files import write_atomic
 from ..video import read_video
 from .models import load_quietly
 from .pipeline import Seed, read_tests
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     loaded, tests = load_quietly(args.model, args.base), read_tests(args.tests, args.view)
     exams = {how: asdict(examine(loaded, tests, args.template, how)) for how in hows(loaded[1])}
-    write_whole(args.out, json.dumps(exams, indent=1))
+    write_atomic(args.out, json.dumps(exams, indent=1))
     return 0
 
 

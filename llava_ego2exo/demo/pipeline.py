@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..common.files import write_whole
+from ..common.files import write_atomic
 from ..errors import Ego2ExoError
 from .cache import PAIRS_SEED, TESTS_SEED, Base
 from .cameras import VIEWS, draw, write_clip
@@ -140,17 +140,17 @@ def write_material(folder: Path, plan: Plan, seed: int) -> list[tuple[Scene, Pat
     """
     training = list(scenes(plan.pairs, 100 * seed + PAIRS_SEED))
     files = _write_clips(folder / "pairs", training)
-    write_whole(folder / "queries.json", json.dumps(queries(), indent=1))
+    write_atomic(folder / "queries.json", json.dumps(queries(), indent=1))
     captions = [
         {"id": f"{exo.stem}_{number}", "video": exo.name, "conversations": turns(pair)}
         for scene, (_, exo) in zip(training, files, strict=True)
         for number, pair in enumerate(scene_answers(scene))
     ]
-    write_whole(folder / "control.json", json.dumps(captions, indent=1))
+    write_atomic(folder / "control.json", json.dumps(captions, indent=1))
     asked = list(scenes(plan.tests, 100 * seed + TESTS_SEED, held_out=True))
     tests = [(scene, *pair) for scene, pair in zip(asked, _write_clips(folder / "tests", asked), strict=True)]
     kept = [{"scene": asdict(scene), "ego": str(ego), "exo": str(exo)} for scene, ego, exo in tests]
-    write_whole(folder / "tests.json", json.dumps(kept, indent=1))
+    write_atomic(folder / "tests.json", json.dumps(kept, indent=1))
     return tests
 
 

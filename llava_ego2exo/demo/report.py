@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.files import write_whole
+from ..common.files import write_atomic
 from ..pages.templating import SHARED, templates
 from .results import (
     CHANCE,
@@ -52,8 +52,8 @@ def write_report(results: Results, out: str | Path) -> Path:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     html = report_html(results)
-    write_whole(folder / "metrics.json", json.dumps(metrics(results), indent=2, default=str) + "\n")
-    return write_whole(folder / "report.html", html)
+    write_atomic(folder / "metrics.json", json.dumps(metrics(results), indent=2, default=str) + "\n")
+    return write_atomic(folder / "report.html", html)
 
 
 def report_html(results: Results) -> str:

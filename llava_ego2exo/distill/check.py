@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..common.files import require_writable, write_whole
+from ..common.files import require_writable, write_atomic
 from ..errors import Ego2ExoError
 from ..video.limits import VideoLimits
 from .findings import (
@@ -127,7 +127,7 @@ def run_check(
             "findings": [{**asdict(finding), "is_fault": finding.is_fault} for finding in findings],
             "files": {file: asdict(probe) for file, probe in probes.items()},
         }
-        write_whole(report_to, json.dumps(whole, indent=1, ensure_ascii=False))
+        write_atomic(report_to, json.dumps(whole, indent=1, ensure_ascii=False))
     total = len(found.pairs) + len(found.faults)
     if write_clean:
         say(f"\n{_write_clean(write_clean, pairs, findings, total)}")

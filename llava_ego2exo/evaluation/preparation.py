@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.differences import differences
-from ..common.files import file_hash, locked, video_hashes, write_whole
+from ..common.files import file_hash, locked, video_hashes, write_atomic
 from ..common.git import commit_of
 from ..common.json_io import read_json
 from ..common.jsonl import json_line
@@ -126,9 +126,9 @@ def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
     folder = Path(job.out)
     stack.enter_context(locked(folder))
     manifest = _joined(folder, manifest)
-    written = write_whole(folder / ITEMS, "".join(json_line(dataclasses.asdict(item)) for item in items))
+    written = write_atomic(folder / ITEMS, "".join(json_line(dataclasses.asdict(item)) for item in items))
     manifest["items sha256"] = file_hash(str(written))
-    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     there = [item for item in items if item.path]
     hashes = video_hashes([item.path for item in there], folder, what="hashing videos")
     asked = [

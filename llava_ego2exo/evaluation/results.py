@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common.files import file_hash, locked, write_whole
+from ..common.files import file_hash, locked, write_atomic
 from ..common.jsonl import json_line, read_lines, record_of
 from ..errors import Ego2ExoError
 from .items import Described, Item, Outcome
@@ -94,7 +94,7 @@ def rescore(out: str, parser: str | None, judge: JudgeSettings | None, compare_t
         manifest = {**manifest, "parser": parser}
         if judge is not None:
             manifest["judge settings"] = judge.to_dict()
-        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         replies = {
             (model["name"], mode): {reply.id: reply for reply in read_replies(folder / model["name"] / mode).values()}
             for model in manifest["models"]
@@ -122,7 +122,7 @@ def report(
         outcomes += outcomes_of(items, own, model, mode, manifest["parser"])
         described += described_of(items, own, model)
     outcomes, described, provenance = _judged(folder, outcomes, described, manifest, judge)
-    write_whole(folder / "results.jsonl", "".join(json_line(_result(one)) for one in (*outcomes, *described)))
+    write_atomic(folder / "results.jsonl", "".join(json_line(_result(one)) for one in (*outcomes, *described)))
     write_report(folder, outcomes, described, provenance, compare_to)
     measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return Finished(outcomes, described, measured)

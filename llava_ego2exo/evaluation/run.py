@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.files import write_whole
+from ..common.files import write_atomic
 from ..common.processes import Ranks, clip_bar, started_ranks
 from ..common.text import shorten_list
 from ..errors import Ego2ExoError
@@ -204,7 +204,7 @@ def _with_attention(folder: Path, manifest: dict[str, Any], found: Sequence[dict
     seen = {name: how for own in found for name, how in own.items()}
     models = [{**model, "attention": seen.get(model["name"], model["attention"])} for model in manifest["models"]]
     manifest = {**manifest, "models": models}
-    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
 

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..common.files import write_whole
+from ..common.files import write_atomic
 from ..common.jsonl import AppendFile, json_line, read_lines, record_of
 from .items import CHOICE, FAILED, LIKELIHOOD, PARSED, UNPARSED, Described, Item, Outcome
 from .replies.parser import PARSERS
@@ -73,7 +73,7 @@ def read_replies(folder: str | Path) -> dict[str, Reply]:
 def finish_replies(folder: str | Path, replies: Iterable[Reply]) -> None:
     """Write the finished file in the order given, and remove those of the unfinished run."""
     folder = Path(folder)
-    write_whole(folder / FINISHED, "".join(json_line(asdict(reply)) for reply in replies))
+    write_atomic(folder / FINISHED, "".join(json_line(asdict(reply)) for reply in replies))
     for unfinished in folder.glob(_PARTS):
         unfinished.unlink()
 

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..common.files import locked, write_whole
+from ..common.files import locked, write_atomic
 from ..common.jsonl import json_line
 from ..common.processes import run_all
 from ..common.text import shorten_list
@@ -152,13 +152,13 @@ def _check(items: Sequence[Item], benchmark: str) -> None:
 
 def _write_task(folder: Path, name: str, items: Sequence[Item]) -> None:
     rows, first = rows_of(items), items[0]
-    data = write_whole(folder / "data" / f"{name}.jsonl", "".join(map(json_line, rows)))
+    data = write_atomic(folder / "data" / f"{name}.jsonl", "".join(map(json_line, rows)))
     metrics = metrics_of(first.kind, rows[0]["groups"])
     text = _filled(
         _TEMPLATES[first.kind], name=name, data=str(data), metrics=metrics, new_tokens=_NEW_TOKENS[first.kind],
         benchmark=first.benchmark, prompt=VERSION,
     )  # fmt: skip
-    write_whole(folder / f"{name}.yaml", text)
+    write_atomic(folder / f"{name}.yaml", text)
 
 
 def _write_groups(folder: Path) -> dict[str, list[str]]:
@@ -171,7 +171,7 @@ def _write_groups(folder: Path) -> dict[str, list[str]]:
     for name, own in groups.items():
         # Tasks of both kinds have no metric in common.
         metrics = METRICS[CHOICE] if name == ADLX else ()
-        write_whole(folder / f"{name}.yaml", _filled("group.yaml.j2", name=name, tasks=own, metrics=metrics))
+        write_atomic(folder / f"{name}.yaml", _filled("group.yaml.j2", name=name, tasks=own, metrics=metrics))
     return groups
 
 

@@ -23,7 +23,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ..common.files import require_writable, write_whole
+from ..common.files import require_writable, write_atomic
 from ..errors import Ego2ExoError
 from . import reader
 from .limits import VideoLimits
@@ -121,7 +121,7 @@ class FrameCache:
         np.savez(content, note=np.array(note), frames=clip.frames)
         try:
             self._make_room(content.tell())
-            write_whole(file, content.getbuffer(), sync=False)
+            write_atomic(file, content.getbuffer(), sync=False)
         except (Ego2ExoError, OSError) as error:
             if not self._count("failed"):
                 reason = error.given if isinstance(error, Ego2ExoError) else error

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import llava_ego2exo
-from llava_ego2exo.common.files import HASHES, _stored_hashes, video_hashes, write_whole
+from llava_ego2exo.common.files import HASHES, _stored_hashes, video_hashes, write_atomic
 from llava_ego2exo.common.jsonl import json_line, read_lines
 from llava_ego2exo.distill.pairs.egoexo4d import write_missing
 from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
@@ -89,7 +89,7 @@ KINDS = {
     ),
     "answers of a judge": (judged, lambda f: list(JudgeCache(f).answers.values()), LINES),
     "items of eval": (
-        lambda f: write_whole(f / "items.jsonl", "".join(json_line(dataclasses.asdict(item)) for item in ITEMS)),
+        lambda f: write_atomic(f / "items.jsonl", "".join(json_line(dataclasses.asdict(item)) for item in ITEMS)),
         lambda f: list(read_lines(f / "items.jsonl", _item, torn=False, origin="llava-ego2exo eval")), LINES,
     ),
     "pairs": (lambda f: write_pairs(f / "p.jsonl", pairs_of(f)), lambda f: read_pairs(f / "p.jsonl"), LINES),
@@ -101,7 +101,7 @@ KINDS = {
         lambda f: [open_folder(f, MANIFEST)], WHOLE,
     ),
     "manifest of an evaluation": (
-        lambda f: write_whole(f / "run.json", json.dumps(RUN) + "\n"), lambda f: [read_manifest(f)], WHOLE,
+        lambda f: write_atomic(f / "run.json", json.dumps(RUN) + "\n"), lambda f: [read_manifest(f)], WHOLE,
     ),
     "stored logits": (logits, lambda f: [{n: v.tolist() for n, v in vars(load_top_k(f, "abc")).items()}], WHOLE),
     "hashes of videos": (hashed, lambda f: list(_stored_hashes(f / HASHES).items()), LINES),
@@ -195,7 +195,7 @@ def test_a_write_that_fails_leaves_the_old_file(kind, step, tmp_path, monkeypatc
 
 # Calls that write a file in place, and why each may: (module, call) -> reason.
 IN_PLACE = {
-    ("common/files.py", "open"): "write_whole itself, beside the place",
+    ("common/files.py", "open"): "write_atomic itself, beside the place",
     ("video/cache.py", "savez"): "into memory",
     ("distill/pairs/cutter.py", "open"): "a video beside its place, renamed when it is whole",
     ("video/worker.py", "fdopen"): "a pipe",
@@ -215,7 +215,7 @@ WRITING = {"write_text", "write_bytes", "savefig", "save_pretrained", "save_file
 
 
 def test_nothing_else_writes_in_place():
-    """A new line that writes a file goes through write_whole or AppendFile, or says here why not."""
+    """A new line that writes a file goes through write_atomic or AppendFile, or says here why not."""
     found = set()
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from llava_ego2exo.common.files import locked, write_whole
+from llava_ego2exo.common.files import locked, write_atomic
 from llava_ego2exo.common.jsonl import AppendFile, json_line, read_lines
 from llava_ego2exo.errors import Ego2ExoError
 
@@ -21,15 +21,15 @@ def read(path, torn=False):
 
 
 def test_write_whole_replaces_and_leaves_nothing_beside(tmp_path):
-    path = write_whole(tmp_path / "deep" / "file.txt", "first")
-    assert write_whole(path, b"second\xff").read_bytes() == b"second\xff"
+    path = write_atomic(tmp_path / "deep" / "file.txt", "first")
+    assert write_atomic(path, b"second\xff").read_bytes() == b"second\xff"
     assert os.listdir(path.parent) == ["file.txt"]
 
 
 def test_write_whole_says_why_not(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Ego2ExoError, match="cannot be written: "):
-        write_whole(tmp_path / "file" / "below.txt", "x")
+        write_atomic(tmp_path / "file" / "below.txt", "x")
 
 
 def test_one_run_at_a_time(tmp_path):

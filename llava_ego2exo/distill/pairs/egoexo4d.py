@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...common.files import write_whole
+from ...common.files import write_atomic
 from ...common.json_io import read_json
 from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
@@ -291,7 +291,7 @@ def write_missing(folder: str | Path, missing: Mapping[str, str]) -> Path:
         f"# egoexo -o ROOT --parts downscaled_takes/448 --uids {uids}",
     ]
     if missing:
-        return write_whole(path, "\n".join([*head, *missing, ""]))
+        return write_atomic(path, "\n".join([*head, *missing, ""]))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

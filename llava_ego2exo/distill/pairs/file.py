@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...common.files import write_whole
+from ...common.files import write_atomic
 from ...common.json_io import json_reason, parse_json, read_raw_lines
 from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
@@ -107,7 +107,7 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> Path:
     if twice or not pairs:
         given = f"{path}: segment(s) named twice: {shorten_list(twice)}" if twice else f"{path}: no pair to write"
         raise Ego2ExoError(given, "one or more pairs, each segment once", "give each segment a name of its own")
-    return write_whole(path, "".join(f"{_line(pair, path.parent)}\n" for pair in pairs))
+    return write_atomic(path, "".join(f"{_line(pair, path.parent)}\n" for pair in pairs))
 
 
 def require_files(pairs: Sequence[Pair], remedy: str = _CLEAN) -> None:

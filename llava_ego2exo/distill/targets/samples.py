@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...common.draws import draw, shuffle_key
-from ...common.files import write_whole
+from ...common.files import write_atomic
 from ...common.text import shorten_list
 from ...config import Ego2ExoConfig
 from ...errors import Ego2ExoError
@@ -239,7 +239,7 @@ def write_samples(out: str | Path, samples: Sequence[Sample]) -> Path:
     Raises:
         Ego2ExoError: it cannot be written.
     """
-    return write_whole(out, json.dumps(samples, indent=1, sort_keys=True) + "\n")
+    return write_atomic(out, json.dumps(samples, indent=1, sort_keys=True) + "\n")
 
 
 def _usable(

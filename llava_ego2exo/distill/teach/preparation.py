@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.differences import differences
-from ...common.files import locked, video_hashes, write_whole
+from ...common.files import locked, video_hashes, write_atomic
 from ...common.json_io import read_json
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
@@ -144,7 +144,7 @@ def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
             "one teacher and one way of asking in a folder",
             "give another --out, or the same as before",
         )
-    write_whole(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return found
 
 
@@ -213,7 +213,7 @@ def write_failures(folder: Path, failures: Sequence[dict[str, str]]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
-    write_whole(path, json.dumps(list(failures), indent=1, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(list(failures), indent=1, ensure_ascii=False) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.files import write_whole
+from ...common.files import write_atomic
 from ...common.jsonl import AppendFile, json_line, read_lines, record_of
 from ...errors import Ego2ExoError
 
@@ -96,7 +96,7 @@ def write_answers(folder: str | Path, answers: Iterable[Answer]) -> Path:
     At any moment the folder holds every answer: the new file takes the old one's place in one step.
     """
     folder = Path(folder)
-    path = write_whole(folder / FINISHED, "".join(json_line(asdict(answer)) for answer in answers))
+    path = write_atomic(folder / FINISHED, "".join(json_line(asdict(answer)) for answer in answers))
     for unfinished in folder.glob(_PARTS):
         unfinished.unlink()
     return path

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.files import write_whole
+from ...common.files import write_atomic
 from ...errors import Ego2ExoError
 from ...host.training.reader import file_of as top_k_path
 from ...host.training.reader import read_logits
@@ -46,7 +46,7 @@ def save_top_k(folder: str | Path, key: str, top: TopK) -> Path:
         logits=np.asarray(top.logits, np.float16),
         tokens=np.asarray(top.tokens, np.int32),
     )
-    return write_whole(top_k_path(folder, key), content.getvalue())
+    return write_atomic(top_k_path(folder, key), content.getvalue())
 
 
 def load_top_k(folder: str | Path, key: str) -> TopK:

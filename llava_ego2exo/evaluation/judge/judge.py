@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...common.files import write_whole
+from ...common.files import write_atomic
 from ...common.text import shorten_list
 from ..items import CONSISTENCY_1, CONSISTENCY_2, FAILED, MAIN, PARSED, UNPARSED, Described, Outcome
 from . import prompts
@@ -146,7 +146,7 @@ class Judge:
     def _store_prompts(self) -> None:
         texts, digest = prompts.prompt_texts(), prompts.prompts_hash()
         content = {"version": prompts.PROMPT_VERSION, "sha256": digest, "prompts": texts}
-        write_whole(self._folder / PROMPTS_FILE, json.dumps(content, indent=1) + "\n")
+        write_atomic(self._folder / PROMPTS_FILE, json.dumps(content, indent=1) + "\n")
 
 
 def _is_clips(row: Described) -> bool:

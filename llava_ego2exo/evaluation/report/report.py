@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ...common.files import write_whole
+from ...common.files import write_atomic
 from ...pages.templating import templates
 from ..items import Described, Outcome
 from ..stats.metrics import metrics
@@ -48,9 +48,9 @@ def write_report(
     folder = Path(out)
     found = metrics(outcomes, described, provenance, compare_to)
     failed = failures(outcomes, described)
-    write_whole(folder / "metrics.json", json.dumps(found, indent=1) + "\n")
-    write_whole(folder / "report.md", readable(markdown(found, failed)))
-    return write_whole(folder / "report.html", report_html(found, failed, outcomes, described, samples))
+    write_atomic(folder / "metrics.json", json.dumps(found, indent=1) + "\n")
+    write_atomic(folder / "report.md", readable(markdown(found, failed)))
+    return write_atomic(folder / "report.html", report_html(found, failed, outcomes, described, samples))
 
 
 def report_html(

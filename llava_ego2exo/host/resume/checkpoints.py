@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.files import write_whole
+from ...common.files import write_atomic
 from ...errors import Ego2ExoError
 from ..checkpoint.files import LORA_EXTRAS, PROJECTOR
 
@@ -109,7 +109,7 @@ def finish(part: Path, target: Path, run: dict[str, Any]) -> None:
     sizes = {path.relative_to(part).as_posix(): path.stat().st_size for path in files}
     for path in files:
         _to_disk(path)
-    write_whole(part / MANIFEST, json.dumps({"run": run, "files": sizes}, indent=1) + "\n")
+    write_atomic(part / MANIFEST, json.dumps({"run": run, "files": sizes}, indent=1) + "\n")
     if target.exists():
         shutil.rmtree(target)
     part.rename(target)

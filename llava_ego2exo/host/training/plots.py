@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from ...common.files import write_whole
+from ...common.files import write_atomic
 
 # What is drawn, in order, with its title; what a run has not logged is left out.
 CURVES = {
@@ -54,7 +54,7 @@ def plot_losses(history: list[dict[str, Any]], folder: str) -> str:
         axis.tick_params(labelsize=8, labelbottom=True)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
-    file = write_whole(Path(folder, FILE), content.getvalue())
+    file = write_atomic(Path(folder, FILE), content.getvalue())
     return f"plots of the run: {file}"
 
 

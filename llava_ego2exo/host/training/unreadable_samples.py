@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...common.files import write_whole
+from ...common.files import write_atomic
 from ...common.jsonl import json_line
 from ...common.processes import Ranks
 from ...common.text import shorten_list
@@ -182,7 +182,7 @@ class SkipUnreadableMixin:
         if len(names) == known:
             return
         if self.is_world_process_zero():
-            write_whole(self.unreadable_file, "".join(map(json_line, self.skipped.values())))
+            write_atomic(self.unreadable_file, "".join(map(json_line, self.skipped.values())))
         if len(names) > self.max_unreadable:
             raise Ego2ExoError(
                 f"{len(names)} samples cannot be read: {shorten_list(names, 10)}",

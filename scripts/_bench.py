@@ -15,9 +15,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from llava_ego2exo.pages.markdown import table  # noqa: E402
+from llava_ego2exo.common.text import markdown_table  # noqa: E402
 
-__all__ = ["add_common", "dtype_of", "machine", "peak_bytes", "show", "side_by_side", "table", "timed"]
 Ways = dict[str, Callable[[], object]]
 
 
@@ -36,7 +35,7 @@ def dtype_of(args: argparse.Namespace) -> torch.dtype:
 
 
 def machine(device: str) -> str:
-    """The machine in words: measured numbers mean nothing without it."""
+    """Processor, threads and torch: measured numbers mean nothing without them."""
     if device.startswith("cuda"):
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -44,26 +43,21 @@ def machine(device: str) -> str:
     return f"{names[0] if names else 'cpu'}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
 
 
-def timed(run: Callable[[], object], device: str) -> float:
-    """Seconds of a call, the GPU's work included."""
-    _wait(device)
-    began = time.perf_counter()
-    run()
-    _wait(device)
-    return time.perf_counter() - began
-
-
 def side_by_side(ways: Ways, rounds: int, device: str = "cpu") -> dict[str, float]:
-    """Median seconds of each way.
+    """Median seconds of each way, the GPU's work included.
 
     The ways take turns, so that a machine that slows down slows all of them down; a first round warms up.
     """
+    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, run in ways.items():
-            passed = timed(run, device)
+            wait()
+            began = time.perf_counter()
+            run()
+            wait()
             if number:
-                seconds[name].append(passed)
+                seconds[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -85,11 +79,17 @@ def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
     return live.peak
 
 
+def table(heads: list[str], rows: list[list[object]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return markdown_table(heads, rows).splitlines()
+
+
+def about(found: dict) -> str:
+    """The machine and the settings of a result, in one line."""
+    facts = [f"{name} {value}" for name, value in found.items() if name != "machine" and isinstance(value, str | int)]
+    return "; ".join([found["machine"], *facts])
+
+
 def show(args: argparse.Namespace, found: dict, lines: list[str]) -> None:
-    """Print what was found as JSON where that was asked for, else the lines (the ratios last)."""
+    """Print what was found as JSON where that was asked for, else the lines."""
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines))
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)

@@ -1,26 +1,34 @@
 """The ego tokens' attention beside the plain form, which projects keys and values of every patch as the authors do.
 
-    python scripts/bench_attention.py                       # on the CPU: two layers, some minutes
-    python scripts/bench_attention.py --device cuda         # on a GPU: all layers, bfloat16
+    python scripts/bench_attention.py                           # on the CPU: two layers, some minutes
+    python scripts/bench_attention.py --device cuda             # on a GPU: all layers, bfloat16
+    python scripts/bench_attention.py --growth --plot growth.png  # how time and memory grow, at a quarter size
 
 Sizes are SigLIP so400m's: width 1152, 16 heads, 729 patches a frame, 26 layers. Layers are alike and independent, so
 fewer of them give the same ratios. `auto` is what a run gets; `states alone` and `weights too` are the two ways of the
-folded form, which differ in what backward keeps beside the layers' outputs.
+folded form, which differ in what backward keeps beside the layers' outputs. `times` is how often a way's time or memory
+the plain form takes. With --growth one setting changes at a time, from 32 frames, 16 tokens, all layers, one video, and
+memory includes the layers' outputs.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
-from _bench import Ways, add_common, dtype_of, machine, peak_bytes, show, side_by_side, table
+from _bench import Ways, about, add_common, dtype_of, machine, peak_bytes, show, side_by_side, table
 from torch import Tensor, nn
 
-from llava_ego2exo.method.attention import CrossAttention
+from llava_ego2exo.method.attention import CrossAttention, _flash_runs
 from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens
 
 WIDTH, HEADS, PATCHES, LAYERS = 1152, 16, 729, 26
 PLAIN = "K and V projected"
+START = {"frames": 32, "tokens": 16, "layers": LAYERS, "batch": 1}
+GROWTH = {
+    "frames": (8, 16, 32, 64, 128, 180), "tokens": (4, 8, 16, 32, 64), "layers": (7, 13, 26), "batch": (1, 2, 4, 8),
+}  # fmt: skip
 
 
 class Plain(nn.Module):
@@ -35,17 +43,14 @@ class Plain(nn.Module):
                 target.weight.data.copy_(source.weight)
                 target.bias.data.zero_() if source.bias is None else target.bias.data.copy_(source.bias)
 
-    def forward(self, states: list[Tensor]) -> Tensor:
+    def forward(self, states: list[Tensor], lengths: list[int]) -> Tensor:
         """States (frames, patches, D) a layer -> (1, P, D)."""
         tokens = self.tokens[None]
-        for h, layers in zip(states, self.layers, strict=True):
-            tokens = self._attend(tokens, h.flatten(0, 1)[None], *layers)
+        for h, (q, k, v, out) in zip(states, self.layers, strict=True):
+            h = h.flatten(0, 1)[None]
+            heads = [x.unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in (q(tokens), k(h), v(h))]
+            tokens = out(nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
         return tokens
-
-    @staticmethod
-    def _attend(tokens: Tensor, h: Tensor, q: nn.Linear, k: nn.Linear, v: nn.Linear, out: nn.Linear) -> Tensor:
-        heads = [x.unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in (q(tokens), k(h), v(h))]
-        return out(nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 
 
 def main() -> int:
@@ -55,13 +60,25 @@ def main() -> int:
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--tokens", type=int, default=16, help="P")
     parser.add_argument("--layers", type=int, help=f"(default: {LAYERS} on a GPU, 2 on a CPU)")
+    parser.add_argument("--growth", action="store_true", help="change one setting at a time")
+    parser.add_argument("--plot", type=Path, help="with --growth: picture to write (.png or .svg)")
     args = parser.parse_args()
+    found = {"machine": machine(args.device), "dtype": str(dtype_of(args)).removeprefix("torch.")}
+    if args.growth:
+        growth(args, found)
+        return 0
     args.layers = args.layers or (LAYERS if args.device.startswith("cuda") else 2)
-    found = {
-        "machine": machine(args.device), "dtype": str(dtype_of(args)).removeprefix("torch."), "layers": args.layers,
-        "tokens": args.tokens, "frames": {frames: measure(args, frames) for frames in args.frames},
-    }  # fmt: skip
-    show(args, found, lines(found))
+    found |= {"layers": args.layers, "tokens": args.tokens, "ways": {n: measure(args, n) for n in args.frames}}
+    rows = [
+        [frames, name, *(f"{one[key]:.3f} s" for key in ("forward s", "training s")),
+         *(f"{one[key] / 2**20:.1f} MiB" for key in ("forward peak", "training peak", "kept")),
+         *(f"{ways[PLAIN][key] / one[key]:.2f}" for key in ("forward s", "training s", "training peak"))]
+        for frames, ways in found["ways"].items() for name, one in ways.items()
+    ]  # fmt: skip
+    heads = ["frames", "way", "forward", "with backward", "peak forward", "peak with backward", "kept beside h"]
+    show(
+        args, found, [about(found), "", *table([*heads, "times forward", "times with backward", "times memory"], rows)]
+    )
     return 0
 
 
@@ -71,29 +88,27 @@ def measure(args: argparse.Namespace, frames: int) -> dict:
     made = {"device": args.device, "dtype": dtype_of(args)}
     states = [torch.randn(frames, PATCHES, WIDTH, **made) for _ in range(args.layers)]
     ours = EgoAdaptiveTokens(args.tokens, WIDTH, HEADS, range(args.layers)).to(**made)
-    plain = Plain(ours).to(**made)
-    modules = {PLAIN: plain, "auto": ours, **_ways(ours, states[0])}
-    wanted = plain(states).detach().float()
-    forward, both = {}, {}
+    modules = {PLAIN: Plain(ours).to(**made), "auto": ours, **folded_and_others(ours, states[0])}
+    wanted = modules[PLAIN](states, [frames]).detach().float()
+    forward: Ways = {}
+    both: Ways = {}
     for name, module in modules.items():
-        run = (lambda m=plain: m(states)) if name == PLAIN else (lambda m=module: m(states, [frames]))
-        off = (run().detach().float() - wanted).norm() / wanted.norm()
+        off = (module(states, [frames]).detach().float() - wanted).norm() / wanted.norm()
         if off > (1e-5 if made["dtype"] == torch.float32 else 5e-2):
             raise SystemExit(f"{name} differs from {PLAIN} by {off:.1e}")
-        forward[name] = torch.no_grad()(run)
-        both[name] = lambda run=run: run().float().sum().backward()
-    for run in both.values():
-        run()  # the parameters' gradients are there before any memory is measured
-    seconds = [side_by_side(ways, args.rounds, args.device) for ways in (forward, both)]
-    peaks = [{name: peak_bytes(run, args.device) for name, run in ways.items()} for ways in (forward, both)]
-    keys = ("forward seconds", "training seconds", "forward peak", "training peak")
-    found = {name: dict(zip(keys, (x[name] for x in (*seconds, *peaks)), strict=True)) for name in modules}
+        forward[name] = torch.no_grad()(lambda m=module: m(states, [frames]))
+        both[name] = lambda m=module: m(states, [frames]).float().sum().backward()
+        both[name]()  # the parameters' gradients are there before any memory is measured
+    keys = ("forward s", "training s", "forward peak", "training peak")
+    values = [side_by_side(ways, args.rounds, args.device) for ways in (forward, both)]
+    values += [{name: peak_bytes(run, args.device) for name, run in ways.items()} for ways in (forward, both)]
+    found = {name: dict(zip(keys, (value[name] for value in values), strict=True)) for name in modules}
     for name, module in modules.items():
-        found[name]["kept"] = kept_bytes(module, states, name == PLAIN, frames)
+        found[name]["kept"] = kept_bytes(module, states, frames)
     return found
 
 
-def _ways(ours: EgoAdaptiveTokens, states: Tensor) -> Ways:
+def folded_and_others(ours: EgoAdaptiveTokens, states: Tensor) -> dict[str, EgoAdaptiveTokens]:
     """The same weights, computed each way that runs here."""
 
     def way(attn: str, keep_weights: bool | None = None) -> EgoAdaptiveTokens:
@@ -109,12 +124,10 @@ def _ways(ours: EgoAdaptiveTokens, states: Tensor) -> Ways:
         "folded, weights too": way("folded", True),
         "sdpa": way("sdpa"),
     }
-    from llava_ego2exo.method.attention import _flash_runs
-
     return {**ways, "flash": way("flash")} if _flash_runs(states, WIDTH // HEADS) else ways
 
 
-def kept_bytes(module: nn.Module, states: list[Tensor], plain: bool, frames: int) -> int:
+def kept_bytes(module: nn.Module, states: list[Tensor], frames: int) -> int:
     """Bytes that autograd keeps from forward to backward, the given states and the parameters apart."""
     known = {t.untyped_storage().data_ptr() for t in [*states, *module.parameters()]}
     kept: dict[int, Tensor] = {}
@@ -125,33 +138,65 @@ def kept_bytes(module: nn.Module, states: list[Tensor], plain: bool, frames: int
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        module(states) if plain else module(states, [frames])
+        module(states, [frames])
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def lines(found: dict) -> list[str]:
-    """The tables, ratios last."""
-    made = [f"{found['machine']}; {found['dtype']}, {found['layers']} layers, {found['tokens']} tokens", ""]
-    heads = ["frames", "way", "forward", "with backward", "peak forward", "peak with backward", "kept beside h"]
-    rows, ratios = [], []
-    for frames, ways in found["frames"].items():
-        base = ways[PLAIN]
-        for name, one in ways.items():
-            times = [f"{one[key]:.3f} s" for key in ("forward seconds", "training seconds")]
-            sizes = [f"{one[key] / 2**20:.1f} MiB" for key in ("forward peak", "training peak", "kept")]
-            rows.append([frames, name, *times, *sizes])
-            keys = ("forward seconds", "training seconds", "forward peak", "training peak")
-            ratios.append([frames, name, *(f"{base[key] / one[key]:.2f}" for key in keys)])
-    about = f"How many times the time and memory of each way `{PLAIN}` takes:"
-    return [*made, *table(heads, rows), "", about, "", *table(heads[:-1], ratios), "", _last(found)]
+def growth(args: argparse.Namespace, found: dict) -> None:
+    """Print time and memory of forward and backward by setting, and draw them."""
+    sizes = (WIDTH, HEADS, PATCHES) if args.device.startswith("cuda") else (WIDTH // 4, HEADS // 4, 100)
+    found |= {
+        "width, heads, patches": ", ".join(map(str, sizes)),
+        "elsewhere": ", ".join(f"{k} {v}" for k, v in START.items()),
+    }
+    found["growth"] = {
+        name: {step: grown(args, sizes, {**START, name: step}) for step in GROWTH[name]} for name in GROWTH
+    }
+    rows = [[name, step, f"{one['seconds']:.3f} s", f"{one['peak'] / 2**20:.1f} MiB"]
+            for name, steps in found["growth"].items() for step, one in steps.items()]  # fmt: skip
+    show(
+        args,
+        found,
+        [about(found), "", *table(["what", "setting", "forward and backward", "peak with the layers' outputs"], rows)],
+    )
+    if args.plot:
+        draw(found["growth"], args.plot)
 
 
-def _last(found: dict) -> str:
-    said = []
-    for frames, ways in found["frames"].items():
-        forward, both = (ways[PLAIN][key] / ways["auto"][key] for key in ("forward seconds", "training seconds"))
-        said.append(f"{frames} frames: forward x{forward:.2f}, with backward x{both:.2f}")
-    return f"{PLAIN} takes so many times the time of auto: {'; '.join(said)}"
+def grown(args: argparse.Namespace, sizes: tuple[int, int, int], setting: dict[str, int]) -> dict[str, float]:
+    """Median seconds of forward and backward, and peak bytes with the layers' outputs."""
+    width, heads, patches = sizes
+    made = {"device": args.device, "dtype": dtype_of(args)}
+    layers = range(0, LAYERS, -(-LAYERS // setting["layers"]))
+    lengths = [setting["frames"]] * setting["batch"]
+    reader = EgoAdaptiveTokens(setting["tokens"], width, heads, layers).to(**made)
+    states = {i: torch.randn(sum(lengths), patches, width, **made) for i in layers}
+
+    def run() -> None:
+        reader(states, lengths).float().sum().backward()
+
+    seconds = side_by_side({"run": run}, args.rounds, args.device)["run"]
+    return {"seconds": seconds, "peak": peak_bytes(run, args.device) + sum(h.nbytes for h in states.values())}
+
+
+def draw(growth: dict, path: Path) -> None:
+    """Four panels of time above four of memory; a thin line shows growth in proportion, from the smallest setting."""
+    from llava_ego2exo.pages.drawing import drawing
+
+    with drawing(10, 4.6) as figure:
+        axes = figure.subplots(2, 4, sharey="row")
+        for column, (name, steps) in enumerate(growth.items()):
+            at = list(steps)
+            for row, (key, unit) in enumerate((("seconds", 1), ("peak", 2**20))):
+                values, panel = [one[key] / unit for one in steps.values()], axes[row][column]
+                panel.plot(at, [values[0] * x / at[0] for x in at], color="#bbbbbb", linewidth=0.8)
+                panel.plot(at, values, color="#1f6f8b", marker="o", markersize=3)
+                panel.set(xscale="log", yscale="log", xticks=at, xticklabels=at)
+                panel.minorticks_off()
+            axes[1][column].set_xlabel(name)
+        axes[0][0].set_ylabel("seconds")
+        axes[1][0].set_ylabel("peak MiB")
+        figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

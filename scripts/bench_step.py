@@ -1,117 +1,121 @@
-"""What a training step costs with ego tokens, beside LLaVA alone: same batch, same LoRA.
+"""What a training step costs with ego tokens, beside LLaVA alone and beside what `llava-ego2exo plan` estimates.
 
-    python scripts/bench_step.py                         # on the CPU: the real models' proportions at an eighth
-    python scripts/bench_step.py --size 7b --frames 32   # on a GPU: real shapes, random weights
+    python scripts/bench_step.py                                                  # on the CPU, an eighth of the width
+    python scripts/bench_step.py --size 0.5b 7b --frames 8 32 64 --bits 4 16 --work DIR   # on a GPU: real shapes
 
-`tokens alone` is a step with ego tokens and LLaVA's own loss, which asks the language model's head at every position;
-`ego2exo` is what `--ego2exo True` does, with the head asked at answers. `ego tokens only` leaves the ordinary visual
-tokens out.
+Every setting is a run of LLaVA's own train script with random weights, batch 1, LoRA and gradient checkpointing, of
+which the second step is measured. `ego2exo` is what `--ego2exo True` does; `ego tokens only` leaves the ordinary visual
+tokens out; `with KL` adds the divergence from the model itself on the ego view. With --states the tower's layers are
+kept, moved to the host's memory, or computed again.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import tempfile
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-from _bench import add_common, machine, peak_bytes, show, side_by_side, table
-from _bench_model import LANGUAGE, QUESTION, batch, checkpoint, material, step, trainer, version
+import torch
+from _bench import about, add_common, machine, peak_bytes, show, side_by_side, table
+from _bench_model import LANGUAGE, batch, checkpoint, material, planned, step, trainer
 
-BATCHES = {"video": (0,), "image": (1,), "text": (2,)}
+KL = {"ego2exo_kd_weight": 0.5}
+STEPS = ("LLaVA", "ego2exo", "ego tokens only", "with KL")
+BATCHES = {"video": 0, "image": 1, "text": 2}
 
 
 def main() -> int:
     """Print seconds, peaks and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add_common(parser)
-    parser.add_argument("--size", choices=tuple(LANGUAGE), default="cpu", help="of the language model (default: cpu)")
-    parser.add_argument("--frames", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=16, help="of an answer (default: 16)")
-    parser.add_argument("--bits", type=int, default=16, choices=(4, 16))
+    parser.add_argument("--size", nargs="+", choices=tuple(LANGUAGE), default=["cpu"], help="of the language model")
+    parser.add_argument("--frames", type=int, nargs="+", default=[4])
+    parser.add_argument("--bits", type=int, nargs="+", default=[16], choices=(4, 16))
+    parser.add_argument("--states", nargs="+", default=["keep"], choices=("keep", "offload", "recompute"))
+    parser.add_argument("--batches", nargs="+", default=["video"], choices=tuple(BATCHES))
+    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS, help="all are held at once")
     parser.add_argument("--work", type=Path, help="where checkpoints are kept for the next run (default: thrown away)")
     args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(args, Path(folder), args.work or Path(folder))
-    show(args, found, lines(found))
+        for number, case in enumerate(product(args.size, args.bits, args.frames, args.states)):
+            rows += measure(args, Path(folder) / str(number), args.work or Path(folder), *case)
+    found = {"machine": machine(args.device), "rows": rows}
+    heads = ["size", "bits", "frames", "states", "batch", "step", "seconds", "MiB a step adds", "GiB in all",
+             "GiB planned", "time / first", "memory / first", "planned / measured"]  # fmt: skip
+    show(args, found, [about(found), "", *table(heads, [line(row) for row in rows])])
     return 0
 
 
-def measure(args: argparse.Namespace, folder: Path, work: Path) -> dict:
-    """Seconds and peak bytes of each way for each kind of batch."""
-    base, data = checkpoint(args.size, work), material(folder / "material", args.frames)
-    flags = {"frames_upbound": args.frames, "bits": args.bits}
-    trained = {
-        "LLaVA": trainer(base, data, folder / "a", **flags, **_llavas_own(base)),
-        "ego2exo": trainer(base, data, folder / "b", ego2exo=True, **flags),
-        "ego tokens only": trainer(
-            base, material(folder / "videos", args.frames, ("video",)), folder / "c", ego2exo=True,
-            **{**flags, "ego2exo_visual_tokens": False},
-        ),
+def measure(
+    args: argparse.Namespace, folder: Path, work: Path, size: str, bits: int, frames: int, states: str
+) -> list[dict[str, Any]]:
+    """One setting: seconds, bytes that a step adds, bytes in all and as planned, of each way and kind of batch."""
+    base = checkpoint(size, work)
+    flags = {"frames_upbound": frames, "bits": bits}
+    ego = {**flags, "ego2exo": True, "ego2exo_states": states}
+    data, videos = material(folder / "all", frames), material(folder / "videos", frames, ("video",))
+    pairs = videos.with_name("pairs.json")
+    pairs.write_text(videos.read_text().replace('"video": "clip.mp4"', '"video": "clip.mp4", "ego_video": "clip.mp4"'))
+    wanted = {
+        "LLaVA": (data, {**flags, **settings_of(base)}), "ego2exo": (data, ego),
+        "ego tokens only": (videos, {**ego, "ego2exo_visual_tokens": False}), "with KL": (pairs, {**ego, **KL}),
     }  # fmt: skip
-    found = {"machine": machine(args.device), "size": args.size, "frames": args.frames, "bits": args.bits}
-    batches = {kind: _batch(args, trained, kind) for kind in BATCHES}
-    return {**found, "batches": batches, "answers": _answers(args, trained)}
+    runs = {name: trainer(base, wanted[name][0], folder / name, **wanted[name][1]) for name in args.steps}
+    rows: list[dict[str, Any]] = []
+    for kind in args.batches:
+        inputs = {name: batch(run, (BATCHES[kind],)) for name, run in runs.items()
+                  if kind == "video" or name in ("LLaVA", "ego2exo")}  # fmt: skip
+        first = next(iter(inputs))
+        ways = {name: partial(step, runs[name], given) for name, given in inputs.items()}
+        seconds = side_by_side(ways, args.rounds, args.device)
+        held = {name: held_bytes(runs[name], given) for name, given in inputs.items()}
+        added = {name: peak_bytes(way, args.device) for name, way in ways.items()}
+        for name in ways:
+            estimated = name == "ego2exo" and kind == "video" and states != "offload"
+            plan = planned(base, inputs[name], frames, bits, states) if estimated else None
+            rows.append({"size": size, "bits": bits, "frames": frames, "states": states, "batch": kind, "step": name,
+                         "seconds": seconds[name], "added": added[name], "peak": held[name] + added[name], "plan": plan,
+                         "time ratio": seconds[name] / seconds[first],
+                         "memory ratio": added[name] / added[first]})  # fmt: skip
+    runs.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return rows
 
 
-def _llavas_own(base: Path) -> dict:
-    """What a run with ego tokens inherits from its base, and LLaVA alone must be told."""
-    import json
+def settings_of(base: Path) -> dict[str, Any]:
+    """What a run with ego tokens inherits from its base, and LLaVA alone has to be given."""
+    from llava_ego2exo.host.hooks.flavour import NEXT, detect
 
     config = json.loads((base / "config.json").read_text())
     # Without the patch tokens' flag LLaVA would cut the vocabulary down to the tokenizer's.
-    keys = ("mm_projector_type", "mm_vision_select_layer", "mm_use_im_patch_token")
-    keys_of_next = ("mm_patch_merge_type", "mm_spatial_pool_mode", "mm_spatial_pool_stride", "mm_newline_position")
-    from llava_ego2exo.host.hooks.flavour import NEXT, detect
-
-    known = keys + keys_of_next if detect() == NEXT else keys
-    return {"vision_tower": config["mm_vision_tower"], **{key: config[key] for key in known if key in config}}
+    keys = ["mm_projector_type", "mm_vision_select_layer", "mm_use_im_patch_token"]
+    if detect() == NEXT:
+        keys += ["mm_patch_merge_type", "mm_spatial_pool_mode", "mm_spatial_pool_stride", "mm_newline_position"]
+    return {"vision_tower": config["mm_vision_tower"], **{key: config[key] for key in keys if key in config}}
 
 
-def _batch(args: argparse.Namespace, trained: dict, kind: str) -> dict:
-    ways = {}
-    for name, made in trained.items():
-        if name != "ego tokens only" or kind == "video":
-            ways[name] = partial(_step, made, batch(made, BATCHES[kind]), True)
-    ways["tokens alone"] = partial(_step, trained["ego2exo"], batch(trained["ego2exo"], BATCHES[kind]), False)
-    seconds = side_by_side(ways, args.rounds, args.device)
-    peaks = {name: peak_bytes(run, args.device) for name, run in ways.items()}
-    return {"seconds": seconds, "peak_bytes": peaks}
+def held_bytes(run: Any, inputs: dict[str, Any]) -> int:
+    """Bytes of weights, optimizer and inputs before a step."""
+    from llava_ego2exo.planning import memory
+
+    return memory.held_bytes(run.model, run.optimizer) + sum(image.nbytes for image in inputs.get("images") or [])
 
 
-def _answers(args: argparse.Namespace, trained: dict) -> dict:
-    """Seconds of a greedy answer to one question about one clip."""
-    from llava_ego2exo.host.inference.answerer import Teacher
-
-    ways = {}
-    for name, made in trained.items():
-        model = made.model.get_base_model()
-        loaded = (made.tokenizer, model, model.get_vision_tower().image_processor, None)
-        teacher = Teacher(loaded, version(), args.tokens)
-        teacher.stops = []  # an answer is as long as it is told to be
-        ways[name] = partial(teacher.answer, batch(made, BATCHES["video"])["images"], [[QUESTION]])
-    return {"tokens": args.tokens, "seconds": side_by_side(ways, args.rounds, args.device)}
-
-
-def _step(made: object, inputs: dict, at_answers: bool) -> None:
-    made.at_answers = at_answers  # LLaVA's own trainer does not read it
-    step(made, inputs)
-
-
-def lines(found: dict) -> list[str]:
-    """The numbers as text, the ratios in the last columns."""
-    rows = []
-    for kind, part in found["batches"].items():
-        seconds, peaks = part["seconds"], part["peak_bytes"]
-        for name in seconds:
-            rows.append([kind, name, f"{seconds[name]:.3f}", f"{peaks[name] / 2**20:.0f}",
-                         f"{seconds[name] / seconds['LLaVA']:.3f}", f"{peaks[name] / peaks['LLaVA']:.3f}"])  # fmt: skip
-    heads = ["batch", "step", "seconds", "MiB a step adds", "time / LLaVA", "memory / LLaVA"]
-    asked = found["answers"]["seconds"]
-    answers = [[name, f"{value:.3f}", f"{value / asked['LLaVA']:.3f}"] for name, value in asked.items()]
-    answered = table([f"answer of {found['answers']['tokens']} tokens", "seconds", "time / LLaVA"], answers)
-    about = f"{found['size']}, {found['frames']} frames, {found['bits']} bits"
-    return [f"{found['machine']}; {about}", "", *table(heads, rows), "", *answered]
+def line(row: dict[str, Any]) -> list[object]:
+    """A row as text."""
+    plan = "-" if row["plan"] is None else f"{row['plan'] / 2**30:.3f}"
+    share = "-" if row["plan"] is None else f"{row['plan'] / row['peak']:.3f}"
+    return [*(row[key] for key in ("size", "bits", "frames", "states", "batch", "step")), f"{row['seconds']:.3f}",
+            f"{row['added'] / 2**20:.0f}", f"{row['peak'] / 2**30:.3f}", plan, f"{row['time ratio']:.3f}",
+            f"{row['memory ratio']:.3f}", share]  # fmt: skip
 
 
 if __name__ == "__main__":

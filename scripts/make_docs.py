@@ -10,7 +10,7 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import fields, make_dataclass
 from pathlib import Path
 
@@ -18,16 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from llava_ego2exo import doctor  # noqa: E402
+from llava_ego2exo.common.text import markdown_table as table  # noqa: E402
 from llava_ego2exo.host.hooks.table import FIXES, HOOKS, Seam  # noqa: E402
 from llava_ego2exo.host.settings import arguments, command_line  # noqa: E402
-from llava_ego2exo.pages import markdown  # noqa: E402
 
 MARK = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table."""
-    return "\n".join(markdown.table(head, rows))
 
 
 def code(text: object) -> str:
@@ -89,52 +84,13 @@ def fixes() -> str:
     return table(("key", "llava", "what goes wrong without it"), ((code(k), *row) for k, row in rows.items()))
 
 
-FOLDERS = {
-    "llava_ego2exo/runs": "what every long run needs",
-    "llava_ego2exo/video": "videos decoded in separate processes, and a cache of frames",
-    "llava_ego2exo/planning": "the memory of a run, before it is run",
-    "llava_ego2exo/pages": "reports that open from disk",
-    "llava_ego2exo/evaluation": "benchmarks, asked and scored",
-    "llava_ego2exo/evaluation/readers": "one file a layout of benchmark files",
-    "llava_ego2exo/lmms": "tasks and a model entry for lmms-eval",
-    "llava_ego2exo/distill": "from paired videos to a training file: pairs, teacher answers, targets",
-    "llava_ego2exo/commands": "one file a subcommand of `llava-ego2exo`",
-    "llava_ego2exo/demo": "the whole method on a small paired world, measured",
-    "llava_ego2exo/host": "all that knows llava, and nothing else does",
-    "llava_ego2exo/method": "the paper in torch alone",
-    "docs": "the demo, pairs, teacher, data, trainer, evaluation, flags, loading, how it enters LLaVA",
-    "eval": "templates of lmms-eval's tasks",
-    "patches": "the one-line patch of a LLaVA checkout",
-    "scripts": "set up, test, demo, recipes for teaching and training, generated documents",
-    "tests": "as the package; `tests/host` runs on whichever llava is importable",
-}
-
-
 def tree() -> str:
-    """Folders, and the package's files by the first sentence of their docstrings."""
-    lines = ["setup.py                    packaging", "pyproject.toml              tool settings", "llava_ego2exo/"]
-    for folder in (
-        "",
-        "method",
-        "host",
-        "runs",
-        "video",
-        "planning",
-        "pages",
-        "distill",
-        "evaluation",
-        "evaluation/readers",
-        "lmms",
-        "commands",
-        "demo",
-    ):
-        path = Path("llava_ego2exo", folder)
-        if folder:
-            lines.append(f"  {folder + '/':<26}{FOLDERS[path.as_posix()]}")
-        indent = "    " if folder else "  "
-        lines += [f"{indent + file.name:<28}{sentence(file)}" for file in sorted((ROOT / path).glob("*.py"))
-                  if sentence(file)]  # fmt: skip
-    lines += [f"{name + '/':<28}{text}" for name, text in FOLDERS.items() if "/" not in name]
+    """The folders and top-level modules of `llava_ego2exo`, by the first sentence of their docstrings."""
+    package = ROOT / "llava_ego2exo"
+    folders = sorted(file.parent for file in package.rglob("__init__.py") if file.parent != package)
+    parts = [(f"{folder.relative_to(package).as_posix()}/", folder / "__init__.py") for folder in folders]
+    parts += [(file.name, file) for file in sorted(package.glob("[a-z]*.py"))]
+    lines = [f"{name:<24}{sentence(file)}" for name, file in parts]
     return "\n".join(["```text", *lines, "```"])
 
 

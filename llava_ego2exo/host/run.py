@@ -15,7 +15,7 @@ from ..errors import Ego2ExoError
 from .checkpoint.safety import only_weights
 from .preflight.checks import Checked, check_run
 from .preflight.teacher import refuse_without_tokens
-from .resume.checkpoints import disk_reason, not_written, set_aside
+from .resume.checkpoints import full_disk, set_aside
 from .settings.command_line import Settings, as_arguments, inherit, read
 from .settings.context import DISTILL, RUN, SEED, Run
 from .training.verification import check_saved
@@ -59,11 +59,13 @@ def _train(original: Callable[..., None], args: Any, kwargs: Any, settings: Sett
     try:
         with only_weights():
             original(*args, **kwargs)
+    except Ego2ExoError:
+        raise
     except Exception as error:
-        reason = None if isinstance(error, Ego2ExoError) else disk_reason(error)
-        if reason is None:
+        refusal = full_disk(f"a file of --output_dir {settings['output_dir']}", error, settings["output_dir"])
+        if refusal is None:
             raise
-        raise not_written(f"a file of --output_dir {settings['output_dir']}", reason, settings["output_dir"]) from error
+        raise refusal from error
 
 
 def _prepare_folder(settings: Settings, checked: Checked) -> None:

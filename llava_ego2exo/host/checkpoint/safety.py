@@ -42,7 +42,7 @@ def only_weights() -> Iterator[None]:
         Ego2ExoError: a file holds something else than tensors and plain containers (nothing of it was run), or is
             damaged; also where a library has put an error of its own in its place.
     """
-    with substituted(torch, load=_restricted(torch.load)), _allowed():
+    with substituted(torch, load=_restricted(torch.load)):
         try:
             yield
         except Exception as error:
@@ -53,7 +53,7 @@ def only_weights() -> Iterator[None]:
 
 
 def _allowed() -> Any:
-    """torch >= 2.5 can allow classes for a block; before, DeepSpeed's shards stay refused."""
+    """torch >= 2.5 can allow classes; before, DeepSpeed's shards stay refused."""
     found = []
     for path in ALLOWED_CLASSES if "deepspeed" in sys.modules else ():
         module, _, name = path.rpartition(".")
@@ -69,7 +69,8 @@ def _restricted(original: Any) -> Any:
         kwargs["weights_only"] = True
         kwargs.pop("pickle_module", None)
         try:
-            return original(file, *args, **kwargs)
+            with _allowed():  # of each load: DeepSpeed may be imported after the block has begun
+                return original(file, *args, **kwargs)
         except (MemoryError, torch.cuda.OutOfMemoryError, Ego2ExoError):
             raise
         except Exception as error:

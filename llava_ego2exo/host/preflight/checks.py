@@ -17,6 +17,7 @@ from ...video import require_decoders
 from ...video.limits import VideoLimits
 from ..checkpoint.config import read_config
 from ..checkpoint.safety import check_base_code, check_tower_code, require_whole_weights
+from ..fixes.trainer import adapter_only
 from ..hooks import flavour
 from ..model.projector import check_type
 from ..model.vision import trained_tower
@@ -28,7 +29,7 @@ from .base_class import check_class
 from .data import check_data
 from .sharding import check_sharding
 from .teacher import SampleCheck, check_distilling, data_parallel
-from .templates import Rehearsal, Spread, check_lessons, check_version
+from .templates import Rehearsal, Spread, check_lessons, check_version, student_tokenizer
 
 # What can be known beforehand of how a run will read its clips.
 
@@ -107,6 +108,7 @@ def check_run(settings: Settings) -> Checked:
     _check_parts(settings)
     _check_states(settings, flags)
     _check_bits(settings)
+    _check_vocabulary(settings)
     if settings["trainer_type"] is not None:
         TRAINERS.get(settings["trainer_type"])
     if settings["trainer_mode"] not in (None, "regular"):
@@ -121,15 +123,17 @@ def check_run(settings: Settings) -> Checked:
     check_sharding(settings)
     require_choice(settings["ego2exo_check_saved"])
     samples = SampleCheck(settings, distilling) if distilling.on else None
-    looked, keys = Spread(), set()
+    looked, keys, videos = Spread(), set(), False
 
     def see(sample: dict[str, Any]) -> None:
-        if "video" in sample:
-            require_decoders()
+        nonlocal videos
+        videos = videos or "video" in sample
         looked.add(sample)
         keys.update(sample.get("answer_keys", ()) if distilling.on and distilling.kind == "cached" else ())
 
     check_data(settings, flags, samples, see)
+    if videos:
+        require_decoders()
     if samples is not None:
         samples.finish()
     identity = run_identity(settings, distilling, keys)
@@ -208,6 +212,31 @@ def _check_states(settings: Settings, flags: Ego2ExoConfig) -> None:
     if flags.states != "keep" and (tuned or settings["unfreeze_mm_vision_tower"]):
         given = f"--mm_tunable_parts {settings['mm_tunable_parts']}" if tuned else "--unfreeze_mm_vision_tower True"
         raise trained_tower(flags.states, given)
+
+
+def _check_vocabulary(settings: Settings) -> None:
+    """LLaVA adds tokens and resizes the embeddings, which neither an adapter nor a projector file keeps."""
+    from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
+
+    added = {
+        "mm_use_im_patch_token": [DEFAULT_IMAGE_PATCH_TOKEN],
+        "mm_use_im_start_end": [DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN],
+    }
+    flags = [flag for flag in added if settings[flag]]
+    size = settings.base.get("vocab_size")
+    whole = not settings["lora_enable"] and not adapter_only(SimpleNamespace(**settings.values))
+    if not flags or size is None or whole:
+        return
+    vocabulary = student_tokenizer(settings).get_vocab()
+    resized = len(vocabulary.keys() | {word for flag in flags for word in added[flag]})
+    if resized != size:
+        raise Ego2ExoError(
+            f"{' and '.join(f'--{flag} True' for flag in flags)}: LLaVA would resize the vocabulary of "
+            f"{settings['model_name_or_path']} from {size} to {resized} tokens, and a LoRA or projector folder does "
+            "not keep the new embeddings",
+            "a base that has these tokens already, or training the whole model",
+            " ".join(f"--{flag} False" for flag in flags),
+        )
 
 
 def _check_bits(settings: Settings) -> None:

@@ -7,7 +7,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,48 +148,32 @@ def set_aside(folder: str | Path, found: Found) -> list[str]:
     return lines
 
 
-# Files that cannot be written: whether the disk is the reason, and what is left.
+# Errors of a full disk, with the checkpoint that is left.
 
-_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-# torch and safetensors write in other languages and tell the reason in words alone.
-_WORDS = re.compile(
-    r"No space left|os error (?:28|122|27|30|5)\b|Disk quota|PytorchStreamWriter|file write failed|iostream error|"
-    r"inline_container.*unexpected pos"
-)
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def disk_reason(error: BaseException | None) -> str | None:
-    """Why a file could not be written, in words; None where the error is of another kind."""
-    for one in _chain(error):
-        if isinstance(one, OSError) and one.errno in _NUMBERS:
-            return os.strerror(one.errno)
-        if isinstance(one, (OSError, RuntimeError)) or type(one).__name__ == "SafetensorError":
-            if _WORDS.search(str(one)):
-                return " ".join(str(one).split())[:160]
-    return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def not_written(what: str, reason: str, folder: str | Path) -> Ego2ExoError:
-    """The error that ends a run, with the last checkpoint that can be used.
+def full_disk(what: str, error: BaseException, folder: str | Path) -> Ego2ExoError | None:
+    """The error that ends a run because `folder` takes no more bytes; None where `error` has another reason.
 
     Args:
         what: could not be written.
-        reason: in words.
+        error: of the library that wrote. torch and safetensors drop the error number: the disk is tried once more.
         folder: the run's.
     """
+    reason = error if isinstance(error, OSError) else None
+    if reason is None:
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(1 << 20))
+        except OSError as again:
+            reason = again
+    if reason is None or reason.errno not in _FULL:
+        return None
     last = look(folder).last
-    left = "there is no whole checkpoint before it" if last is None else f"{last.name} is whole and can be used"
-    again = "it begins anew" if last is None else f"it goes on from {last.name}"
+    left = "no complete checkpoint is left" if last is None else f"{last.name} is complete"
     return Ego2ExoError(
-        f"{what} could not be written: {reason}; {left}",
+        f"{what} could not be written: {os.strerror(reason.errno)}; {left}",
         "space for one more checkpoint than --save_total_limit keeps",
-        f"free some space, and start the same command again: {again}",
+        f"free some space and rerun the same command: it {'starts anew' if last is None else f'resumes {last.name}'}",
     )

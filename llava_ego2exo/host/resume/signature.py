@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,7 +56,7 @@ def run_identity(settings: Settings, distilling: DistillConfig, keys: Iterable[s
     """
     files = data_files(settings["data_path"], lists="mm_newline_position" in settings.values)
     return {
-        "flags": {name: _plain(value) for name, value in sorted(settings.values.items())},
+        "flags": plain_flags(settings.values),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "data": _short("".join(file_hash(file) for file in files).encode()),
         "base": fingerprint(str(settings["model_name_or_path"])),
@@ -91,25 +91,32 @@ def _short(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
+def plain_flags(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags as JSON keeps them."""
+    return {name: _plain(value) for name, value in sorted(values.items())}
+
+
 def _plain(value: Any) -> Any:
     value = None if value is MISSING else getattr(value, "value", value)  # an enum's
     return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
+def differences(old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What differs between a checkpoint's run and this one, as ``name: checkpoint's / now`` lines.
 
     Args:
         old: the checkpoint's identity.
         new: this run's.
+        defaults: of this run's flags. A checkpoint that lacks one was made where it did not exist yet.
 
     Returns:
         What makes it another run; what changes it from here on.
     """
-    before, now = old.get("flags", {}), new["flags"]
+    now = new["flags"]
+    before = {name: old.get("flags", {}).get(name, defaults.get(name)) for name in now}
     ours = [PREFIX + field.name for field in fields(Ego2ExoConfig)] + [f"{PREFIX}kd_weight", f"{PREFIX}kd_temperature"]
-    names = ["ego2exo", *ours, *_PLACE]
-    other = [_line(name, before[name], now.get(name)) for name in names if before.get(name) != now.get(name)]
+    names = [name for name in ("ego2exo", *ours, *_PLACE) if name in now]
+    other = [_line(name, before[name], now[name]) for name in names if before[name] != now[name]]
     kinds = [_kind(flags) for flags in (before, now)]
     if kinds[0] != kinds[1]:
         other.append(_line(f"{PREFIX}teacher", *kinds))
@@ -120,12 +127,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], li
         ("teacher", f"teacher's content ({_place(now)})"),
     )
     other += [_line(text, old.get(key), new[key]) for key, text in contents if old.get(key) != new[key]]
-    rest = sorted((before.keys() | now.keys()) - set(names) - _FREE)
-    changed = [
-        _line(name, before.get(name), now.get(name))
-        for name in rest
-        if not name.startswith(_FREE_BEGINNINGS) and before.get(name) != now.get(name)
-    ]
+    rest = [name for name in sorted(now.keys() - set(names) - _FREE) if not name.startswith(_FREE_BEGINNINGS)]
+    changed = [_line(name, before[name], now[name]) for name in rest if before[name] != now[name]]
     return other, changed
 
 
@@ -177,7 +180,7 @@ def check_resume(
     run = {} if manifest is None else manifest["run"]
     if run:
         require_resumable(run, str(found.last))
-        lines, changed = differences(run, identity)
+        lines, changed = differences(run, identity, plain_flags(settings.defaults))
     else:
         lines, changed = _by_config(found.last, flags, distilling), []
     if lines:

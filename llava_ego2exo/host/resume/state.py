@@ -23,7 +23,7 @@ from ..checkpoint.safety import only_weights
 from ..hooks.install import substituted
 from ..settings.context import RUN
 from ..training.losses import Sums
-from .checkpoints import UNFINISHED, disk_reason, finish, not_written
+from .checkpoints import UNFINISHED, finish, full_disk
 
 
 @dataclass
@@ -226,11 +226,11 @@ def resuming(trainer: type) -> type:
                     finish(part / name, root / name, {} if run is None else run.identity)
                     part.rmdir()
             except Exception as error:
+                refusal = full_disk(str(root / name), error, root)
                 shutil.rmtree(part, ignore_errors=True)
-                reason = disk_reason(error)
-                if reason is None:
+                if refusal is None:
                     raise
-                raise not_written(f"{root / name}", reason, root) from error
+                raise refusal from error
             if self.args.should_save:
                 self._rotate_checkpoints(use_mtime=False, output_dir=str(root))
             return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
@@ -46,11 +46,13 @@ class Settings:
         values: every flag, given or by default.
         given: the flags that the user wrote.
         base: the base checkpoint's config.json as a dict; empty where it cannot be read.
+        defaults: of every flag.
     """
 
     values: dict[str, Any]
     given: frozenset[str]
     base: dict[str, Any]
+    defaults: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, flag: str) -> Any:
         return self.values.get(flag)
@@ -84,7 +86,7 @@ def read(classes: tuple[type, ...], argv: list[str]) -> Settings:
         base = read_config(values.get("model_name_or_path"))
     except Ego2ExoError:
         base = {}  # a run without ego tokens meets LLaVA's own message; one with them is refused by its checks
-    return Settings(values, frozenset(given), base)
+    return Settings(values, frozenset(given), base, defaults)
 
 
 def _refuse_unknown(rest: list[str], known: list[str]) -> None:

@@ -88,6 +88,17 @@ def no_model(monkeypatch):
 
 
 @pytest.fixture
+def no_weights(monkeypatch):
+    """Loading any weight fails the test."""
+    from transformers import PreTrainedModel
+
+    def refuse(cls, *args, **kwargs):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(refuse))
+
+
+@pytest.fixture
 def train(world, monkeypatch, registered):
     """Run LLaVA's own `train()` in this process; returns the trainer it made."""
     return run_training(world, monkeypatch)

@@ -16,12 +16,12 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ..common.files import require_writable, write_atomic
 from ..errors import Ego2ExoError
@@ -36,13 +36,7 @@ _SPARE_BYTES, _SPARE_SHARE = 1_000_000_000, 0.05
 _KEPT_SHARE = 0.9  # of the maximum after files were removed, so that the next files need no removal
 
 
-class Reader(Protocol):
-    """Reads a clip like :func:`llava_ego2exo.video.read_video`, with fixed limits."""
-
-    def __call__(
-        self, path: str, fps: int = 1, frames_upbound: int = 0, force_sample: bool = False,
-        start_s: float | None = None, end_s: float | None = None,
-    ) -> Clip: ...  # fmt: skip
+Reader = Callable[..., Clip]  # called like :func:`llava_ego2exo.video.read_video`, with fixed limits
 
 
 class CacheStats(NamedTuple):
@@ -123,7 +117,7 @@ class FrameCache:
             self._make_room(content.tell())
             write_atomic(file, content.getbuffer(), sync=False)
         except (Ego2ExoError, OSError) as error:
-            if not self._count("failed"):
+            if self._count("failed") == 1:
                 reason = error.given if isinstance(error, Ego2ExoError) else error
                 print(f"ego2exo: clips are not added to the frame cache: {reason}", file=sys.stderr)  # noqa: T201
 
@@ -155,12 +149,12 @@ class FrameCache:
             total -= held
         return total
 
-    def _count(self, name: str, number: int = 1) -> int:
-        """Add to a statistic; its value before."""
+    def _count(self, name: str) -> int:
+        """Add one to a statistic; its new value."""
         with self._stats.get_lock():
             place = CacheStats._fields.index(name)
-            self._stats[place] += number
-            return self._stats[place] - number
+            self._stats[place] += 1
+            return self._stats[place]
 
 
 def _load(file: Path) -> Clip | None:

@@ -79,17 +79,13 @@ class WorkerPool:
         Raises:
             Ego2ExoError: the function raised it, failed, hung or crashed; or no worker starts.
         """
-        worker = self._take()
+        worker, array = self._take(), None
         try:
             reply, array = worker.call(function, arguments, limits)
-        except BaseException as error:
-            worker.kill()
-            if isinstance(error, TimeoutError):
-                reply = _refusal(f"does not decode within {limits.video_limit_s:g} s", raising("video_limit_s"))
-            elif isinstance(error, EOFError):
-                reply = _refusal(f"crashes the decoder ({error})", "encode it again, or remove it")
-            else:
-                raise
+        except TimeoutError:
+            reply = _refusal(f"does not decode within {limits.video_limit_s:g} s", raising("video_limit_s"))
+        except EOFError as error:
+            reply = _refusal(f"crashes the decoder ({error})", "encode it again, or remove it")
         else:
             self._idle.append(worker)
         if "refused" in reply:
@@ -142,17 +138,21 @@ class _Worker:
         self._process.stdout.close()  # type: ignore[union-attr]
 
     def call(self, function: Callable[..., Any], arguments: dict[str, Any], limits: VideoLimits) -> tuple[Any, Any]:
-        """The reply to a request, and its array; TimeoutError or EOFError where there is none."""
+        """The reply, and its array. TimeoutError, EOFError: there is none; after any error the process is killed."""
         request = {
             "module": function.__module__, "function": function.__name__, "arguments": arguments,
             "memory": 2 * limits.max_bytes + _SPARE_BYTES,
         }  # fmt: skip
-        with contextlib.suppress(BrokenPipeError):  # reading gives the exit code
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
-        while True:
-            reply, array = self._receive(limits.video_limit_s)
-            if "heartbeat" not in reply:
-                return reply, array
+        try:
+            with contextlib.suppress(BrokenPipeError):  # reading gives the exit code
+                self._process.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
+            while True:
+                reply, array = self._receive(limits.video_limit_s)
+                if "heartbeat" not in reply:
+                    return reply, array
+        except BaseException:
+            self.kill()
+            raise
 
     def _receive(self, limit_s: float) -> tuple[dict[str, Any], Any]:
         import numpy as np

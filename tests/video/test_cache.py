@@ -100,7 +100,7 @@ def test_the_least_recently_used_goes_first_and_foreign_files_stay(clips, tmp_pa
     assert read.stats.misses == 5 and foreign.exists()
 
 
-def test_a_run_goes_on_without_room(clips, monkeypatch, capsys, tmp_path):
+def test_a_run_continues_without_room(clips, monkeypatch, capsys, tmp_path):
     """A clip above the maximum, a nearly full disk, and a folder that cannot be written."""
     same(read_video(clips[0]), FrameCache(tmp_path, 1e-6)(clips[0]))
     (tmp_path / "file").touch()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..common.text import shorten_list
 from ..video.limits import VideoLimits
-from .benchmarks.registry import BENCHMARKS, Read, read_benchmark
+from .benchmarks.registry import BENCHMARKS, BenchmarkData, read_benchmark
 from .items import CHOICE, Item
 from .videos import Found, find_videos
 
@@ -72,7 +72,7 @@ def check(
     return Checked("\n".join(lines), faults)
 
 
-def _about_data(name: str, read: Read) -> Iterator[str]:
+def _about_data(name: str, read: BenchmarkData) -> Iterator[str]:
     items = read.items
     yield f"{name}: {BENCHMARKS[name].title}, {len(items)} question(s) about {len(_videos(items))} video(s)"
     yield f"{read.path}: {read.rows} row(s), layout: {read.layout}"

@@ -21,7 +21,7 @@ from ..common.text import shorten_list
 from ..errors import Ego2ExoError
 from ..host.inference.settings import Settings
 from . import plan as prompts
-from .benchmarks.registry import Read, benchmark_of, read_benchmark
+from .benchmarks.registry import BenchmarkData, benchmark_of, read_benchmark
 from .items import CHOICE, DESCRIPTION, LIKELIHOOD, Item
 from .job import Job, Model
 from .judge.judge import open_judge
@@ -151,7 +151,7 @@ def _check_packages(job: Job) -> None:
     PARSERS[job.parser]("walking to the door", {"A": "walk", "B": "sit"})
 
 
-def _items(job: Job) -> tuple[list[Item], Read]:
+def _items(job: Job) -> tuple[list[Item], BenchmarkData]:
     if benchmark_of(job.benchmark).kind == DESCRIPTION and LIKELIHOOD in job.modes:
         raise Ego2ExoError(
             f"--mode {LIKELIHOOD} with {job.benchmark}, whose questions have no options", "generate", "leave it out"
@@ -197,7 +197,9 @@ def _settings(job: Job, model: Model, items: Sequence[Item]) -> Settings:
     )  # fmt: skip
 
 
-def _manifest(job: Job, models: Sequence[Model], settings: Mapping[str, Settings], read: Read) -> dict[str, Any]:
+def _manifest(
+    job: Job, models: Sequence[Model], settings: Mapping[str, Settings], read: BenchmarkData
+) -> dict[str, Any]:
     from ..host.checkpoint.files import fingerprint
 
     return {

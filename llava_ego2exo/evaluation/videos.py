@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..common.text import shorten_list
 from ..errors import Ego2ExoError
-from .benchmarks.files import SUFFIXES, parts_of, suffix_of, without_suffix
+from ..video.limits import VIDEO_SUFFIXES
+from .benchmarks.files import parts_of, suffix_of, without_suffix
 from .items import Item
 
 MAX_FILES = 2_000_000
@@ -75,7 +76,7 @@ class _Index:
             self._files[without_suffix(parts[-1])].append(parts)
         if not self._files:
             raise Ego2ExoError(
-                f"--videos {folder} holds no video", f"files with {' '.join(SUFFIXES)}", "check the path"
+                f"--videos {folder} holds no video", f"files with {' '.join(sorted(VIDEO_SUFFIXES))}", "check the path"
             )
         self._one_folder = len({parts[:-1] for files in self._files.values() for parts in files}) == 1
         # Two spellings of one path are one name.

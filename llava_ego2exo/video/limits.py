@@ -8,6 +8,11 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 
+# What ffmpeg plays and cameras write.
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+)  # fmt: skip
+
 
 def _flag(default: float, text: str) -> Any:
     return field(default=default, metadata={"help": text})

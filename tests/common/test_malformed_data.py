@@ -22,7 +22,7 @@ from llava_ego2exo.evaluation.preparation import read_manifest as read_run
 from llava_ego2exo.evaluation.store import read_replies
 from llava_ego2exo.host.preflight.data import check_data
 
-from ..evaluation.rows import TODAY
+from ..evaluation.rows import CURRENT
 
 
 class Settings:
@@ -116,7 +116,7 @@ def test_every_reader_names_a_file_that_is_cut(reader, tmp_path):
 
 def test_the_largest_size_is_a_flag(tmp_path, capsys):
     path = tmp_path / "b.json"
-    path.write_text(json.dumps([TODAY]) + " " * 2**20)
+    path.write_text(json.dumps([CURRENT]) + " " * 2**20)
     check = ["eval", "--check", "--benchmark", "adlx-tsu-tc", "--data", str(path), "--max-json-mb"]
     try:
         assert main([*check, "1"]) == 1 and "--max-json-mb" in capsys.readouterr().err

@@ -2,13 +2,13 @@
 
 import json
 
-TODAY = {
+CURRENT = {
     "video_filename": "a/kitchen_1.mp4",
     "question": " What happens next? ",
     "answer_choices": {"A": "open jar", "B": "close jar", "C": "wash hands"},
     "ground_truth_letter": "B",
 }
-EGO_IN_EXO = {**TODAY, "video_filename": "take7_0003_exo12", "category_name": "Hand Identification"}
+EGO_IN_EXO = {**CURRENT, "video_filename": "take7_0003_exo12", "category_name": "Hand Identification"}
 CHARADES = {
     "id": "QX7",
     "Q": "What is done?",
@@ -50,10 +50,10 @@ TSU = {"P02T01": "She walks in and makes tea."}
 # benchmark -> a file of it with one row
 FILES = {
     "ego-in-exo": [[EGO_IN_EXO]],
-    "adlx-charades-ar": [[TODAY], [CHARADES]],
-    "adlx-smarthome-ar": [[TODAY], {"0": SMARTHOME}],
-    "adlx-lemma-tc": [[TODAY], {"0": SPANS}],
-    "adlx-tsu-tc": [[TODAY], [OPTIONS]],
+    "adlx-charades-ar": [[CURRENT], [CHARADES]],
+    "adlx-smarthome-ar": [[CURRENT], {"0": SMARTHOME}],
+    "adlx-lemma-tc": [[CURRENT], {"0": SPANS}],
+    "adlx-tsu-tc": [[CURRENT], [OPTIONS]],
     "adlx-charades-desc": [[DESCRIBED]],
     "adlx-tsu-desc": [TSU],
 }

@@ -16,7 +16,7 @@ from llava_ego2exo.evaluation.benchmarks.registry import BENCHMARKS, data_file, 
 from llava_ego2exo.evaluation.items import Item
 
 from ..conftest import REAL_VIDEOS
-from .rows import CHARADES, DESCRIBED, EGO_IN_EXO, FILES, OPTIONS, SMARTHOME, SPANS, TODAY, TSU, written
+from .rows import CHARADES, CURRENT, DESCRIBED, EGO_IN_EXO, FILES, OPTIONS, SMARTHOME, SPANS, TSU, written
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def refused(read, *given, **how):
     return caught.value
 
 
-def test_todays_row_whole(read):
-    assert read("adlx-tsu-tc", [TODAY]).items == [
+def test_a_current_row_whole(read):
+    assert read("adlx-tsu-tc", [CURRENT]).items == [
         Item(
             id="kitchen_1:0", benchmark="adlx-tsu-tc", category="TSU-TC", view="", video="a/kitchen_1.mp4",
             question="What happens next?", choices={"A": "open jar", "B": "close jar", "C": "wash hands"}, answer="B",
@@ -82,7 +82,7 @@ def test_what_is_not_allowed_of_a_benchmark(read, name, how, given, allowed):
 
 @pytest.mark.parametrize("name", ["adlx-charades-ar", "adlx-smarthome-ar", "adlx-lemma-tc", "adlx-tsu-tc"])
 def test_every_layout_fits_every_multiple_choice_set(read, name):
-    files = {"today": [TODAY], "legacy Charades": [CHARADES], "legacy Smarthome": {"a": SMARTHOME},
+    files = {"current": [CURRENT], "legacy Charades": [CHARADES], "legacy Smarthome": {"a": SMARTHOME},
              "legacy LEMMA": {"a": SPANS}, "legacy TSU": [OPTIONS]}  # fmt: skip
     for layout, value in files.items():
         found = read(name, value)
@@ -100,7 +100,7 @@ def test_legacy_values(read):
     found = read("adlx-lemma-tc", {"0": SPANS, "1": {**SPANS, "start_timestamp": "0.5", "answer": "c  D"}})
     assert [(item.start_s, item.end_s, item.answer) for item in found.items] == [(2.0, 6.0, "F"), (0.5, 6.0, "B")]
     assert found.precut == {"12l-1:0": "12l-1_60_180.mp4", "12l-1:1": "12l-1_60_180.mp4"}
-    (item,) = read("adlx-tsu-tc", [{**TODAY, "start_timestamp": 1, "end_timestamp": 2.5}]).items
+    (item,) = read("adlx-tsu-tc", [{**CURRENT, "start_timestamp": 1, "end_timestamp": 2.5}]).items
     assert (item.start_s, item.end_s) == (1.0, 2.5)
 
 
@@ -157,22 +157,22 @@ def test_a_description_is_split_once_its_length_is_known(read):
 
 ABC = {"A": "open jar", "B": "close jar"}
 FAULTS = [
-    ("adlx-tsu-tc", TODAY, {"question": None}, "question is null"),
-    ("adlx-tsu-tc", TODAY, {"question": ["x"]}, "question is a list"),
-    ("adlx-tsu-tc", TODAY, {"question": "  "}, "question is empty"),
-    ("adlx-tsu-tc", TODAY, {"question": "\ud800"}, "Unicode"),
-    ("adlx-tsu-tc", TODAY, {"video_filename": "a/.."}, "names no file"),
-    ("adlx-tsu-tc", TODAY, {"answer_choices": {"A": "x"}, "ground_truth_letter": "A"}, "1 option"),
-    ("adlx-tsu-tc", TODAY, {"answer_choices": {**ABC, "C": " "}}, "answer_choices 'C' is empty"),
-    ("adlx-tsu-tc", TODAY, {"answer_choices": {**ABC, "C": 3}}, "answer_choices 'C' is a number"),
-    ("adlx-tsu-tc", TODAY, {"answer_choices": {**ABC, "C": "Close  jar"}}, "'B' and 'C' are the same"),
-    ("adlx-tsu-tc", TODAY, {"answer_choices": {**ABC, "b": "x"}}, "keys B and b"),
-    ("adlx-tsu-tc", TODAY, {"answer_choices": {**ABC, "(C)": "x"}}, "key '(C)'"),
-    ("adlx-tsu-tc", TODAY, {"ground_truth_letter": "b"}, "'b' is none of the choices A, B, C"),
-    ("adlx-tsu-tc", TODAY, {"ground_truth_letter": True}, "ground_truth_letter is true or false"),
-    ("adlx-tsu-tc", TODAY, {"start_timestamp": 3, "end_timestamp": 3}, "end_timestamp 3 is not after"),
-    ("adlx-tsu-tc", TODAY, {"start_timestamp": 3}, "lacks end_timestamp"),
-    ("adlx-tsu-tc", TODAY, {"id": [1]}, "id is a list"),
+    ("adlx-tsu-tc", CURRENT, {"question": None}, "question is null"),
+    ("adlx-tsu-tc", CURRENT, {"question": ["x"]}, "question is a list"),
+    ("adlx-tsu-tc", CURRENT, {"question": "  "}, "question is empty"),
+    ("adlx-tsu-tc", CURRENT, {"question": "\ud800"}, "Unicode"),
+    ("adlx-tsu-tc", CURRENT, {"video_filename": "a/.."}, "names no file"),
+    ("adlx-tsu-tc", CURRENT, {"answer_choices": {"A": "x"}, "ground_truth_letter": "A"}, "1 option"),
+    ("adlx-tsu-tc", CURRENT, {"answer_choices": {**ABC, "C": " "}}, "answer_choices 'C' is empty"),
+    ("adlx-tsu-tc", CURRENT, {"answer_choices": {**ABC, "C": 3}}, "answer_choices 'C' is a number"),
+    ("adlx-tsu-tc", CURRENT, {"answer_choices": {**ABC, "C": "Close  jar"}}, "'B' and 'C' are the same"),
+    ("adlx-tsu-tc", CURRENT, {"answer_choices": {**ABC, "b": "x"}}, "keys B and b"),
+    ("adlx-tsu-tc", CURRENT, {"answer_choices": {**ABC, "(C)": "x"}}, "key '(C)'"),
+    ("adlx-tsu-tc", CURRENT, {"ground_truth_letter": "b"}, "'b' is none of the choices A, B, C"),
+    ("adlx-tsu-tc", CURRENT, {"ground_truth_letter": True}, "ground_truth_letter is true or false"),
+    ("adlx-tsu-tc", CURRENT, {"start_timestamp": 3, "end_timestamp": 3}, "end_timestamp 3 is not after"),
+    ("adlx-tsu-tc", CURRENT, {"start_timestamp": 3}, "lacks end_timestamp"),
+    ("adlx-tsu-tc", CURRENT, {"id": [1]}, "id is a list"),
     ("ego-in-exo", EGO_IN_EXO, {"category_name": ""}, "category_name is empty"),
     ("adlx-charades-ar", CHARADES, {"Options": "1. ['a'] 1. ['b']"}, "Options"),
     ("adlx-charades-ar", CHARADES, {"Options": "1. ['a'] 2. [__import__('os')]"}, "Options"),
@@ -198,7 +198,7 @@ def test_a_malformed_row_is_named_with_its_place(read, name, row, change, token)
 
 
 def test_all_malformed_rows_are_named_and_may_be_left_out(read):
-    rows = [{**TODAY, "video_filename": f"{n}.mp4"} for n in range(20)]
+    rows = [{**CURRENT, "video_filename": f"{n}.mp4"} for n in range(20)]
     for n in (3, 7, 8, 11, 12, 19):
         rows[n] = {**rows[n], "question": None, "ground_truth_letter": "Z"}
     rows[5] = {key: value for key, value in rows[5].items() if key != "question"}
@@ -210,14 +210,14 @@ def test_all_malformed_rows_are_named_and_may_be_left_out(read):
     assert [item.id for item in found.items] == [f"{n}:{n}" for n in range(20) if n not in bad]
     assert [text.split(":")[0] for text in found.bad] == [f"row {n}" for n in bad]
     # Nothing but malformed rows is never a benchmark.
-    assert "--max-bad-rows" not in refused(read, "adlx-tsu-tc", [{**TODAY, "question": ""}], max_bad=99).remedy
+    assert "--max-bad-rows" not in refused(read, "adlx-tsu-tc", [{**CURRENT, "question": ""}], max_bad=99).remedy
 
 
 def test_duplicates(read):
-    other = {**TODAY, "answer_choices": {"C": "wash hands", "B": "close jar", "A": "open jar"}}
-    error = refused(read, "adlx-tsu-tc", [TODAY, {**TODAY, "question": "Else?"}, other])
+    other = {**CURRENT, "answer_choices": {"C": "wash hands", "B": "close jar", "A": "open jar"}}
+    error = refused(read, "adlx-tsu-tc", [CURRENT, {**CURRENT, "question": "Else?"}, other])
     assert "row 2: asks the same of 'a/kitchen_1.mp4' as row 0" in error.given
-    assert len(read("adlx-tsu-tc", [TODAY, {**TODAY, "start_timestamp": 1, "end_timestamp": 2}]).items) == 2
+    assert len(read("adlx-tsu-tc", [CURRENT, {**CURRENT, "start_timestamp": 1, "end_timestamp": 2}]).items) == 2
     same_id = [CHARADES, {**CHARADES, "Q": "Else?"}]
     assert "row 1: id 'QX7'" in refused(read, "adlx-charades-ar", same_id).given
     assert "row 1: asks the same" in refused(read, "adlx-charades-desc", [DESCRIBED, DESCRIBED]).given
@@ -227,11 +227,11 @@ def test_categories_keys_that_are_not_read_and_ids(read):
     rows = [{**EGO_IN_EXO, "category_name": name, "question": name} for name in ("Hand", "Object", "Hand 2")]
     found = read("ego-in-exo", rows, categories=["Hand 2", "Hand"]).items
     assert [item.category for item in found] == ["Hand", "Hand 2"]
-    assert read("adlx-tsu-tc", [{**TODAY, "category_name": "late"}]).items[0].category == "late"
-    rows = [{**TODAY, "split": "test"}, {**TODAY, "question": "Q2", "split": "test", "note": 1}]
+    assert read("adlx-tsu-tc", [{**CURRENT, "category_name": "late"}]).items[0].category == "late"
+    rows = [{**CURRENT, "split": "test"}, {**CURRENT, "question": "Q2", "split": "test", "note": 1}]
     assert read("adlx-tsu-tc", rows).unread == {"split": 2, "note": 1}
     names = ("a b.mp4", "a_b.mp4", "x/a b.mp4", "a\u00a0b.mkv", "a:b", "å" * 99)
-    ids = [item.id for item in read("adlx-tsu-tc", [{**TODAY, "video_filename": name} for name in names]).items]
+    ids = [item.id for item in read("adlx-tsu-tc", [{**CURRENT, "video_filename": name} for name in names]).items]
     assert len(set(ids)) == 6 and not any(set(name) & set(" \t\u00a0") for name in ids) and max(map(len, ids)) < 90
 
 
@@ -240,7 +240,7 @@ def test_categories_keys_that_are_not_read_and_ids(read):
     [
         ([], "no row"), (5, "a number"), ([[]], "row 0 is a list"), ([{"a": 1, "question": 2}], "a, question"),
         (TSU, "row 'P02T01' is a text"), ([DESCRIBED], "video_name"), ("", "JSON"), ("[1,\n 2", "line 2"),
-        (json.dumps([TODAY] * 3)[:200], "JSON"), ("[" * 100_000, "nested too deep"), (b'["\xff"]', "UTF-8"),
+        (json.dumps([CURRENT] * 3)[:200], "JSON"), ("[" * 100_000, "nested too deep"), (b'["\xff"]', "UTF-8"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_read_says_why(read, value, token):
@@ -258,7 +258,7 @@ def test_files_and_folders(tmp_path):
     assert "no file that fits" in refused(read_benchmark, "ego-in-exo", tmp_path).given
     assert "gone.json" in refused(read_benchmark, "adlx-tsu-tc", tmp_path / "gone.json").given
     # A byte order mark is no fault.
-    path = written(tmp_path / "x/TSU-TC.json", b"\xef\xbb\xbf" + json.dumps([TODAY]).encode())
+    path = written(tmp_path / "x/TSU-TC.json", b"\xef\xbb\xbf" + json.dumps([CURRENT]).encode())
     assert len(read_benchmark("adlx-tsu-tc", tmp_path / "x").items) == 1
     written(tmp_path / "x/LEGACY-TSU-TC.json", [OPTIONS])
     assert "holds 2 files that fit" in refused(read_benchmark, "adlx-tsu-tc", tmp_path / "x").given
@@ -273,7 +273,7 @@ def test_long_options_are_read_in_no_time():
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6)
 SCALARS = SCALARS | st.sampled_from(["A", "1. ['a'] 2. ['b']", "open jar", "x_exo1", "1.5", "/", "..", "\ud800", "\0"])
-ROWS = (TODAY, EGO_IN_EXO, CHARADES, SMARTHOME, SPANS, OPTIONS, DESCRIBED)
+ROWS = (CURRENT, EGO_IN_EXO, CHARADES, SMARTHOME, SPANS, OPTIONS, DESCRIBED)
 KEYS = st.sampled_from(["A", "B", "1", *sorted({key for row in ROWS for key in row})]) | st.text(max_size=3)
 JSON = st.recursive(
     SCALARS,
@@ -341,11 +341,12 @@ def test_the_real_answers_are_those_of_the_data(real_adlx):
 
 def test_the_examples_of_the_document_are_read(read):
     """In the order of the table of layouts: each fits the layout under whose name it stands."""
-    text = (Path(__file__).parents[2] / "docs/benchmarks.md").read_text(encoding="utf-8").replace("**today**", "")
+    text = (Path(__file__).parents[2] / "docs/benchmarks.md").read_text(encoding="utf-8")
+    text = re.sub(r"^\*\*(today|current)\*\*", "", text, flags=re.MULTILINE)
     examples = re.findall(r"^\*\*(.+?)\*\*.*?^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert len(examples) == len(FILES) == 7
-    for layout, example in examples:
-        name = next(name for name, known in BENCHMARKS.items() if layout in [reader.name for reader in known.readers])
+    for title, example in examples:
+        name = next(name for name, known in BENCHMARKS.items() if title in [layout.name for layout in known.layouts])
         value = json.loads(example)
         found = read(name, value if next(iter(value)) in ("0", "P02T01") else [value])
-        assert found.layout == layout and found.items
+        assert found.layout == title and found.items

@@ -8,7 +8,7 @@ import pytest
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.evaluation.check import check
 
-from .rows import EGO_IN_EXO, FILES, SPANS, TODAY, written
+from .rows import CURRENT, EGO_IN_EXO, FILES, SPANS, written
 
 
 def table(text):
@@ -42,15 +42,15 @@ def test_counts_of_categories_views_and_keys(tmp_path):
 
 
 def test_rows_left_out_are_named(tmp_path):
-    path = written(tmp_path / "a.json", [TODAY, {**TODAY, "question": 5}])
+    path = written(tmp_path / "a.json", [CURRENT, {**CURRENT, "question": 5}])
     assert "left out: 1 malformed row(s)\n  row 1: question is a number" in check("adlx-tsu-tc", path, max_bad=1).text
     with pytest.raises(Ego2ExoError, match="row 1: question is a number"):
         check("adlx-tsu-tc", path)
 
 
 def test_missing_videos_are_faults(tmp_path):
-    rows = [{**TODAY, "video_filename": f"{n}.mp4"} for n in range(40)] + [
-        {**TODAY, "question": "x", "video_filename": "7.mp4"}
+    rows = [{**CURRENT, "video_filename": f"{n}.mp4"} for n in range(40)] + [
+        {**CURRENT, "question": "x", "video_filename": "7.mp4"}
     ]
     path = written(tmp_path / "a.json", rows)
     (tmp_path / "v").mkdir()
@@ -82,7 +82,7 @@ def test_the_whole_check_needs_no_torch(tmp_path):
     import subprocess
     import sys
 
-    path = written(tmp_path / "a.json", [TODAY])
+    path = written(tmp_path / "a.json", [CURRENT])
     code = (
         "import sys; from llava_ego2exo.evaluation.check import check;"
         f"check('adlx-tsu-tc', {str(path)!r}); sys.exit(int('torch' in sys.modules or 'numpy' in sys.modules))"

@@ -10,12 +10,10 @@ from pathlib import Path
 
 from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
+from ...video.limits import VIDEO_SUFFIXES
 from .file import Pair
 from .pair import record_faults
 
-SUFFIXES = frozenset(
-    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
-)  # what ffmpeg plays and cameras write
 KEYSTEP = re.compile(r"(?:.*/)?(?P<segment>[^/]+)_(?P<view>ego|exo\d+)")
 EGO = "ego"
 _GROUPS = ("segment", "view", "take")
@@ -169,7 +167,7 @@ def _videos(folder: str | Path) -> Iterator[Path]:
 
 
 def _is_video(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
@@ -196,7 +194,7 @@ def _refuse(
         if not found.other:
             raise Ego2ExoError(
                 f"{folder} holds no video",
-                f"files with the suffixes {' '.join(sorted(SUFFIXES))}",
+                f"files with the suffixes {' '.join(sorted(VIDEO_SUFFIXES))}",
                 "check the path, or rename the files",
             )
         names = shorten_list(found.other, 3)

@@ -1,4 +1,4 @@
-"""Today's rows: Ego-in-Exo Perception, and ADL-X's multiple choice."""
+"""Layouts that benchmarks are published in today: multiple choice, and descriptions."""
 
 from __future__ import annotations
 
@@ -9,63 +9,44 @@ from typing import Any
 from ...errors import Ego2ExoError
 from ..items import CONSISTENCY_1, CONSISTENCY_2, DESCRIPTION, MAIN, Item
 from .fields import Fields, take_choices, take_key
-from .layout import Layout, Question, labelled
+from .layout import Layout, RawQuestion, labelled
 
-_KEYS = ("video_filename", "question", "answer_choices", "ground_truth_letter")
-
-
-def _read(fields: Fields, category: str) -> list[Question]:
-    choices = take_choices(fields, "answer_choices")
-    start_s, end_s = fields.span()
-    return [
-        Question(
-            video=fields.video("video_filename"),
-            question=fields.text("question"),
-            choices=choices,
-            answer=take_key(fields, "ground_truth_letter", choices),
-            category=category,
-            start_s=start_s,
-            end_s=end_s,
-        )
-    ]
-
-
-def _ego_in_exo(fields: Fields) -> list[Question]:
-    return _read(fields, fields.text("category_name"))
-
-
-def _adlx(fields: Fields) -> list[Question]:
-    return _read(fields, fields.text("category_name") if fields.has("category_name") else "")
-
-
-EGO_IN_EXO = Layout("ego-in-exo", ("category_name", *_KEYS), _ego_in_exo)
-TODAY = Layout("today", _KEYS, _adlx)
-
-
-# Charades-Description: three questions a row, the last two to be answered alike.
-
-_KEYS_CHARADES_DESCRIPTION = ("video_name", "Q", "A", "cons_Q1", "cons_Q2", "cons_A")
-
-
-def _read_charades_description(fields: Fields) -> list[Question]:
-    video, main, answer, first, second, consistent = (
-        fields.video(key) if key == "video_name" else fields.text(key) for key in _KEYS_CHARADES_DESCRIPTION
-    )
-    asked = ((MAIN, main, answer), (CONSISTENCY_1, first, consistent), (CONSISTENCY_2, second, consistent))
-    return [Question(video=video, question=question, answer=text, part=part) for part, question, text in asked]
-
-
-CHARADES_DESCRIPTION = Layout("Charades-Description", _KEYS_CHARADES_DESCRIPTION, _read_charades_description)
-
-
-# TSU-Description: a long video's description, which is asked for clip by clip.
-
-# The file has no question; these are our words.
+_CHOICE_KEYS = ("video_filename", "question", "answer_choices", "ground_truth_letter")
+_DESCRIPTION_KEYS = ("video_name", "Q", "A", "cons_Q1", "cons_Q2", "cons_A")
+# TSU-Description has no question of its own.
 QUESTION = "Describe what the person in this video does, and with which objects."
 MAX_CLIPS = 100_000
 
 
-def _rows(value: Any) -> list[tuple[str, Any]]:
+def _choice(fields: Fields) -> list[RawQuestion]:
+    choices = take_choices(fields, "answer_choices")
+    return [
+        RawQuestion(
+            video=fields.video("video_filename"),
+            question=fields.text("question"),
+            choices=choices,
+            answer=take_key(fields, "ground_truth_letter", choices),
+            category=fields.text("category_name") if fields.has("category_name") else "",
+            span=fields.span(),
+        )
+    ]
+
+
+def _choice_with_category(fields: Fields) -> list[RawQuestion]:
+    fields.text("category_name")
+    return _choice(fields)
+
+
+def _charades_description(fields: Fields) -> list[RawQuestion]:
+    """Three questions a row, the last two to be answered alike."""
+    video = fields.video("video_name")
+    main, answer, first, second, consistent = (fields.text(key) for key in _DESCRIPTION_KEYS[1:])
+    parts = ((MAIN, main, answer), (CONSISTENCY_1, first, consistent), (CONSISTENCY_2, second, consistent))
+    return [RawQuestion(video=video, question=question, answer=text, part=part) for part, question, text in parts]
+
+
+def _tsu_rows(value: Any) -> list[tuple[str, Any]]:
+    """Of an object of video -> description."""
     if not isinstance(value, dict):
         return []
     return [
@@ -74,16 +55,22 @@ def _rows(value: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _read_tsu_description(fields: Fields) -> list[Question]:
-    return [Question(video=fields.video("video"), question=QUESTION, answer=fields.text("description"))]
+def _tsu_description(fields: Fields) -> list[RawQuestion]:
+    """One question about a long video, which is split into clips once the video's length is known."""
+    return [RawQuestion(video=fields.video("video"), question=QUESTION, answer=fields.text("description"))]
 
 
-class _Described(Layout):
+class _TsuLayout(Layout):
     def fits(self, row: Any) -> bool:
         return super().fits(row) and isinstance(row["description"], str)
 
 
-TSU_DESCRIPTION = _Described("TSU-Description", ("video", "description"), _read_tsu_description, _rows, "an object of")
+EGO_IN_EXO = Layout("ego-in-exo", ("category_name", *_CHOICE_KEYS), _choice_with_category)
+CURRENT = Layout("current", _CHOICE_KEYS, _choice)
+CHARADES_DESCRIPTION = Layout("Charades-Description", _DESCRIPTION_KEYS, _charades_description)
+TSU_DESCRIPTION = _TsuLayout(
+    "TSU-Description", ("video", "description"), _tsu_description, _tsu_rows, "an object of"
+)  # fmt: skip
 
 
 def split_into_clips(item: Item, duration_s: float, seconds: float = 1.0) -> list[Item]:
@@ -100,17 +87,12 @@ def split_into_clips(item: Item, duration_s: float, seconds: float = 1.0) -> lis
         Ego2ExoError: the item is of another kind, a length is not positive, or the clips are too many.
     """
     if item.kind != DESCRIPTION or item.part or item.start_s is not None or item.end_s is not None:
-        raise Ego2ExoError(
-            f"{item.id} cannot be split into clips", "a description of a whole video", "pass such an item"
-        )
+        raise Ego2ExoError(f"{item.id} cannot be split into clips", "a description of a whole video")
+    given = f"{item.video}: {duration_s} s in clips of {seconds} s"
     if not (math.isfinite(duration_s) and math.isfinite(seconds) and duration_s > 0 and seconds > 0):
-        raise Ego2ExoError(
-            f"{item.video}: {duration_s} s in clips of {seconds} s", "lengths above 0", "check the video and the length"
-        )
+        raise Ego2ExoError(given, "lengths above 0", "check the video and --clip-seconds")
     if duration_s / seconds > MAX_CLIPS:
-        raise Ego2ExoError(
-            f"{item.video}: {duration_s:g} s in clips of {seconds:g} s", f"{MAX_CLIPS} clips", "make the clips longer"
-        )
+        raise Ego2ExoError(given, f"{MAX_CLIPS} clips", "raise --clip-seconds")
     count = max(math.floor(duration_s / seconds + 0.5), 1)
     ends = [(number + 1) * seconds for number in range(count - 1)] + [float(duration_s)]
     return [

@@ -1,4 +1,4 @@
-"""A benchmark's file in a folder, by the name that it was published with."""
+"""Names of files: a benchmark's file in a folder, and videos as data written on any system names them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
+from ...video.limits import VIDEO_SUFFIXES
 
-_SHOWN = 20
+EXO, EGO = "exo", "ego"
+_TRAILING_EXO = re.compile(r"exo[0-9]+$")
 
 
 def find_data_file(data: str | Path, benchmark: str, published: Mapping[str, Sequence[str]]) -> Path:
@@ -33,7 +35,7 @@ def find_data_file(data: str | Path, benchmark: str, published: Mapping[str, Seq
         raise Ego2ExoError(
             f"--data {path} has the name of the file of {others[0]}, not of {benchmark}",
             f"a file for --benchmark {benchmark}",
-            "mend --benchmark or --data, or rename the file if its name is wrong",
+            "correct --benchmark or --data, or rename the file if its name is wrong",
         )
     return path
 
@@ -41,33 +43,21 @@ def find_data_file(data: str | Path, benchmark: str, published: Mapping[str, Seq
 def _in_folder(folder: Path, names: set[str], files: Sequence[str]) -> Path:
     try:
         folders = [folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir() and os.access(entry, os.R_OK))]
-        held = [file for place in folders for file in sorted(place.iterdir()) if file.suffix.lower() == ".json"]
+        found = [file for place in folders for file in sorted(place.iterdir()) if file.suffix.lower() == ".json"]
     except OSError as error:
-        raise Ego2ExoError(
-            f"--data {folder} cannot be read: {error.strerror}", "a folder of yours", "mend its rights"
-        ) from error
-    fitting = [file for file in held if _plain(file.name) in names]
+        given = f"--data {folder} cannot be read: {error.strerror}"
+        raise Ego2ExoError(given, "a readable folder", "fix its permissions") from error
+    fitting = [file for file in found if _plain(file.name) in names]
     if len(fitting) == 1:
         return fitting[0]
+    shown = shorten_list([str(file.relative_to(folder)) for file in fitting or found], 20) or "no JSON file"
+    holds = f"holds {len(fitting)} files that fit: {shown}" if fitting else f"holds no file that fits, but {shown}"
     wanted = f"one of {', '.join(files)}, or the same with LEGACY- before it"
-    if fitting:
-        shown = shorten_list([str(file.relative_to(folder)) for file in fitting], _SHOWN)
-        raise Ego2ExoError(
-            f"--data {folder} holds {len(fitting)} files that fit: {shown}", wanted, "pass the file itself"
-        )
-    shown = shorten_list([str(file.relative_to(folder)) for file in held], _SHOWN) or "no JSON file"
-    raise Ego2ExoError(f"--data {folder} holds no file that fits; it holds {shown}", wanted, "pass the file itself")
+    raise Ego2ExoError(f"--data {folder} {holds}", wanted, "pass the file itself")
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", Path(name).stem.lower()).removeprefix("legacy")
-
-
-# Videos by the names that data gives them, on whatever system they were written.
-
-SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
-_TRAILING_EXO = re.compile(r"exo[0-9]+$")
-EXO, EGO = "exo", "ego"
 
 
 def parts_of(name: str) -> list[str]:
@@ -83,15 +73,15 @@ def base_name(name: str) -> str:
     return (parts_of(name) or [""])[-1]
 
 
-def without_suffix(name: str) -> str:
-    """The name without the suffix of a video file; other dots belong to the name."""
-    suffix = suffix_of(name)
-    return name[: -len(suffix)] if suffix else name
-
-
 def suffix_of(name: str) -> str:
     """The suffix of a video file as it is written; "" where there is none."""
-    return next((name[-len(suffix) :] for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    suffix = os.path.splitext(name)[1]
+    return suffix if suffix.lower() in VIDEO_SUFFIXES else ""
+
+
+def without_suffix(name: str) -> str:
+    """The name without the suffix of a video file; other dots belong to the name."""
+    return name.removesuffix(suffix_of(name))
 
 
 def view_file(name: str, view: str) -> str | None:

@@ -1,10 +1,10 @@
-"""What a reader is, and which one a file fits."""
+"""The layouts of benchmark files: which one a file has, and how its rows become items."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from ..items import Item
 from .fields import Fields, kind_of, short
 from .files import base_name, view_file, without_suffix
 
+_NOT_IN_IDS = re.compile(r"[^\w.+-]+")
+
 
 @dataclass(frozen=True)
-class Question:
+class RawQuestion:
     """What a row asks, before it belongs to a benchmark and a view.
 
     Args:
@@ -26,10 +28,9 @@ class Question:
         choices: key -> option text; empty for a description.
         answer: the right key, or the reference text.
         category: finer than the benchmark; empty where the data has none.
-        start_s: where the clip begins, in seconds; None: at the video's start.
-        end_s: where it ends, in seconds; None: at the video's end.
-        part: of a description: what is asked.
-        precut: name of the clip as a file of its own, where the data tells it; "" elsewhere.
+        span: where the clip begins and ends in its video, in seconds; None: at the video's start or end.
+        part: which question of a description it is.
+        precut: name of the clip as a file of its own, where the data gives it.
     """
 
     video: str
@@ -37,8 +38,7 @@ class Question:
     choices: Mapping[str, str] = field(default_factory=dict)
     answer: str = ""
     category: str = ""
-    start_s: float | None = None
-    end_s: float | None = None
+    span: tuple[float | None, float | None] = (None, None)
     part: str = ""
     precut: str = ""
 
@@ -59,12 +59,12 @@ class Layout:
         keys: that a row of this layout has, and by which it is recognised.
         read: row -> its questions; what is wrong with the row goes to `Fields.faults`.
         rows: list or object -> (name for messages, row).
-        shape: of the file, in words.
+        shape: of the file, for messages.
     """
 
     name: str
     keys: tuple[str, ...]
-    read: Callable[[Fields], Sequence[Question]]
+    read: Callable[[Fields], Sequence[RawQuestion]]
     rows: Callable[[Any], list[tuple[str, Any]]] = labelled
     shape: str = "rows with the keys"
 
@@ -76,189 +76,108 @@ class Layout:
         return f"{self.name} ({self.shape} {', '.join(self.keys)})"
 
 
-def recognise(path: Path, value: Any, layouts: Sequence[Layout]) -> Layout:
-    """The layout that most rows of a file have; the first of `layouts` where several are level.
-
-    Args:
-        path: of the file, for messages.
-        value: what it holds.
-        layouts: those allowed.
-
-    Raises:
-        Ego2ExoError: it holds no rows, or none fits.
-    """
-    if not isinstance(value, (list, dict)) or not value:
-        given = "holds no row" if isinstance(value, (list, dict)) else f"holds {kind_of(value)}"
-        raise Ego2ExoError(f"{path} {given}", "a list or an object of rows", "check that this is the benchmark's JSON")
-    counts = [sum(layout.fits(row) for _, row in layout.rows(value)) for layout in layouts]
-    best = max(range(len(layouts)), key=counts.__getitem__)
-    if not counts[best]:
-        allowed = "; ".join(map(str, layouts))
-        raise Ego2ExoError(
-            f"{path} fits no layout of this benchmark: it holds {_found(value)}",
-            allowed,
-            "check --benchmark and --data",
-        )
-    return layouts[best]
-
-
-def _found(value: Any) -> str:
-    name, row = labelled(value)[0]
-    rows = f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}, and {name[:60]} "
-    if isinstance(row, dict):
-        return rows + f"has the keys {', '.join(ascii(key)[1:-1][:40] for key in list(row)[:20]) or '(none)'}"
-    return rows + f"is {kind_of(row)}"
-
-
-# All rows of a file by the reader that fits; the good ones as questions, the others by what is wrong with them.
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row without fault.
-
-    Args:
-        index: its place in the file, from 0.
-        name: for messages: "row 12", or the row's key.
-        questions: what it asks.
-    """
-
-    index: int
-    name: str
-    questions: tuple[Question, ...]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a file holds.
+@dataclass
+class ParsedRows:
+    """The rows of a file.
 
     Args:
         layout: that fits.
-        good: rows without fault.
-        bad: row's place -> its name and all that is wrong with it.
+        items: of the good rows, in their order; of a row asked on two views, both stand together.
+        bad: name of each other row, and all that is wrong with it.
+        count: of all rows.
         unread: key that is not read -> number of rows that have it.
+        precut: item's id -> name of its clip as a file of its own, where the data gives it.
     """
 
     layout: Layout
-    good: list[Row]
-    bad: dict[int, str]
-    unread: dict[str, int]
+    items: list[Item] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    count: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
+    precut: dict[str, str] = field(default_factory=dict)
 
 
-def read_rows(path: Path, layouts: Sequence[Layout]) -> Rows:
+def parse_file(
+    path: Path, layouts: Sequence[Layout], benchmark: str, title: str, kind: str, views: Sequence[str]
+) -> ParsedRows:
     """Read a file.
 
     Args:
         path: of the file.
         layouts: those allowed.
+        benchmark: its name.
+        title: the category where the data has none.
+        kind: of the items.
+        views: "exo", "ego"; "" for the only camera.
 
     Raises:
         Ego2ExoError: the file cannot be read, or fits no layout.
     """
     value = read_json(path, "a benchmark's JSON file")
-    layout = recognise(path, value, layouts)
-    good: list[Row] = []
-    bad: dict[int, str] = {}
-    unread: Counter[str] = Counter()
+    parsed = ParsedRows(_recognised(path, value, layouts))
     seen: dict[Hashable, str] = {}
-    for index, (name, row) in enumerate(layout.rows(value)):
+    for index, (name, row) in enumerate(parsed.layout.rows(value)):
         fields = Fields(row)
-        questions = tuple(layout.read(fields))
-        _note_id(fields, name, seen)
-        if not fields.faults:
-            _note_content(fields, questions, name, seen)
-        unread.update(fields.unread())
+        questions = parsed.layout.read(fields)
+        _refuse_duplicate(fields, questions, name, seen)
+        videos = {} if fields.faults else _videos_by_view(fields, questions[0].video, views)
+        parsed.count += 1
+        parsed.unread.update(fields.unread())
         if fields.faults:
-            bad[index] = f"{name[:80]}: {', '.join(fields.faults)}"
-        else:
-            good.append(Row(index, name, questions))
-    return Rows(layout, good, bad, dict(unread))
-
-
-def _note_id(fields: Fields, name: str, seen: dict[Hashable, str]) -> None:
-    """Refuse a second row with one `id`, in any layout that has it."""
-    value: Any = fields.value("id", optional=True)
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        fields.fault(f"id is {kind_of(value)}, not a text or a whole number")
-        return
-    first = seen.setdefault(("id", value), name)
-    if first != name:
-        fields.fault(f"id {short(value)} is that of {first} too")
-
-
-def _note_content(fields: Fields, questions: tuple[Question, ...], name: str, seen: dict[Hashable, str]) -> None:
-    """Refuse a second row that asks the same of the same clip."""
-    content = tuple((q.video, q.start_s, q.end_s, q.question, tuple(sorted(q.choices.items()))) for q in questions)
-    first = seen.setdefault(content, name)
-    if first != name:
-        fields.fault(f"asks the same of {short(questions[0].video)} as {first}")
-
-
-# Items of the common type from rows that are right.
-
-_UNREADABLE = re.compile(r"[^\w.+-]+")
-
-
-@dataclass
-class Made:
-    """What became of rows.
-
-    Args:
-        items: in the rows' order; of a row asked on two views, both stand together.
-        bad: row's place -> its name and why it cannot be asked.
-        precut: item's id -> name of the clip as a file of its own, where the data tells it.
-    """
-
-    items: list[Item] = field(default_factory=list)
-    bad: dict[int, str] = field(default_factory=dict)
-    precut: dict[str, str] = field(default_factory=dict)
-
-
-def make_items(benchmark: str, title: str, kind: str, views: Sequence[str], file: str, rows: Iterable[Row]) -> Made:
-    """An item for each question and view.
-
-    Args:
-        benchmark: its name.
-        title: the category where the data has none.
-        kind: of the items.
-        views: "exo", "ego"; "" for the only camera.
-        file: name of the data file.
-        rows: that are right.
-    """
-    made = Made()
-    for row in rows:
-        video = row.questions[0].video
-        files = {view: view_file(video, view) if view else video for view in views}
-        if None in files.values():
-            reason = "does not end in exoN, so the name of its ego video is not known"
-            made.bad[row.index] = f"{row.name}: {short(video)} {reason}"
+            parsed.bad.append(f"{name[:80]}: {', '.join(fields.faults)}")
             continue
         # The place in the file makes it unique, the name readable.
-        key = f"{_UNREADABLE.sub('_', without_suffix(base_name(video)))[:80]}:{row.index}"
-        common = {"benchmark": benchmark, "kind": kind, "source": f"{file}, {row.name}"}
-        for view, path in files.items():
-            for question in row.questions:
-                item = _item(question, title, view, path or "", f"{view}:{key}" if view else key, common)
-                made.items.append(item)
-                if question.precut:
-                    made.precut[item.id] = question.precut
-    return made
+        place = f"{_NOT_IN_IDS.sub('_', without_suffix(base_name(questions[0].video)))[:80]}:{index}"
+        for view, video in videos.items():
+            row_id = f"{view}:{place}" if view else place
+            for one in questions:
+                item = Item(
+                    id=f"{row_id}:{one.part}" if one.part else row_id, benchmark=benchmark,
+                    category=one.category or title, view=view, video=video, question=one.question, kind=kind,
+                    choices=one.choices, answer=one.answer, start_s=one.span[0], end_s=one.span[1], row=row_id,
+                    part=one.part, source=f"{path.name}, {name}",
+                )  # fmt: skip
+                parsed.items.append(item)
+                if one.precut:
+                    parsed.precut[item.id] = one.precut
+    return parsed
 
 
-def _item(question: Question, title: str, view: str, video: str, row: str, common: dict[str, str]) -> Item:
-    return Item(
-        id=f"{row}:{question.part}" if question.part else row,
-        category=question.category or title,
-        view=view,
-        video=video,
-        question=question.question,
-        choices=question.choices,
-        answer=question.answer,
-        start_s=question.start_s,
-        end_s=question.end_s,
-        row=row,
-        part=question.part,
-        **common,
-    )
+def _recognised(path: Path, value: Any, layouts: Sequence[Layout]) -> Layout:
+    """The layout that most rows of a file have; the first of `layouts` where several are level."""
+    if not isinstance(value, (list, dict)) or not value:
+        given = "holds no row" if isinstance(value, (list, dict)) else f"holds {kind_of(value)}"
+        raise Ego2ExoError(f"{path} {given}", "a list or an object of rows", "check that this is the benchmark's JSON")
+    counts = [sum(layout.fits(row) for _, row in layout.rows(value)) for layout in layouts]
+    if not any(counts):
+        name, row = labelled(value)[0]
+        shown = f"is {kind_of(row)}"
+        if isinstance(row, dict):
+            shown = f"has the keys {', '.join(ascii(key)[1:-1][:40] for key in list(row)[:20]) or '(none)'}"
+        raise Ego2ExoError(
+            f"{path} fits no layout of this benchmark: {name[:60]} {shown}",
+            "; ".join(map(str, layouts)),
+            "check --benchmark and --data",
+        )
+    return layouts[counts.index(max(counts))]
+
+
+def _videos_by_view(fields: Fields, video: str, views: Sequence[str]) -> dict[str, str]:
+    videos = {view: view_file(video, view) if view else video for view in views}
+    if None in videos.values():
+        fields.fault(f"{short(video)} does not end in exoN, so the name of its ego video is not known")
+    return {view: file for view, file in videos.items() if file is not None}
+
+
+def _refuse_duplicate(fields: Fields, questions: Sequence[RawQuestion], name: str, seen: dict[Hashable, str]) -> None:
+    """A second row with one `id`, in any layout that has it, or one that asks the same of the same clip."""
+    id_: Any = fields.value("id", optional=True)
+    if id_ is not None:
+        if isinstance(id_, bool) or not isinstance(id_, (str, int)):
+            fields.fault(f"id is {kind_of(id_)}, not a text or a whole number")
+        elif seen.setdefault(("id", id_), name) != name:
+            fields.fault(f"id {short(id_)} is that of {seen['id', id_]} too")
+    if not fields.faults:
+        content = tuple((one.video, one.span, one.question, tuple(sorted(one.choices.items()))) for one in questions)
+        if seen.setdefault(content, name) != name:
+            fields.fault(f"asks the same of {short(questions[0].video)} as {seen[content]}")

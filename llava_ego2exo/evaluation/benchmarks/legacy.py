@@ -1,6 +1,8 @@
-"""Legacy Charades-AR: numbered options in one string, each a Python list of actions."""
+"""Layouts that ADL-X's multiple choice was published in at first, one a set."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from .fields import (
     Fields,
@@ -14,28 +16,28 @@ from .fields import (
     text_fault,
 )
 from .files import without_suffix
-from .layout import Layout, Question
+from .layout import Layout, RawQuestion
 
 
-def _read(fields: Fields) -> list[Question]:
-    lists = _options(fields)
+def _question(
+    fields: Fields, video: str, question: str, choices: Mapping[str, str], answer: str, precut: str = ""
+) -> list[RawQuestion]:
+    """The one question of a row; `video` and `question` are the keys of these fields."""
+    return [
+        RawQuestion(fields.video(video), fields.text(question), choices, answer, span=fields.span(), precut=precut)
+    ]  # fmt: skip
+
+
+def _charades(fields: Fields) -> list[RawQuestion]:
+    """Numbered options in one string, each a Python list of actions."""
+    lists = _numbered_options(fields)
     # An option is its actions in order: what the model reads is the same list without Python's signs.
     joined = {key: ", ".join(entry.strip() for entry in entries) for key, entries in lists.items()}
     choices = check_choices(fields, "Options", joined) if lists else {}
-    start_s, end_s = fields.span()
-    return [
-        Question(
-            video=fields.video("id"),
-            question=fields.text("Q"),
-            choices=choices,
-            answer=_answer(fields, lists if choices else {}),
-            start_s=start_s,
-            end_s=end_s,
-        )
-    ]
+    return _question(fields, "id", "Q", choices, _listed_answer(fields, lists if choices else {}))
 
 
-def _options(fields: Fields) -> dict[str, list[str]]:
+def _numbered_options(fields: Fields) -> dict[str, list[str]]:
     text = fields.text("Options")
     if not text:
         return {}
@@ -50,7 +52,7 @@ def _options(fields: Fields) -> dict[str, list[str]]:
     return lists
 
 
-def _answer(fields: Fields, lists: dict[str, list[str]]) -> str:
+def _listed_answer(fields: Fields, lists: dict[str, list[str]]) -> str:
     value = fields.value("Ground Truth")
     if value is None:
         return ""
@@ -62,86 +64,36 @@ def _answer(fields: Fields, lists: dict[str, list[str]]) -> str:
     return match(fields, "Ground Truth", str(value), fitting, lists)
 
 
-LEGACY_CHARADES = Layout("legacy Charades", ("id", "Q", "Options", "Ground Truth"), _read)
-
-
-# Legacy TSU-TC: clips by their paths; options in an object or a list, the right one by its key or its text.
-
-
-def _read_legacy_options(fields: Fields) -> list[Question]:
-    choices = take_choices(fields, "options", lists=True)
-    start_s, end_s = fields.span()
-    return [
-        Question(
-            video=fields.video("video_path"),
-            question=fields.text("question"),
-            choices=choices,
-            answer=take_key_or_text(fields, "correct_answer", choices),
-            start_s=start_s,
-            end_s=end_s,
-        )
-    ]
-
-
-LEGACY_OPTIONS = Layout("legacy TSU", ("video_path", "question", "options", "correct_answer"), _read_legacy_options)
-
-
-# Legacy Smarthome-AR: the right option by its text.
-
-
-def _read_legacy_smarthome(fields: Fields) -> list[Question]:
+def _smarthome(fields: Fields) -> list[RawQuestion]:
+    """The right option by its text."""
     choices = take_choices(fields, "choices")
-    start_s, end_s = fields.span()
-    return [
-        Question(
-            video=fields.video("video_id"),
-            question=fields.text("question"),
-            choices=choices,
-            answer=take_text(fields, "ground_truth", choices),
-            start_s=start_s,
-            end_s=end_s,
-        )
-    ]
+    return _question(fields, "video_id", "question", choices, take_text(fields, "ground_truth", choices))
 
 
-LEGACY_SMARTHOME = Layout(
-    "legacy Smarthome", ("video_id", "question", "choices", "ground_truth"), _read_legacy_smarthome
-)
-
-
-# Legacy LEMMA-TC: clips by their times in longer videos.
-
-
-def _read_legacy_spans(fields: Fields) -> list[Question]:
+def _lemma(fields: Fields) -> list[RawQuestion]:
+    """Clips by their times in longer videos; they are published as files, too, which are named by their frames."""
     choices = take_choices(fields, "choices")
-    video = fields.video("video_id")
     for key in ("start_timestamp", "end_timestamp"):
         # null would mean the whole video, which no row of this layout asks about.
         if not fields.has(key):
             fields.seconds(key)
-    start_s, end_s = fields.span()
-    return [
-        Question(
-            video=video,
-            question=fields.text("question"),
-            choices=choices,
-            answer=take_key_or_text(fields, "answer", choices),
-            start_s=start_s,
-            end_s=end_s,
-            precut=_precut(fields, video),
-        )
-    ]
-
-
-def _precut(fields: Fields, video: str) -> str:
-    """The clips are published as files, too, which are named by their frames."""
-    frames = [fields.value(key, optional=True) for key in ("start_frame", "end_frame")]
+    video, frames = fields.video("video_id"), [fields.value(f"{end}_frame", optional=True) for end in ("start", "end")]
     known = all(isinstance(frame, int) and not isinstance(frame, bool) and 0 <= frame < 10**9 for frame in frames)
-    return f"{without_suffix(video)}_{frames[0]}_{frames[1]}.mp4" if video and known else ""
+    precut = f"{without_suffix(video)}_{frames[0]}_{frames[1]}.mp4" if video and known else ""
+    return _question(fields, "video_id", "question", choices, take_key_or_text(fields, "answer", choices), precut)
 
 
-LEGACY_SPANS = Layout(
-    "legacy LEMMA",
-    ("video_id", "question", "choices", "answer", "start_timestamp", "end_timestamp"),
-    _read_legacy_spans,
-)
+def _tsu(fields: Fields) -> list[RawQuestion]:
+    """Clips by their paths; options in an object or a list, the right one by its key or its text."""
+    choices = take_choices(fields, "options", lists=True)
+    return _question(fields, "video_path", "question", choices, take_key_or_text(fields, "correct_answer", choices))
+
+
+LEGACY_LAYOUTS = (
+    Layout("legacy Charades", ("id", "Q", "Options", "Ground Truth"), _charades),
+    Layout("legacy Smarthome", ("video_id", "question", "choices", "ground_truth"), _smarthome),
+    Layout(
+        "legacy LEMMA", ("video_id", "question", "choices", "answer", "start_timestamp", "end_timestamp"), _lemma
+    ),
+    Layout("legacy TSU", ("video_path", "question", "options", "correct_answer"), _tsu),
+)  # fmt: skip

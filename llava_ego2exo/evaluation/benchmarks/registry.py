@@ -9,14 +9,14 @@ from pathlib import Path
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..items import CHOICE, DESCRIPTION, Item
-from .current import CHARADES_DESCRIPTION, EGO_IN_EXO, TODAY, TSU_DESCRIPTION
+from .current import CHARADES_DESCRIPTION, CURRENT, EGO_IN_EXO, TSU_DESCRIPTION
 from .files import EGO, EXO, find_data_file
-from .layout import Layout, make_items, read_rows
-from .legacy import LEGACY_CHARADES, LEGACY_OPTIONS, LEGACY_SMARTHOME, LEGACY_SPANS
+from .layout import Layout, parse_file
+from .legacy import LEGACY_LAYOUTS
 
-# Every malformed row of a benchmark is named, but a message has an end.
+# Every malformed row is named, up to this many.
 _SHOWN = 1000
-_CHOICE_LAYOUTS = (TODAY, LEGACY_CHARADES, LEGACY_SMARTHOME, LEGACY_SPANS, LEGACY_OPTIONS)
+_CHOICE_LAYOUTS = (CURRENT, *LEGACY_LAYOUTS)
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Benchmark:
     Args:
         title: as its authors call it; the category of items whose data has none.
         kind: "choice" or "description".
-        readers: layouts that its files may have.
+        layouts: that its files may have.
         files: names that published files have, without "LEGACY-".
         views: cameras that it can be asked on; empty where it has one only.
     """
 
     title: str
     kind: str
-    readers: tuple[Layout, ...]
+    layouts: tuple[Layout, ...]
     files: tuple[str, ...]
     views: tuple[str, ...] = ()
 
@@ -57,8 +57,8 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 @dataclass(frozen=True)
-class Read:
-    """What was read.
+class BenchmarkData:
+    """A benchmark's file, read.
 
     Args:
         items: in the data's order; of a row asked on two views, both stand together.
@@ -67,7 +67,7 @@ class Read:
         layout: that it has.
         rows: number of rows, those left out included.
         unread: key that is not read -> number of rows that have it.
-        precut: item's id -> name of the clip as a file of its own, where the data tells it.
+        precut: item's id -> name of its clip as a file of its own, where the data gives it.
     """
 
     items: list[Item]
@@ -110,7 +110,7 @@ def read_benchmark(
     views: Sequence[str] = (EXO,),
     categories: Sequence[str] | None = None,
     max_bad: int = 0,
-) -> Read:
+) -> BenchmarkData:
     """The items of a benchmark.
 
     Args:
@@ -126,15 +126,20 @@ def read_benchmark(
     benchmark = benchmark_of(name)
     views = _check_views(name, benchmark, views)
     if max_bad < 0:
-        raise Ego2ExoError(f"--max-bad-rows {max_bad}", "0 or more", "mend the number")
+        raise Ego2ExoError(f"--max-bad-rows {max_bad}", "0 or more", "pass 0 or more")
     path = data_file(name, data)
-    rows = read_rows(path, benchmark.readers)
-    made = make_items(name, benchmark.title, benchmark.kind, views, path.name, rows.good)
-    found = [text for _, text in sorted({**rows.bad, **made.bad}.items())]
-    total = len(rows.good) + len(rows.bad)
-    _refuse_bad(path, found, total, max_bad)
-    items = made.items if categories is None else _only(made.items, categories)
-    return Read(items, found, path, rows.layout.name, total, rows.unread, made.precut)
+    parsed = parse_file(path, benchmark.layouts, name, benchmark.title, benchmark.kind, views)
+    if len(parsed.bad) > max_bad or len(parsed.bad) == parsed.count:
+        skip = f", or skip them, counted, by --max-bad-rows {len(parsed.bad)}" if parsed.items else ""
+        raise Ego2ExoError(
+            f"{path}: {len(parsed.bad)} malformed row(s) of {parsed.count}: {shorten_list(parsed.bad, _SHOWN)}",
+            f"{max_bad} malformed row(s), and at least one good row",
+            f"correct these rows{skip}",
+        )
+    items = parsed.items if categories is None else _only(parsed.items, categories)
+    return BenchmarkData(
+        items, parsed.bad, path, parsed.layout.name, parsed.count, dict(parsed.unread), parsed.precut
+    )  # fmt: skip
 
 
 def _check_views(name: str, benchmark: Benchmark, views: Sequence[str]) -> tuple[str, ...]:
@@ -143,18 +148,8 @@ def _check_views(name: str, benchmark: Benchmark, views: Sequence[str]) -> tuple
     unknown = [view for view in views if view not in known]
     if unknown or not views:
         allowed = f"{', '.join(known)} for {name}" if benchmark.views else f"nothing: {name} has one camera only"
-        raise Ego2ExoError(f"--view {', '.join(map(str, unknown)) or '(none)'}", allowed, "mend or drop --view")
+        raise Ego2ExoError(f"--view {', '.join(map(str, unknown)) or '(none)'}", allowed, "correct or drop --view")
     return views if benchmark.views else ("",)
-
-
-def _refuse_bad(path: Path, bad: Sequence[str], total: int, max_bad: int) -> None:
-    if len(bad) > max_bad or len(bad) == total:
-        leave_out = f", or leave them out, counted, by --max-bad-rows {len(bad)}" if len(bad) < total else ""
-        raise Ego2ExoError(
-            f"{path}: {len(bad)} malformed row(s) of {total}: {shorten_list(bad, _SHOWN)}",
-            f"{max_bad} malformed row(s), and at least one good row",
-            f"mend these rows{leave_out}",
-        )
 
 
 def _only(items: Sequence[Item], categories: Sequence[str]) -> list[Item]:

@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_ego2exo.evaluation.replies.parser import PARSERS, named_in
-from llava_ego2exo.evaluation.replies.text import cleaned, texts_in, words_of
+from llava_ego2exo.evaluation.replies.parser import PARSERS
+from llava_ego2exo.evaluation.replies.patterns import key_mentions
+from llava_ego2exo.evaluation.replies.text import cleaned, option_spans, stemmed
 
 
 def main() -> int:
@@ -48,9 +49,9 @@ def compare(rows: list[dict], name: str) -> dict:
 
 def why(reply: str, choices: Mapping[str, str], read: str | None) -> str:
     """What in a reply leads to another reading, by the parser's own findings."""
-    text, options = cleaned(reply), {key: words_of(option) for key, option in choices.items()}
-    keys = {one.key for one in named_in(text, choices)}
-    by_text = {span.key for span in texts_in(words_of(text), options)}
+    text, options = cleaned(reply), {key: stemmed(option) for key, option in choices.items()}
+    keys = {one.key for one in key_mentions(text, choices)}
+    by_text = {span.key for span in option_spans(stemmed(text), options)}
     if keys and by_text and not keys & by_text:
         return f"names option {', '.join(sorted(keys))} and the text of option {', '.join(sorted(by_text))}"
     if read is not None and read.lower() not in reply.lower():

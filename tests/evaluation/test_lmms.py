@@ -195,9 +195,9 @@ def test_replies_are_read_as_eval_reads_them(reply):
 
 
 def test_a_missing_stemmer_stops_before_anything_is_asked(clips, monkeypatch):
-    from llava_ego2exo.evaluation.replies import text as option_texts
+    from llava_ego2exo.evaluation.replies import text as reply_text
 
-    for cached in (value for value in vars(option_texts).values() if hasattr(value, "cache_clear")):
+    for cached in (value for value in vars(reply_text).values() if hasattr(value, "cache_clear")):
         cached.cache_clear()
     tasks._require_parser.cache_clear()
     with monkeypatch.context() as patch:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.evaluation.replies import text as option_texts
+from llava_ego2exo.evaluation.replies import text as reply_text
 from llava_ego2exo.evaluation.replies.parser import PARSERS, parse_answer
 
 ROOT = Path(__file__).parents[2]
@@ -181,8 +181,8 @@ def test_a_long_reply_takes_no_time_that_grows_with_its_square(unit):
 
 
 def test_without_the_stemmer(monkeypatch):
-    option_texts._stemmer.cache_clear()
-    option_texts._stem.cache_clear()
+    reply_text._stemmer.cache_clear()
+    reply_text._stem.cache_clear()
     monkeypatch.setitem(sys.modules, "snowballstemmer", None)
     with pytest.raises(Ego2ExoError) as caught:
         parse_answer("He walks.", LETTERS)

@@ -1,18 +1,19 @@
-"""The shapes in which a reply names options by their keys, as patterns for one set of keys."""
+"""Options named by their keys in a reply: the shapes that count, as patterns for one set of keys."""
 
 from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 # What may follow a key without brackets. "A" and "I" are words too, and numbers count things: with an ordinary word
 # behind them they are no keys. Nor are the letters of "A.M.", "D-day" and "C'est", nor the number of "3.5".
-_GOES_ON = (
+_FOLLOWING = (
     r"(?:because|since|as|and|or|but|which|that|for|due|is|would\s+be|seems|fits|matches|best|rather|instead|not"
     r"|does)\b"
 )
-_END = rf"(?=\s*(?:$|[;!?()\[\]}}\"/&–—\n]|[.:](?!\d)(?!\w\b)|,(?!\d)|'(?!\w)|-(?!\w))|\s+{_GOES_ON})"
+_END = rf"(?=\s*(?:$|[;!?()\[\]}}\"/&–—\n]|[.:](?!\d)(?!\w\b)|,(?!\d)|'(?!\w)|-(?!\w))|\s+{_FOLLOWING})"
 _NOUN = r"(?:answer|choice|option|selection|response|action|solution|guess|conclusion|correct)"
 _IS = r"(?:(?<!\w)(?:is|are|was|be|becomes)(?!\w)|[:=→]|->)"
 _SURELY = r"(?:(?:also|most|very|likely|probably|clearly|definitely|indeed|actually|still|then|therefore|thus)\s+){0,2}"
@@ -98,3 +99,97 @@ def patterns(keys: tuple[str, ...]) -> KeyPatterns:
         re.compile(rf"(?i:{_NOT}\s+{_OF}){item}(?:\s*(?i:{_AND}{_CALLED}){item}(?!\s+(?i:{_GOOD})))*"),
         re.compile(rf"[)\]]?\s*(?<!\w(?=\w))(?i:{_BAD})"),
     )
+
+
+@dataclass(frozen=True)
+class KeyMention:
+    """An option named by its key.
+
+    Args:
+        key: of the option.
+        start: where the key begins in the reply.
+        end: where the key ends.
+        declared: it is said to be the answer, not only named.
+        label: it stands at the reply's beginning with a stop or bracket, as in "3. stirring".
+    """
+
+    key: str
+    start: int
+    end: int
+    declared: bool
+    label: bool = False
+
+
+def bare_key(reply: str, keys: Iterable[str]) -> str | None:
+    """The key that a whole reply is, in brackets, with a stop or after "Answer:"."""
+    known = tuple(keys)
+    match = patterns(known).bare.fullmatch(reply)
+    return _resolved(match["key"], known) if match else None
+
+
+def _resolved(text: str, keys: tuple[str, ...]) -> str | None:
+    """The key that a text in any case means; None where two differ in case alone."""
+    if text in keys:
+        return text
+    alike = [key for key in keys if key.lower() == text.lower()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def leading_key(reply: str, keys: Iterable[str]) -> KeyMention | None:
+    """The key that a reply begins with, before further words; `label` says whether a stop or bracket is behind it."""
+    known = tuple(keys)
+    match = patterns(known).head.match(reply)
+    key = _resolved(match["key"], known) if match else None
+    if match is None or key is None:
+        return None
+    return KeyMention(key, match.start("key"), match.end("key"), False, match["label"] is not None)
+
+
+def is_option_list(reply: str, keys: Iterable[str]) -> bool:
+    """Whether a reply is a list: labels of several keys stand in it ("1. He enters. 2. He sits.")."""
+    return _one_key(patterns(tuple(keys)).item, reply) is False
+
+
+def key_mentions(reply: str, keys: Iterable[str]) -> list[KeyMention]:
+    """Every option that a reply names by its key and does not deny, in order of place."""
+    known = tuple(keys)
+    compiled = patterns(known)
+    denied = set(_negated_places(reply, compiled))
+    found: dict[int, KeyMention] = {}
+    for one in _all_mentions(reply, compiled, known):
+        if one.start not in found and one.start not in denied and not compiled.wrong.match(reply, one.end):
+            found[one.start] = one
+    return [found[start] for start in sorted(found)]
+
+
+def _all_mentions(reply: str, compiled: KeyPatterns, keys: tuple[str, ...]) -> Iterator[KeyMention]:
+    # A key in a line of its own declares, unless several have such lines. A label alone means nothing ("vitamin C.").
+    declaring = (compiled.line,) if _one_key(compiled.line, reply) else ()
+    naming = (compiled.line,) if _one_key(compiled.item, reply) else (compiled.line, compiled.item)
+    for declared, group in ((True, (*declaring, *compiled.declared)), (False, (*compiled.named, *naming))):
+        for pattern in group:
+            for match in pattern.finditer(reply):
+                shape = match.lastgroup or "key"
+                key = _resolved(match[shape], keys)
+                if key is not None:
+                    yield KeyMention(key, match.start(shape), match.end(shape), declared)
+
+
+def _one_key(pattern: re.Pattern[str], reply: str) -> bool | None:
+    """Whether one key alone stands in such a way; None: none does."""
+    keys = {match["key"] for match in pattern.finditer(reply)}
+    return len(keys) == 1 if keys else None
+
+
+def _negated_places(reply: str, compiled: KeyPatterns) -> Iterator[int]:
+    """Where keys begin that are denied: those of "neither A nor B"."""
+    for match in compiled.denied.finditer(reply):
+        for one in compiled.one.finditer(reply, match.start(), match.end()):
+            yield one.start("key")
+
+
+def names_another(reply: str, one: KeyMention, keys: Iterable[str]) -> bool:
+    """Whether another option stands right beside: "A and C", "B or D"."""
+    compiled = patterns(tuple(keys))
+    match = compiled.another.match(reply, one.end)
+    return match is not None and match["key"] != one.key and not compiled.wrong.match(reply, match.end("key"))

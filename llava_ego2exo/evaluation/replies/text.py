@@ -1,4 +1,4 @@
-"""A reply as plain text: without end tokens, tags, Markdown, and what a model thought aloud before it answered."""
+"""Replies and options as text: cleaned, as word stems, and where in a reply an option's text stands un-negated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LINES = re.compile(r" ?\n[ \n]*")
 
 
 def cleaned(text: str) -> str:
-    """The text in one form: full-width letters as plain ones, straight quotes, single blanks and line breaks."""
+    """The text without end tokens, tags, Markdown and reasoning; plain letters and quotes, single blanks and breaks."""
     plain = unicodedata.normalize("NFKC", text).translate(_QUOTES)
     plain = "".join(sign for sign in plain if sign in "\n\t" or unicodedata.category(sign) != "Cf")
     plain = _TAGS.sub("\n", _answered(plain))
@@ -39,17 +39,15 @@ def _answered(text: str) -> str:
     return answers[-1] if answers else behind
 
 
-# Texts of options and replies as words: their stems, so that inflections count as the same, and the stops between.
-
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
-# Words that an option may lack or have without naming another one.
+# StemmedText that an option may lack or have without naming another one.
 _SILENT = frozenset("a an the this that these those his her its their some is are was were be been being".split())
 COMMA, STOP = 1, 2
 
 
 @dataclass(frozen=True)
-class Words:
-    """A text as stems.
+class StemmedText:
+    """A text as word stems, so that inflections count as the same, and the stops between.
 
     Args:
         stems: of the words that count.
@@ -64,11 +62,11 @@ class Words:
     breaks: tuple[int, ...]
 
 
-def words_of(text: str, initials: Collection[str] | None = None) -> Words:
+def stemmed(text: str, initials: Collection[str] | None = None) -> StemmedText:
     """The words of a text, and the stems of those that count.
 
     Args:
-        text: cleaned, see `reply_text.cleaned`.
+        text: as `cleaned` returns it.
         initials: only words that begin with one of these letters are stemmed, which keeps long replies cheap; no stem
             of other words can be that of a word with such a beginning. None: all.
     """
@@ -79,7 +77,7 @@ def words_of(text: str, initials: Collection[str] | None = None) -> Words:
     stems = tuple(_stem(word) if initials is None or word[0] in initials else word for word in counting)
     ends = [0, *(match.end() for match in found)]
     breaks = tuple(_break(text[end : match.start()]) for end, match in zip(ends, found, strict=False))
-    return Words(stems, places, plain, breaks)
+    return StemmedText(stems, places, plain, breaks)
 
 
 def _break(between: str) -> int:
@@ -102,23 +100,21 @@ def _stemmer() -> Any:
     return snowballstemmer.stemmer("english")
 
 
-# Whether a reply denies what it says: "not walking", "walking is wrong", "does not seem to be walking".
-
 NEGATIONS = frozenset("not never neither nor without cannot no none".split())
 _PAIRS = frozenset({("rather", "than"), ("instead", "of")})
-_TURNS = frozenset("but however instead though yet".split())
+_CONTRASTS = frozenset("but however instead though yet".split())
 _VERBS = frozenset("is are was were would seems does do did can could has have".split())
 _WRONG = frozenset("not never wrong incorrect false unlikely".split())
 # How far before a text its denial may stand, in words, and how far where a comma is between ("not walking, drinking").
 _REACH, _PAST_COMMA = 8, 3
 
 
-def denied(reply: Words, first: int, end: int) -> bool:
-    """Whether what stands from stem `first` up to `end` is denied, before it in its clause or right behind it."""
+def is_negated(reply: StemmedText, first: int, end: int) -> bool:
+    """Whether what stands from stem `first` up to `end` is negated: "not walking", "walking is wrong"."""
     return _before(reply, reply.places[first]) or _behind(reply, reply.places[end - 1] + 1)
 
 
-def _before(reply: Words, place: int) -> bool:
+def _before(reply: StemmedText, place: int) -> bool:
     reach, past_comma = _REACH, False
     for at in range(place - 1, max(place - 1 - _REACH, -1), -1):
         if reply.breaks[at + 1] == STOP:
@@ -130,14 +126,14 @@ def _before(reply: Words, place: int) -> bool:
         word, following = reply.plain[at], reply.plain[at + 1]
         if (word, following) in _PAIRS or word.endswith("n't"):
             return True
-        if word in _TURNS:
+        if word in _CONTRASTS:
             return False
         if word in NEGATIONS and not (word == "no" and past_comma):  # "No, he is walking"
             return True
     return False
 
 
-def _behind(reply: Words, place: int) -> bool:
+def _behind(reply: StemmedText, place: int) -> bool:
     following = reply.plain[place : place + 2]
     if not following or reply.breaks[place]:
         return False
@@ -146,16 +142,14 @@ def _behind(reply: Words, place: int) -> bool:
     return following[0] in _VERBS and following[1:] != () and following[1] in _WRONG
 
 
-# Where options' texts stand in a reply, whatever their inflection: "walking" for `walk`, "the kettle" for `kettle`.
-
 # How many words may stand inside an option's text: "pouring water from a kettle" for `pouring from kettle`.
 _GAP = 2
-# Words that part what is done: "sits and lies down" is not `sit down`.
+# StemmedText that part what is done: "sits and lies down" is not `sit down`.
 _PARTING = NEGATIONS | {"and", "or", "then", "but"}
 
 
 @dataclass(frozen=True)
-class Span:
+class TextSpan:
     """Where an option's text stands in a reply: from stem `first` up to but not including `end`."""
 
     key: str
@@ -163,14 +157,14 @@ class Span:
     end: int
 
 
-def same_text(reply: Words, options: Mapping[str, Words]) -> list[str]:
+def equal_options(reply: StemmedText, options: Mapping[str, StemmedText]) -> list[str]:
     """The options whose text a whole reply is."""
     alike = [key for key, option in options.items() if option.stems and option.stems == reply.stems]
     return _literal(reply, alike, options)
 
 
-def texts_in(reply: Words, options: Mapping[str, Words]) -> list[Span]:
-    """The options' texts that stand in a reply and are not denied there.
+def option_spans(reply: StemmedText, options: Mapping[str, StemmedText]) -> list[TextSpan]:
+    """The options' texts that stand in a reply, in any inflection, and are not negated there.
 
     Of texts inside another's the longer one counts. Only where none stands word for word, up to two other words may
     stand between an option's words.
@@ -179,18 +173,18 @@ def texts_in(reply: Words, options: Mapping[str, Words]) -> list[Span]:
     held = {key: option for key, option in options.items() if option.stems and there.issuperset(option.stems)}
     for gap in (0, _GAP):
         spans = [span for key, option in held.items() for span in _spans(reply, key, option, gap)]
-        spans = [span for span in _outermost(spans) if not denied(reply, span.first, span.end)]
+        spans = [span for span in _outermost(spans) if not is_negated(reply, span.first, span.end)]
         if spans:
             literal = {key for span in spans for key in _literal(reply, _twins(span, options), options)}
             return [span for span in spans if span.key in literal]
     return []
 
 
-def _twins(span: Span, options: Mapping[str, Words]) -> list[str]:
+def _twins(span: TextSpan, options: Mapping[str, StemmedText]) -> list[str]:
     return [key for key, option in options.items() if option.stems == options[span.key].stems]
 
 
-def _literal(reply: Words, keys: list[str], options: Mapping[str, Words]) -> list[str]:
+def _literal(reply: StemmedText, keys: list[str], options: Mapping[str, StemmedText]) -> list[str]:
     """Of options that inflection alone tells apart, those that stand word for word; all of them where none does."""
     if len(keys) < 2:
         return keys
@@ -198,9 +192,9 @@ def _literal(reply: Words, keys: list[str], options: Mapping[str, Words]) -> lis
     return [key for key in keys if f" {' '.join(options[key].plain)} " in text] or keys
 
 
-def _outermost(spans: list[Span]) -> list[Span]:
+def _outermost(spans: list[TextSpan]) -> list[TextSpan]:
     """Those that stand inside no longer one."""
-    kept: list[Span] = []
+    kept: list[TextSpan] = []
     # By their beginnings, longer ones first: what is inside another comes behind it, and ends no later than any before.
     for span in sorted(spans, key=lambda span: (span.first, -span.end)):
         inside = bool(kept) and span.end <= kept[-1].end
@@ -210,20 +204,20 @@ def _outermost(spans: list[Span]) -> list[Span]:
     return kept
 
 
-def _spans(reply: Words, key: str, option: Words, gap: int) -> list[Span]:
+def _spans(reply: StemmedText, key: str, option: StemmedText, gap: int) -> list[TextSpan]:
     wanted, stems, size = option.stems, reply.stems, len(option.stems)
     starts = [first for first, stem in enumerate(stems) if stem == wanted[0]]
     if not gap:
-        return [Span(key, first, first + size) for first in starts if stems[first : first + size] == wanted]
+        return [TextSpan(key, first, first + size) for first in starts if stems[first : first + size] == wanted]
     ends = ((first, _end(reply, first, option, gap)) for first in starts)
-    return [Span(key, first, end) for first, end in ends if end]
+    return [TextSpan(key, first, end) for first, end in ends if end]
 
 
-def _parts(reply: Words, place: int) -> bool:
+def _parts(reply: StemmedText, place: int) -> bool:
     return reply.plain[place] in _PARTING or bool(reply.breaks[place])
 
 
-def _end(reply: Words, first: int, option: Words, gap: int) -> int:
+def _end(reply: StemmedText, first: int, option: StemmedText, gap: int) -> int:
     """Where an option's stems end that begin at `first`, others between them; 0: they do not stand there."""
     place = first
     for at, word in enumerate(option.stems[1:], 1):

@@ -1,11 +1,12 @@
 """Strange and hostile videos: each decodes correctly or fails by name and in time, whatever its decoder does."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..decoders import failing_decoder
 decord = pytest.importorskip("decord", reason="decord is not installed")
 pytest.importorskip("av", reason="PyAV is not installed")
 
-from ..common.hostile import audio, bomb, encode, picture, two_hours  # noqa: E402
+from .hostile import audio, bomb, encode, picture, two_hours  # noqa: E402
 
 UNEVEN = [0, 100, 900, 1000, 1100, 3000, 3500, 3600]
 DECODE = {
@@ -121,22 +122,19 @@ FAILURES = {
 @pytest.mark.fault
 def test_a_decoder_that_hangs_crashes_or_eats_memory_is_named(pool, tmp_path):
     """In threads, each with a worker of its own, and the next file is read."""
-    good, errors = str(tmp_path / "good.mp4"), {}
+    good = str(tmp_path / "good.mp4")
     expected = read_video(good).frames
 
-    def read(name):
+    def error_of(name):
         with pytest.raises(Ego2ExoError) as caught:
             read_video(str(tmp_path / f"{name}.mp4"), limits=VideoLimits(video_limit_s=0.5))
-        errors[name] = np.array_equal(read_video(good).frames, expected) and str(caught.value)
+        assert np.array_equal(read_video(good).frames, expected)
+        return str(caught.value)
 
-    threads = [threading.Thread(target=read, args=[name]) for name in FAILURES]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for name, reason in FAILURES.items():
-        with pytest.raises(Ego2ExoError, match=f"{name}.mp4 {reason}"):
-            raise Ego2ExoError(errors[name])
+    with ThreadPoolExecutor(len(FAILURES)) as threads:
+        errors = list(threads.map(error_of, FAILURES))
+    for (name, reason), error in zip(FAILURES.items(), errors, strict=True):
+        assert re.search(f"{name}.mp4 {reason}", error)
 
 
 def test_a_worker_survives_signals_and_is_replaced_when_killed(pool, tmp_path, monkeypatch):
@@ -153,11 +151,10 @@ def test_a_worker_survives_signals_and_is_replaced_when_killed(pool, tmp_path, m
 
 def test_a_worker_that_does_not_start_is_not_the_videos_fault(pool, tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "_POOL", WorkerPool("no_such_decoder"))
-    with pytest.raises(Ego2ExoError, match="^the process that decodes videos does not start: ModuleNotFoundError"):
-        read_video(str(tmp_path / "good.mp4"))
-    monkeypatch.setattr(worker, "_PROGRAM", "raise SystemExit(3)")
-    with pytest.raises(Ego2ExoError, match="^the process that decodes videos does not start: exit code 3"):
-        read_video(str(tmp_path / "good.mp4"))
+    for reason in ("ModuleNotFoundError", "exit code 3"):
+        with pytest.raises(Ego2ExoError, match=f"^the process that decodes videos does not start: {reason}"):
+            read_video(str(tmp_path / "good.mp4"))
+        monkeypatch.setattr(worker, "_PROGRAM", "raise SystemExit(3)")
 
 
 class _Clips:

@@ -10,24 +10,27 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from ..common.processes import Ranks
 from ..config import DistillConfig
 from ..errors import Ego2ExoError
 from ..registry import TRAINERS
+from ..video.cache import cache_stats, format_stats
 from .checkpoint.classes import torch_dtype
 from .model.answer_pass import llava_model
 from .model.projector import CHILD
 from .resume.state import resuming
 from .settings.context import RUN
-from .training.alignment import AnswerContent
+from .training.answer_tokens import AnswerContent
+from .training.dataset import get_reader
 from .training.losses import (
     REFERENCE,
+    AccumulationCounter,
     Distiller,
-    Steps,
-    Sums,
+    LossStats,
     asks_head_at_answers,
     correct_gradients,
     plain_loss,
-    referred,
+    scaled_to_reference,
 )
 from .training.monitor import TrainingMonitor
 from .training.plots import plot_losses
@@ -91,7 +94,7 @@ class StartCallback(TrainerCallback):
     def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
         """A run starts."""
         self.trainer.steps.start_run()
-        self.trainer.sums = Sums()
+        self.trainer.stats = LossStats()
 
     def on_epoch_begin(self, *_args: Any, **_kwargs: Any) -> None:
         """An epoch starts."""
@@ -110,8 +113,8 @@ class DistillingMixin:
         self.content = self._answer_content()
         self.distiller = Distiller(config, build_teacher(config, self) if config.on else None, self.content)
         self.at_answers = config.on or asks_head_at_answers(self.model, self.sharded)
-        self.steps = Steps(self.args.gradient_accumulation_steps)
-        self.sums, self.unlogged, self.whole = Sums(), Sums(), Sums()
+        self.steps = AccumulationCounter(self.args.gradient_accumulation_steps)
+        self.stats, self.unlogged, self.whole = LossStats(), LossStats(), LossStats()
         self.split = self.args.world_size * self.args.gradient_accumulation_steps
         self.clip_seen = False
         self.add_callback(StartCallback(self))
@@ -159,16 +162,16 @@ class DistillingMixin:
         return self.split > 1 and self.counted and not self.is_deepspeed_enabled
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        """One small batch; its sums are kept until the optimizer steps."""
+        """One small batch; its statistics are kept until the optimizer steps."""
         if not model.training or return_outputs or not self.counted:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         if self.at_answers:
-            loss, sums = self.distiller.loss(self.model, model, inputs)
+            loss, stats = self.distiller.loss(self.model, model, inputs)
         else:
             plain = functools.partial(super().compute_loss, model, inputs, return_outputs=True, **kwargs)
-            loss, sums = plain_loss(self.model, plain, self.content)
-        self.sums.add(sums)
-        return referred(loss, sums) if self.exact else loss
+            loss, stats = plain_loss(self.model, plain, self.content)
+        self.stats.add(stats)
+        return scaled_to_reference(loss, stats) if self.exact else loss
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One small batch, and at the end of a global batch its checks and its correction."""
@@ -181,12 +184,12 @@ class DistillingMixin:
             return loss
         if not last:
             return torch.zeros_like(loss) if self.exact else loss
-        stats, self.sums = self.sums, Sums()
+        stats, self.stats = self.stats, LossStats()
         clip, self.clip_seen = self.clip_seen, False
         if self.args.world_size > 1:
             stats = stats.over_processes(self.args.device)
         if not self.whole.samples:
-            self.report([f"first batch: {line}" for line in stats.short()])
+            self.report([f"first batch: {line}" for line in stats.warning_lines()])
         self.unlogged.add(stats)
         self.whole.add(stats)
         self.check_batch(stats, clip)
@@ -195,7 +198,7 @@ class DistillingMixin:
         correct_gradients(model, self.split * REFERENCE / max(stats.tokens, 1.0))
         return torch.full_like(loss, stats.loss(self.distiller.config.kd_weight))
 
-    def check_batch(self, stats: Sums, clip: bool) -> None:
+    def check_batch(self, stats: LossStats, clip: bool) -> None:
         """Check a global batch before the optimizer steps; see :meth:`.TrainingMonitor.check`."""
         self.monitor.check(stats, clip)
 
@@ -213,14 +216,17 @@ class DistillingMixin:
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The host's, with the terms of the loss beside it."""
         if "loss" in logs and self.unlogged.samples:
-            logs.update(self.unlogged.logged(self.distiller.config.on))
-            self.unlogged = Sums()
+            logs.update(self.unlogged.log_values(self.distiller.config.on))
+            self.unlogged = LossStats()
         super().log(logs, *args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """The host's; then a summary, and the plots."""
+        """The host's; then a summary of losses and the frame cache, and the plots."""
         result = super().train(*args, **kwargs)
-        self.report(self.whole.told(self.distiller.config.on))
+        self.report(self.whole.summary_lines(self.distiller.config.on))
+        reader = get_reader(getattr(self.train_dataset, "data_args", None))
+        ranks = Ranks(self.args.process_index, self.args.world_size)
+        self.report(format_stats(ranks.gather(cache_stats(reader))))
         if self.is_world_process_zero():
             self.report([plot_losses(self.state.log_history, self.args.output_dir)])
         return result

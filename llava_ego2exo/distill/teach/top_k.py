@@ -9,8 +9,8 @@ from typing import Any
 
 from ...common.files import write_atomic
 from ...errors import Ego2ExoError
-from ...host.training.reader import file_of as top_k_path
-from ...host.training.reader import read_logits
+from ...host.training.stored_answers import file_of as top_k_path
+from ...host.training.stored_answers import read_logits
 
 __all__ = ["TopK", "load_top_k", "save_top_k", "top_k_path"]
 

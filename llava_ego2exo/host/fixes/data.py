@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -51,3 +52,18 @@ def _behind(prepared: str, query: str) -> str:
     """The placeholder, with whatever LLaVA has put around it, from before the query to behind it."""
     around = prepared.removesuffix(f"\n{query}")
     return f"{query}\n{around}" if around != prepared else prepared
+
+
+def keep_turns(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Fix: LLaVA-NeXT writes the time instruction into the stored sample, once more with every epoch."""
+
+    @functools.wraps(original)
+    def _get_item(self: Any, i: int) -> Any:
+        kept = self.list_data_dict[i]
+        self.list_data_dict[i] = copy.deepcopy(kept)
+        try:
+            return original(self, i)
+        finally:
+            self.list_data_dict[i] = kept
+
+    return _get_item

@@ -1,7 +1,7 @@
 """One forward pass of a LLaVA model whose head is asked only where answers stand.
 
 LLaVA expands each placeholder inside `forward`, so that only there is it known which positions predict answer tokens.
-For the time of a pass the model's input preparation is watched for the expanded labels, and the head is exchanged for a
+For the time of a pass the model's input preparation records the expanded labels, and the head is exchanged for a
 function that gets these positions' hidden states. What the function returns comes out in place of the logits: the
 model's `forward` is entered once and from outside, as distributed training needs it.
 """
@@ -28,7 +28,7 @@ def llava_model(model: Any) -> Any:
 
 
 @dataclass
-class Seen:
+class ExpandedLabels:
     """What LLaVA's input preparation made of a batch.
 
     Args:
@@ -51,33 +51,28 @@ class Seen:
         """For each row whether it is as long as a row can be, so that its end may be missing."""
         return [self.limit is not None and length >= self.limit for length in self.lengths]
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens are supervised."""
-        return int(self.supervised.sum())
-
 
 @contextmanager
-def watched(model: Any, hide_labels: bool = False) -> Iterator[Seen]:
-    """Inside the block, `Seen` holds the expanded labels of the model's last pass.
+def capture_labels(model: Any, hide_labels: bool = False) -> Iterator[ExpandedLabels]:
+    """Inside the block, `ExpandedLabels` holds the expanded labels of the model's last pass.
 
     Args:
         model: a LLaVA model, unwrapped.
         hide_labels: keep the labels from transformers, which then computes no loss of its own.
     """
-    seen = Seen(limit=getattr(model.config, "tokenizer_model_max_length", None))
+    expanded = ExpandedLabels(limit=getattr(model.config, "tokenizer_model_max_length", None))
     original = model.prepare_inputs_labels_for_multimodal
 
     def prepare(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        mask, seen.labels = result[2], result[5]
-        if seen.labels is not None:
-            rows, length = seen.labels.shape
-            seen.lengths = [length] * rows if mask is None else mask.sum(dim=1).tolist()
+        mask, expanded.labels = result[2], result[5]
+        if expanded.labels is not None:
+            rows, length = expanded.labels.shape
+            expanded.lengths = [length] * rows if mask is None else mask.sum(dim=1).tolist()
         return (*result[:5], None) if hide_labels else result
 
     with substituted(model, prepare_inputs_labels_for_multimodal=prepare):
-        yield seen
+        yield expanded
 
 
 @dataclass(frozen=True)
@@ -101,11 +96,11 @@ class Answers:
         return (self.rows == index).nonzero()[:, 0]
 
 
-def answers_of(seen: Seen) -> Answers:
-    """The supervised tokens that a pass has shown."""
-    rows, places = seen.supervised.nonzero(as_tuple=True)
-    labels: Tensor = seen.labels  # type: ignore[assignment]
-    return Answers(labels[rows, places + 1], rows, places + 1, seen.cut)
+def answers_of(expanded: ExpandedLabels) -> Answers:
+    """The supervised tokens of a batch."""
+    rows, places = expanded.supervised.nonzero(as_tuple=True)
+    labels: Tensor = expanded.labels  # type: ignore[assignment]
+    return Answers(labels[rows, places + 1], rows, places + 1, expanded.cut)
 
 
 @dataclass
@@ -113,35 +108,35 @@ class AnswerPass:
     """The head's replacement: hands the answers' hidden states to `function`, and notes that it was called.
 
     Args:
-        seen: filled before the head's turn comes.
+        expanded: filled before the head's turn comes.
         function: (answers, hidden (N, D)) -> what stands for the logits.
     """
 
-    seen: Seen
+    expanded: ExpandedLabels
     function: Callable[[Answers, Tensor], Tensor]
     calls: int = field(default=0)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         self.calls += 1
-        if self.seen.labels is None:
+        if self.expanded.labels is None:
             raise Ego2ExoError("a batch without labels has no answer tokens", "batches of LLaVA's own collator")
-        answers = answers_of(self.seen)
+        answers = answers_of(self.expanded)
         return self.function(answers, hidden[answers.rows.to(hidden.device), answers.places.to(hidden.device) - 1])
 
 
 def answer_pass(
     model: Any, call: Callable[..., Any], inputs: dict[str, Any], function: Callable[[Answers, Tensor], Tensor]
-) -> tuple[Any, Seen]:
+) -> tuple[Any, ExpandedLabels]:
     """Run `call(**inputs)`, a forward of `model` or of what wraps it, with `function` as its head.
 
     Returns:
-        What `function` returned, and what was seen of the batch.
+        What `function` returned, and the batch's expanded labels.
 
     Raises:
         Ego2ExoError: the model never called its head as a module, so there is nothing to take the states from.
     """
-    with watched(model, hide_labels=True) as seen:
-        head = AnswerPass(seen, function)
+    with capture_labels(model, hide_labels=True) as expanded:
+        head = AnswerPass(expanded, function)
         with substituted(model.get_output_embeddings(), forward=head):
             outputs = call(**inputs)
     if not head.calls:
@@ -150,7 +145,7 @@ def answer_pass(
             "a model that calls lm_head (pretraining_tp 1 in its config.json)",
             "set pretraining_tp to 1 in the base's config.json, or train without the KL",
         )
-    return (outputs["logits"] if isinstance(outputs, dict) else outputs[0]), seen
+    return (outputs["logits"] if isinstance(outputs, dict) else outputs[0]), expanded
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checkpoint.classes import llava_class
 from ..hooks.flavour import module as arch
 from ..hooks.install import substituted
+from .answer_pass import IGNORE_INDEX
 
 
 def assemble(key: str, folder: Path, language: dict[str, Any], tower: Path, seed: int = 0, **settings: Any) -> Path:
@@ -60,8 +61,6 @@ def tower_width(config: Any) -> int:
 
 
 # Train a LLaVA model on features that its frozen tower gave once: so the demo's base takes a minute, not an hour.
-
-IGNORE_INDEX = -100
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from ...errors import Ego2ExoError
 from ...method.branch import EgoBranch
 from ..fixes.model_classes import bind, stashed_modalities
 from ..hooks.install import substituted
+from .answer_pass import IGNORE_INDEX
 from .inspection import tokens_are_off
 from .projector import ego_branch
 from .shared_encoding import encoded_ranges
@@ -117,7 +118,6 @@ def check_visible(slots: list[Slot], items: list[Item], chosen: frozenset[str], 
 
 
 FIRST_ID = -201
-IGNORE_INDEX = -100
 
 
 def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:

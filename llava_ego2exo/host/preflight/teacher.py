@@ -19,9 +19,8 @@ from ..checkpoint.files import describe
 from ..checkpoint.tokenizers import read_tokenizer
 from ..loading.loader import check_base
 from ..settings.command_line import Settings
-from ..training.alignment import Row, beginnings, find_turn
 from ..training.dataset import has_teacher
-from ..training.reader import is_key, read_logits
+from ..training.stored_answers import TurnRow, beginnings, find_turn, is_key, read_logits
 from .data import MediaFolders
 from .sharding import zero_stage
 from .templates import Rehearsal
@@ -285,7 +284,7 @@ def count_found(folder: str, samples: Sequence[dict[str, Any]], rehearsal: Rehea
     for sample in filter(has_teacher, samples):
         labels = rehearsal.labels(sample)
         places = (labels >= 0).nonzero()[:, 0]
-        row, cursor = Row(labels[places].tolist(), places.tolist(), cut=False), 0
+        row, cursor = TurnRow(labels[places].tolist(), places.tolist(), cut=False), 0
         for key in sample["answer_keys"]:
             tokens = torch.from_numpy(read_logits(folder, key)["tokens"])
             turn = {"tokens": tokens, "beginnings": beginnings(tokens.tolist(), rehearsal.tokenizer)}

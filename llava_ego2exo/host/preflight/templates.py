@@ -20,7 +20,7 @@ from ..hooks.flavour import PYPI, detect
 from ..hooks.install import substituted
 from ..inference.prompts import CERTAIN
 from ..settings.command_line import Settings
-from ..training.alignment import AnswerContent
+from ..training.answer_tokens import AnswerContent
 from .base_class import LLAMA, MISTRAL, QWEN, class_of
 
 # Samples written as the student will read them, before any weight loads.

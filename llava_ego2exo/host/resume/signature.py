@@ -20,7 +20,7 @@ from ..checkpoint.files import fingerprint
 from ..fixes.trainer import adapter_only
 from ..settings.command_line import Settings
 from ..settings.data_paths import data_files
-from ..training.reader import file_of
+from ..training.stored_answers import file_of
 from .checkpoints import Found, look, read_manifest, required_files
 from .state import require_resumable
 

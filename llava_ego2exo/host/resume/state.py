@@ -22,7 +22,7 @@ from ...errors import Ego2ExoError
 from ..checkpoint.safety import only_weights
 from ..hooks.install import substituted
 from ..settings.context import RUN
-from ..training.losses import Sums
+from ..training.losses import LossStats
 from .checkpoints import UNFINISHED, finish, full_disk
 
 
@@ -143,8 +143,8 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-def sums_to_save(sums: Sums) -> dict[str, float]:
-    """Sums as numbers."""
+def sums_to_save(sums: LossStats) -> dict[str, float]:
+    """The sums as plain numbers."""
     return {name: float(value) for name, value in asdict(sums).items()}
 
 
@@ -191,7 +191,7 @@ def resuming(trainer: type) -> type:
                 self._globalstep_last_logged, self._total_loss_scalar = stored["logged"], stored["total"]
                 if self.args.world_size == 1:  # several processes add theirs up when they are logged
                     self.state.total_flos = stored["flos"]
-                self.unlogged, self.whole = Sums(**stored["unlogged"]), Sums(**stored["whole"])
+                self.unlogged, self.whole = LossStats(**stored["unlogged"]), LossStats(**stored["whole"])
 
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
             """One small batch; the first of a resumed run brings the loss that was not yet logged."""

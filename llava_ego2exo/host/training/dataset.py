@@ -1,4 +1,4 @@
-"""Training data: a video that does not decode stops the run by name; llava-torch learns to read videos."""
+"""Training samples as LLaVA's dataset gives them: read within bounds, never replaced, with what their teacher needs."""
 
 from __future__ import annotations
 
@@ -9,77 +9,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ...config import DistillConfig
+from ...config import PREFIX, DistillConfig, ReadingConfig
 from ...errors import Ego2ExoError
-from ...video import read_video, time_instruction
+from ...video import Clip, read_video, time_instruction
+from ...video.cache import Reader, ReaderSettings
+from ...video.limits import VideoLimits
 from ..fixes.data import placement_of
 from ..settings.context import DISTILL
-from .alignment import beginnings
-from .reader import give_reader, read_logits, reader_of
-from .unreadable_samples import EXO, unreadable, with_dropping
+from .stored_answers import beginnings, read_logits
+from .unreadable_samples import EXO, skip_unreadable, unreadable_error
 
-# The teacher's part of a batch: the same samples with the ego clip, or stored logits.
-
-
-def with_teacher(module: dict[str, Any]) -> dict[str, Any]:
-    """LLaVA's data module with the teacher's part, where the run has a KL; untouched where it has none."""
-    config = DISTILL.get()
-    if config is None or not config.on:
-        return module
-    dataset = module["train_dataset"]
-    dataset.__class__ = _taught(type(dataset), config)
-    module["data_collator"] = _collating(module["data_collator"], config)
-    return module
-
-
-def has_teacher(sample: dict[str, Any]) -> bool:
-    """Whether a sample gets a KL: general data that is replayed against forgetting does not."""
-    return not sample.get("replay", False)
-
-
-def _taught(base: type, config: DistillConfig) -> type:
-    class TaughtDataset(base):  # type: ignore[misc, valid-type]
-        """Each sample carries what its teacher needs."""
-
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            item, sample = super().__getitem__(index), self.list_data_dict[index]
-            if not has_teacher(sample):
-                return item
-            if config.kind == "cached":
-                return {**item, "teacher": [_turn(config, key, self.tokenizer) for key in sample["answer_keys"]]}
-            self.list_data_dict[index] = {**sample, "video": sample["ego_video"], EXO: sample["video"]}
-            try:
-                return {**item, "teacher": super().__getitem__(index)}
-            finally:
-                self.list_data_dict[index] = sample
-
-    TaughtDataset.__name__ = base.__name__
-    return TaughtDataset
-
-
-def _turn(config: DistillConfig, key: str, tokenizer: Any) -> dict[str, Any]:
-    import torch
-
-    arrays = {name: torch.from_numpy(value) for name, value in read_logits(str(config.answers), key).items()}
-    return {**arrays, "beginnings": beginnings(arrays["tokens"].tolist(), tokenizer)}
-
-
-def _collating(collate: Callable[..., dict[str, Any]], config: DistillConfig) -> Callable[..., dict[str, Any]]:
-    """The host's collator for both parts.
-
-    `batch["teacher"]` is absent where no row has a teacher; `rows` in it are the student's rows of the teacher's.
-    """
-
-    @functools.wraps(collate.__call__)
-    def collate_both(instances: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = collate([{name: value for name, value in each.items() if name != "teacher"} for each in instances])
-        rows = [row for row, instance in enumerate(instances) if "teacher" in instance]
-        taught = [instances[row]["teacher"] for row in rows]
-        if rows:
-            batch["teacher"] = {"rows": rows, **({"turns": taught} if config.kind == "cached" else collate(taught))}
-        return batch
-
-    return collate_both
+# LLaVA hands its data arguments down to whatever reads a sample.
+_READER = f"{PREFIX}reader"
 
 
 def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -99,8 +40,8 @@ def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., d
         else:
             dataset.__class__ = _reading_videos(type(dataset), host)
             module["data_collator"] = _with_modalities(module["data_collator"])
-        give_reader(data_args)
-        return with_dropping(with_teacher(module))
+        set_reader(data_args)
+        return skip_unreadable(add_teacher(module))
 
     return make_supervised_data_module
 
@@ -115,8 +56,8 @@ def _strict(base: type) -> type:
             return self._get_item(index)
 
         def _get_item(self, index: int) -> dict[str, Any]:
-            if self._reading is not None:  # LLaVA caught an error of ours-to-be and asks for another sample
-                raise unreadable(self, self._reading, sys.exc_info()[1])
+            if self._reading is not None:  # LLaVA swallowed the error and asks for another sample
+                raise unreadable_error(self, self._reading, sys.exc_info()[1])
             self._reading = index
             try:
                 with placement_of(self.list_data_dict[index]):
@@ -124,7 +65,7 @@ def _strict(base: type) -> type:
             except (Ego2ExoError, KeyboardInterrupt):
                 raise
             except Exception as error:
-                raise unreadable(self, index, error) from error
+                raise unreadable_error(self, index, error) from error
             finally:
                 self._reading = None
 
@@ -144,7 +85,7 @@ def _reading_videos(base: type, host: Any) -> type:
                     return {**super().__getitem__(index), "modality": kind}
                 return _video_sample(self, sample, host)
             except Exception as error:
-                raise unreadable(self, index, error) from error
+                raise unreadable_error(self, index, error) from error
 
         @property
         def modality_lengths(self) -> list[int]:
@@ -158,7 +99,7 @@ def _reading_videos(base: type, host: Any) -> type:
 def _video_sample(dataset: Any, sample: dict[str, Any], host: Any) -> dict[str, Any]:
     args = dataset.data_args
     path = os.path.join(args.video_folder or "", sample["video"])
-    read = reader_of(args) or read_video
+    read = get_reader(args) or read_video
     clip = read(path, fps=args.video_fps, frames_upbound=args.frames_upbound, force_sample=args.force_sample)
     turns = copy.deepcopy(sample["conversations"])
     if args.add_time_instruction:
@@ -171,7 +112,7 @@ def _video_sample(dataset: Any, sample: dict[str, Any], host: Any) -> dict[str, 
 
 
 def _with_modalities(collate: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """llava-torch's collator, telling the model which entries are videos."""
+    """llava-torch's collator, with the modality of each entry for the model."""
 
     @functools.wraps(collate.__call__)
     def with_modalities(instances: list[dict[str, Any]]) -> dict[str, Any]:
@@ -183,16 +124,103 @@ def _with_modalities(collate: Callable[..., dict[str, Any]]) -> Callable[..., di
     return with_modalities
 
 
-def keep_turns(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Mend: LLaVA-NeXT writes the time instruction into the stored sample, once more with every epoch."""
+def add_teacher(module: dict[str, Any]) -> dict[str, Any]:
+    """LLaVA's data module with the teacher's part, where the run has a KL; untouched where it has none."""
+    config = DISTILL.get()
+    if config is None or not config.on:
+        return module
+    dataset = module["train_dataset"]
+    dataset.__class__ = _teacher_dataset(type(dataset), config)
+    module["data_collator"] = _teacher_collator(module["data_collator"], config)
+    return module
+
+
+def has_teacher(sample: dict[str, Any]) -> bool:
+    """Whether a sample gets a KL: general data that is replayed against forgetting does not."""
+    return not sample.get("replay", False)
+
+
+def _teacher_dataset(base: type, config: DistillConfig) -> type:
+    class TeacherDataset(base):  # type: ignore[misc, valid-type]
+        """Each sample carries what its teacher needs."""
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            item, sample = super().__getitem__(index), self.list_data_dict[index]
+            if not has_teacher(sample):
+                return item
+            if config.kind == "cached":
+                return {**item, "teacher": [_turn(config, key, self.tokenizer) for key in sample["answer_keys"]]}
+            self.list_data_dict[index] = {**sample, "video": sample["ego_video"], EXO: sample["video"]}
+            try:
+                return {**item, "teacher": super().__getitem__(index)}
+            finally:
+                self.list_data_dict[index] = sample
+
+    TeacherDataset.__name__ = base.__name__
+    return TeacherDataset
+
+
+def _turn(config: DistillConfig, key: str, tokenizer: Any) -> dict[str, Any]:
+    import torch
+
+    arrays = {name: torch.from_numpy(value) for name, value in read_logits(str(config.answers), key).items()}
+    return {**arrays, "beginnings": beginnings(arrays["tokens"].tolist(), tokenizer)}
+
+
+def _teacher_collator(collate: Callable[..., dict[str, Any]], config: DistillConfig) -> Callable[..., dict[str, Any]]:
+    """The host's collator for both parts.
+
+    `batch["teacher"]` is absent where no row has a teacher; `rows` in it are the student's rows of the teacher's.
+    """
+
+    @functools.wraps(collate.__call__)
+    def collate_both(instances: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = collate([{name: value for name, value in each.items() if name != "teacher"} for each in instances])
+        rows = [row for row, instance in enumerate(instances) if "teacher" in instance]
+        taught = [instances[row]["teacher"] for row in rows]
+        if rows:
+            batch["teacher"] = {"rows": rows, **({"turns": taught} if config.kind == "cached" else collate(taught))}
+        return batch
+
+    return collate_both
+
+
+def set_reader(data_args: Any) -> None:
+    """Give a run with ego tokens the reader that its flags ask for; other runs keep LLaVA's own."""
+    if DISTILL.get() is not None:
+        flags, limits = ReadingConfig.from_object(data_args), VideoLimits.from_object(data_args, PREFIX)
+        setattr(data_args, _READER, ReaderSettings(flags.frame_cache, flags.frame_cache_gb, limits).reader())
+
+
+def get_reader(data_args: Any) -> Reader | None:
+    """The reader of :func:`set_reader`."""
+    return getattr(data_args, _READER, None)
+
+
+def wrap_reader(original: Callable[..., Any]) -> Callable[..., Any]:
+    """LLaVA-NeXT's `process_video_with_decord`."""
 
     @functools.wraps(original)
-    def _get_item(self: Any, i: int) -> Any:
-        kept = self.list_data_dict[i]
-        self.list_data_dict[i] = copy.deepcopy(kept)
-        try:
-            return original(self, i)
-        finally:
-            self.list_data_dict[i] = kept
+    def process_video_with_decord(video_file: Any, data_args: Any) -> Any:
+        read = get_reader(data_args)
+        if read is None:
+            return original(video_file, data_args)
+        clip = read(
+            str(video_file), fps=data_args.video_fps, frames_upbound=data_args.frames_upbound,
+            force_sample=data_args.force_sample,
+        )  # fmt: skip
+        return clip.frames, clip.duration, llava_times(clip, data_args), len(clip.indices)
 
-    return _get_item
+    return process_video_with_decord
+
+
+def llava_times(clip: Clip, data_args: Any) -> str:
+    """The times of a whole video's frames as LLaVA-NeXT writes them.
+
+    Where it takes every n-th frame it divides their numbers by n: it counts seconds only at `--video_fps 1` and a whole
+    rate. Models have learned from these numbers, so they stay.
+    """
+    step = max(round(clip.rate / data_args.video_fps), 1)
+    total, most = round(clip.duration * clip.rate), data_args.frames_upbound
+    evenly = most > 0 and (len(range(0, total, step)) > most or data_args.force_sample)
+    return ",".join(f"{index / (clip.rate if evenly else step):.2f}s" for index in clip.indices)

@@ -1,4 +1,10 @@
-"""The loss of one small batch: cross-entropy, with a teacher also the KL to it, or LLaVA's own loss."""
+"""The loss of a small batch (cross-entropy, with a teacher also the KL), and what a global batch's losses add up to.
+
+LLaVA takes the mean over the answer tokens of each small batch, and the mean of these means over accumulation steps and
+processes: a token in a batch of short answers then weighs more than one in a batch of long answers. Here each token of
+the global batch weighs the same. How many there are is known at its end only, so each small batch's loss is divided by
+one fixed number, and the sum of the gradients is corrected once, before clipping.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +18,8 @@ from torch import Tensor
 from ...config import DistillConfig
 from ...errors import Ego2ExoError
 from ...method.losses import distillation_sums
-from ..model.answer_pass import Answers, Seen, answer_pass, llava_model, watched
-from .alignment import AnswerContent
-
-# What the losses of a global batch add up to, and gradients that are right for it.
-#
-# LLaVA takes the mean over the answer tokens of each small batch, and the mean of these means over accumulation steps
-# and
-# processes: a token in a batch of short answers then weighs more than one in a batch of long answers. Here each token
-# of
-# the global batch weighs the same. How many there are is known at its end only, so each small batch's loss is divided
-# by
-# one fixed number, and the sum of the gradients corrected once, before clipping.
+from ..model.answer_pass import Answers, ExpandedLabels, answer_pass, capture_labels, llava_model
+from .answer_tokens import AnswerContent
 
 # Any number serves; near a batch's tokens it keeps float16 in range, and a power of two rounds nothing.
 REFERENCE = 256.0
@@ -31,18 +27,18 @@ LONGER = "raise --model_max_length, or take fewer frames (--frames_upbound, --vi
 
 
 @dataclass
-class Sums:
-    """Sums over answer tokens, of a batch or of many.
+class LossStats:
+    """Sums over the answer tokens of a batch, or of many.
 
     Args:
         ce: cross-entropy over all answer tokens.
-        kl: T^2 KL over the tokens that a teacher spoke of.
+        kl: T^2 KL over the tokens that have teacher targets.
         tokens: answer tokens.
         kl_tokens: of these, the ones with a KL.
-        left_out: the ones that should have a KL and have none, because a row was cut or tokens were not found.
+        unmatched: the ones that should have a KL and have none, because a row was cut or tokens were not found.
         samples: rows.
         positions: of the expanded rows, padding left out.
-        masked: rows without any token of an answer's own text: they teach nothing.
+        masked: rows without any token of an answer's own text: they train nothing.
         cut: rows that are as long as a row can be, so that their end is missing.
         unreadable: rows that stand for samples that cannot be read; they are in no other number.
     """
@@ -51,19 +47,19 @@ class Sums:
     kl: float = 0.0
     tokens: float = 0.0
     kl_tokens: float = 0.0
-    left_out: float = 0.0
+    unmatched: float = 0.0
     samples: float = 0.0
     positions: float = 0.0
     masked: float = 0.0
     cut: float = 0.0
     unreadable: float = 0.0
 
-    def add(self, other: Sums) -> None:
+    def add(self, other: LossStats) -> None:
         """Add another's sums to these."""
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
-    def leave_out(self, rows: int) -> None:
+    def mark_unreadable(self, rows: int) -> None:
         """Of the last batch that was added so many rows stand for samples that cannot be read."""
         self.samples -= rows
         self.masked -= rows
@@ -73,14 +69,14 @@ class Sums:
         """Mean over all answer tokens of cross-entropy and `weight` times KL; 0 where there is no token."""
         return (self.ce + weight * self.kl) / max(self.tokens, 1.0)
 
-    def over_processes(self, device: Any) -> Sums:
+    def over_processes(self, device: Any) -> LossStats:
         """The sum over all processes."""
         values = torch.tensor(astuple(self), dtype=torch.float64, device=device)
         torch.distributed.all_reduce(values)
-        return Sums(*values.tolist())
+        return LossStats(*values.tolist())
 
-    def short(self) -> list[str]:
-        """Samples that were cut, and those that taught nothing, in words."""
+    def warning_lines(self) -> list[str]:
+        """Lines on samples that were cut, and on those that train nothing."""
         lines = []
         if self.cut:
             lines.append(f"{self.cut:.0f} of {self.samples:.0f} samples were cut at --model_max_length; {LONGER}")
@@ -88,20 +84,20 @@ class Sums:
             lines.append(f"{self.masked:.0f} of {self.samples:.0f} samples had no token of an answer left")
         return lines
 
-    def told(self, distilling: bool) -> list[str]:
-        """What of a run had to be left out, in words."""
-        lines = self.short()
+    def summary_lines(self, distilling: bool) -> list[str]:
+        """Lines on what had no part in a run's losses."""
+        lines = self.warning_lines()
         if distilling and not self.kl_tokens:
             lines.append("no answer token had a KL in this run")
-        if self.left_out:
+        if self.unmatched:
             lines.append(
-                f"{self.left_out:.0f} of {self.tokens:.0f} answer tokens had no KL though their sample has a teacher: "
-                "rows cut at --model_max_length, or stored answers that the tokenizer now cuts otherwise"
+                f"{self.unmatched:.0f} of {self.tokens:.0f} answer tokens had no KL though their sample has a teacher: "
+                "rows cut at --model_max_length, or stored answers that are tokenized differently now"
             )
         return lines
 
-    def logged(self, distilling: bool) -> dict[str, float]:
-        """As the trainer logs them."""
+    def log_values(self, distilling: bool) -> dict[str, float]:
+        """Means, under the names by which the trainer logs them."""
         tokens = max(self.tokens, 1.0)
         logs = {"loss_ce": self.ce / tokens}
         if distilling:
@@ -111,8 +107,8 @@ class Sums:
         return {name: round(value, 6) for name, value in logs.items()}
 
 
-class Steps:
-    """Which small batch of a global batch is at hand, by the rule of transformers' training loop.
+class AccumulationCounter:
+    """Counts the small batches of a global batch, by the rule of transformers' training loop.
 
     Args:
         accumulation: small batches of a global batch.
@@ -131,11 +127,11 @@ class Steps:
         self.in_epoch = 0
 
     def next_is_last(self, epoch_length: int) -> bool:
-        """Count one small batch; whether the optimizer steps behind it."""
+        """Count one small batch; whether the optimizer steps after it."""
         self.total += 1
         self.in_epoch += 1
-        short = epoch_length <= self.accumulation and self.in_epoch == epoch_length
-        return self.total % self.accumulation == 0 or short
+        short_epoch = epoch_length <= self.accumulation and self.in_epoch == epoch_length
+        return self.total % self.accumulation == 0 or short_epoch
 
 
 def correct_gradients(model: torch.nn.Module, factor: float) -> None:
@@ -147,34 +143,34 @@ def correct_gradients(model: torch.nn.Module, factor: float) -> None:
 
 def plain_loss(
     model: Any, compute: Callable[[], tuple[Tensor, Any]], content: AnswerContent | None = None
-) -> tuple[Tensor, Sums]:
+) -> tuple[Tensor, LossStats]:
     """LLaVA's own loss, and its sums.
 
     Args:
         model: the LLaVA model, with or without PEFT's wrapper.
         compute: runs the (wrapped) model and returns its loss and outputs.
-        content: tells answers from the template around them; None: all that is supervised is an answer's.
+        content: separates answers from the template around them; None: all that is supervised is an answer's.
 
     Returns:
         The loss as LLaVA computes it; zero with a gradient path where no token is supervised, which LLaVA makes nan.
     """
-    with watched(llava_model(model)) as seen:
+    with capture_labels(llava_model(model)) as seen:
         loss, outputs = compute()
-    sums = _counted(seen, content)
-    if not sums.tokens:
+    stats = _counted(seen, content)
+    if not stats.tokens:
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[1]
-        return logits[..., :0].float().sum(), sums
-    sums.ce = float(loss.detach()) * sums.tokens
-    return loss, sums
+        return logits[..., :0].float().sum(), stats
+    stats.ce = float(loss.detach()) * stats.tokens
+    return loss, stats
 
 
-def _counted(seen: Seen, content: AnswerContent | None) -> Sums:
+def _counted(seen: ExpandedLabels, content: AnswerContent | None) -> LossStats:
     if seen.labels is None:
         raise Ego2ExoError("a training batch without labels", "batches of LLaVA's own collator")
     supervised = seen.supervised
     own = supervised if content is None else content.own(seen.labels[:, 1:])
     each = supervised.sum(dim=1).tolist()
-    return Sums(
+    return LossStats(
         tokens=sum(each),
         samples=len(each),
         positions=sum(seen.lengths),
@@ -191,14 +187,14 @@ class Distiller:
 
     Args:
         config: weight and temperature.
-        teacher: see :mod:`.kl_teachers`; None: cross-entropy alone.
-        content: tells answers from the template around them; None: all that is supervised is an answer's.
+        teacher: see :mod:`.teachers`; None: cross-entropy alone.
+        content: separates answers from the template around them; None: all that is supervised is an answer's.
     """
 
     def __init__(self, config: DistillConfig, teacher: Any | None = None, content: AnswerContent | None = None) -> None:
         self.config, self.teacher, self.content = config, teacher, content
 
-    def loss(self, model: Any, call: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Tensor, Sums]:
+    def loss(self, model: Any, call: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Tensor, LossStats]:
         """The mean over answer tokens, and its sums.
 
         Args:
@@ -207,25 +203,25 @@ class Distiller:
             inputs: a batch; `teacher` in it is the teacher's part, absent where no row has one.
         """
         batch = inputs.pop("teacher", None)
-        lesson = None if batch is None or self.teacher is None else self.teacher.lesson(batch)
+        targets = None if batch is None or self.teacher is None else self.teacher.targets(batch)
         inner = llava_model(model)
         head = inner.get_output_embeddings().forward
         counts: list[tuple[int, int]] = []
 
         def at_head(answers: Answers, hidden: Tensor) -> Tensor:
-            known, taught, left_out = (answers.tokens.new_empty(0), None, 0)
-            if lesson is not None:
-                known, taught, left_out = lesson.about(answers)
-            counts.append((len(known), left_out))
+            known, taught, unmatched = (answers.tokens.new_empty(0), None, 0)
+            if targets is not None:
+                known, taught, unmatched = targets.align(answers)
+            counts.append((len(known), unmatched))
             order = _first(known, len(answers.tokens)).to(hidden.device)
             labels = answers.tokens.to(hidden.device)[order]
             return distillation_sums(head, hidden[order], labels, taught, self.config.kd_temperature)
 
         found, seen = answer_pass(inner, call, inputs, at_head)
-        sums = _counted(seen, self.content)
-        sums.kl_tokens, sums.left_out = counts[-1]
-        sums.ce, sums.kl = found.detach().tolist()
-        return (found[0] + self.config.kd_weight * found[1]) / max(sums.tokens, 1), sums
+        stats = _counted(seen, self.content)
+        stats.kl_tokens, stats.unmatched = counts[-1]
+        stats.ce, stats.kl = found.detach().tolist()
+        return (found[0] + self.config.kd_weight * found[1]) / max(stats.tokens, 1), stats
 
 
 def asks_head_at_answers(model: Any, sharded: bool) -> bool:
@@ -250,6 +246,6 @@ def _first(chosen: Tensor, total: int) -> Tensor:
     return torch.cat([chosen, rest.nonzero()[:, 0]])
 
 
-def referred(loss: Tensor, sums: Sums) -> Tensor:
+def scaled_to_reference(loss: Tensor, stats: LossStats) -> Tensor:
     """A batch's mean as its part of a sum over the global batch, in units of `REFERENCE` tokens."""
-    return loss * (sums.tokens / REFERENCE)
+    return loss * (stats.tokens / REFERENCE)

@@ -13,7 +13,7 @@ from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..model.answer_pass import llava_model
 from ..model.projector import CHILD
-from .losses import LONGER, Sums
+from .losses import LONGER, LossStats
 
 # Of the training file's samples, the share that may have no answer token left.
 MASKED_SHARE = 0.1
@@ -34,7 +34,7 @@ class TrainingMonitor(TrainerCallback):
         self.trainer = trainer
         self.gradients: FirstGradientCheck | None = None
         self.last: float | None = None
-        self.epoch = Sums()
+        self.epoch = LossStats()
 
     def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
         """Watch the gradients, where this process holds them."""
@@ -43,7 +43,7 @@ class TrainingMonitor(TrainerCallback):
 
     def on_epoch_begin(self, *_args: Any, **_kwargs: Any) -> None:
         """Count the samples of an epoch, which is the whole training file, in whatever order."""
-        self.epoch = Sums()
+        self.epoch = LossStats()
 
     def on_train_end(self, *_args: Any, **_kwargs: Any) -> None:
         """Refuse to end as if all had gone well, before the model is saved, where nothing was learned from."""
@@ -53,7 +53,7 @@ class TrainingMonitor(TrainerCallback):
         if total.samples and total.masked == total.samples:
             raise _no_answers(total)
 
-    def check(self, stats: Sums, clip: bool) -> None:
+    def check(self, stats: LossStats, clip: bool) -> None:
         """Check one global batch.
 
         Args:
@@ -73,7 +73,7 @@ class TrainingMonitor(TrainerCallback):
             )
             self.gradients = None
 
-    def _check_loss(self, stats: Sums, step: int) -> None:
+    def _check_loss(self, stats: LossStats, step: int) -> None:
         loss = stats.loss(self.trainer.distiller.config.kd_weight)
         if not isfinite(loss):
             raise self._not_finite(stats, step)
@@ -87,7 +87,7 @@ class TrainingMonitor(TrainerCallback):
             )
         self.last = loss if stats.tokens else self.last
 
-    def _not_finite(self, stats: Sums, step: int) -> Ego2ExoError:
+    def _not_finite(self, stats: LossStats, step: int) -> Ego2ExoError:
         model, args = self.trainer.model, self.trainer.args
         broken = [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(torch.isfinite(p).all())]
         if broken:
@@ -106,7 +106,7 @@ class TrainingMonitor(TrainerCallback):
         )
 
 
-def require_answers(seen: Sums, samples: int) -> None:
+def require_answers(seen: LossStats, samples: int) -> None:
     """Refuse a training file in which too many samples have no answer token left to train on.
 
     The verdict is one of the whole file: it does not depend on the order of its samples.
@@ -122,7 +122,7 @@ def require_answers(seen: Sums, samples: int) -> None:
         raise _no_answers(seen)
 
 
-def _no_answers(seen: Sums) -> Ego2ExoError:
+def _no_answers(seen: LossStats) -> Ego2ExoError:
     return Ego2ExoError(
         f"{seen.masked:.0f} of {seen.samples:.0f} samples seen have no answer token left to train on; {seen.cut:.0f} "
         "were cut at --model_max_length",

@@ -1,4 +1,4 @@
-"""Who gives the token distribution that a student learns: its own base, another checkpoint, or stored logits."""
+"""The teachers of the KL: the student's own base, another checkpoint, or stored logits."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from ..loading.merge import device_options
 from ..model.answer_pass import Answers, answer_states, llava_model
 from ..model.inspection import tokens_off
 from ..model.projector import CHILD
-from .alignment import align_answers, align_turns
+from .answer_tokens import align_answers
+from .stored_answers import align_turns
 
 
-class Lesson(Protocol):
-    """What a teacher has to say about one batch."""
+class TeacherTargets(Protocol):
+    """A teacher's targets for one batch."""
 
-    def about(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
-        """What it says about the student's answers.
+    def align(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
+        """Find the targets of the student's answers.
 
         Returns:
-            Where in them the tokens stand that it knows (M,), what it says about these, and of how many tokens it
-            should know more than it does.
+            Where in the answers the tokens with targets stand (M,), the targets, and how many tokens should have
+            targets and have none.
         """
         ...
 
 
-class States:
+class StateTargets:
     """A teacher's hidden states for some rows of a batch.
 
     Args:
@@ -47,13 +48,13 @@ class States:
     def __init__(self, rows: list[int], answers: Answers, hidden: torch.Tensor, head: Any) -> None:
         self.rows, self.answers, self.hidden, self.head = rows, answers, hidden, head
 
-    def about(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
-        """See :class:`Lesson`."""
-        ours, theirs, left_out = align_answers(answers, self.answers, self.rows)
-        return ours, FullTeacher(self.head, self.hidden[theirs.to(self.hidden.device)]), left_out
+    def align(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
+        """See :class:`TeacherTargets`."""
+        ours, theirs, unmatched = align_answers(answers, self.answers, self.rows)
+        return ours, FullTeacher(self.head, self.hidden[theirs.to(self.hidden.device)]), unmatched
 
 
-class Stored:
+class StoredTargets:
     """Stored logits for some rows of a batch.
 
     Args:
@@ -64,13 +65,13 @@ class Stored:
     def __init__(self, rows: list[int], turns: list[list[dict[str, torch.Tensor]]]) -> None:
         self.rows, self.turns = rows, turns
 
-    def about(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
-        """See :class:`Lesson`."""
-        ours, parts, left_out = align_turns(answers, self.rows, self.turns)
+    def align(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
+        """See :class:`TeacherTargets`."""
+        ours, parts, unmatched = align_turns(answers, self.rows, self.turns)
         if not parts:
-            return ours, None, left_out
+            return ours, None, unmatched
         ids, logits = (torch.cat([turn[name][part] for turn, part in parts]) for name in ("ids", "logits"))
-        return ours, TopKTeacher(ids.to(ours.device, torch.int64), logits.to(ours.device)), left_out
+        return ours, TopKTeacher(ids.to(ours.device, torch.int64), logits.to(ours.device)), unmatched
 
 
 class SelfTeacher:
@@ -97,13 +98,13 @@ class SelfTeacher:
         self.model = model
         self.frozen = frozen_copy(llava_model(model).get_model().mm_projector)
 
-    def lesson(self, batch: dict[str, Any]) -> Lesson:
-        """What the base says about the teacher's part of a batch."""
+    def targets(self, batch: dict[str, Any]) -> TeacherTargets:
+        """The base's targets for the teacher's part of a batch."""
         inner = llava_model(self.model)
         rows, inputs = split_rows(batch)
         with self.as_base():
             answers, hidden = answer_states(inner, self.model, inputs)
-        return States(rows, answers, hidden, inner.get_output_embeddings().forward)
+        return StateTargets(rows, answers, hidden, inner.get_output_embeddings().forward)
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
@@ -128,12 +129,12 @@ class LoadedTeacher:
     def __init__(self, model: Any, autocast: Any) -> None:
         self.model, self.autocast = model.eval().requires_grad_(False), autocast
 
-    def lesson(self, batch: dict[str, Any]) -> Lesson:
-        """What it says about the teacher's part of a batch."""
+    def targets(self, batch: dict[str, Any]) -> TeacherTargets:
+        """Its targets for the teacher's part of a batch."""
         rows, inputs = split_rows(batch)
         with self.autocast():
             answers, hidden = answer_states(self.model, self.model, inputs)
-        return States(rows, answers, hidden, self._head)
+        return StateTargets(rows, answers, hidden, self._head)
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         with self.autocast():
@@ -143,9 +144,9 @@ class LoadedTeacher:
 class StoredTeacher:
     """No model: the logits come with the batch."""
 
-    def lesson(self, batch: dict[str, Any]) -> Lesson:
-        """What is stored for the rows of a batch."""
-        return Stored(batch["rows"], batch["turns"])
+    def targets(self, batch: dict[str, Any]) -> TeacherTargets:
+        """The stored logits of the rows of a batch."""
+        return StoredTargets(batch["rows"], batch["turns"])
 
 
 def split_rows(batch: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
@@ -198,7 +199,7 @@ def load_teacher(config: DistillConfig, args: Any, student: Any) -> Any:
     """A checkpoint by LLaVA's loader, in the run's bits and type, on its device.
 
     LLaVA's loader cuts the vocabulary to the tokenizer's length, which drops the padding rows of some models; here
-    they stay, so that teacher and student speak of the same tokens.
+    they stay, so that teacher and student have the same tokens.
     """
     from llava.model.builder import load_pretrained_model
     from transformers import PreTrainedModel

@@ -1,7 +1,7 @@
-"""A sample that cannot be read: told with all its files, or, where the run allows some, left out as a pair.
+"""Samples that cannot be read: refused with all their files, or, where the run allows some, skipped as a pair.
 
-Its row then stays in the batch as a short text without a label, so that it trains nothing and every process goes on in
-step. It is never replaced by another sample.
+The row of a skipped sample stays in the batch as a short text without a label, so that it trains nothing and all
+processes stay in step. It is never replaced by another sample.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from ...common.processes import Ranks
 from ...common.text import shorten_list
 from ...config import PREFIX, ReadingConfig
 from ...errors import Ego2ExoError
-from ...video.cache import cache_stats, format_stats
+from ..model.answer_pass import IGNORE_INDEX
 from ..settings.context import DISTILL
-from .losses import Sums
-from .reader import reader_of
+from .losses import LossStats
 
-# In a row and in a batch: which samples were left out.
-DROPPED = "ego2exo_dropped"
+# In a row and in a batch: which samples were skipped.
+SKIPPED = "ego2exo_skipped"
 # In a sample whose `video` is the ego view for the time of reading it.
 EXO = "ego2exo_exo_video"
-_IGNORE_INDEX = -100
+FILE = "unreadable.jsonl"
 _BLANK = [{"from": "human", "value": "-"}, {"from": "gpt", "value": "-"}]
 _IN_WORKER = re.compile(r"\ACaught Ego2ExoError in DataLoader worker.*^\S*Ego2ExoError: (.*)\Z", re.S | re.M)
 
@@ -45,7 +44,7 @@ def files_of(sample: dict[str, Any], data_args: Any) -> dict[str, str]:
     }
 
 
-def unreadable(dataset: Any, index: int, error: BaseException | None) -> Ego2ExoError:
+def unreadable_error(dataset: Any, index: int, error: BaseException | None) -> Ego2ExoError:
     """The refusal of one sample, with exo and ego file.
 
     Args:
@@ -55,72 +54,67 @@ def unreadable(dataset: Any, index: int, error: BaseException | None) -> Ego2Exo
     """
     sample = dataset.list_data_dict[index]
     files = ", ".join(f"{name} {path}" for name, path in files_of(sample, dataset.data_args).items())
-    some = f", or let some be left out: --{PREFIX}max_bad N" if DISTILL.get() is not None else ""
+    reason = error.given if isinstance(error, Ego2ExoError) else f"{type(error).__name__}: {error}".splitlines()[0]
+    skip = f", or skip some with --{PREFIX}max_bad N" if DISTILL.get() is not None else ""
     refusal = Ego2ExoError(
-        f"sample {index} (id {sample.get('id')!r}) cannot be read: {files}: {_reason(error)}",
+        f"sample {index} (id {sample.get('id')!r}) cannot be read: {files}: {reason}",
         "files that decode",
-        f"mend the file, or remove the sample from the training JSON{some}",
+        f"fix the file, or remove the sample from the training JSON{skip}",
     )
-    refusal.reason = _reason(error)  # type: ignore[attr-defined]
+    refusal.reason = reason  # type: ignore[attr-defined]
     return refusal
 
 
-def _reason(error: BaseException | None) -> str:
-    if isinstance(error, Ego2ExoError):
-        return error.given
-    return f"{type(error).__name__}: {error}".splitlines()[0] if error else "unreadable"
-
-
-def with_dropping(module: dict[str, Any]) -> dict[str, Any]:
-    """LLaVA's data module that leaves out what cannot be read, where the run allows it; else untouched."""
+def skip_unreadable(module: dict[str, Any]) -> dict[str, Any]:
+    """LLaVA's data module that skips what cannot be read, where the run allows it; else untouched."""
     dataset = module["train_dataset"]
     if DISTILL.get() is None or not ReadingConfig.from_object(dataset.data_args).max_bad:
         return module
-    dataset.__class__ = _dropping(type(dataset))
-    module["data_collator"] = _carrying(module["data_collator"])
+    dataset.__class__ = _skipping(type(dataset))
+    module["data_collator"] = _carry_skipped(module["data_collator"])
     return module
 
 
-def _dropping(base: type) -> type:
-    class DroppingDataset(base):  # type: ignore[misc, valid-type]
+def _skipping(base: type) -> type:
+    class SkippingDataset(base):  # type: ignore[misc, valid-type]
         """A sample that cannot be read becomes a row that trains nothing."""
 
         def __getitem__(self, index: int) -> dict[str, Any]:
             try:
                 return super().__getitem__(index)
             except Ego2ExoError as error:
-                return self._left_out(index, error)
+                return self._blank(index, getattr(error, "reason", error.given))
 
-        def _left_out(self, index: int, error: Ego2ExoError) -> dict[str, Any]:
+        def _blank(self, index: int, reason: str) -> dict[str, Any]:
             sample = self.list_data_dict[index]
-            told = {"index": index, "id": str(sample.get("id")), **files_of(sample, self.data_args)}
             self.list_data_dict[index] = {"id": sample.get("id", index), "conversations": _BLANK, "replay": True}
             try:
                 row = super().__getitem__(index)
             finally:
                 self.list_data_dict[index] = sample
-            row["labels"] = row["labels"].new_full(row["labels"].shape, _IGNORE_INDEX)
-            return {**row, DROPPED: {**told, "reason": getattr(error, "reason", error.given)}}
+            row["labels"] = row["labels"].new_full(row["labels"].shape, IGNORE_INDEX)
+            files = files_of(sample, self.data_args)
+            return {**row, SKIPPED: {"index": index, "id": str(sample.get("id")), **files, "reason": reason}}
 
-    DroppingDataset.__name__ = base.__name__
-    return DroppingDataset
+    SkippingDataset.__name__ = base.__name__
+    return SkippingDataset
 
 
-def _carrying(collate: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """A collator whose batch tells which of its rows were left out: so it reaches the trainer from any worker."""
+def _carry_skipped(collate: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """A collator whose batch lists its skipped samples, so that they reach the trainer from any worker."""
 
     @functools.wraps(collate.__call__)
-    def collate_and_tell(instances: list[dict[str, Any]]) -> dict[str, Any]:
-        dropped = [instance[DROPPED] for instance in instances if DROPPED in instance]
-        batch = collate([{name: value for name, value in each.items() if name != DROPPED} for each in instances])
-        return {**batch, DROPPED: dropped} if dropped else batch
+    def collate_and_list(instances: list[dict[str, Any]]) -> dict[str, Any]:
+        skipped = [instance[SKIPPED] for instance in instances if SKIPPED in instance]
+        batch = collate([{name: value for name, value in each.items() if name != SKIPPED} for each in instances])
+        return {**batch, SKIPPED: skipped} if skipped else batch
 
-    return collate_and_tell
+    return collate_and_list
 
 
 @contextlib.contextmanager
-def workers_told() -> Iterator[None]:
-    """What a process that reads samples died of, without the traceback that torch puts around it."""
+def worker_errors() -> Iterator[None]:
+    """Raise what a worker process died of without the traceback that torch puts around it."""
     try:
         yield
     except Ego2ExoError as error:
@@ -134,36 +128,29 @@ def workers_told() -> Iterator[None]:
         raise Ego2ExoError(
             f"a process that reads samples has died: {str(error).splitlines()[0]}",
             "processes that live as long as the run",
-            "look whether memory ran out (dmesg); fewer --dataloader_num_workers or --frames_upbound need less",
+            "check for a lack of memory (dmesg); fewer --dataloader_num_workers or --frames_upbound need less",
         ) from error
 
 
-# What the trainer `ego2exo` does about samples that cannot be read: counts them, and stops at one too many.
-
-FILE = "unreadable.jsonl"
-
-
 class SkipUnreadableMixin:
-    """For the distilling trainer. A sample counts once, however many epochs it is met in; a resumed run counts anew."""
+    """For the distilling trainer. A sample counts once, in however many epochs it is met; a resumed run counts anew."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.data_flags = getattr(self.train_dataset, "data_args", None)
-        self.max_unreadable = ReadingConfig.from_object(self.data_flags).max_bad
-        self.ranks = Ranks(self.args.process_index, self.args.world_size)
+        self.max_unreadable = ReadingConfig.from_object(getattr(self.train_dataset, "data_args", None)).max_bad
         self.unreadable_file = Path(self.args.output_dir, FILE)
         self.skipped: dict[int, dict[str, Any]] = {}
         self._new_skips: list[dict[str, Any]] = []
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's, of the rows that could be read."""
-        found = inputs.pop(DROPPED, [])
+        found = inputs.pop(SKIPPED, [])
         self._new_skips += found
         loss = super().compute_loss(model, inputs, *args, **kwargs)
-        self.sums.leave_out(len(found))
+        self.stats.mark_unreadable(len(found))
         return loss
 
-    def check_batch(self, stats: Sums, clip: bool) -> None:
+    def check_batch(self, stats: LossStats, clip: bool) -> None:
         """Count what was skipped in a global batch, on all processes, before the optimizer steps.
 
         Raises:
@@ -174,10 +161,10 @@ class SkipUnreadableMixin:
         super().check_batch(stats, clip)
 
     def _count_skipped(self) -> None:
-        known, new = len(self.skipped), self._new_skips
-        self._new_skips = []
-        for sample in (sample for own in self.ranks.gather(new) for sample in own):
-            self.skipped.setdefault(sample["index"], sample)
+        known, new, self._new_skips = len(self.skipped), self._new_skips, []
+        for samples in Ranks(self.args.process_index, self.args.world_size).gather(new):
+            for sample in samples:
+                self.skipped.setdefault(sample["index"], sample)
         names = [_named(sample) for sample in self.skipped.values()]
         if len(names) == known:
             return
@@ -189,21 +176,19 @@ class SkipUnreadableMixin:
                 f"at most {self.max_unreadable} (--{PREFIX}max_bad)",
                 f"fix or remove them ({self.unreadable_file} lists all), or raise --{PREFIX}max_bad",
             )
-        self.report([f"skipped, {known + n} of at most {self.max_unreadable}: {name}"
-                     for n, name in enumerate(names[known:], 1)])  # fmt: skip
+        of = f"of at most {self.max_unreadable}"
+        self.report([f"skipped, {number} {of}: {name}" for number, name in enumerate(names, 1) if number > known])
         self.log({"unreadable": len(names)})
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """The host's; then what was skipped, and what the frame cache did."""
+        """The host's; then how many were skipped."""
         if self.is_world_process_zero():
             self.unreadable_file.unlink(missing_ok=True)
-        with workers_told():
+        with worker_errors():
             result = super().train(*args, **kwargs)
         if self.max_unreadable:
             text = f"{len(self.skipped)} unreadable sample(s) skipped (--{PREFIX}max_bad {self.max_unreadable})"
             self.report([f"{text}; {self.unreadable_file} lists them" if self.skipped else text])
-        read = reader_of(self.data_flags)
-        self.report(format_stats(self.ranks.gather(cache_stats(read))))
         return result
 
 

@@ -15,7 +15,7 @@ from ...config import PREFIX
 from ...errors import Ego2ExoError
 from ..checkpoint.files import describe
 from ..loading.merge import device_options
-from ..model.answer_pass import llava_model
+from ..model.answer_pass import IGNORE_INDEX, llava_model
 from ..settings.command_line import Settings
 from ..settings.context import Run
 from .teachers import evaluating
@@ -100,7 +100,7 @@ def _first_sample(trainer: Any) -> tuple[dict[str, Any], str]:
     index = next((i for i, sample in enumerate(samples) if "video" in sample), 0)
     batch = trainer.data_collator([trainer.train_dataset[index]])
     labels = batch["labels"]
-    answer = labels != -100 if trainer.content is None else trainer.content.own(labels)
+    answer = labels != IGNORE_INDEX if trainer.content is None else trainer.content.own(labels)
     places = answer[0].nonzero()[:, 0]
     end = int(places[0]) if len(places) else labels.shape[1]
     kept = {key: batch[key] for key in ("images", "image_sizes", "modalities") if batch.get(key) is not None}

@@ -11,7 +11,7 @@ from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.checkpoint.config import read_config
 from llava_ego2exo.host.preflight.templates import Rehearsal, Spread, check_lessons, check_version
 from llava_ego2exo.host.settings.command_line import Settings
-from llava_ego2exo.host.training.alignment import AnswerContent
+from llava_ego2exo.host.training.answer_tokens import AnswerContent
 
 from ..training.distillation import distilling_samples
 

@@ -136,7 +136,7 @@ def test_the_self_teacher_is_a_loaded_base_also_after_training(shared, world, mo
     config = SimpleNamespace(teacher=str(world.base()), teacher_base=None)
     base = load_teacher(config, trainer.args, trainer.model.get_base_model())
     loaded = LoadedTeacher(base, trainer.accelerator.autocast)
-    expected, found = loaded.lesson(batch), teacher.lesson(batch)
+    expected, found = loaded.targets(batch), teacher.targets(batch)
     torch.testing.assert_close(found.hidden, expected.hidden, rtol=1e-5, atol=1e-5)
     assert torch.equal(found.answers.tokens, expected.answers.tokens)
     inputs = {name: value for name, value in batch.items() if name != "rows"}
@@ -193,11 +193,11 @@ def stored_answers(trainer, folder):
     """What a teacher says about each sample, as `teach --top-k` with k = V would have stored it."""
     samples = []
     for row, sample in enumerate(trainer.train_dataset.list_data_dict):
-        lesson = trainer.distiller.teacher.lesson(batch_of(trainer, [row])["teacher"])
+        targets = trainer.distiller.teacher.targets(batch_of(trainer, [row])["teacher"])
         with torch.no_grad():
-            logits, ids = lesson.head(lesson.hidden).sort(dim=-1, descending=True)
+            logits, ids = targets.head(targets.hidden).sort(dim=-1, descending=True)
         key = key_of(sample["id"])
-        write_logits(folder, key, *(value.numpy() for value in (lesson.answers.tokens, ids, logits)))
+        write_logits(folder, key, *(value.numpy() for value in (targets.answers.tokens, ids, logits)))
         samples.append({**sample, "answer_keys": [key]})
     return samples
 
@@ -267,7 +267,7 @@ def test_replayed_samples_get_cross_entropy_alone(distil, world, tmp_path):
 @pytest.mark.parametrize("name", ["ce", "self"])
 def test_a_masked_batch_is_harmless(name, shared, monkeypatch):
     trainer = shared(name)
-    monkeypatch.setattr(trainer, "sums", type(trainer.sums)())
+    monkeypatch.setattr(trainer, "stats", type(trainer.stats)())
     batch = batch_of(trainer)
     for part in (batch, batch.get("teacher", {})):
         if "labels" in part:
@@ -276,7 +276,7 @@ def test_a_masked_batch_is_harmless(name, shared, monkeypatch):
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
-    assert float(loss.detach()) == 0 and trainer.sums.masked == 4 and trainer.sums.tokens == 0
+    assert float(loss.detach()) == 0 and trainer.stats.masked == 4 and trainer.stats.tokens == 0
     gradients = [p.grad for p in trainer.model.parameters() if p.requires_grad]
     assert all(g is not None and torch.equal(g, torch.zeros_like(g)) for g in gradients)
 

@@ -13,7 +13,7 @@ from llava_ego2exo.host import run as run_module
 from llava_ego2exo.host.settings.context import Run
 from llava_ego2exo.host.trainer import DistillingMixin
 from llava_ego2exo.host.training import verification
-from llava_ego2exo.host.training.losses import Sums
+from llava_ego2exo.host.training.losses import LossStats
 from llava_ego2exo.host.training.monitor import FirstGradientCheck, TrainingMonitor, require_answers
 from llava_ego2exo.host.training.verification import Reply, require_same
 
@@ -102,7 +102,7 @@ def monitor_of(samples=1000):
     config, args = SimpleNamespace(kd_weight=1.0), SimpleNamespace(learning_rate=1e-5)
     trainer = SimpleNamespace(
         model=torch.nn.Linear(2, 2), args=args, distiller=SimpleNamespace(config=config), train_dataset=range(samples),
-        state=SimpleNamespace(global_step=5), whole=Sums(),
+        state=SimpleNamespace(global_step=5), whole=LossStats(),
     )  # fmt: skip
     return TrainingMonitor(trainer)
 
@@ -114,9 +114,9 @@ def monitor_of(samples=1000):
 ])  # fmt: skip
 def test_losses_that_no_run_should_have(stats, message):
     monitor = monitor_of()
-    monitor.check(Sums(tokens=4.0, samples=2.0, ce=8.0), clip=False)
+    monitor.check(LossStats(tokens=4.0, samples=2.0, ce=8.0), clip=False)
     with pytest.raises(Ego2ExoError, match=message):
-        monitor.check(Sums(tokens=4.0, samples=2.0, **stats), clip=False)
+        monitor.check(LossStats(tokens=4.0, samples=2.0, **stats), clip=False)
 
 
 @pytest.mark.parametrize(("without", "refused"), [(9, False), (11, True), (100, True)])
@@ -124,10 +124,10 @@ def test_samples_without_an_answer_are_judged_by_the_whole_file(without, refused
     """In any order: a batch that happens to be all masked decides nothing, a file that is does."""
     for seed in range(20):
         order = random.Random(seed).sample([1.0] * without + [0.0] * (100 - without), 100)
-        seen = Sums()
+        seen = LossStats()
         try:
             for masked in order:
-                seen.add(Sums(samples=1, masked=masked, cut=masked))
+                seen.add(LossStats(samples=1, masked=masked, cut=masked))
                 require_answers(seen, 100)
         except Ego2ExoError as error:
             assert refused and "--model_max_length" in error.remedy
@@ -138,7 +138,7 @@ def test_samples_without_an_answer_are_judged_by_the_whole_file(without, refused
 def test_a_run_in_which_every_sample_is_masked_saves_nothing():
     monitor = monitor_of()
     monitor.on_train_end()
-    for total in (Sums(samples=3, masked=3), Sums(unreadable=2)):
+    for total in (LossStats(samples=3, masked=3), LossStats(unreadable=2)):
         monitor.trainer.whole = total
         with pytest.raises(Ego2ExoError):
             monitor.on_train_end()

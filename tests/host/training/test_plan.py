@@ -45,10 +45,10 @@ def measured(train, monkeypatch, tmp_path, sized):
         def training_step(self, model, inputs, *args):
             if self.state.global_step == 0:
                 return original(self, model, inputs, *args)
-            from llava_ego2exo.host.model.answer_pass import llava_model, watched
+            from llava_ego2exo.host.model.answer_pass import capture_labels, llava_model
 
             before = held_bytes(model, self.optimizer) + sum(image.nbytes for image in inputs["images"])
-            with LiveBytes(block=1) as live, watched(llava_model(model)) as seen:
+            with LiveBytes(block=1) as live, capture_labels(llava_model(model)) as seen:
                 loss = original(self, model, inputs, *args)
             found.append((before + live.peak, seen.labels.shape[1], int(seen.supervised.sum())))
             return loss

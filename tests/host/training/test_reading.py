@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.training.reader import give_reader, llava_times, reader_of, wrap_reader
+from llava_ego2exo.host.training.dataset import get_reader, llava_times, set_reader, wrap_reader
 from llava_ego2exo.video import read_video, reader
 from llava_ego2exo.video.cache import FrameCache
 from tests.videos import render_clip, sample
@@ -96,8 +96,8 @@ def test_without_ego_tokens_llavas_own_reader_reads(registered, drawn, monkeypat
 
     monkeypatch.setattr(reader, "read_video", lambda *_a, **_k: pytest.fail("our reader was called"))
     args = SimpleNamespace(video_fps=1, frames_upbound=4, force_sample=False)
-    give_reader(args)
-    assert reader_of(args) is None
+    set_reader(args)
+    assert get_reader(args) is None
     assert host.process_video_with_decord(drawn[0], args)[3] == 4
     assert host.process_video_with_decord.__wrapped__ is not host.process_video_with_decord
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.training.unreadable_samples import DROPPED, workers_told
+from llava_ego2exo.host.training.unreadable_samples import SKIPPED, worker_errors
 
 from ..conftest import losses
 from .distillation import PLAIN, assert_same_gradients, distilling_samples, recorded_gradients, write_json
@@ -72,8 +72,8 @@ def test_its_row_trains_nothing(view, run, world, monkeypatch, capfd, tmp_path):
     assert logged(trainer, "unreadable") == [1]
     row, last = trainer.train_dataset[2], trainer.train_dataset[3]  # it is not replaced by another sample
     text = trainer.train_dataset.tokenizer.decode([i for i in row["input_ids"].tolist() if i >= 0])
-    assert "moves" not in text and (row["labels"] == -100).all() and row[DROPPED]["index"] == 2
-    assert DROPPED not in last and trainer.train_dataset.list_data_dict[2] == samples[2]
+    assert "moves" not in text and (row["labels"] == -100).all() and row[SKIPPED]["index"] == 2
+    assert SKIPPED not in last and trainer.train_dataset.list_data_dict[2] == samples[2]
 
 
 def test_it_counts_once_in_all_epochs(run, world, capfd):
@@ -108,9 +108,9 @@ def test_an_image_that_cannot_be_read(run, world, tmp_path, capfd):
 
 
 def test_a_worker_that_dies_is_an_error_with_a_remedy():
-    with pytest.raises(Ego2ExoError, match="a process that reads samples has died"), workers_told():
+    with pytest.raises(Ego2ExoError, match="a process that reads samples has died"), worker_errors():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-    with pytest.raises(RuntimeError, match="other"), workers_told():
+    with pytest.raises(RuntimeError, match="other"), worker_errors():
         raise RuntimeError("other")
 
 

@@ -1,9 +1,13 @@
-"""The student's answer tokens and the teacher's: the same words behind inputs of different length."""
+"""Teacher answers on disk with the top-k logits of their tokens, and where those tokens stand in the student's.
+
+`teach --top-k` writes one file an answer: `top_k/<first 2 of key>/<key>.npz`.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,41 +16,42 @@ from torch import Tensor
 from ...errors import Ego2ExoError
 from ..model.answer_pass import Answers
 
+ARRAYS = ("tokens", "ids", "logits")
 
-def align_answers(student: Answers, teacher: Answers, rows: list[int]) -> tuple[Tensor, Tensor, int]:
-    """Pair the supervised tokens of two batches, row by row and in order.
 
-    A row that was cut at the model's length keeps its head, so the common head of both rows is used.
+def file_of(folder: str | Path, key: str) -> Path:
+    """Where the logits of an answer lie."""
+    return Path(folder, "top_k", key[:2], f"{key}.npz")
 
-    Args:
-        student: the student's.
-        teacher: the teacher's.
-        rows: the student's row of each of the teacher's.
 
-    Returns:
-        Where in the student's tokens the pairs stand (M,), where in the teacher's (M,), and how many tokens of the
-        student's in these rows have no partner.
+def is_key(key: Any) -> bool:
+    """Whether this is an answer's key, and no path in disguise."""
+    return isinstance(key, str) and re.fullmatch(r"[0-9a-f]{32}", key) is not None
+
+
+def read_logits(folder: str | Path, key: str) -> dict[str, Any]:
+    """The arrays of an answer: `tokens` (T,), `ids` (T, k) and `logits` (T, k), numpy.
 
     Raises:
-        Ego2ExoError: the tokens themselves differ.
+        Ego2ExoError: the file is missing or holds something else.
     """
-    ours, theirs, left_out = [student.tokens[:0]], [teacher.tokens[:0]], 0
-    for index, row in enumerate(rows):
-        mine, other = student.row(row), teacher.row(index)
-        count = min(len(mine), len(other))
-        left_out += len(mine) - count
-        ours.append(mine[:count])
-        theirs.append(other[:count])
-        found, expected = student.tokens[mine[:count]], teacher.tokens[other[:count]].to(student.tokens.device)
-        if not torch.equal(found, expected):
-            first = int((found != expected).nonzero()[0])
-            raise Ego2ExoError(
-                f"row {row} of a batch: answer token {first} is {int(found[first])} for the student and "
-                f"{int(expected[first])} for the teacher",
-                "the same answer tokens for both",
-                "use one tokenizer and one conversation template; prompts that differ must not be supervised",
-            )
-    return torch.cat(ours), torch.cat(theirs), left_out
+    import numpy as np
+
+    file = file_of(folder, key)
+    remedy = "run the same `llava-ego2exo teach` again with --top-k"
+    if not file.is_file():
+        raise Ego2ExoError(f"no top-k logits at {file}", "answers made with `llava-ego2exo teach --top-k K`", remedy)
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ARRAYS}
+    except Exception as error:  # changed bytes make zip, zlib and numpy throw whatever they like, MemoryError too
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Ego2ExoError(f"{file} is damaged: {reason}", "", f"delete it, and {remedy}") from error
+    tokens, ids, logits = (arrays[name] for name in ARRAYS)
+    if tokens.ndim != 1 or ids.ndim != 2 or ids.shape != logits.shape or ids.shape[0] != tokens.shape[0]:
+        shapes = ", ".join(f"{name} {value.shape}" for name, value in arrays.items())
+        raise Ego2ExoError(f"top-k logits {file} have shapes {shapes}", "tokens (T,), ids (T, k), logits (T, k)")
+    return arrays
 
 
 Turn = dict[str, Any]
@@ -72,20 +77,20 @@ def align_turns(
         Where in the student's tokens the found ones stand (M,), the turns with which tokens of each, in the same order,
         and how many tokens of stored answers were not found.
     """
-    ours, parts, left_out = [student.tokens[:0]], [], 0
+    ours, parts, unmatched = [student.tokens[:0]], [], 0
     for row, stored in zip(rows, turns, strict=True):
         mine = student.row(row)
-        text = Row(student.tokens[mine].tolist(), student.places[mine].tolist(), student.cut[row])
+        text = TurnRow(student.tokens[mine].tolist(), student.places[mine].tolist(), student.cut[row])
         cursor = 0
         for turn in stored:
             start, part = find_turn(text, turn, cursor)
             count = part.stop - part.start
-            left_out += len(turn["tokens"]) - count
+            unmatched += len(turn["tokens"]) - count
             if count:
                 cursor = start + count
                 ours.append(mine[start:cursor])
                 parts.append((turn, part))
-    return torch.cat(ours), parts, left_out
+    return torch.cat(ours), parts, unmatched
 
 
 def beginnings(tokens: list[int], tokenizer: Any) -> list[tuple[int, list[int]]]:
@@ -109,7 +114,7 @@ def beginnings(tokens: list[int], tokenizer: Any) -> list[tuple[int, list[int]]]
     return found
 
 
-def find_turn(row: Row, turn: Turn, cursor: int) -> tuple[int, slice]:
+def find_turn(row: TurnRow, turn: Turn, cursor: int) -> tuple[int, slice]:
     """Where a stored answer stands at or behind `cursor`, and which of its tokens; an empty slice where it does not."""
     wanted = turn["tokens"].tolist()
     for skip, head in [(0, []), *turn.get("beginnings", [])]:
@@ -123,7 +128,7 @@ def find_turn(row: Row, turn: Turn, cursor: int) -> tuple[int, slice]:
 
 
 @dataclass(frozen=True)
-class Row:
+class TurnRow:
     """One row's supervised tokens.
 
     Args:
@@ -151,56 +156,3 @@ class Row:
         end = start + len(wanted)
         unbroken = bool(wanted) and self.places[end - 1] - self.places[start] == len(wanted) - 1
         return unbroken and self.tokens[start:end] == wanted
-
-
-# Which supervised tokens are an answer's own: LLaVA-NeXT supervises tokens of the conversation template too.
-
-
-class AnswerContent:
-    """Tells the tokens of answers from those of the template around them.
-
-    Special tokens, tokens without any visible letter, and the role's name behind a special token are the template's.
-
-    Args:
-        tokenizer: the student's.
-        role: what the template calls the answering side, with or without its special tokens.
-    """
-
-    def __init__(self, tokenizer: Any, role: str) -> None:
-        self.tokenizer = tokenizer
-        self.special = frozenset(tokenizer.all_special_ids)
-        name = re.sub(r"<[^>]*>", "", role).strip()
-        self.role: list[int] = tokenizer(name, add_special_tokens=False).input_ids if name else []
-        self._empty: dict[int, bool] = {}
-
-    def own(self, labels: Tensor) -> Tensor:
-        """(rows, length) bool: where a label is of an answer itself.
-
-        Args:
-            labels: (rows, length), negative where nothing is supervised.
-        """
-        special = _among(labels, self.special)
-        empty = {value for value in labels.unique().tolist() if value >= 0 and self._is_empty(value)}
-        own = (labels >= 0) & ~special & ~_among(labels, empty)
-        return own & ~self._roles(labels, special)
-
-    def _is_empty(self, token: int) -> bool:
-        if token not in self._empty:
-            self._empty[token] = not self.tokenizer.decode([token]).strip()
-        return self._empty[token]
-
-    def _roles(self, labels: Tensor, special: Tensor) -> Tensor:
-        """Where the role's name stands directly behind a special token."""
-        found, length, span = torch.zeros_like(special), labels.shape[1], len(self.role)
-        if not span or length <= span:
-            return found
-        begins = special[:, : length - span].clone()
-        for place, token in enumerate(self.role):
-            begins &= labels[:, place + 1 : length - span + place + 1] == token
-        for place in range(span):
-            found[:, place + 1 : length - span + place + 1] |= begins
-        return found
-
-
-def _among(labels: Tensor, ids: Any) -> Tensor:
-    return torch.isin(labels, torch.tensor(sorted(ids), dtype=labels.dtype, device=labels.device))

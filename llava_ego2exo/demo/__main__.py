@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
-from ..common.files import write_atomic
 from ..errors import Ego2ExoError
-from .cache import default_folder, get_base
-from .pipeline import Seed, run_seed, shown
-from .results import Results
+from .jobs import shell_text
+from .models import cache_folder, get_base
+from .pipeline import SeedRun, run_seed
+from .results import MEAN, Results, ablation_table, table, with_mean
 from .variants import DEFAULT, FULL, QUICK, Plan, added_variant
 from .world import QUESTION_TYPES, chance
 
@@ -52,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="do all of it N times (default: 1)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first one (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder that keeps everything")
-    parser.add_argument("--cache", metavar="DIR", help=f"where base models are kept (default: {default_folder()})")
+    parser.add_argument("--cache", metavar="DIR", help=f"where base models are kept (default: {cache_folder()})")
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.first_seed < 0:
         parser.error("--seeds is a whole number from 1, --first-seed from 0")
@@ -88,10 +88,10 @@ def run(out: Path, args: argparse.Namespace) -> int:
         args: of :func:`parse`.
     """
     from ..pages.drawing import require_matplotlib
-    from .report import ablation_table, picture, table, write_report
+    from .report import write_report
 
     require_matplotlib()
-    plan, cache, seconds = plan_of(args), Path(args.cache or default_folder()).absolute(), {}
+    plan, cache, seconds = plan_of(args), Path(args.cache or cache_folder()).absolute(), {}
     runs = []
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         say(f"\nseed {seed}")
@@ -102,43 +102,43 @@ def run(out: Path, args: argparse.Namespace) -> int:
         runs.append(run_seed(plan, seed, base, out / f"seed{seed}", say))
         seconds[f"seed {seed}: pairs, teacher, students, questions"] = time.monotonic() - started
     for command in runs[0].commands:
-        print(f"\n{shown(command)}")  # noqa: T201
+        print(f"\n{shell_text(command)}")  # noqa: T201
     results = gather(plan, runs, seconds)
     write_report(results, out)
-    write_atomic(out / "picture.svg", picture(results))
     print(f"\n{table(results)}\n\n{ablation_table(results)}")  # noqa: T201
     kept = f"report: {out / 'report.html'}" if args.out else "--out DIR keeps the report and everything else"
     print(f"\n{gain(results)}\n{kept}")  # noqa: T201
     return 0
 
 
-def gather(plan: Plan, runs: Sequence[Seed], seconds: dict[str, float]) -> Results:
-    """What all seeds gave, as the report takes it."""
-    from .exam import looks, shown_items
+def gather(plan: Plan, runs: Sequence[SeedRun], seconds: dict[str, float]) -> Results:
+    """The results of all seeds."""
+    from .exam import attention, examples
 
-    first, names = runs[0], list(runs[0].exams)
-    percent = {(name, how): {kind: [run.exams[name][how]["percent"][kind] for run in runs] for kind in QUESTION_TYPES}
-               for name in names for how in first.exams[name]}  # fmt: skip
-    tokens = [name for name in names if len(first.exams[name]) > 1]
+    first = runs[0]
+    percent = {
+        name: {one: {kind: [run.exams[name][one]["percent"][kind] for run in runs] for kind in QUESTION_TYPES}
+               for one in exams}
+        for name, exams in first.exams.items()
+    }  # fmt: skip
+    with_tokens = [name for name, exams in first.exams.items() if len(exams) > 1]
     return Results(
-        variants={name: percent[name, "none"] for name in names},
+        variants={name: ablated["none"] for name, ablated in percent.items()},
         chance=chance(),
-        ablations={name: {how: percent[name, how] for how in first.exams[name]} for name in tokens},
+        ablations={name: percent[name] for name in with_tokens},
         curves={name: [run.curves[name] for run in runs] for name in plan.variants},
-        items=shown_items(first, "distill"),
-        looks=[one for name in tokens[:1] for one in looks(first, name)],
+        examples=examples(first, "distill"),
+        attention=[clip for name in with_tokens[:1] for clip in attention(first, name)],
         settings={**dataclasses.asdict(plan), "seeds": len(runs), "llava": first.base.kind, "version": __version__},
-        commands=[shown(command) for command in first.commands],
+        commands=[shell_text(command) for command in first.commands],
         seconds=seconds,
     )
 
 
 def gain(results: Results) -> str:
     """By how much the distilled student is better than the control, on the mean over question types."""
-    means = {name: [sum(types[kind][i] for kind in types) / len(types) for i in range(len(types["hand"]))]
-             for name, types in results.variants.items()}  # fmt: skip
-    differences = [a - b for a, b in zip(means["distill"], means["control"], strict=True)]
-    listed = ", ".join(f"{value:+.1f}" for value in differences)
+    distill, control = (with_mean(results.variants[name])[MEAN] for name in ("distill", "control"))
+    listed = ", ".join(f"{a - b:+.1f}" for a, b in zip(distill, control, strict=True))
     return f"distill above control, mean over question types, in points, by seed: {listed}"
 
 

@@ -51,16 +51,16 @@ def material(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, list[str]]:
     Returns:
         Frames (N, 3, `INPUT`, `INPUT`) as the tower takes them, targets (N, words) of 0 and 1, and the words.
     """
-    frames, told = [], []
+    frames, names = [], []
     for scene in scenes:
         for view in VIEWS:
             clip = draw(scene, view)
             for index in range(len(scene.events)):
                 frames.append(clip[index * FRAMES // len(scene.events)])
-                told.append(words(scene, view, index))
-    known = sorted(set().union(*told))
+                names.append(words(scene, view, index))
+    known = sorted(set().union(*names))
     pixels = _processor().preprocess(frames, return_tensors="pt")["pixel_values"]
-    return pixels, torch.tensor([[float(word in said) for word in known] for said in told]), known
+    return pixels, torch.tensor([[float(word in named) for word in known] for named in names]), known
 
 
 def pretrain(scenes: Sequence[Scene], folder: Path, seed: int, steps: int, batch: int = 64,
@@ -86,23 +86,47 @@ def pretrain(scenes: Sequence[Scene], folder: Path, seed: int, steps: int, batch
         tower, reader, painter = CLIPVisionModel(_config()), WordReader(len(known)), nn.Linear(WIDTH, 12)
         _sine_positions(tower)
         parameters = [*tower.parameters(), *reader.parameters(), *painter.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-        for step in range(steps):
+
+        def step() -> Tensor:
             chosen = torch.randint(len(pixels), (batch,))
             states = [state[:, 1:] for state in tower(pixels[chosen], output_hidden_states=True).hidden_states]
             logits = reader(functional.layer_norm(states[-1], (WIDTH,)))
-            told = functional.binary_cross_entropy_with_logits(logits, targets[chosen], reduction="none").sum(1).mean()
+            named = functional.binary_cross_entropy_with_logits(logits, targets[chosen], reduction="none").sum(1).mean()
             # Words alone would let patches forget what no word is about. Large towers see far more and keep it.
-            loss = told + functional.mse_loss(painter(states[SELECTED]), cells(pixels[chosen]))
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            if report is not None and step % 50 == 0:
-                report(step, loss.item())
-    return _save(tower, folder)
+            return named + functional.mse_loss(painter(states[SELECTED]), cells(pixels[chosen]))
+
+        fit(parameters, step, steps, 4e-3, 0.3, report, weight_decay=0.01)
+    tower.save_pretrained(folder)
+    _processor().save_pretrained(folder)
+    return folder
+
+
+def fit(
+    parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor], steps: int, rate: float, warmup: float,
+    report: Callable[[int, float], None] | None = None, **options: Any,
+) -> None:  # fmt: skip
+    """Train with AdamW, a one-cycle schedule and clipped gradients.
+
+    Args:
+        parameters: to train.
+        loss: of the next batch.
+        steps: optimizer steps.
+        rate: highest learning rate.
+        warmup: share of the steps.
+        report: called with step and loss now and then.
+        options: of AdamW.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=rate, **options)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=warmup)
+    for step in range(steps):
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if report is not None and step % 50 == 0:
+            report(step, value.item())
 
 
 def _config() -> object:
@@ -130,9 +154,3 @@ def _processor() -> Any:
         size={"shortest_edge": INPUT}, crop_size={"height": INPUT, "width": INPUT},
         image_mean=[0.5] * 3, image_std=[0.25] * 3,
     )  # fmt: skip
-
-
-def _save(tower: nn.Module, folder: Path) -> Path:
-    tower.save_pretrained(folder)
-    _processor().save_pretrained(folder)
-    return folder

@@ -1,6 +1,6 @@
 """Multiple-choice questions about held-out clips, scored by likelihood: ``python -m llava_ego2exo.demo.exam ...``.
 
-A student with ego tokens is also asked with parts of its input taken away, which tells whether it uses them.
+A student with ego tokens is also asked with parts of its input taken away, which shows whether it uses them.
 """
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +16,12 @@ import torch
 
 from ..common.files import write_atomic
 from ..video import read_video
-from .models import load_quietly
-from .pipeline import Seed, read_tests
-from .results import Look, Shown
-from .students import FRAMES
-from .world import DESCRIBE, QUESTION_TYPES, Question, Scene, describe, questions
+from .models import FRAMES, load_quietly
+from .pipeline import SeedRun, read_tests
+from .results import ClipAttention, Example
+from .world import DESCRIBE, QUESTION_TYPES, Scene, describe, questions
 
-_CLIPS_AT_ONCE = 10
-
-
-@dataclass(frozen=True)
-class Exam:
-    """What one model answered.
-
-    Args:
-        chosen: clip's number -> the option chosen for each of its questions.
-        percent: question type -> percent right.
-    """
-
-    chosen: Mapping[int, Sequence[str]]
-    percent: Mapping[str, float] = field(default_factory=dict)
+_CLIPS_AT_ONCE, _EXAMPLES, _ATTENTION = 10, 8, 2
 
 
 def clip_pixels(processor: Any, file: Path) -> torch.Tensor:
@@ -46,42 +30,41 @@ def clip_pixels(processor: Any, file: Path) -> torch.Tensor:
     return processor.preprocess(list(clip.frames), return_tensors="pt")["pixel_values"]
 
 
-def examine(loaded: tuple[Any, Any, Any, Any], tests: Sequence[tuple[Scene, Path]], template: str, how: str = "none",
-            clips_at_once: int = _CLIPS_AT_ONCE) -> Exam:  # fmt: skip
+def examine(
+    loaded: tuple[Any, Any, Any, Any], tests: Sequence[tuple[Scene, Path]], template: str, ablation: str = "none"
+) -> dict[str, Any]:
     """Ask every question about every clip.
 
     Args:
         loaded: what LLaVA's loader returned.
         tests: scenes, for their questions, with the file that the model sees.
         template: name of the conversation template.
-        how: what is taken away, see :mod:`llava_ego2exo.host.model.inspection`.
-        clips_at_once: clips in one forward pass.
+        ablation: what is taken away, see :mod:`llava_ego2exo.host.model.inspection`.
+
+    Returns:
+        "chosen": for each clip the option chosen for each of its questions; "percent": question type -> percent right.
     """
     from ..host.inference.option_scoring import option_scores
     from ..host.model.inspection import ablated
 
     tokenizer, model, processor, _ = loaded
-    chosen: dict[int, list[str]] = defaultdict(list)
-    right: dict[str, list[bool]] = defaultdict(list)
-    for first in range(0, len(tests), clips_at_once):
-        asked = list(_asked(tests[first : first + clips_at_once], processor, first))
-        videos, texts = [video for _, video, _ in asked], [question.text for *_, question in asked]
-        with ablated(model, how):
-            scores = option_scores(model, tokenizer, videos, texts, [q.options for *_, q in asked], template)
-        for (number, _, question), score in zip(asked, scores, strict=True):
-            best = question.options[max(range(len(score)), key=score.__getitem__)]
-            chosen[number].append(best)
-            right[question.kind].append(best == question.answer)
-    return Exam(dict(chosen), {kind: 100.0 * sum(marks) / len(marks) for kind, marks in right.items()})
-
-
-def _asked(
-    tests: Sequence[tuple[Scene, Path]], processor: Any, first: int
-) -> Iterator[tuple[int, torch.Tensor, Question]]:
-    for number, (scene, file) in enumerate(tests, first):
-        pixels = clip_pixels(processor, file)
-        for question in questions(scene):
-            yield number, pixels, question
+    chosen: list[list[str]] = []
+    right: dict[str, list[bool]] = {kind: [] for kind in QUESTION_TYPES}
+    for first in range(0, len(tests), _CLIPS_AT_ONCE):
+        clips = [
+            (clip_pixels(processor, file), questions(scene)) for scene, file in tests[first : first + _CLIPS_AT_ONCE]
+        ]
+        asked = [(pixels, question) for pixels, about in clips for question in about]
+        videos, texts = [pixels for pixels, _ in asked], [question.text for _, question in asked]
+        with ablated(model, ablation):
+            scores = iter(option_scores(model, tokenizer, videos, texts, [q.options for _, q in asked], template))
+        for _, about in clips:
+            chosen.append([])
+            for question in about:
+                score = next(scores)
+                chosen[-1].append(question.options[score.index(max(score))])
+                right[question.kind].append(chosen[-1][-1] == question.answer)
+    return {"chosen": chosen, "percent": {kind: 100.0 * sum(marks) / len(marks) for kind, marks in right.items()}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,44 +80,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
     args = parser.parse_args(argv)
     loaded, tests = load_quietly(args.model, args.base), read_tests(args.tests, args.view)
-    exams = {how: asdict(examine(loaded, tests, args.template, how)) for how in hows(loaded[1])}
+    exams = {one: examine(loaded, tests, args.template, one) for one in hows(loaded[1])}
     write_atomic(args.out, json.dumps(exams, indent=1))
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
-# What of a run is worth looking at: some questions with their clips and answers, and where the ego tokens look.
-
-_ITEMS, _LOOKS = 8, 2
-
-
-def shown_items(run: Seed, student: str) -> list[Shown]:
+def examples(run: SeedRun, student: str) -> list[Example]:
     """The first clips of the tests, a question type each in turn; nothing is chosen by its answers.
 
     Args:
         run: one seed.
         student: the variant whose description of the exo clip is shown beside the teacher's of the ego clip.
     """
-    tests = run.tests[:_ITEMS]
-    told = _descriptions(run.base.model, None, [ego for _, ego, _ in tests], run.base.template)
-    seen = _descriptions(
-        run.folder / f"student-{student}", run.base.model, [exo for *_, exo in tests], run.base.template
-    )
-    items = []
+    tests = run.tests[:_EXAMPLES]
+    base, trained = run.base.model, run.folder / f"student-{student}"
+    by_teacher = _descriptions(base, None, [ego for _, ego, _ in tests], run.base.template)
+    by_student = _descriptions(trained, base, [exo for *_, exo in tests], run.base.template)
+    found = []
     for number, (scene, ego, exo) in enumerate(tests):
-        asked = questions(scene)
         kind = QUESTION_TYPES[number % len(QUESTION_TYPES)]
-        place = next(i for i, question in enumerate(asked) if question.kind == kind)
-        answers = {name: exams["none"]["chosen"][str(number)][place] for name, exams in run.exams.items()}
-        question = asked[place]
-        items.append(
-            Shown(kind, question.text, question.options, question.answer, answers, frames(ego), frames(exo),
-                  told[number], seen[number])
+        place, question = next((i, one) for i, one in enumerate(questions(scene)) if one.kind == kind)
+        answers = {name: exams["none"]["chosen"][number][place] for name, exams in run.exams.items()}
+        found.append(
+            Example(kind, question.text, question.options, question.answer, answers, frames(ego), frames(exo),
+                    by_teacher[number], by_student[number])
         )  # fmt: skip
-    return items
+    return found
 
 
 def frames(file: Path) -> Any:
@@ -150,14 +121,18 @@ def _descriptions(model: Path, base: Path | None, files: list[Path], template: s
     return [said if isinstance(said, str) else said[0].text for said in answers]  # type: ignore[index]
 
 
-def looks(run: Seed, student: str) -> list[Look]:
-    """Where the ego tokens of one student look in the first clips of the tests."""
+def attention(run: SeedRun, student: str) -> list[ClipAttention]:
+    """Where the ego tokens of one student attend in the first clips of the tests."""
     from ..host.model.inspection import look
 
     _, model, processor, _ = load_quietly(run.folder / f"student-{student}", run.base.model)
     found = []
-    for scene, _, exo in run.tests[:_LOOKS]:
+    for scene, _, exo in run.tests[:_ATTENTION]:
         seen = look(model, clip_pixels(processor, exo))
         names = [f"layer {layer}" for layer in seen.layers]
-        found.append(Look(f"{student}: {describe(scene)}", frames(exo), seen.maps.mean(1).numpy(), names))
+        found.append(ClipAttention(f"{student}: {describe(scene)}", frames(exo), seen.maps.mean(1).numpy(), names))
     return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

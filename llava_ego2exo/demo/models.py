@@ -1,23 +1,41 @@
-"""Tiny models in the formats of the real ones: tokenizer, CLIP tower, LLaVA checkpoint. Made, never downloaded."""
+"""Tiny models in the formats of the real ones, made and never downloaded; and the demo's base, trained and cached.
+
+The base is a tiny LLaVA that understands ego clips, and of exo clips what is plain there. It is the teacher as it
+stands, and what every student starts from.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .cameras import FRAMES, draw
-from .world import Scene, ego_answers, scene_answers
+from .. import __version__
+from . import cameras
+from .variants import Plan
+from .world import Scene, ego_answers, scene_answers, scenes, vocabulary
 
+FRAMES = 2  # of a clip that a model sees: the first and the last of those drawn, as LLaVA samples --frames_upbound 2
+TEMPLATES = {"llama": "v1", "qwen": "qwen_1_5"}
+BASE_SEED, PAIRS_SEED, TESTS_SEED = 1, 2, 3
+SIZES = {
+    "num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "initializer_range": 0.08, "max_position_embeddings": 1024,
+}  # fmt: skip
+# LLaVA-NeXT pools a video's tokens by two whatever its config says, llava-torch never: base and students say the same.
+POOLING = {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "average", "mm_newline_position": "no_token"}
 WIDTH, LAYERS, HEADS = 64, 2, 4
 _TEXT = [
     "What moves, and where to? A red block moves left. A green block moves right. A blue block moves up.",
@@ -98,28 +116,22 @@ def tiny_llava(
         language: arguments of the language model's config that differ from :func:`language_sizes`.
         settings: keys of LLaVA's config.
     """
-    import torch
-
     from ..host.model.pretraining import assemble
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tiny_tokenizer(folder, "qwen" if kind == "qwen" else "llama", texts)
-    added = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
     if tower is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             tower = tiny_tower(folder.absolute().parent / "vision_tower")
-    ids = {token["content"]: token["id"] for token in added["added_tokens"]}
+    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
     begin, end, pad = ("<|endoftext|>", "<|im_end|>", "<|endoftext|>") if kind == "qwen" else ("<s>", "</s>", "<unk>")
     tokens = {"bos_token_id": ids[begin], "eos_token_id": ids[end], "pad_token_id": ids[pad]}
-    vocabulary = len(added["model"]["vocab"])
     pooling = {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "bilinear", "mm_newline_position": "no_token"}
-    sizes = language_sizes(vocabulary, **{**tokens, **(language or {})})
+    sizes = language_sizes(len(tokenizer["model"]["vocab"]), **{**tokens, **(language or {})})
     return assemble(f"llava_{kind}", folder, sizes, Path(os.path.abspath(tower)), seed, **{**pooling, **settings})
-
-
-# LLaVA's own loader without its talk.
 
 
 def load_quietly(path: Path, base: Path | None = None) -> tuple[Any, Any, Any, Any]:
@@ -133,13 +145,67 @@ def load_quietly(path: Path, base: Path | None = None) -> tuple[Any, Any, Any, A
     return loaded
 
 
-# The demo's base model: a tiny LLaVA that understands ego clips, and of exo clips what is plain there.
-#
-# It is the teacher as it stands, and what every student starts from. Real ones come from a hub; this one is trained
-# here,
-# on features that the frozen tower gave once.
+@dataclass(frozen=True)
+class Base:
+    """An untouched base model with its vision tower."""
 
-SHOWN = (0, FRAMES - 1)  # of a clip's frames, those that LLaVA samples with --frames_upbound 2
+    model: Path
+    tower: Path
+    kind: str
+
+    @property
+    def template(self) -> str:
+        return TEMPLATES[self.kind]
+
+
+def cache_folder() -> Path:
+    """Where bases are kept: below `XDG_CACHE_HOME`, or `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava_ego2exo" / "demo"
+
+
+def get_base(plan: Plan, seed: int, folder: Path, say: Callable[[str], None]) -> Base:
+    """The base from an earlier run, or a new one.
+
+    Args:
+        plan: its sizes.
+        seed: of its weights and clips.
+        folder: of the cache.
+        say: prints one line.
+    """
+    from ..host.hooks.flavour import NEXT, detect
+
+    kind = "qwen" if detect() == NEXT else "llama"
+    # Everything that shapes a base: sizes, version, and the code that draws and trains.
+    code = b"".join(
+        Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("world", "cameras", "encoder", "models")
+    )
+    sizes = [plan.encoder_scenes, plan.encoder_steps, plan.base_scenes, plan.base_steps]
+    key = hashlib.sha256(json.dumps([__version__, kind, sizes]).encode() + code).hexdigest()[:12]
+    place = folder / f"{kind}-{key}-seed{seed}"
+    base = Base(place / f"base_{kind}", place / "vision_tower", kind)
+    if (place / "done").is_file():
+        say(f"base: an earlier run's, {base.model}")
+        return base
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    _make_base(plan, seed, base, say)
+    (place / "done").touch()
+    return base
+
+
+def _make_base(plan: Plan, seed: int, base: Base, say: Callable[[str], None]) -> None:
+    from .encoder import pretrain
+
+    def report(name: str) -> Callable[[int, float], None]:
+        return lambda step, loss: say(f"{name}: step {step}, loss {loss:.3f}")
+
+    training = list(scenes(max(plan.encoder_scenes, plan.base_scenes), 100 * seed + BASE_SEED))
+    say(f"encoder: pretraining on {4 * plan.encoder_scenes} frames, {plan.encoder_steps} steps")
+    pretrain(training[: plan.encoder_scenes], base.tower, seed, plan.encoder_steps, report=report("encoder"))
+    tiny_llava(base.model, base.kind, seed, base.tower, vocabulary(), SIZES, **POOLING)
+    say(f"base: training on {plan.base_scenes} ego clips and half as many other exo clips, {plan.base_steps} steps")
+    material = {"ego": training[: plan.base_scenes], "exo": training[: plan.base_scenes // 2]}
+    train_base(base.model, material, base.template, seed, plan.base_steps, report=report("base"))
 
 
 def turns(pair: tuple[str, str], before: bool = True) -> list[dict[str, str]]:
@@ -166,47 +232,41 @@ def train_base(
         report: called with step and loss now and then.
     """
     from ..host.model.pretraining import loss
+    from .encoder import fit
 
     tokenizer, model, processor, _ = load_quietly(folder)
-    rows, features, owners = _prepare(model, tokenizer, processor, material, template, seed)
+    rows, features, owners = _rows(model, tokenizer, processor, material, template, seed)
     parameters = [p for name, p in model.named_parameters() if "vision_tower" not in name]
     for parameter in parameters:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     model.train()
     generator = torch.Generator().manual_seed(seed)
-    for step in range(steps):
+
+    def step() -> Tensor:
         chosen = torch.randint(len(rows), (batch,), generator=generator).tolist()
-        value = loss(model, [rows[i] for i in chosen], [features[owners[i]] for i in chosen])
-        optimizer.zero_grad()
-        value.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        if report is not None and step % 50 == 0:
-            report(step, value.item())
+        return loss(model, [rows[i] for i in chosen], [features[owners[i]] for i in chosen])
+
+    fit(parameters, step, steps, rate, 0.1, report, weight_decay=0.0, betas=(0.9, 0.98))
     weights = {name: tensor for name, tensor in model.state_dict().items() if "vision_tower" not in name}
     model.save_pretrained(folder, state_dict=weights)
 
 
-def _prepare(
-    model: Any, tokenizer: Any, processor: Any, material: dict[str, Sequence[Scene]], template: str,
-    seed: int,
+def _rows(
+    model: Any, tokenizer: Any, processor: Any, material: dict[str, Sequence[Scene]], template: str, seed: int
 ) -> tuple[list[dict[str, Tensor]], list[Tensor], list[int]]:  # fmt: skip
     """Rows, the clips' features, and which clip each row is about."""
     from ..host.model.pretraining import tower_features, training_rows
 
-    told = {"ego": ego_answers, "exo": scene_answers}
+    answers, seen = {"ego": ego_answers, "exo": scene_answers}, (0, cameras.FRAMES - 1)
     asked, owners, frames = [], [], []
-    for view, scenes in material.items():
-        for scene in scenes:
-            pairs = told[view](scene)
+    for view, shown in material.items():
+        for scene in shown:
+            pairs = answers[view](scene)
             asked += pairs
             owners += [len(frames)] * len(pairs)
-            frames.append(draw(scene, view)[list(SHOWN)])
+            frames.append(cameras.draw(scene, view)[list(seen)])
     pixels = processor.preprocess(list(np.concatenate(frames)), return_tensors="pt")["pixel_values"]
-    features = tower_features(model, pixels).split(len(SHOWN))
+    features = tower_features(model, pixels).split(FRAMES)
     # The clip stands before or behind the question, at random, as in the students' training. A question with its answer
     # is one row a place, whichever clip it is about.
     placed = list(zip(asked, np.random.default_rng(seed).integers(0, 2, len(asked)).astype(bool).tolist(), strict=True))

@@ -3,130 +3,65 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shlex
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..common.files import write_atomic
-from ..errors import Ego2ExoError
-from .cache import PAIRS_SEED, TESTS_SEED, Base
 from .cameras import VIEWS, draw, write_clip
-from .models import turns
-from .students import FRAMES, training_command
+from .jobs import Command, losses, run_all
+from .models import FRAMES, PAIRS_SEED, POOLING, TEMPLATES, TESTS_SEED, Base, turns
 from .variants import Plan
 from .world import Event, Scene, queries, scene_answers, scenes
 
-# Commands in processes of their own, as many at once as keep every core busy.
+_SUFFIXES = {"ego": "ego", "exo": "exo1"}
 
 
 @dataclass(frozen=True)
-class Job:
-    """One command and where its output goes.
+class SeedRun:
+    """What one seed gave.
 
     Args:
-        name: for messages.
-        command: as typed, beginning with "python" or "llava-ego2exo".
-        folder: working folder; the log is `<name>.log` in it.
-        needs: names of jobs that must be done before.
+        folder: where everything of it lies.
+        base: what its students were trained from.
+        tests: scene, ego file, exo file of each held-out clip.
+        exams: variant -> ablation -> {"chosen", "percent"}, as :mod:`.exam` writes them.
+        curves: variant -> (step, loss).
+        commands: what was typed, in order.
     """
 
-    name: str
-    command: Sequence[str]
     folder: Path
-    needs: frozenset[str] = frozenset()
-
-    @property
-    def log(self) -> Path:
-        return self.folder / f"{self.name}.log"
-
-
-def shown(command: Sequence[str]) -> str:
-    """A command line as it can be pasted into a shell, one flag a line."""
-    return " ".join(f"\\\n    {part}" if part.startswith("--") else shlex.quote(part) for part in command)
+    base: Base
+    tests: list[tuple[Scene, Path, Path]]
+    exams: dict[str, dict[str, dict[str, Any]]]
+    curves: dict[str, list[tuple[int, float]]]
+    commands: list[Sequence[str]]
 
 
-def losses(log: Path) -> list[tuple[int, float]]:
-    """(step, loss) as a training run's output tells them."""
-    text = log.read_text(errors="replace") if log.exists() else ""
-    logged = re.findall(r"'loss': '?([\d.e+-]+)", text)
-    return [(10 * (index + 1), float(value)) for index, value in enumerate(logged)]
-
-
-def run_all(jobs: Iterable[Job], say: Callable[[str], None], at_once: int | None = None, every: float = 30.0) -> None:
-    """Run commands, some at a time, and say how far they are.
+def run_seed(plan: Plan, seed: int, base: Base, folder: Path, say: Callable[[str], None]) -> SeedRun:
+    """Draw clips, let the teacher answer, train the students, ask all models.
 
     Args:
-        jobs: in this order, a job that waits for another one being passed over until then.
+        plan: sizes and variants.
+        seed: of clips, draws and training.
+        base: what students start from; the teacher, as it stands.
+        folder: a new one, for everything.
         say: prints one line.
-        at_once: processes at the same time, one thread each; None takes one more than there are cores.
-        every: seconds between two lines of progress.
 
     Raises:
-        Ego2ExoError: a command failed; the others are ended, and the end of its output is in the message.
+        Ego2ExoError: a command failed.
     """
-    waiting, running, done, told = list(jobs), [], set(), time.monotonic()
-    # Three alike on two cores end together, sooner than two of them and then the third on one core alone.
-    at_once = at_once or usable_cores() + 1
-    try:
-        while waiting or running:
-            for job in [job for job in waiting if job.needs <= done][: at_once - len(running)]:
-                waiting.remove(job)
-                running.append((job, _start(job)))
-            time.sleep(0.2)
-            for job, process in [pair for pair in running if pair[1].poll() is not None]:
-                running.remove((job, process))
-                done.add(job.name)
-                if process.returncode:
-                    raise _failed(job, process.returncode)
-            if running and time.monotonic() - told > every:
-                told = time.monotonic()
-                say("; ".join(_progress(job) for job, _ in running))
-    finally:
-        for _, process in running:
-            process.terminate()
-        for _, process in running:
-            process.wait()
-
-
-def usable_cores() -> int:
-    """Cores this process may run on, or all there are where the system cannot tell (macOS)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start(job: Job) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join(os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part)
-    # Small matrices are faster on one thread, and two runs side by side use two cores better than one run does.
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, *job.command[1:]]
-    if job.command[0] == "llava-ego2exo":
-        program = [sys.executable, "-m", "llava_ego2exo", *job.command[1:]]
-    with job.log.open("wb") as stream:
-        return subprocess.Popen(program, cwd=job.folder, env=environment, stdout=stream, stderr=subprocess.STDOUT)
-
-
-def _progress(job: Job) -> str:
-    known = losses(job.log)
-    return f"{job.name}: step {known[-1][0]}, loss {known[-1][1]:.3f}" if known else f"{job.name}: running"
-
-
-def _failed(job: Job, code: int) -> Ego2ExoError:
-    lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
-    told = next((line for line in reversed(lines) if "error: " in line), None)
-    return Ego2ExoError(
-        f"{job.name} ended with exit code {code}: {told or ' / '.join(lines[-5:])}", "", f"read all of it in {job.log}"
-    )
-
-
-# The files of one demo run: paired clips to learn from, held-out clips to be asked about, queries and captions.
-
-_SUFFIXES = {"ego": "ego", "exo": "exo1"}
+    say(f"drawing {plan.pairs} pairs of clips, and {plan.tests} of combinations that training never shows")
+    folder.mkdir(parents=True)
+    tests = write_material(folder, plan, seed)
+    commands = [*_distillation(seed, base, folder), *_students(plan, seed, base, folder), *_exams(plan, base, folder)]
+    run_all(commands, say)
+    names = ["base", *plan.variants, "teacher"]
+    exams = {name: json.loads((folder / f"exam-{name}.json").read_text()) for name in names}
+    curves = {name: losses(folder / f"{name}.log") for name in plan.variants}
+    shown = [command.words for command in commands if not command.name.startswith("exam-")]
+    return SeedRun(folder, base, tests, exams, curves, shown)
 
 
 def write_material(folder: Path, plan: Plan, seed: int) -> list[tuple[Scene, Path, Path]]:
@@ -156,12 +91,12 @@ def write_material(folder: Path, plan: Plan, seed: int) -> list[tuple[Scene, Pat
 
 def read_tests(file: Path, view: str) -> list[tuple[Scene, Path]]:
     """Scenes of a `tests.json`, each with its file of one view."""
-    return [(_scene(entry["scene"]), Path(entry[view])) for entry in json.loads(file.read_text())]
-
-
-def _scene(values: dict[str, object]) -> Scene:
-    events = tuple(Event(**event) for event in values["events"])  # type: ignore[attr-defined]
-    return Scene(**{**values, "events": events, "clutter": tuple(values["clutter"])})  # type: ignore[arg-type]
+    tests = []
+    for entry in json.loads(file.read_text()):
+        values = entry["scene"]
+        changed = {"events": tuple(Event(**event) for event in values["events"]), "clutter": tuple(values["clutter"])}
+        tests.append((Scene(**{**values, **changed}), Path(entry[view])))
+    return tests
 
 
 def _write_clips(folder: Path, shown: Sequence[Scene]) -> list[tuple[Path, Path]]:
@@ -175,87 +110,71 @@ def _write_clips(folder: Path, shown: Sequence[Scene]) -> list[tuple[Path, Path]
     return pairs
 
 
-@dataclass(frozen=True)
-class Seed:
-    """What one seed gave.
-
-    Args:
-        folder: where everything of it lies.
-        base: what its students were trained from.
-        tests: scene, ego file, exo file of each held-out clip.
-        exams: variant -> how -> {"chosen", "percent"}, as :mod:`.exam` writes them.
-        curves: variant -> (step, loss).
-        commands: what was typed, in order.
-    """
-
-    folder: Path
-    base: Base
-    tests: list[tuple[Scene, Path, Path]]
-    exams: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    commands: list[list[str]] = field(default_factory=list)
-
-
-def run_seed(plan: Plan, seed: int, base: Base, folder: Path, say: Callable[[str], None]) -> Seed:
-    """Draw, let the teacher answer, train the students, ask everybody.
-
-    Args:
-        plan: sizes and variants.
-        seed: of clips, draws and training.
-        base: what students start from; the teacher, as it stands.
-        folder: a new one, for everything.
-        say: prints one line.
-
-    Raises:
-        Ego2ExoError: a command failed.
-    """
-    say(f"drawing {plan.pairs} pairs of clips, and {plan.tests} of combinations that training never shows")
-    folder.mkdir(parents=True)
-    tests = write_material(folder, plan, seed)
-    jobs = [*_distillation(plan, seed, base, folder), *_students(plan, seed, base, folder), *_exams(plan, base, folder)]
-    run_all(jobs, say)
-    names = ["base", *plan.variants, "teacher"]
-    exams = {name: json.loads((folder / f"exam-{name}.json").read_text()) for name in names}
-    curves = {name: losses(folder / f"{name}.log") for name in plan.variants}
-    commands = [list(job.command) for job in jobs if not job.name.startswith("exam-")]
-    return Seed(folder, base, tests, exams, curves, commands)
-
-
-def _distillation(plan: Plan, seed: int, base: Base, folder: Path) -> list[Job]:
+def _distillation(seed: int, base: Base, folder: Path) -> list[Command]:
     """Pairs, the teacher's answers, and the training file."""
-    build = ["pairs", "build", "--videos", "pairs", "--out", "pairs/pairs.jsonl"]
-    teach = ["teach", "--pairs", "pairs/pairs.jsonl", "--model", str(base.model), "--out", "answers",
-             "--queries", "queries.json", "--template", base.template, "--frames-upbound", str(FRAMES),
-             "--max-new-tokens", "40", "--batch-size", "32"]  # fmt: skip
-    targets = ["targets", "--pairs", "pairs/pairs.jsonl", "--answers", "answers", "--out", "distill.json",
-               "--seed", str(seed)]  # fmt: skip
-    before: frozenset[str] = frozenset()
-    jobs = []
-    for name, arguments in (("pairs", build), ("teach", teach), ("targets", targets)):
-        jobs.append(Job(name, ["llava-ego2exo", *arguments], folder, before))
-        before = frozenset({name})
-    return jobs
+    lines = {
+        "pairs": "pairs build --videos pairs --out pairs/pairs.jsonl",
+        "teach": f"teach --pairs pairs/pairs.jsonl --out answers --queries queries.json --template {base.template} "
+                 f"--frames-upbound {FRAMES} --max-new-tokens 40 --batch-size 32",
+        "targets": f"targets --pairs pairs/pairs.jsonl --answers answers --out distill.json --seed {seed}",
+    }  # fmt: skip
+    words = {name: ["llava-ego2exo", *line.split()] for name, line in lines.items()}
+    words["teach"] += ["--model", str(base.model)]
+    needs = {"pairs": (), "teach": ("pairs",), "targets": ("teach",)}
+    return [Command(name, words[name], folder, frozenset(needs[name])) for name in lines]
 
 
-def _students(plan: Plan, seed: int, base: Base, folder: Path) -> list[Job]:
-    jobs = []
+def _students(plan: Plan, seed: int, base: Base, folder: Path) -> list[Command]:
+    commands = []
     for name in plan.variants:
-        data = "control.json" if name == "control" else "distill.json"
-        rates = {"learning_rate": plan.rate, "mm_projector_lr": plan.rate}
-        sizes = {"max_steps": plan.steps, "per_device_train_batch_size": plan.batch, "seed": seed}
-        flags = {**sizes, **rates, **plan.flags(name)}
-        command = training_command(str(base.model), base.kind, base.tower, data, f"student-{name}", flags)
-        jobs.append(Job(name, command, folder, frozenset() if name == "control" else frozenset({"targets"})))
-    return jobs
+        data, needs = ("control.json", ()) if name == "control" else ("distill.json", ("targets",))
+        flags = {
+            "max_steps": plan.steps, "per_device_train_batch_size": plan.batch, "seed": seed,
+            "learning_rate": plan.rate, "mm_projector_lr": plan.rate, **plan.flags(name),
+        }  # fmt: skip
+        words = training_command(base, data, f"student-{name}", flags)
+        commands.append(Command(name, words, folder, frozenset(needs)))
+    return commands
 
 
-def _exams(plan: Plan, base: Base, folder: Path) -> list[Job]:
-    jobs = []
+def training_command(base: Base, data: str, out: str, flags: dict[str, Any]) -> list[str]:
+    """LLaVA's training command for one student; paths are relative to the run's folder.
+
+    A run without --ego2exo is LLaVA's own, which takes none of these settings from the base checkpoint: they are given.
+
+    Args:
+        base: what to start from.
+        data: training JSON.
+        out: where the student goes.
+        flags: what differs between runs.
+    """
+    import torch
+
+    from ..host.hooks.flavour import NEXT, detect
+
+    values = {
+        "model_name_or_path": base.model, "version": TEMPLATES[base.kind], "data_path": data, "video_folder": "pairs",
+        "output_dir": out, "vision_tower": base.tower, "vision_tower_dtype": "float32", "mm_vision_select_layer": -2,
+        "mm_projector_type": "mlp2x_gelu", "mm_patch_merge_type": "flat", "image_aspect_ratio": "square",
+        "mm_use_im_patch_token": False,
+        **(POOLING if detect() == NEXT else {}),
+        "frames_upbound": FRAMES, "model_max_length": 1024, "lora_enable": True, "lora_r": 16, "lora_alpha": 32,
+        "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "weight_decay": 0.0, "logging_steps": 10,
+        "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,
+        "dataloader_num_workers": 1,
+        **flags, **({} if torch.cuda.is_available() else {"use_cpu": True}),
+    }  # fmt: skip
+    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    return ["python", "-m", "llava_ego2exo.train", *words]
+
+
+def _exams(plan: Plan, base: Base, folder: Path) -> list[Command]:
+    commands = []
     for name in (*plan.variants, "base", "teacher"):
         trained = name in plan.variants
         model = [f"student-{name}", "--base", str(base.model)] if trained else [str(base.model)]
-        command = ["python", "-m", "llava_ego2exo.demo.exam", *model, "--tests", "tests.json", "--template",
-                   base.template, "--view", "ego" if name == "teacher" else "exo",
-                   "--out", f"exam-{name}.json"]  # fmt: skip
-        jobs.append(Job(f"exam-{name}", command, folder, frozenset({name} if trained else ())))
-    return jobs
+        view = "ego" if name == "teacher" else "exo"
+        words = ["python", "-m", "llava_ego2exo.demo.exam", *model, "--tests", "tests.json", "--view", view,
+                 "--template", base.template, "--out", f"exam-{name}.json"]  # fmt: skip
+        commands.append(Command(f"exam-{name}", words, folder, frozenset({name} if trained else ())))
+    return commands

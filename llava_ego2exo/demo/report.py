@@ -1,4 +1,4 @@
-"""The demo's report: `report.html`, one file that works from disk, and `metrics.json`."""
+"""The demo's report: `report.html`, one file that works from disk, `metrics.json`, and a picture for a README."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ..common.files import write_atomic
 from ..pages.templating import SHARED, templates
 from .results import (
+    ABLATIONS,
     CHANCE,
-    LABELS,
     MEAN,
     VARIANTS,
-    Look,
+    ClipAttention,
+    Example,
     Results,
-    Shown,
     ablation_rows,
-    ablation_table,
     differences,
     legend,
     metrics,
@@ -31,13 +30,12 @@ from .results import (
 if TYPE_CHECKING:
     import numpy as np
 
-
-__all__ = ["ablation_table", "metrics", "report_html", "table", "write_report"]
 TEMPLATES = Path(__file__).parent / "templates"
+WIDTH, MARGIN, FRAMES = 960, 12, 4  # of the picture, in pixels; frames shown of a clip
 
 
 def write_report(results: Results, out: str | Path) -> Path:
-    """Write `report.html` and `metrics.json`, each whole or not at all.
+    """Write `report.html`, `picture.svg` and `metrics.json`, each whole or not at all.
 
     Args:
         results: what to show.
@@ -49,10 +47,10 @@ def write_report(results: Results, out: str | Path) -> Path:
     Raises:
         Ego2ExoError: matplotlib is not installed.
     """
-    folder = Path(out)
+    folder, html, svg = Path(out), report_html(results), picture(results)
     folder.mkdir(parents=True, exist_ok=True)
-    html = report_html(results)
     write_atomic(folder / "metrics.json", json.dumps(metrics(results), indent=2, default=str) + "\n")
+    write_atomic(folder / "picture.svg", svg)
     return write_atomic(folder / "report.html", html)
 
 
@@ -63,194 +61,124 @@ def report_html(results: Results) -> str:
     from .figures import curves
 
     require_matplotlib()
-    return (
-        environment()
-        .get_template("report.html")
-        .render(
-            results=results,
-            rows=rows(results),
-            ablations=ablation_rows(results),
-            differences=differences(results),
-            legend=legend(results),
-            bars=list(_bars(results)),
-            ablation_bars=list(_ablation_bars(results)),
-            curves=curves(results.curves, list(results.variants), "curves") if results.curves else "",
-            items=[_item(item) for item in results.items],
-            looks=[_look(look) for look in results.looks],
-            gradient=gradient(),
-            labels=LABELS,
-            meanings={name: VARIANTS[name] for name in rows(results) if name in VARIANTS},
-            CHANCE=CHANCE,
-            MEAN=MEAN,
-        )
-    )
+    values = {
+        "results": results, "rows": rows(results), "ablations": ablation_rows(results),
+        "differences": differences(results), "legend": legend(results), "bars": list(_bars(results)),
+        "ablation_bars": list(_ablation_bars(results)),
+        "curves": curves(results.curves, list(results.variants), "curves") if results.curves else "",
+        "examples": [_example(example) for example in results.examples],
+        "attention": [_attention(clip) for clip in results.attention], "gradient": gradient(), "labels": ABLATIONS,
+        "meanings": {name: VARIANTS[name] for name in rows(results) if name in VARIANTS},
+        "CHANCE": CHANCE, "MEAN": MEAN,
+    }  # fmt: skip
+    return templates(TEMPLATES, signed=_signed, duration=_duration).get_template("report.html").render(values)
 
 
-def environment() -> Any:
-    """Templates of this package with the demo's own filters."""
-    return templates(TEMPLATES, signed=signed, duration=duration)
-
-
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """Seconds, and minutes from two on: "45.3 s", "12 min 5 s"."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{int(round(seconds)) // 60} min {int(round(seconds)) % 60} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{seconds:.1f} s" if seconds < 120 else f"{minutes} min {rest} s"
 
 
-def signed(points: float) -> str:
+def _signed(points: float) -> str:
     """A difference, with a real minus sign."""
     return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def columns(results: Results) -> dict[str, dict[str, Any]]:
-    """Question type or "mean" -> variant -> percent of each seed."""
+def _panels(results: Results) -> list[tuple[str, dict[str, list[float]], float]]:
+    """A panel of bars for the mean and each question type: its name, variant -> percent of each seed, and chance."""
     full = {name: with_mean(types) for name, types in results.variants.items()}
-    return {column: {name: types[column] for name, types in full.items()} for column in (MEAN, *results.chance)}
-
-
-def chance(results: Results) -> dict[str, float]:
-    """Question type or "mean" -> percent right by chance."""
-    return {column: row["mean"] for column, row in rows(results)[CHANCE].items()}
+    chance = {column: row["mean"] for column, row in rows(results)[CHANCE].items()}
+    return [(column, {name: types[column] for name, types in full.items()}, chance[column])
+            for column in (MEAN, *results.chance)]  # fmt: skip
 
 
 def _bars(results: Results) -> Iterator[str]:
     from .figures import bars
 
-    if results.variants:
-        for number, (column, values) in enumerate(columns(results).items()):
-            title = "mean over question types" if column == MEAN else column
-            label = f"Percent right of each variant, {title}; the numbers stand in the table above"
-            colours = range(len(values))
-            yield bars([(title, values, chance(results)[column])], colours, f"bars{number}", label)
+    for number, (column, values, chance) in enumerate(_panels(results) if results.variants else ()):
+        title = "mean over question types" if column == MEAN else column
+        label = f"Percent right of each variant, {title}; the numbers are in the table above"
+        yield bars([(title, values, chance)], range(len(values)), f"bars{number}", label)
 
 
 def _ablation_bars(results: Results) -> Iterator[str]:
     from .figures import bars
 
-    for number, (name, hows) in enumerate(ablation_rows(results).items()):
-        values = {LABELS.get(how, how): with_mean(results.ablations[name][how])[MEAN] for how in hows}
-        label = f"Percent right of {name}, mean over question types, by ablation; the numbers stand in the table"
-        colours = [list(results.variants).index(name)] * len(values)
-        yield bars([(name, values, chance(results)[MEAN])], colours, f"ablation{number}", label)
+    chance = rows(results)[CHANCE][MEAN]["mean"]
+    for number, (variant, ablated) in enumerate(ablation_rows(results).items()):
+        values = {ABLATIONS[name]: with_mean(results.ablations[variant][name])[MEAN] for name in ablated}
+        label = f"Percent right of {variant}, mean over question types, by ablation; the numbers are in the table"
+        colours = [list(results.variants).index(variant)] * len(values)
+        yield bars([(variant, values, chance)], colours, f"ablation{number}", label)
 
 
-def _item(item: Shown) -> dict[str, Any]:
+def _example(example: Example) -> dict[str, Any]:
     from ..pages.thumbnails import picture_uri
 
-    return {
-        "shown": item,
-        "ego": [picture_uri(frame) for frame in item.ego_frames],
-        "exo": [picture_uri(frame) for frame in item.exo_frames],
-    }
+    views = {"ego": example.ego_frames, "exo": example.exo_frames}
+    return {"question": example, **{view: [picture_uri(frame) for frame in frames] for view, frames in views.items()}}
 
 
-def _look(look: Look) -> dict[str, Any]:
+def _attention(clip: ClipAttention) -> dict[str, Any]:
     from ..pages.thumbnails import heat, picture_uri
 
     layers = []
-    for name, layer in zip(look.layers, look.maps, strict=True):
+    for name, layer in zip(clip.layers, clip.maps, strict=True):
         shares, times = scaled(layer)
-        pairs = zip(heat(shares), layer, strict=True)
-        cells = [{"heat": picture_uri(colours), "told": _told(frame)} for colours, frame in pairs]
+        cells = [{"heat": picture_uri(colours), "share": f"{100 * float(frame.sum()):.0f}% of the attention"}
+                 for colours, frame in zip(heat(shares), layer, strict=True)]  # fmt: skip
         layers.append({"name": name, "times": times, "cells": cells})
-    height, width = look.frames.shape[1:3]
-    frames = [picture_uri(frame) for frame in look.frames]
-    return {"title": look.title, "frames": frames, "ratio": f"{width} / {height}", "layers": layers}
+    height, width = clip.frames.shape[1:3]
+    frames = [picture_uri(frame) for frame in clip.frames]
+    return {"title": clip.title, "frames": frames, "ratio": f"{width} / {height}", "layers": layers}
 
 
-def scaled(layer: Any) -> tuple[Any, float]:
+def scaled(layer: np.ndarray) -> tuple[np.ndarray, float]:
     """A layer's attention (T, h, w) from 0 to 1 for colours, and its largest as a multiple of the even share.
 
-    1 is the largest, but at least twice the even share: a layer that looks everywhere alike is to look so.
+    1 is the largest, but at least twice the even share, so that an even layer looks even.
     """
     times = layer * layer.size
     return times / max(times.max(), 2.0), float(times.max())
 
 
-def _told(frame: Any) -> str:
-    """A frame's attention (h, w) in words."""
-    row, column = divmod(int(frame.argmax()), frame.shape[1])
-    return f"{100 * float(frame.sum()):.0f}% of the attention, most at row {row + 1}, column {column + 1}"
-
-
-# One picture of a run for a README: bars of the table, a pair of clips, and where the ego tokens look.
-
-WIDTH, MARGIN, FRAMES = 960, 12, 4
-
-
 def picture(results: Results) -> str:
-    """An SVG of its own, on a light ground: below 150 kB, no network, no fonts, readable in both themes of a page.
+    """An SVG for a README: bars of the table, a pair of clips, and where the ego tokens look.
 
-    Raises:
-        Ego2ExoError: matplotlib is not installed.
+    Below 150 kB, on a light ground, without fonts or anything from elsewhere.
     """
-    colours = _palette()
-    bars, tall = _bars_picture(results, colours)
-    strips = [{"title": title, "uris": uris} for title, uris in _strips(results)]
-    below = MARGIN + tall + 16
-    return (
-        environment()
-        .get_template("picture.svg")
-        .render(
-            bars=bars,
-            strips=strips,
-            legend=legend(results),
-            told=table(results),
-            width=WIDTH,
-            height=below + (132 if strips else 16),
-            below=below,
-            **{name: colours[name] for name in ("page", "ink", "soft")},
-        )
-    )
-
-
-def _bars_picture(results: Results, colours: dict[str, str]) -> tuple[str, int]:
-    """The table's bars, a panel a column, and their height in pixels."""
     from ..pages.drawing import require_matplotlib
     from .figures import bars
 
     require_matplotlib()
-    panels = [(column, values, chance(results)[column]) for column, values in columns(results).items()]
-    svg = bars(panels, range(len(results.variants)), "picture", "bars", width=10.4)
+    light = (SHARED / "page.css").read_text(encoding="utf-8").split("@media")[0]
+    colours = dict(re.findall(r"--(\w+): (#\w+)", light))
+    svg = bars(_panels(results), range(len(results.variants)), "picture", "bars", width=10.4)
     wide, high = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
     inner = WIDTH - 2 * MARGIN
     tall = round(inner * high / wide)
     place = f'x="{MARGIN}" y="{MARGIN}" width="{inner}" height="{tall}"'
     # Fixed colours: what shows a README's pictures need not know variables.
-    svg = re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]], svg)
-    return svg.replace("<svg ", f"<svg {place} ", 1), tall
+    svg = re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]], svg).replace("<svg ", f"<svg {place} ", 1)
+    strips, below = _strips(results), MARGIN + tall + 16
+    return templates(TEMPLATES).get_template("picture.svg").render(
+        bars=svg, strips=strips, legend=legend(results), table=table(results), width=WIDTH, below=below,
+        height=below + (132 if strips else 16), **{name: colours[name] for name in ("page", "ink", "soft")},
+    )  # fmt: skip
 
 
-def _strips(results: Results) -> list[tuple[str, list[str]]]:
-    """The first shown pair, and the first look's last layer: (title, frames as data URIs)."""
-    found = []
-    for item in results.items[:1]:
-        found += [("ego: what the teacher saw", item.ego_frames), ("exo: what the students see", item.exo_frames)]
-    for look in results.looks[:1]:
-        found.append((f"where the ego tokens look ({look.layers[-1]})", overlaid(look, len(look.layers) - 1)))
-    return [(title, [_small(frames[i]) for i in _spaced(len(frames))]) for title, frames in found]
-
-
-def overlaid(look: Look, layer: int) -> np.ndarray:
-    """A layer's attention laid over the frames: (T, H, W, 3) uint8."""
-    import numpy as np
-
-    from ..pages.thumbnails import heat
-
-    count, height, width = look.frames.shape[:3]
-    rows, across = look.maps.shape[2:]
-    colours = heat(scaled(look.maps[layer])[0]).astype(float)
-    row, column = np.arange(height) * rows // height, np.arange(width) * across // width  # the patch of each pixel
-    over = colours[:, row[:, None], column[None, :]]
-    alpha = over[..., 3:] / 255
-    return (over[..., :3] * alpha + look.frames * (1 - alpha)).round().astype(np.uint8)
-
-
-def _small(frame: np.ndarray) -> str:
+def _strips(results: Results) -> list[dict[str, Any]]:
+    """The first example's clips, and the last layer of the first clip with attention: title and frames as data URIs."""
     from ..pages.thumbnails import picture_uri
 
-    return picture_uri(frame, limit=96, quality=80)
+    found = []
+    for example in results.examples[:1]:
+        found += [("ego: what the teacher saw", example.ego_frames), ("exo: what the students see", example.exo_frames)]
+    for clip in results.attention[:1]:
+        found.append((f"where the ego tokens look ({clip.layers[-1]})", overlaid(clip, len(clip.layers) - 1)))
+    return [{"title": title, "uris": [picture_uri(frames[i], limit=96, quality=80) for i in _spaced(len(frames))]}
+            for title, frames in found]  # fmt: skip
 
 
 def _spaced(count: int) -> list[int]:
@@ -259,7 +187,15 @@ def _spaced(count: int) -> list[int]:
     return [round(i * (count - 1) / max(wanted - 1, 1)) for i in range(wanted)]
 
 
-def _palette() -> dict[str, str]:
-    """The report's light colours by name."""
-    light = (SHARED / "page.css").read_text(encoding="utf-8").split("@media")[0]
-    return dict(re.findall(r"--(\w+): (#\w+)", light))
+def overlaid(clip: ClipAttention, layer: int) -> np.ndarray:
+    """A layer's attention laid over the frames: (T, H, W, 3) uint8."""
+    import numpy as np
+
+    from ..pages.thumbnails import heat
+
+    height, width = clip.frames.shape[1:3]
+    down, across = clip.maps.shape[2:]
+    row, column = np.arange(height) * down // height, np.arange(width) * across // width  # the patch of each pixel
+    over = heat(scaled(clip.maps[layer])[0]).astype(float)[:, row[:, None], column[None, :]]
+    alpha = over[..., 3:] / 255
+    return (over[..., :3] * alpha + clip.frames * (1 - alpha)).round().astype(np.uint8)

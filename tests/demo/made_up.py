@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llava_ego2exo.demo.results import HOWS, Look, Results, Shown
+from llava_ego2exo.demo.results import ABLATIONS, ClipAttention, Example, Results
 
 CHANCE = {"hand": 50.0, "object": 25.0, "region": 25.0, "order": 50.0}
 MEANS = {
@@ -33,7 +33,7 @@ def accuracies(mean, seeds, rng):
     return {kind: np.clip(mean + rng.normal(0, 5, seeds), 0, 100).tolist() for kind in CHANCE}
 
 
-def made_up(seeds=3, question="Which hand holds the cup?", variants=tuple(MEANS), items=3, looks=2):
+def made_up(seeds=3, question="Which hand holds the cup?", variants=tuple(MEANS), examples=3, attention=2):
     """A whole set of results."""
     rng = np.random.default_rng(1)
     curves = {
@@ -45,16 +45,16 @@ def made_up(seeds=3, question="Which hand holds the cup?", variants=tuple(MEANS)
         if name not in ("base", "teacher")
     }
     shown = [
-        Shown(
+        Example(
             list(CHANCE)[i % 4], question, ["left", "right"], "left",
             {name: ["left", "right"][(i + j) % 2] for j, name in enumerate(variants)}, frames(i), frames(i + 9),
             "The left hand takes the cup, then puts it at the back.", "The left hand takes the cup.",
         )
-        for i in range(items)
+        for i in range(examples)
     ]  # fmt: skip
     students = [name for name in variants if "tokens" in name]
     ablations = {
-        name: {how: accuracies(MEANS[name] - 9 * place, seeds, rng) for place, how in enumerate(HOWS)}
+        name: {how: accuracies(MEANS[name] - 9 * place, seeds, rng) for place, how in enumerate(ABLATIONS)}
         for name in students
     }
     return Results(
@@ -62,10 +62,10 @@ def made_up(seeds=3, question="Which hand holds the cup?", variants=tuple(MEANS)
         chance=CHANCE,
         ablations=ablations,
         curves=curves,
-        items=shown,
-        looks=[
-            Look(f"distill+tokens, held-out clip {i}", frames(i + 20), maps(seed=i), [f"layer {n}" for n in range(4)])
-            for i in range(looks)
+        examples=shown,
+        attention=[
+            ClipAttention(f"distill+tokens, clip {i}", frames(i + 20), maps(seed=i), [f"layer {n}" for n in range(4)])
+            for i in range(attention)
         ],
         settings={"seeds": list(range(seeds)), "llava": "next", "torch": "2.13.0", "steps": 400, "rate": 6e-3},
         commands=["bash scripts/demo.sh --seeds 3", "python -m llava_ego2exo.train --ego2exo True \\\n    --lora_r 16"],

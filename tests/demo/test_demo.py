@@ -5,13 +5,15 @@ import importlib.util
 import json
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.demo import __main__ as demo
-from llava_ego2exo.demo import cache
-from llava_ego2exo.demo.pipeline import Job, losses, read_tests, run_all, shown, usable_cores, write_material
+from llava_ego2exo.demo import models, pipeline
+from llava_ego2exo.demo.jobs import Command, losses, run_all, shell_text, usable_cores
+from llava_ego2exo.demo.pipeline import read_tests, write_material
 from llava_ego2exo.demo.variants import DEFAULT, FULL_VARIANTS, QUICK, TRAINED, Plan
 from llava_ego2exo.demo.world import HANDS, HELD_OUT, OBJECTS, QUESTION_TYPES, REGIONS, chance, vocabulary
 
@@ -21,7 +23,7 @@ TINY = Plan(("control", "distill", "distill+tokens+kl"), encoder_scenes=20, enco
 
 
 def python(name, code, folder, *needs):
-    return Job(name, ["python", "-c", code], folder, frozenset(needs))
+    return Command(name, ["python", "-c", code], folder, frozenset(needs))
 
 
 def test_jobs_wait_for_what_they_need_and_report_progress(tmp_path):
@@ -51,7 +53,7 @@ def test_losses_are_read_from_the_log(tmp_path):
 
 
 def test_commands_are_shown_as_they_can_be_pasted():
-    text = shown(["python", "-c", "print('a b')", "--flag", "value"])
+    text = shell_text(["python", "-c", "print('a b')", "--flag", "value"])
     assert text == """python -c 'print('"'"'a b'"'"')' \\\n    --flag value"""
     assert subprocess.run(text.split(" --flag")[0].rstrip("\\\n "), shell=True, capture_output=True).stdout == b"a b\n"
 
@@ -86,15 +88,15 @@ def test_a_finished_base_is_used_again_and_an_unfinished_one_made_anew(tmp_path,
         if len(made) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "_make", make)
+    monkeypatch.setattr(models, "_make_base", make)
     with pytest.raises(KeyboardInterrupt):
-        cache.get_base(TINY, 0, tmp_path, print)
-    first, second = (cache.get_base(TINY, 0, tmp_path, print) for _ in range(2))
+        models.get_base(TINY, 0, tmp_path, print)
+    first, second = (models.get_base(TINY, 0, tmp_path, print) for _ in range(2))
     assert first == second and len(made) == 2 and first.template == "qwen_1_5"
-    cache.get_base(TINY, 1, tmp_path, print)
-    cache.get_base(dataclasses.replace(TINY, base_steps=3), 0, tmp_path, print)
+    models.get_base(TINY, 1, tmp_path, print)
+    models.get_base(dataclasses.replace(TINY, base_steps=3), 0, tmp_path, print)
     assert len({base.model for base in made}) == 3
-    cache.get_base(dataclasses.replace(TINY, steps=3, tests=5), 0, tmp_path, print)
+    models.get_base(dataclasses.replace(TINY, steps=3, tests=5), 0, tmp_path, print)
     assert len(made) == 4
 
 
@@ -127,18 +129,18 @@ def test_training_commands_of_every_variant():
     from transformers import HfArgumentParser
 
     import llava_ego2exo
-    from llava_ego2exo.demo.students import training_command
 
     llava_ego2exo.register()
     try:
         from llava.train import train as host
 
         parser = HfArgumentParser((host.ModelArguments, host.DataArguments, host.TrainingArguments))
+        base = models.Base(Path("base"), Path("tower"), "qwen")
         for name in FULL_VARIANTS:
-            command = training_command("base", "qwen", "tower", "distill.json", "out", DEFAULT.flags(name))
+            command = pipeline.training_command(base, "distill.json", "out", DEFAULT.flags(name))
             parsed, left_over = parser.parse_known_args(command[3:])
             assert not left_over and bool(parsed.ego2exo) == ("tokens" in name)
-            for key, value in cache.POOLING.items():
+            for key, value in models.POOLING.items():
                 assert getattr(parsed, key, value) == value
     finally:
         llava_ego2exo.unregister()
@@ -148,14 +150,13 @@ def test_training_commands_of_every_variant():
 def test_a_base_learns_what_it_is_shown(tmp_path):
     """Far too few clips to understand any other one, but the answers about these are learnt and read by the exam."""
     from llava_ego2exo.demo.exam import examine
-    from llava_ego2exo.demo.models import load_quietly, tiny_llava, train_base
     from llava_ego2exo.host.hooks.flavour import NEXT, detect
 
     kind = "qwen" if detect() == NEXT else "llama"
-    base = tiny_llava(tmp_path / f"base_{kind}", kind, 0, None, vocabulary(), cache._SIZES, **cache.POOLING)
+    base = models.tiny_llava(tmp_path / f"base_{kind}", kind, 0, None, vocabulary(), models.SIZES, **models.POOLING)
     tests = [(scene, ego) for scene, ego, _ in write_material(tmp_path, TINY, 0)]
-    train_base(base, {"ego": [scene for scene, _ in tests]}, cache.TEMPLATES[kind], 0, 120, batch=16)
-    percent = examine(load_quietly(base), tests, cache.TEMPLATES[kind]).percent
+    models.train_base(base, {"ego": [scene for scene, _ in tests]}, models.TEMPLATES[kind], 0, 120, batch=16)
+    percent = examine(models.load_quietly(base), tests, models.TEMPLATES[kind])["percent"]
     assert sum(percent.values()) > sum(chance().values()) + 100, percent
 
 
@@ -164,17 +165,17 @@ def test_a_base_learns_what_it_is_shown(tmp_path):
 def test_the_whole_pipeline(tmp_path, monkeypatch, capsys):
     """Steps too few to learn anything: that every command runs, and the form of the results."""
     from llava_ego2exo import cli
-    from llava_ego2exo.demo import exam, pipeline
+    from llava_ego2exo.demo import exam
 
-    def run_here(jobs, say):
+    def run_here(commands, say):
         """Training and one exam as they are typed; the others in this process, which need not import torch again."""
-        for job in jobs:
-            if job.name in (*TINY.variants, "exam-base"):
-                run_all([dataclasses.replace(job, needs=frozenset())], say)
+        for command in commands:
+            if command.name in (*TINY.variants, "exam-base"):
+                run_all([dataclasses.replace(command, needs=frozenset())], say)
             else:
-                monkeypatch.chdir(job.folder)
-                ours = job.command[0] == "llava-ego2exo"
-                assert (cli.main(job.command[1:]) if ours else exam.main(job.command[3:])) == 0
+                monkeypatch.chdir(command.folder)
+                ours = command.words[0] == "llava-ego2exo"
+                assert (cli.main(command.words[1:]) if ours else exam.main(command.words[3:])) == 0
 
     monkeypatch.setattr(pipeline, "run_all", run_here)
     monkeypatch.setattr(demo, "QUICK", TINY)

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..common.files import require_writable, write_atomic
 from ..errors import Ego2ExoError
 from ..video.limits import VideoLimits
+from ..video.probe import Probe, probe_files
 from .findings import (
     KINDS,
     NOTES,
@@ -24,7 +25,6 @@ from .findings import (
 from .pairs.discovery import EGO, find_pairs, unpaired_beside
 from .pairs.file import Pair, scan_pairs, write_pairs
 from .pairs.pair import SPLITS
-from .pairs.probe import Probe, probe_files
 from .teach.store import read_answers
 
 # The table that `pairs check` ends with.

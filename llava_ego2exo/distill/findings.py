@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..video.probe import Probe
 from .pairs.build import leaks
 from .pairs.discovery import EGO
 from .pairs.file import Pair, Scanned
 from .pairs.pair import Pair as Pair_pair
-from .pairs.probe import Probe
 from .teach.quality import CUT, EMPTY, REPEATS
 from .teach.store import Answer
 

@@ -126,7 +126,7 @@ def _about_videos(found: Found, decoded: list[str] | None) -> Iterator[str]:
 
 
 def _probe_faults(found: Found, limits: VideoLimits | None, workers: int, progress: bool) -> list[str]:
-    from ..distill.pairs.probe import probe_files
+    from ..video.probe import probe_files
 
     there = [item for item in found.items if item.path]
     probes = probe_files([item.path for item in there], workers, limits, progress)

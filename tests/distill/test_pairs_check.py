@@ -11,9 +11,9 @@ from llava_ego2exo.cli import main
 from llava_ego2exo.distill.check import run_check
 from llava_ego2exo.distill.findings import KINDS, check_pairs, clean
 from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
-from llava_ego2exo.distill.pairs.probe import Probe, probe, probe_files
 from llava_ego2exo.distill.teach.store import Answer, write_answers
 from llava_ego2exo.video.limits import VideoLimits
+from llava_ego2exo.video.probe import Probe, probe, probe_files
 
 from ..decoders import failing_decoder
 from .videos import render

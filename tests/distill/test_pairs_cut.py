@@ -16,8 +16,8 @@ from llava_ego2exo.distill.pairs import cutter
 from llava_ego2exo.distill.pairs.cut import Cutters, cut_pairs
 from llava_ego2exo.distill.pairs.cutter import Cut, duration, made_as, make
 from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
-from llava_ego2exo.distill.pairs.probe import probe
 from llava_ego2exo.video.limits import VideoLimits
+from llava_ego2exo.video.probe import probe
 
 from ..decoders import failing_decoder
 from .videos import numbers, render

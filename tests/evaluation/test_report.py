@@ -122,9 +122,9 @@ def test_cards_hold_some_of_everything(page, outcomes):
     assert {f"{asker}:{result}" for asker in range(3) for result in ("right", "wrong", "unparsed")} <= page.words
     assert {"1:differs", "2:differs"} <= page.words and "0:differs" not in page.words
     assert 8 <= len(page.cards) < 60 and len(page.frames) == 6 * len(page.cards)
-    first, second = (cards.sampled(each, [], "base", 3)[0] for each in (outcomes, outcomes[::-1]))
+    first, second = (cards.sampled_cards(each, [], "base", 3)[0] for each in (outcomes, outcomes[::-1]))
     assert {card.name for card in first} == {card.name for card in second} and len(first) < 36
-    few, more = ({card.name for card in cards.sampled(outcomes, [], "base", count)[0]} for count in (1, 4))
+    few, more = ({card.name for card in cards.sampled_cards(outcomes, [], "base", count)[0]} for count in (1, 4))
     assert few < more
 
 
@@ -160,8 +160,8 @@ def test_failures_by_cause(tmp_path):
 
 
 def test_frames_are_of_the_part_and_decoded_once(videos, tmp_path, monkeypatch):
-    whole = cards.strip(cards.Clip(str(videos[0]), "v", None, None))
-    part = cards.strip(cards.Clip(str(videos[0]), "v", 1.0, 2.5))
+    whole = cards.filmstrip(cards.CardClip(str(videos[0]), "v", None, None))
+    part = cards.filmstrip(cards.CardClip(str(videos[0]), "v", 1.0, 2.5))
     assert [second for _, second in whole.frames] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.5]
     assert [second for _, second in part.frames] == [0.0, 0.5, 1.0]  # of three frames, none twice
     assert part.frames[0] == (whole.frames[1][0], 0.0)
@@ -187,7 +187,7 @@ def test_the_page_stays_small(videos, tmp_path, monkeypatch):
         for one in made_up(count=200, models=("base", "student"), modes=MODES)
     ]
     page = write_report(tmp_path, long, [], {}, samples=1000)
-    assert page.stat().st_size < 5_000_000 and len(Page(page).cards) <= cards.MOST
+    assert page.stat().st_size < 5_000_000 and len(Page(page).cards) <= cards.MAX_CARDS
     monkeypatch.setattr(cards, "BUDGET", 200_000)
     page = Page(write_report(tmp_path, made_up(videos, count=200), [], {}))
     assert len(page.html) < 400_000 and 2 < len(page.cards) < 30

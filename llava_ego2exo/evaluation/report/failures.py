@@ -38,12 +38,12 @@ def failures(outcomes: Iterable[Outcome], described: Iterable[Described]) -> lis
     for what, video, error, model, item in _failed(outcomes, described):
         found.setdefault((what, video, error), []).append((model, item))
     return [
-        Failure(what, video, tuple(dict.fromkeys(model for model, _ in who)), len(who), error, who[0][1])
-        for (what, video, error), who in found.items()
+        Failure(what, video, tuple(dict.fromkeys(model for model, _ in met)), len(met), error, met[0][1])
+        for (what, video, error), met in found.items()
     ]
 
 
-def counted(found: Sequence[Failure]) -> str:
+def failure_counts(found: Sequence[Failure]) -> str:
     """How many outcomes failed, and from how many causes; "" for none."""
     if not found:
         return ""

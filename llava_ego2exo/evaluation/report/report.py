@@ -12,10 +12,10 @@ from ...common.files import write_atomic
 from ...pages.templating import templates
 from ..items import Described, Outcome
 from ..stats.metrics import metrics
-from .cards import askers_of, sampled
-from .failures import SHOWN, Failure, counted, failures
-from .markdown import TITLES, markdown, provenance_tables
-from .tables import MINUS, Table, asked, readable, tables
+from .cards import asked_columns, sampled_cards
+from .failures import SHOWN, Failure, failure_counts, failures
+from .markdown import markdown
+from .tables import MINUS, TITLES, Table, group_title, provenance_tables, readable, tables
 
 TEMPLATES = Path(__file__).parent / "templates"
 SAMPLES = 8
@@ -64,7 +64,7 @@ def report_html(
 
     Args:
         found: what `metrics.metrics` gave for these outcomes.
-        failed: what `report_failures.failures` gave.
+        failed: what `failures.failures` gave.
         outcomes: of multiple-choice items.
         described: rows of descriptions.
         samples: as for `write_report`.
@@ -72,18 +72,18 @@ def report_html(
     from ...pages.drawing import require_matplotlib
 
     require_matplotlib()
-    cards, frames, left_out = sampled(outcomes, described, found["compare_to"], samples)
-    askers = askers_of(outcomes, described)
-    several = len({mode for _, mode in askers}) > 1
+    cards, frames, left_out = sampled_cards(outcomes, described, found["compare_to"], samples)
+    columns = asked_columns(outcomes, described)
+    several = len({mode for _, mode in columns}) > 1
     sections: dict[str, list[dict[str, Any]]] = {}
     for one in tables(found):
         sections.setdefault(one.section, []).append(_table(one))
     html = templates(TEMPLATES).get_template("report.html").render(
         metrics=found, sections=sections, titles=TITLES, charts=list(_charts(found)),
         provenance=[_table(one) for one in provenance_tables(found["provenance"])],
-        failures=failed[:SHOWN], counted=counted(failed),
+        failures=failed[:SHOWN], counted=failure_counts(failed),
         cards=cards, frames=frames, samples=samples, left_out=left_out,
-        askers=[f"{model}, {mode}" if several and mode else model for model, mode in askers],
+        askers=[f"{model}, {mode}" if several and mode else model for model, mode in columns],
         results=_present(cards), categories=sorted({card.category for card in cards}), what=_what(outcomes, described),
     )  # fmt: skip
     return readable(html)
@@ -91,17 +91,19 @@ def report_html(
 
 def _table(one: Table) -> dict[str, Any]:
     """For the page: rows in groups of one first name, and numbers together with what qualifies them."""
-    columns = [place for place in range(len(one.head)) if place not in one.soft]
-    rows = [[(row[place], row[place + 1] if place + 1 in one.soft else "") for place in columns] for row in one.rows]
-    grouped = groupby(rows, key=lambda row: row[0][0]) if one.left > 1 else (("", [row]) for row in rows)
+    columns = [place for place, title in enumerate(one.head) if title]
+    paired = {place for place in columns if place + 1 < len(one.head) and not one.head[place + 1]}
+    rows = [[(row[place], row[place + 1] if place in paired else "") for place in columns] for row in one.rows]
+    grouped = one.left > 1 and one.section != "provenance"
+    groups = groupby(rows, key=lambda row: row[0][0]) if grouped else (("", [row]) for row in rows)
     return {
         "name": one.name,
         "caption": one.caption,
         "head": [one.head[place] for place in columns],
-        "left": one.left,
+        "left": one.left if one.section != "provenance" else 1,
         "wide": [_width(row[place][1] for row in rows) for place in range(len(columns))],
-        "groups": [list(members) for _, members in grouped],
-        "grouped": one.left > 1,
+        "groups": [list(members) for _, members in groups],
+        "grouped": grouped,
     }
 
 
@@ -117,8 +119,8 @@ def _charts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
     for number, (mode, view) in enumerate(dict.fromkeys((row["mode"], row["view"]) for row in found["accuracy"])):
         rows = [row for row in found["accuracy"] if (row["mode"], row["view"]) == (mode, view)]
-        label = f"Percent right by category and model, {asked(mode, view)}; the numbers stand in the table above"
-        yield asked(mode, view), accuracy_bars(rows, found["models"], f"chart{number}", label)
+        label = f"Percent right by category and model, {group_title(mode, view)}; the numbers stand in the table above"
+        yield group_title(mode, view), accuracy_bars(rows, found["models"], f"chart{number}", label)
 
 
 def _present(cards: Sequence[Any]) -> list[str]:
@@ -129,7 +131,7 @@ def _present(cards: Sequence[Any]) -> list[str]:
 
 
 def _what(outcomes: Sequence[Outcome], described: Sequence[Described]) -> str:
-    """How much was asked, in words."""
+    """Numbers of questions and descriptions."""
     counts = {
         "question": len({one.item.id for one in outcomes}),
         "description": len({one.items[0].id for one in described}),

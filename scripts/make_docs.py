@@ -7,7 +7,6 @@ transformers, but no llava.
 from __future__ import annotations
 
 import argparse
-import ast
 import re
 import sys
 from collections.abc import Callable
@@ -68,37 +67,25 @@ def place(seam: Seam) -> str:
     return code(".".join(part for part in (seam.module, seam.target) if part))
 
 
-def seams(chosen: tuple[Seam, ...]) -> str:
-    """One row for each replaced name."""
-    rows = ((code(s.key), place(s), hosts(s), code(s.wrap), s.why, s.remove_when) for s in chosen)
-    return table(("key", "replaced", "llava", "by (below `host/`)", "why", "remove when"), rows)
+def hooks() -> str:
+    """One row for each hook."""
+    rows = ((code(s.key), place(s), hosts(s), code(s.wrap), s.why) for s in HOOKS)
+    return table(("key", "replaced", "llava", "by (below `host/`)", "why"), rows)
 
 
 def fixes() -> str:
-    """One row for each fix: what goes wrong without it."""
-    rows: dict[str, list[str]] = {}
+    """One row for each fix, which may replace several names: what goes wrong without it."""
+    by_key: dict[str, list[Seam]] = {}
     for seam in FIXES:
-        row = rows.setdefault(seam.key, ["", ""])
-        row[0] = row[0] if row[0] in ("both", hosts(seam)) else "both" if row[0] else hosts(seam)
-        row[1] += "" if seam.why in row[1] else ("; " if row[1] else "") + seam.why
-    return table(("key", "llava", "what goes wrong without it"), ((code(k), *row) for k, row in rows.items()))
-
-
-def tree() -> str:
-    """The folders and top-level modules of `llava_ego2exo`, by the first sentence of their docstrings."""
-    package = ROOT / "llava_ego2exo"
-    folders = sorted(file.parent for file in package.rglob("__init__.py") if file.parent != package)
-    parts = [(f"{folder.relative_to(package).as_posix()}/", folder / "__init__.py") for folder in folders]
-    parts += [(file.name, file) for file in sorted(package.glob("[a-z]*.py"))]
-    lines = [f"{name:<24}{sentence(file)}" for name, file in parts]
-    return "\n".join(["```text", *lines, "```"])
-
-
-def sentence(file: Path) -> str:
-    """The first sentence of a module's docstring."""
-    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    first = text.split("\n\n")[0].replace("``", "`").replace("\n", " ")
-    return re.split(r"(?<=\w)\. |\.$|: `", first)[0]
+        by_key.setdefault(seam.key, []).append(seam)
+    rows = (
+        (code(key), place(parts[0]) + (f" and {len(parts) - 1} more" if parts[1:] else ""),
+         max(map(hosts, parts)), code(parts[0].wrap.split(":")[0]),
+         "; ".join(dict.fromkeys(part.why for part in parts)), "; ".join(dict.fromkeys(p.remove_when for p in parts)))
+        for key, parts in by_key.items()
+    )  # fmt: skip
+    head = ("key", "replaced", "llava", "by (below `host/`)", "what goes wrong without it", "remove when")
+    return table(head, rows)
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -109,10 +96,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "reading_flags": lambda: flags(arguments.with_reading_flags),
     "inherited": inherited,
     "tested": tested,
-    "hooks": lambda: seams(HOOKS),
-    "fix_seams": lambda: seams(FIXES),
+    "hooks": hooks,
     "fixes": fixes,
-    "tree": tree,
 }
 
 

@@ -11,11 +11,11 @@ from typing import Any
 from lmms_eval.api.model import lmms
 
 from ..errors import Ego2ExoError
-from .asking import Question, answers, new_tokens
+from .generation import GenerationRequest, generate_replies, max_new_tokens
 
 
 class LlavaEgo2Exo(lmms):
-    """``--model llava_ego2exo``: asked as `llava-ego2exo eval` asks, so both give the same replies.
+    """``--model llava_ego2exo``: prompted as by `llava-ego2exo eval`, so both give the same replies.
 
     An error ends the process with exit code 1: lmms-eval itself swallows exceptions and ends with 0.
 
@@ -73,8 +73,8 @@ class LlavaEgo2Exo(lmms):
             SystemExit: a video does not decode or is too long for the model, or a request is of another kind.
         """
         with _stopping():
-            questions = [self._question(request.args) for request in requests]
-            return answers(self._teacher, self._settings, questions, self._batch_size, quiet=self.rank != 0)
+            questions = [self._generation_request(request.args) for request in requests]
+            return generate_replies(self._teacher, self._settings, questions, self._batch_size, quiet=self.rank != 0)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Not offered: the tasks are read from generated text."""
@@ -84,20 +84,20 @@ class LlavaEgo2Exo(lmms):
         """Not offered."""
         return self._refuse("several rounds")
 
-    def _question(self, arguments: tuple[Any, ...]) -> Question:
+    def _generation_request(self, arguments: tuple[Any, ...]) -> GenerationRequest:
         text, wanted, doc_to_visual, number, task, split = arguments
         visuals = doc_to_visual(self.task_dict[task][split][number])
         if not (isinstance(visuals, list) and len(visuals) == 1 and isinstance(visuals[0], str)):
             raise Ego2ExoError(
                 f"task {task}: a question with {visuals!r:.100}",
                 "one path of a video",
-                "use another model entry for it",
+                "use another model for it",
             )
-        return Question(visuals[0], text, new_tokens(wanted, task))
+        return GenerationRequest(visuals[0], text, max_new_tokens(wanted, task))
 
     def _refuse(self, what: str) -> Any:
         with _stopping():
-            raise Ego2ExoError(f"a task that asks for {what}", "tasks of generated text", "take another model entry")
+            raise Ego2ExoError(f"a task that asks for {what}", "tasks of generated text", "use another model")
 
 
 def _check(pretrained: str, others: dict[str, Any], batch_size: int | str, both: Any) -> None:
@@ -105,7 +105,7 @@ def _check(pretrained: str, others: dict[str, Any], batch_size: int | str, both:
         raise Ego2ExoError("no checkpoint", "--model_args pretrained=CKPT", "give one")
     if others:
         raise Ego2ExoError(
-            f"--model_args {', '.join(others)}", "those of docs/lmms-eval.md", "mend the name, or drop it"
+            f"--model_args {', '.join(others)}", "those of docs/lmms-eval.md", "correct or drop them"
         )
     if not str(batch_size).isdigit() or int(batch_size) < 1:
         raise Ego2ExoError(f"--batch_size {batch_size}", "1 or more", "give a number of clips")
@@ -138,7 +138,7 @@ def _check_device(given: str | None, taken: Any) -> None:
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[None]:
-    """What goes wrong inside the block ends the process, with the error on standard error."""
+    """An error inside the block ends the process, with its message on standard error."""
     try:
         yield
     except Ego2ExoError as error:

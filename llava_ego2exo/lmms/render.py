@@ -24,52 +24,6 @@ from ..evaluation.items import CHOICE, DESCRIPTION, Item
 from ..evaluation.plan import VERSION
 from .tasks import METRICS, metrics_of, rows_of
 
-# Parts of videos as files of their own: lmms-eval knows no times, so it would show the whole video.
-
-
-def cut_out(items: Sequence[Item], folder: Path) -> list[Item]:
-    """The same items, each with its part of a video as its file; parts that are there already are kept.
-
-    Args:
-        items: with `path` set.
-        folder: of the parts; made if one is needed.
-
-    Raises:
-        Ego2ExoError: a part cannot be cut, or PyAV is not installed.
-    """
-    wanted = {_target(item, folder): item for item in items if _is_part(item)}
-    if wanted:
-        folder.mkdir(parents=True, exist_ok=True)
-    jobs = [Cut(item.path, target, item.start_s or 0.0, item.end_s) for target, item in wanted.items()]
-    with Cutters() as cutters:
-        states = run_all(cutters.make, jobs, min(os.cpu_count() or 1, 8), "cutting", "cut")
-    faults = [
-        f"{item.id}: {state}"
-        for item, state in zip(wanted.values(), states, strict=True)
-        if state not in ("made", "kept")
-    ]
-    if faults:
-        raise Ego2ExoError(
-            f"{len(faults)} of {len(jobs)} part(s) of videos cannot be cut out: {shorten_list(faults)}",
-            "parts that lie inside videos that decode",
-            "mend these videos or rows and run the same command again, which keeps what is cut",
-        )
-    return [
-        replace(item, path=_target(item, folder), start_s=None, end_s=None) if _is_part(item) else item
-        for item in items
-    ]
-
-
-def _is_part(item: Item) -> bool:
-    return bool(item.start_s) or item.end_s is not None
-
-
-def _target(item: Item, folder: Path) -> str:
-    """One name for one part, by the video's whole path: videos of one name may lie in several folders."""
-    part = hashlib.sha256(repr((item.path, item.start_s, item.end_s)).encode()).hexdigest()[:12]
-    return str(folder / f"{Path(item.path).stem[:80]}-{part}.mp4")
-
-
 # lmms-eval parses every .yaml below the folder, and names of its own tasks win: so all of ours begin alike.
 PREFIX = "ego2exo"
 ALL, ADLX = PREFIX, f"{PREFIX}_adlx"
@@ -96,14 +50,14 @@ def render_tasks(out: str | Path, items: Sequence[Item], benchmark: str) -> str:
     _check(items, benchmark)
     folder = Path(os.path.abspath(out))
     with locked(folder):
-        items = cut_out([replace(item, path=os.path.abspath(item.path)) for item in items], folder / "clips")
+        items = cut_parts([replace(item, path=os.path.abspath(item.path)) for item in items], folder / "clips")
         tasks: dict[str, list[Item]] = {}
         for item in items:
             tasks.setdefault(task_name(benchmark, item.view), []).append(item)
         for name, own in tasks.items():
             _write_task(folder, name, own)
         groups = _write_groups(folder)
-    return _told(folder, {name: len(own) for name, own in tasks.items()}, groups)
+    return _summary(folder, {name: len(own) for name, own in tasks.items()}, groups)
 
 
 def task_name(benchmark: str, view: str = "") -> str:
@@ -131,7 +85,7 @@ def template_folder() -> Path:
 
 def _check(items: Sequence[Item], benchmark: str) -> None:
     if not items:
-        raise Ego2ExoError(f"no question of {benchmark} to render", "one or more", "mend --data or --categories")
+        raise Ego2ExoError(f"no question of {benchmark} to render", "one or more", "correct --data or --categories")
     if any(item.part.isdigit() for item in items):
         raise Ego2ExoError(
             f"--render-lmms with {benchmark}, whose clips are described one by one and then merged by a judge",
@@ -143,7 +97,7 @@ def _check(items: Sequence[Item], benchmark: str) -> None:
         raise Ego2ExoError(
             f"{len(missing)} question(s) about videos that are not there: {shorten_list(missing)}",
             "a video for every question: lmms-eval would stop at the first one without",
-            "mend --videos",
+            "correct --videos",
         )
     odd = [ascii(item.path) for item in items if re.search("[\ud800-\udfff]", item.path)]
     if odd:
@@ -154,7 +108,7 @@ def _write_task(folder: Path, name: str, items: Sequence[Item]) -> None:
     rows, first = rows_of(items), items[0]
     data = write_atomic(folder / "data" / f"{name}.jsonl", "".join(map(json_line, rows)))
     metrics = metrics_of(first.kind, rows[0]["groups"])
-    text = _filled(
+    text = _rendered(
         _TEMPLATES[first.kind], name=name, data=str(data), metrics=metrics, new_tokens=_NEW_TOKENS[first.kind],
         benchmark=first.benchmark, prompt=VERSION,
     )  # fmt: skip
@@ -171,11 +125,11 @@ def _write_groups(folder: Path) -> dict[str, list[str]]:
     for name, own in groups.items():
         # Tasks of both kinds have no metric in common.
         metrics = METRICS[CHOICE] if name == ADLX else ()
-        write_atomic(folder / f"{name}.yaml", _filled("group.yaml.j2", name=name, tasks=own, metrics=metrics))
+        write_atomic(folder / f"{name}.yaml", _rendered("group.yaml.j2", name=name, tasks=own, metrics=metrics))
     return groups
 
 
-def _filled(template: str, **values: Any) -> str:
+def _rendered(template: str, **values: Any) -> str:
     import jinja2
 
     made = jinja2.Environment(
@@ -185,16 +139,58 @@ def _filled(template: str, **values: Any) -> str:
     return made.get_template(template).render(values)
 
 
-def _told(folder: Path, counts: Mapping[str, int], groups: Mapping[str, Sequence[str]]) -> str:
+def _summary(folder: Path, counts: Mapping[str, int], groups: Mapping[str, Sequence[str]]) -> str:
     end = f"--include_path {shlex.quote(str(folder))} --tasks {','.join(counts)} --batch_size 1 --log_samples \\\n"
     end += "    --output_path logs --verbosity DEBUG"
     lines = [f"{count} question(s): {folder / name}.yaml" for name, count in counts.items()]
     lines += [f"group {name}: {', '.join(tasks)}" for name, tasks in groups.items()]
-    lines += [
-        "",
-        "Any checkpoint, LoRA (model_base=BASE) and 4 bits (load_4bit=True) too, by our model entry:",
-    ]
+    lines += ["", "Any checkpoint, also LoRA (model_base=BASE) and 4 bits (load_4bit=True), by this package's entry:"]
     lines += [f"python -m lmms_eval --model llava_ego2exo --model_args pretrained=CKPT \\\n    {end}"]
     lines += ["", "A merged Qwen checkpoint by lmms-eval's own wrapper, see docs/lmms-eval.md:"]
     lines += [f"python -m lmms_eval --model llava_onevision --model_args {_MERGED} \\\n    {end}"]
     return "\n".join(lines)
+
+
+def cut_parts(items: Sequence[Item], folder: Path) -> list[Item]:
+    """The same items, each with its part of a video as its file; parts that are there already are kept.
+
+    lmms-eval knows no times, so it would show the whole video.
+
+    Args:
+        items: with `path` set.
+        folder: of the parts; made if one is needed.
+
+    Raises:
+        Ego2ExoError: a part cannot be cut, or PyAV is not installed.
+    """
+    wanted = {_target(item, folder): item for item in items if _is_part(item)}
+    if wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+    jobs = [Cut(item.path, target, item.start_s or 0.0, item.end_s) for target, item in wanted.items()]
+    with Cutters() as cutters:
+        states = run_all(cutters.make, jobs, min(os.cpu_count() or 1, 8), "cutting", "cut")
+    faults = [
+        f"{item.id}: {state}"
+        for item, state in zip(wanted.values(), states, strict=True)
+        if state not in ("made", "kept")
+    ]
+    if faults:
+        raise Ego2ExoError(
+            f"{len(faults)} of {len(jobs)} part(s) of videos cannot be cut out: {shorten_list(faults)}",
+            "parts that lie inside videos that decode",
+            "correct these videos or rows and run the same command again, which keeps what is cut",
+        )
+    return [
+        replace(item, path=_target(item, folder), start_s=None, end_s=None) if _is_part(item) else item
+        for item in items
+    ]
+
+
+def _is_part(item: Item) -> bool:
+    return bool(item.start_s) or item.end_s is not None
+
+
+def _target(item: Item, folder: Path) -> str:
+    """One name for one part, by the video's whole path: videos of one name may lie in several folders."""
+    part = hashlib.sha256(repr((item.path, item.start_s, item.end_s)).encode()).hexdigest()[:12]
+    return str(folder / f"{Path(item.path).stem[:80]}-{part}.mp4")

@@ -1,4 +1,4 @@
-"""The functions that the rendered tasks name: from a row to clip and prompt, from a reply to numbers."""
+"""The data rows of lmms-eval's tasks, and the functions that the tasks name: row to prompt, reply to scores."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from ..errors import Ego2ExoError
 from ..evaluation.items import CHOICE, DESCRIPTION, Item
 from ..evaluation.plan import prompt_of
 from ..evaluation.replies.parser import parse_answer
-
-# Items as rows of the data file that lmms-eval reads, and back.
 
 # What a task's metrics are called; each is also given by category where there are several.
 METRICS = {CHOICE: ("acc", "unparsed_rate"), DESCRIPTION: ("rouge_l", "empty_rate", "words")}
@@ -75,7 +73,7 @@ def slugs_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def _group(item: Item) -> str:
-    """What an item is counted under: its category; of a description, what it asks for."""
+    """The category; of a description, which question it is."""
     return item.category if item.kind == CHOICE else item.part
 
 
@@ -172,7 +170,7 @@ def _require_parser() -> None:
 
 @lru_cache(maxsize=100_000)
 def _fault(path: str) -> str:
-    """Why a video cannot be shown, in words; empty where it can."""
+    """Why a video cannot be decoded; empty where it can."""
     from ..video import read_video
 
     try:

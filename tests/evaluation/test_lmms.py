@@ -18,7 +18,7 @@ from llava_ego2exo.evaluation.items import DESCRIPTION, Item
 from llava_ego2exo.evaluation.plan import prompt_of
 from llava_ego2exo.evaluation.replies.parser import parse_answer
 from llava_ego2exo.host.inference.settings import Settings
-from llava_ego2exo.lmms import asking, render, tasks
+from llava_ego2exo.lmms import generation, render, tasks
 from tests.videos import render_clip
 
 OPTIONS = {"A": "cutting", "B": "washing", "C": "pouring from the kettle"}
@@ -260,8 +260,8 @@ class Teacher:
 
 def ask(clips, asked, batch_size=2, **teacher):
     made = Teacher(**teacher)
-    questions = [asking.Question(str(clips / name), text, length) for name, text, length in asked]
-    return made, asking.answers(made, Settings("qwen_1_5", 2), questions, batch_size, quiet=True)
+    questions = [generation.GenerationRequest(str(clips / name), text, length) for name, text, length in asked]
+    return made, generation.generate_replies(made, Settings("qwen_1_5", 2), questions, batch_size, quiet=True)
 
 
 def test_a_video_is_read_once_and_replies_keep_their_order(clips):
@@ -285,10 +285,10 @@ def test_no_question_is_answered_blind(clips):
 
 def test_only_greedy_replies_are_given(clips, tmp_path):
     render.render_tasks(tmp_path, [choice(clips)], "ego-in-exo")
-    assert asking.new_tokens(load(tmp_path, "ego2exo_perception_exo")["generation_kwargs"], "t") == 64
-    assert asking.new_tokens({"until": ["\n\n"]}, "t") == 1024
+    assert generation.max_new_tokens(load(tmp_path, "ego2exo_perception_exo")["generation_kwargs"], "t") == 64
+    assert generation.max_new_tokens({"until": ["\n\n"]}, "t") == 1024
     with pytest.raises(Ego2ExoError, match="temperature=0.7, num_beams=4"):
-        asking.new_tokens({"temperature": 0.7, "num_beams": 4, "max_new_tokens": 9}, "t")
+        generation.max_new_tokens({"temperature": 0.7, "num_beams": 4, "max_new_tokens": 9}, "t")
 
 
 @pytest.fixture

@@ -13,18 +13,18 @@ from ..host.inference.settings import Settings
 if TYPE_CHECKING:
     from ..host.inference.answerer import Teacher
 
-# What leaves greedy decoding as it is. lmms-eval adds `until` by itself; a reply is taken whole, as `eval` takes it.
+# Values that leave decoding greedy. lmms-eval adds `until` by itself; a reply is taken whole, as `eval` takes it.
 _GREEDY: dict[str, tuple[Any, ...]] = {
     "do_sample": (False, None), "temperature": (0, None, 1), "num_beams": (1, None), "top_p": (None, 1, 0),
 }  # fmt: skip
-_TAKEN = ("max_new_tokens", "until")
-# LLaVA's wrappers in lmms-eval answer at such length where a task does not say.
-_LONGEST = 1024
+_ALLOWED = ("max_new_tokens", "until")
+# The default of LLaVA's wrappers in lmms-eval.
+_DEFAULT_NEW_TOKENS = 1024
 
 
 @dataclass(frozen=True)
-class Question:
-    """One request.
+class GenerationRequest:
+    """One request of lmms-eval.
 
     Args:
         path: of its video.
@@ -38,8 +38,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class _Clip:
-    """A whole video and the places of its questions."""
+class _VideoRequests:
+    """A whole video and the places of the requests about it."""
 
     path: str
     places: tuple[int, ...]
@@ -47,7 +47,7 @@ class _Clip:
     end_s: float | None = None
 
 
-def new_tokens(wanted: Mapping[str, Any], task: str) -> int:
+def max_new_tokens(wanted: Mapping[str, Any], task: str) -> int:
     """Most tokens of a reply.
 
     Args:
@@ -57,25 +57,24 @@ def new_tokens(wanted: Mapping[str, Any], task: str) -> int:
     Raises:
         Ego2ExoError: they ask for anything but a greedy reply.
     """
-    odd = [
-        f"{name}={value}" for name, value in wanted.items() if name not in _TAKEN and value not in _GREEDY.get(name, ())
-    ]
+    given = {name: value for name, value in wanted.items() if name not in _ALLOWED}
+    odd = [f"{name}={value}" for name, value in given.items() if value not in _GREEDY.get(name, ())]
     if odd:
         raise Ego2ExoError(
             f"task {task} generates with {', '.join(odd)}", "greedy replies: max_new_tokens alone", "drop --gen_kwargs"
         )
-    return int(wanted.get("max_new_tokens", _LONGEST))
+    return int(wanted.get("max_new_tokens", _DEFAULT_NEW_TOKENS))
 
 
-def answers(
-    teacher: Teacher, settings: Settings, questions: Sequence[Question], batch_size: int, quiet: bool = False
+def generate_replies(
+    teacher: Teacher, settings: Settings, requests: Sequence[GenerationRequest], batch_size: int, quiet: bool = False
 ) -> list[str]:
-    """Replies in the order of the questions.
+    """Replies in the order of the requests.
 
     Args:
         teacher: the model.
         settings: how clips are read.
-        questions: about any videos, in any order.
+        requests: about any videos, in any order.
         batch_size: clips at once.
         quiet: show no progress.
 
@@ -84,35 +83,35 @@ def answers(
     """
     from tqdm import tqdm
 
-    replies = [""] * len(questions)
-    with tqdm(total=len(questions), desc="llava_ego2exo", unit="question", disable=quiet) as bar:
-        for length in dict.fromkeys(question.new_tokens for question in questions):
+    replies = [""] * len(requests)
+    with tqdm(total=len(requests), desc="llava_ego2exo", unit="question", disable=quiet) as bar:
+        for length in dict.fromkeys(request.new_tokens for request in requests):
             teacher.max_new_tokens = length
             same = replace(settings, max_new_tokens=length)
-            for places, texts in _asked(teacher, same, questions, batch_size):
+            for places, texts in _replies_by_batch(teacher, same, requests, batch_size):
                 for place, text in zip(places, texts, strict=True):
                     replies[place] = text
                 bar.update(len(places))
     return replies
 
 
-def _asked(
-    teacher: Teacher, settings: Settings, questions: Sequence[Question], batch_size: int
+def _replies_by_batch(
+    teacher: Teacher, settings: Settings, requests: Sequence[GenerationRequest], batch_size: int
 ) -> Iterator[tuple[list[int], list[str]]]:
-    """Of the questions of one length, batch after batch: places and replies."""
+    """Of the requests of one length, batch after batch: places and replies."""
     places: dict[str, list[int]] = {}
-    for place, question in enumerate(questions):
-        if question.new_tokens == settings.max_new_tokens:
-            places.setdefault(question.path, []).append(place)
-    clips = [_Clip(path, tuple(own)) for path, own in places.items()]
+    for place, request in enumerate(requests):
+        if request.new_tokens == settings.max_new_tokens:
+            places.setdefault(request.path, []).append(place)
+    clips = [_VideoRequests(path, tuple(own)) for path, own in places.items()]
     batches = [tuple(clips[first : first + batch_size]) for first in range(0, len(clips), batch_size)]
     for batch, seen in read_ahead(batches, lambda clip: read_clip(clip, settings, teacher.preprocess), 2):
-        good = [_sure(clip, one) for clip, one in zip(batch, seen, strict=True)]
+        good = [_unless_error(clip, one) for clip, one in zip(batch, seen, strict=True)]
         texts = [
-            [one.preface + questions[place].text for place in clip.places]
+            [one.preface + requests[place].text for place in clip.places]
             for clip, one in zip(batch, good, strict=True)
         ]
-        said = [_sure(clip, own) for clip, own in zip(batch, _answer(teacher, good, texts), strict=True)]
+        said = [_unless_error(clip, own) for clip, own in zip(batch, _answer(teacher, good, texts), strict=True)]
         yield [place for clip in batch for place in clip.places], [one.text for own in said for one in own]
 
 
@@ -124,7 +123,7 @@ def _answer(teacher: Teacher, clips: Sequence[Seen], texts: Sequence[Sequence[st
         return teacher.answer([clip.pixels for clip in clips], texts)
 
 
-def _sure(clip: _Clip, found: Any) -> Any:
+def _unless_error(clip: _VideoRequests, found: Any) -> Any:
     """What was found; raises where it is an error, naming the clip."""
     if isinstance(found, Ego2ExoError):
         named = found.given if clip.path in found.given else f"{clip.path}: {found.given}"

@@ -69,7 +69,7 @@ def examine(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Ask one model, in every way that means something for it, and write what it answered."""
-    from ..host.model.inspection import hows
+    from ..host.model.inspection import ablation_modes
 
     parser = argparse.ArgumentParser(prog="python -m llava_ego2exo.demo.exam", description=__doc__.split("\n\n")[0])
     parser.add_argument("model", type=Path, help="folder of a checkpoint")
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
     args = parser.parse_args(argv)
     loaded, tests = load_quietly(args.model, args.base), read_tests(args.tests, args.view)
-    exams = {one: examine(loaded, tests, args.template, one) for one in hows(loaded[1])}
+    exams = {one: examine(loaded, tests, args.template, one) for one in ablation_modes(loaded[1])}
     write_atomic(args.out, json.dumps(exams, indent=1))
     return 0
 
@@ -123,12 +123,12 @@ def _descriptions(model: Path, base: Path | None, files: list[Path], template: s
 
 def attention(run: SeedRun, student: str) -> list[ClipAttention]:
     """Where the ego tokens of one student attend in the first clips of the tests."""
-    from ..host.model.inspection import look
+    from ..host.model.inspection import video_attention_maps
 
     _, model, processor, _ = load_quietly(run.folder / f"student-{student}", run.base.model)
     found = []
     for scene, _, exo in run.tests[:_ATTENTION]:
-        seen = look(model, clip_pixels(processor, exo))
+        seen = video_attention_maps(model, clip_pixels(processor, exo))
         names = [f"layer {layer}" for layer in seen.layers]
         found.append(ClipAttention(f"{student}: {describe(scene)}", frames(exo), seen.maps.mean(1).numpy(), names))
     return found

@@ -1,4 +1,4 @@
-"""Parts of a student's input taken away at evaluation: the test that tells whether it uses its ego tokens."""
+"""What a student makes of its ego tokens: parts of its input taken away, and attention maps of one video."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from ..hooks.install import substituted
 from .projector import ego_branch
 from .vision import capture
 
-# Ego tokens switched off for the time of a block: for the self-teacher, and to see whether a student uses them.
-
+ABLATIONS = ("none", "removed", "other clip", "alone")
 _OFF: ContextVar[bool] = ContextVar("ego2exo_tokens_off", default=False)
 
 
@@ -38,71 +37,54 @@ def tokens_off() -> Iterator[None]:
         _OFF.reset(token)
 
 
-HOWS = ("none", "removed", "other clip", "alone")
-
-
-def hows(model: Any) -> tuple[str, ...]:
-    """Those of `HOWS` that mean something for a model.
+def ablation_modes(model: Any) -> tuple[str, ...]:
+    """Those of `ABLATIONS` that apply to a model.
 
     A model without ego tokens has nothing to ablate; of one that gets its ego tokens alone, nothing of the video
     would be left without them.
     """
     if ego_branch(getattr(model.get_model(), "mm_projector", None)) is None:
         return ("none",)
-    return HOWS if Ego2ExoConfig.from_object(model.config).visual_tokens else ("none", "other clip")
+    return ABLATIONS if Ego2ExoConfig.from_object(model.config).visual_tokens else ("none", "other clip")
 
 
 @contextmanager
-def ablated(model: Any, how: str) -> Iterator[None]:
+def ablated(model: Any, mode: str) -> Iterator[None]:
     """Run `model` inside the block with a part of its input changed; everything is as before afterwards.
 
     Args:
         model: a LLaVA model.
-        how: "none" changes nothing; "removed" takes the ego tokens away; "other clip" gives each video the ego
+        mode: "none" changes nothing; "removed" takes the ego tokens away; "other clip" gives each video the ego
             tokens of the video before it in the batch (the first gets the last one's); "alone" takes the ordinary
             visual tokens away.
 
     Raises:
-        Ego2ExoError: an unknown `how`, or one that means nothing for this model (see :func:`hows`); inside the
-            block, with "other clip", a batch of one video, or neighbours in the batch that are the same clip.
+        Ego2ExoError: an unknown `mode`, or one that does not apply to this model (see :func:`ablation_modes`); inside
+            the block, with "other clip", a batch of one video, or neighbours in the batch that are the same clip.
     """
-    if how not in HOWS:
-        raise Ego2ExoError(f"ablation {how!r}", ", ".join(HOWS))
-    allowed = hows(model)
-    if how not in allowed:
+    if mode not in ABLATIONS:
+        raise Ego2ExoError(f"ablation {mode!r}", ", ".join(ABLATIONS))
+    allowed = ablation_modes(model)
+    if mode not in allowed:
         reason = "has no ego tokens" if allowed == ("none",) else "gets its ego tokens alone"
-        raise Ego2ExoError(f"ablation {how!r} of a model that {reason}", ", ".join(allowed), "ask `hows(model)` first")
-    with {"none": _nothing, "removed": _removed, "other clip": _other_clip, "alone": _alone}[how](model):
-        yield
+        raise Ego2ExoError(f"ablation {mode!r} of a model that {reason}", ", ".join(allowed), "use ablation_modes()")
+    if mode == "removed":
+        with tokens_off():
+            yield
+    elif mode == "alone":
+        with substituted(model.config, ego2exo_visual_tokens=False):
+            yield
+    else:
+        branch = ego_branch(model.get_model().mm_projector) if mode == "other clip" else None
+        handle = branch.register_forward_hook(_other_clip) if branch is not None else None
+        try:
+            yield
+        finally:
+            if handle is not None:
+                handle.remove()
 
 
-@contextmanager
-def _nothing(model: Any) -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _removed(model: Any) -> Iterator[None]:
-    with tokens_off():
-        yield
-
-
-@contextmanager
-def _alone(model: Any) -> Iterator[None]:
-    with substituted(model.config, ego2exo_visual_tokens=False):
-        yield
-
-
-@contextmanager
-def _other_clip(model: Any) -> Iterator[None]:
-    handle = ego_branch(model.get_model().mm_projector).register_forward_hook(_roll)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _roll(_branch: Any, args: tuple[dict[int, Tensor], list[int]], tokens: Tensor) -> Tensor:
+def _other_clip(_branch: Any, args: tuple[dict[int, Tensor], list[int]], tokens: Tensor) -> Tensor:
     """The branch's output (V, P, LLM width), each row from the video before."""
     hidden_states, lengths = args
     if len(lengths) < 2:
@@ -126,11 +108,8 @@ def _equal(video: Tensor, other: Tensor) -> bool:
     return video.shape == other.shape and torch.allclose(video, other, rtol=1e-3, atol=1e-5)
 
 
-# Where a loaded student's ego tokens look in one video.
-
-
 @dataclass(frozen=True)
-class Looks:
+class AttentionMaps:
     """Attention of one video's ego tokens.
 
     Attributes:
@@ -144,8 +123,8 @@ class Looks:
 
 
 @torch.no_grad()
-def look(model: Any, frames: Tensor, per_head: bool = False) -> Looks:
-    """Run the vision tower and the ego tokens on one video, and keep where they look.
+def video_attention_maps(model: Any, frames: Tensor, per_head: bool = False) -> AttentionMaps:
+    """Run the vision tower and the ego tokens on one video, and keep the tokens' attention to its patches.
 
     Args:
         model: a LLaVA model with ego tokens.
@@ -160,9 +139,9 @@ def look(model: Any, frames: Tensor, per_head: bool = False) -> Looks:
         lacks = "ego tokens" if branch is None else "a vision tower"
         raise Ego2ExoError(f"{type(model).__name__} without {lacks}", "a student trained with --ego2exo True")
     if frames.ndim != 4 or frames.shape[0] < 1:
-        raise Ego2ExoError(f"frames of shape {tuple(frames.shape)}", "(T, 3, H, W), one video", "look at one at a time")
+        raise Ego2ExoError(f"frames of shape {tuple(frames.shape)}", "(T, 3, H, W), one video", "pass one at a time")
     count, side = frames.shape[0], tower.num_patches_per_side
     with capture(tower, branch.reader.layers) as captured:
         tower(frames.to(tower.device, tower.dtype))
         (maps,) = attention_maps(branch.reader, captured.frames([(0, count)], count), [count], per_head)
-    return Looks(branch.reader.layers, maps.unflatten(-1, (side, side)).cpu())
+    return AttentionMaps(branch.reader.layers, maps.unflatten(-1, (side, side)).cpu())

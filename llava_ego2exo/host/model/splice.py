@@ -27,13 +27,12 @@ from .projector import ego_branch
 from .shared_encoding import encoded_ranges
 from .vision import Captured, capture, check_states
 
-# What the `images` argument holds: videos, images and stand-ins of text rows, and which placeholder takes which.
-
-IMAGE_TOKEN_INDEX = -200
+IMAGE_TOKEN_INDEX = -200  # LLaVA's id of a placeholder
+FIRST_ID = -201  # of the first ego token; the others go down from there
 
 
 @dataclass(frozen=True)
-class Item:
+class VisualInput:
     """One entry of `images`: its kind and its frames' range among all frames that the tower sees."""
 
     kind: str
@@ -42,30 +41,30 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One placeholder in the text: batch row, position among the row's unmasked ids, index of its item."""
+class Placeholder:
+    """One placeholder in the text: batch row, position among the row's unmasked ids, index of its visual input."""
 
     row: int
     position: int
-    item: int
+    entry: int
 
 
-def list_items(images: Any, modalities: list[str] | None, config: Any) -> list[Item]:
+def list_inputs(images: Any, modalities: list[str] | None, config: Any) -> list[VisualInput]:
     """Entries of `images` in order.
 
     Args:
         images: a list of (frames, 3, H, W) or (3, H, W), a (B, frames, 3, H, W) batch, or (B, 3, H, W) pictures.
-        modalities: the kind of each entry, as LLaVA-NeXT passes it; None where the host does not say.
+        modalities: the kind of each entry, as LLaVA-NeXT passes it; None where the host passes none.
         config: the model's config, for the rule without modalities.
     """
     counts = _frame_counts(images)
     pictures = not isinstance(images, list) and images.ndim == 4  # LLaVA encodes these one by one, as images
-    items, first = [], 0
+    inputs, first = [], 0
     for index, count in enumerate(counts):
         kind = "image" if pictures else _kind(index, count, modalities, config)
-        items.append(Item(kind, first, first + count))
+        inputs.append(VisualInput(kind, first, first + count))
         first += count
-    return items
+    return inputs
 
 
 def _frame_counts(images: Any) -> list[int]:
@@ -77,47 +76,48 @@ def _frame_counts(images: Any) -> list[int]:
 def _kind(index: int, frames: int, modalities: list[str] | None, config: Any) -> str:
     if modalities is not None:
         return modalities[index] if index < len(modalities) else "image"
-    # llava-torch's own callers say nothing: several pictures without tiling can only be a video's frames.
+    # llava-torch's own callers pass none: several pictures without tiling can only be a video's frames.
     flat = getattr(config, "mm_patch_merge_type", "flat") == "flat"
     tiled = getattr(config, "image_aspect_ratio", "square") == "anyres"
     return "video" if frames > 1 and flat and not tiled else "image"
 
 
-def list_slots(rows: list[Tensor], count: int) -> list[Slot]:
-    """Which item each placeholder takes, by LLaVA's own counting.
+def list_placeholders(rows: list[Tensor], count: int) -> list[Placeholder]:
+    """Which visual input each placeholder takes, by LLaVA's own counting.
 
-    A row without a placeholder uses up one item; LLaVA-NeXT gives a placeholder too many the previous item.
+    A row without a placeholder uses up one input; LLaVA-NeXT gives a surplus placeholder the previous input.
 
     Args:
         rows: unmasked token ids of each batch row.
-        count: number of items.
+        count: number of visual inputs.
     """
-    slots, index = [], 0
+    placeholders, index = [], 0
     for row, ids in enumerate(rows):
         positions = (ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
         for position in positions:
-            slots.append(Slot(row, position, index if index < count else index - 1))
+            placeholders.append(Placeholder(row, position, index if index < count else index - 1))
             index += 1
         index += not positions
-    return [slot for slot in slots if slot.item < count]
+    return [placeholder for placeholder in placeholders if placeholder.entry < count]
 
 
-def check_visible(slots: list[Slot], items: list[Item], chosen: frozenset[str], visual_tokens: bool) -> None:
-    """Without ordinary visual tokens an item that gets no ego tokens would vanish.
+def check_visible(
+    placeholders: list[Placeholder], inputs: list[VisualInput], chosen: frozenset[str], visual_tokens: bool
+) -> None:
+    """Without ordinary visual tokens an input that gets no ego tokens would vanish.
 
     Raises:
-        Ego2ExoError: there is such an item.
+        Ego2ExoError: there is such an input.
     """
-    lost = sorted({items[slot.item].kind for slot in slots if items[slot.item].kind not in chosen})
+    lost = sorted(
+        {inputs[placeholder.entry].kind for placeholder in placeholders if inputs[placeholder.entry].kind not in chosen}
+    )
     if lost and not visual_tokens:
         raise Ego2ExoError(
             f"--ego2exo_visual_tokens False, and the batch holds {' and '.join(lost)} input that gets no ego tokens",
             f"only {', '.join(sorted(chosen))} input (--ego2exo_modalities)",
             f"add {', '.join(lost)} to --ego2exo_modalities, or set --ego2exo_visual_tokens True",
         )
-
-
-FIRST_ID = -201
 
 
 def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,44 +149,44 @@ def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Batch:
-    """One call's rows without padding, its items, and the placeholders whose item gets ego tokens."""
+    """One call's rows without padding, its visual inputs, and the placeholders whose input gets ego tokens."""
 
     rows: list[Tensor]
     labels: list[Tensor] | None
-    items: list[Item]
-    slots: list[Slot]
+    inputs: list[VisualInput]
+    placeholders: list[Placeholder]
     num_tokens: int
     flags: Ego2ExoConfig
 
     @property
     def used(self) -> list[int]:
-        """Items with ego tokens, each once, in order."""
-        return sorted({slot.item for slot in self.slots})
+        """Indices of inputs with ego tokens, each once, ascending."""
+        return sorted({placeholder.entry for placeholder in self.placeholders})
 
     @property
     def total_frames(self) -> int:
-        return self.items[-1].last if self.items else 0
+        return self.inputs[-1].last if self.inputs else 0
 
 
 def _read(model: Any, call: dict[str, Any], num_tokens: int) -> Batch:
     flags = Ego2ExoConfig.from_object(model.config)
     modalities = call.get("modalities", stashed_modalities())
     modalities = [modalities] if isinstance(modalities, str) else modalities
-    items = list_items(call["images"], modalities, model.config)
+    inputs = list_inputs(call["images"], modalities, model.config)
     ids, mask = call["input_ids"], call["attention_mask"]
     mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     rows = [row[keep] for row, keep in zip(ids, mask, strict=True)]
     labels = call["labels"]
     labels = None if labels is None else [row[keep] for row, keep in zip(labels, mask, strict=True)]
-    slots = list_slots(rows, len(items))
-    check_visible(slots, items, flags.modality_set, flags.visual_tokens)
-    slots = [slot for slot in slots if items[slot.item].kind in flags.modality_set]
-    return Batch(rows, labels, items, slots, num_tokens, flags)
+    placeholders = list_placeholders(rows, len(inputs))
+    check_visible(placeholders, inputs, flags.modality_set, flags.visual_tokens)
+    placeholders = [placeholder for placeholder in placeholders if inputs[placeholder.entry].kind in flags.modality_set]
+    return Batch(rows, labels, inputs, placeholders, num_tokens, flags)
 
 
 def _expand(call: dict[str, Any], batch: Batch) -> None:
-    """Put P ids behind (or, without visual tokens, in the place of) each slot, and pad the rows again."""
-    if not batch.slots:
+    """Put P ids behind (or, without visual tokens, in the place of) each placeholder, and pad the rows again."""
+    if not batch.placeholders:
         return
     mask = call["attention_mask"]
     ids = [_insert(row, index, batch, ego_ids=True) for index, row in enumerate(batch.rows)]
@@ -200,21 +200,24 @@ def _expand(call: dict[str, Any], batch: Batch) -> None:
 
 def _insert(row: Tensor, index: int, batch: Batch, ego_ids: bool) -> Tensor:
     pieces, last = [], 0
-    for slot in (slot for slot in batch.slots if slot.row == index):
-        start = FIRST_ID - batch.used.index(slot.item) * batch.num_tokens
+    for placeholder in (placeholder for placeholder in batch.placeholders if placeholder.row == index):
+        start = FIRST_ID - batch.used.index(placeholder.entry) * batch.num_tokens
         new = torch.arange(start, start - batch.num_tokens, -1, dtype=row.dtype, device=row.device)
-        pieces += [row[last : slot.position + batch.flags.visual_tokens], new if ego_ids else new.fill_(IGNORE_INDEX)]
-        last = slot.position + 1
+        pieces += [
+            row[last : placeholder.position + batch.flags.visual_tokens],
+            new if ego_ids else new.fill_(IGNORE_INDEX),
+        ]
+        last = placeholder.position + 1
     return torch.cat([*pieces, row[last:]])
 
 
 def _tokens(stack: contextlib.ExitStack, tower: Any, branch: EgoBranch, batch: Batch) -> _Tokens | None:
-    """What makes the batch's ego tokens; the tower's layers are kept only where some item gets them.
+    """What makes the batch's ego tokens; the tower's layers are kept only where some input gets them.
 
     Without any there is nothing to do in inference, and in training only to tie the branch to the graph.
     """
     trained = torch.is_grad_enabled() and any(p.requires_grad for p in branch.parameters())
-    if not batch.slots:
+    if not batch.placeholders:
         return _Tokens(branch, None, batch) if trained else None
     if trained:
         check_states(batch.flags.states, tower)
@@ -227,8 +230,8 @@ class _Tokens:
 
     Args:
         branch: reads the layers.
-        captured: the layers; None where no item gets tokens.
-        batch: the items.
+        captured: the layers; None where no input gets tokens.
+        batch: the rows and inputs.
         states: `--ego2exo_states`; None: there will be no backward.
     """
 
@@ -237,13 +240,13 @@ class _Tokens:
         self._made: Tensor | None = None
 
     def rows(self) -> Tensor:
-        """(videos * P, LLM width); (0, LLM width) with every parameter in the graph where no item gets tokens."""
+        """(videos * P, LLM width); (0, LLM width) with every parameter in the graph where no input gets tokens."""
         if self._made is None:
             self._made = self.branch.unused() if self.captured is None else self._read(self.captured)
         return self._made
 
     def _read(self, captured: Captured) -> Tensor:
-        chosen = [self.batch.items[index] for index in self.batch.used]
+        chosen = [self.batch.inputs[index] for index in self.batch.used]
         ranges = [(item.first, item.last) for item in chosen]
         encoded = encoded_ranges(self.batch.used, ranges, self.batch.total_frames)
         where = (encoded.ranges, encoded.total)
@@ -258,15 +261,15 @@ class _Tokens:
 
     @property
     def wanted(self) -> bool:
-        """Without items only the first call matters: it ties the branch to the graph."""
+        """Without inputs only the first call matters: it ties the branch to the graph."""
         return self.captured is not None or self._made is None
 
 
 @contextlib.contextmanager
 def _fill(embedding: nn.Module, tokens: _Tokens) -> Any:
-    """Inside the block the embedding knows our ids.
+    """Inside the block the embedding knows the ego tokens' ids.
 
-    Unique ids, not a count of calls, tell which token goes where. The scatter is out of place because under
+    Unique ids, not a count of calls, decide which token goes where. The scatter is out of place because under
     gradient checkpointing a hook of LLaVA's may have made the embedding's output a leaf.
     """
     pending: list[Tensor] = []
@@ -293,7 +296,7 @@ def _fill(embedding: nn.Module, tokens: _Tokens) -> Any:
 
 
 def _encode_unseen(model: Any, images: Tensor) -> Tensor:
-    """Run the tower for its layers' sake; what LLaVA then splices is dropped, so one patch is projected, not all.
+    """Run the tower for its layers alone; what LLaVA then splices is dropped, so one patch is projected, not all.
 
     The one patch keeps the projector in the graph (zero gradient), as distributed training needs.
     """

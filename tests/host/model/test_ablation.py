@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.model.inspection import HOWS, ablated, hows
+from llava_ego2exo.host.model.inspection import ABLATIONS, ablated, ablation_modes
 
 from ..models import Batch, P, branch_of, build, expected, hooks_of, prepare, upstream_prepare
 
@@ -80,10 +80,10 @@ def state(model):
 def test_all_is_as_before_afterwards():
     model, batch = build(), Batch(*ROWS)
     whole, (config, weights, hooks) = inputs(model, batch), state(model)
-    for how in HOWS:
-        with pytest.raises(KeyError), ablated(model, how):
+    for mode in ABLATIONS:
+        with pytest.raises(KeyError), ablated(model, mode):
             inputs(model, batch)
-            raise KeyError(how)
+            raise KeyError(mode)
         after = state(model)
         assert after[0] == config and after[2] == hooks == 0
         assert all(torch.equal(after[1][name], value) for name, value in weights.items())
@@ -96,14 +96,14 @@ def test_answers_and_loss_follow():
     model, batch = build(config={"tokenizer_padding_side": "left"}), Batch(*ROWS, left=True)
     wrapped = peft.get_peft_model(build(), peft.LoraConfig(target_modules=r".*layers\.\d+\.self_attn\.q_proj"))
     losses, logits = [], []
-    for how in HOWS:
-        with torch.no_grad(), ablated(model, how):
+    for mode in ABLATIONS:
+        with torch.no_grad(), ablated(model, mode):
             losses.append(model(**batch.call()).loss.item())
             settings = {"output_logits": True, "return_dict_in_generate": True}
             logits.append(model.generate(**batch.asked(max_new_tokens=2, **settings)).logits[0])
-        with torch.no_grad(), ablated(wrapped, how):
+        with torch.no_grad(), ablated(wrapped, mode):
             torch.testing.assert_close(wrapped(**Batch(*ROWS).call()).loss.item(), losses[-1], rtol=1e-4, atol=1e-4)
-    assert len(set(losses)) == len(HOWS)
+    assert len(set(losses)) == len(ABLATIONS)
     for index, mine in enumerate(logits):
         assert all((mine - other).abs().max() > 1e-4 for other in logits[:index])
 
@@ -123,10 +123,14 @@ def test_other_clip_needs_other_clips():
 
 def test_what_means_nothing_for_a_model_is_refused():
     alone, plain = build(ego2exo_visual_tokens=False), build(ego=False)
-    assert hows(build()) == HOWS and hows(alone) == ("none", "other clip") and hows(plain) == ("none",)
+    assert (
+        ablation_modes(build()) == ABLATIONS
+        and ablation_modes(alone) == ("none", "other clip")
+        and ablation_modes(plain) == ("none",)
+    )
     for model, reason in ((alone, "gets its ego tokens alone"), (plain, "has no ego tokens")):
-        for how in set(HOWS) - set(hows(model)):
-            with pytest.raises(Ego2ExoError, match=f"{how}.*{reason}"), ablated(model, how):
+        for mode in set(ABLATIONS) - set(ablation_modes(model)):
+            with pytest.raises(Ego2ExoError, match=f"{mode}.*{reason}"), ablated(model, mode):
                 pass
     with pytest.raises(Ego2ExoError, match="ablation 'gone'.*none, removed, other clip, alone"):
         with ablated(build(), "gone"):

@@ -1,11 +1,11 @@
-"""Where a student's ego tokens look, against the run that it does when it is asked."""
+"""Attention maps of a student's ego tokens, against those of the run that `generate` does."""
 
 import pytest
 import torch
 
 from llava_ego2exo.demo.models import tiny_tower
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.model.inspection import look
+from llava_ego2exo.host.model.inspection import video_attention_maps
 from llava_ego2exo.method.attention_maps import attention_maps, recorded
 
 from ..models import Batch, P, branch_of, build, hidden_states, hooks_of
@@ -16,37 +16,37 @@ pytestmark = pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("flags", [{}, {"ego2exo_layers": "1,3"}, {"ego2exo_block": "transformer"}], ids=str)
 def test_equals_what_generate_attends_to(flags):
     model, batch = build(**flags), Batch("..V..")
-    looks = look(model, batch.images[0])
+    found = video_attention_maps(model, batch.images[0])
     chosen = branch_of(model).reader.layers
-    assert looks.layers == chosen == ((1, 3) if "ego2exo_layers" in flags else (0, 1, 2, 3))
-    assert looks.maps.shape == (len(chosen), P, len(batch.images[0]), 4, 4)
+    assert found.layers == chosen == ((1, 3) if "ego2exo_layers" in flags else (0, 1, 2, 3))
+    assert found.maps.shape == (len(chosen), P, len(batch.images[0]), 4, 4)
     with recorded(branch_of(model).reader) as record:
         model.generate(**batch.asked())
-    torch.testing.assert_close(looks.maps.flatten(-2), record.maps()[0])
-    torch.testing.assert_close(looks.maps.sum((-1, -2, -3)), torch.ones(len(chosen), P))
-    assert hooks_of(model) == 0 and not looks.maps.requires_grad
+    torch.testing.assert_close(found.maps.flatten(-2), record.maps()[0])
+    torch.testing.assert_close(found.maps.sum((-1, -2, -3)), torch.ones(len(chosen), P))
+    assert hooks_of(model) == 0 and not found.maps.requires_grad
 
 
 def test_heads_apart_and_in_the_place_of_their_patch():
     model, batch = build(), Batch("..V..")
-    heads = look(model, batch.images[0], per_head=True).maps
+    heads = video_attention_maps(model, batch.images[0], per_head=True).maps
     (wanted,) = attention_maps(
         branch_of(model).reader, hidden_states(model, batch.images), [len(batch.images[0])], True
     )
     assert heads.shape == (4, 4, P, len(batch.images[0]), 4, 4)
     torch.testing.assert_close(heads[..., 2, 1], wanted[..., 2 * 4 + 1])  # row 2, column 1
-    torch.testing.assert_close(heads.mean(1), look(model, batch.images[0]).maps)
+    torch.testing.assert_close(heads.mean(1), video_attention_maps(model, batch.images[0]).maps)
 
 
 def test_half_precision(tmp_path):
     model = build(tower=tiny_tower(tmp_path / "tower", size=42)).bfloat16()
-    maps = look(model, torch.randn(3, 3, 42, 42)).maps
+    maps = video_attention_maps(model, torch.randn(3, 3, 42, 42)).maps
     assert maps.shape == (4, P, 3, 6, 6) and maps.dtype == torch.float32
 
 
-def test_what_cannot_be_looked_at():
+def test_what_has_no_maps():
     with pytest.raises(Ego2ExoError, match="without ego tokens.*--ego2exo True"):
-        look(build(ego=False), torch.randn(2, 3, 28, 28))
+        video_attention_maps(build(ego=False), torch.randn(2, 3, 28, 28))
     for shape in ((3, 28, 28), (0, 3, 28, 28), (1, 2, 3, 28, 28)):
         with pytest.raises(Ego2ExoError, match="one video"):
-            look(build(), torch.randn(shape))
+            video_attention_maps(build(), torch.randn(shape))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.model.splice import Item, list_items
+from llava_ego2exo.host.model.splice import VisualInput, list_inputs
 
 from ..models import (
     Batch,
@@ -116,9 +116,12 @@ def test_several_pictures_without_modalities():
     images = [torch.zeros(4, 3, 2, 2), torch.zeros(1, 3, 2, 2), torch.zeros(3, 2, 2)]
     for merge, ratio, kind in (("flat", "pad", "video"), ("spatial", "pad", "image"), ("flat", "anyres", "image")):
         config = SimpleNamespace(mm_patch_merge_type=merge, image_aspect_ratio=ratio)
-        items = list_items(images, None, config)
-        assert items == [Item(kind, 0, 4), Item("image", 4, 5), Item("image", 5, 6)]
-        assert list_items(torch.zeros(2, 4, 3, 2, 2), None, config) == [Item(kind, 0, 4), Item(kind, 4, 8)]
+        items = list_inputs(images, None, config)
+        assert items == [VisualInput(kind, 0, 4), VisualInput("image", 4, 5), VisualInput("image", 5, 6)]
+        assert list_inputs(torch.zeros(2, 4, 3, 2, 2), None, config) == [
+            VisualInput(kind, 0, 4),
+            VisualInput(kind, 4, 8),
+        ]
 
 
 def test_images_get_tokens_when_asked():

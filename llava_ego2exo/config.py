@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import Ego2ExoError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PREFIX = "ego2exo_"
 BLOCKS = ("cross_attention", "transformer")
@@ -15,7 +18,7 @@ STATES = ("keep", "offload", "recompute")
 KEY_EMBEDDINGS = ("none", "frame", "frame+position")
 MODALITIES = ("video", "image")
 
-# What may be set anew when training goes on from an ego checkpoint; everything else shapes the weights.
+# What may change when training continues from an ego checkpoint; everything else shapes the weights.
 _FREE = ("attn", "states", "lr", "visual_tokens", "modalities")
 
 
@@ -24,12 +27,34 @@ def _flag(default: Any, text: str) -> Any:
 
 
 def base_type(projector_type: str) -> str:
-    """The ordinary projector type behind our prefix."""
+    """The ordinary projector type behind the prefix."""
     return projector_type.removeprefix(PREFIX)
 
 
+class _Flags:
+    """A group of flags; they are stored and read under their names with the prefix ``ego2exo_``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Each value under its flag's name, as in a checkpoint's `config.json`."""
+        return {PREFIX + key: value for key, value in asdict(self).items()}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_object(cls, source: Any) -> Self:
+        """Read the flags from anything that carries them as attributes (parsed arguments, a model's config)."""
+        names = [f.name for f in fields(cls) if hasattr(source, PREFIX + f.name)]  # type: ignore[arg-type]
+        return cls(**{name: getattr(source, PREFIX + name) for name in names})
+
+
+def _is_whole(value: Any, lowest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
 @dataclass(frozen=True)
-class Ego2ExoConfig:
+class Ego2ExoConfig(_Flags):
     """The plugin's flags, under their names without the prefix ``ego2exo_`` (paper section 3.2 for the tokens).
 
     Raises:
@@ -51,7 +76,7 @@ class Ego2ExoConfig:
     lr: float | None = _flag(None, "Learning rate of the ego tokens; unset: mm_projector_lr, else learning_rate.")
 
     def __post_init__(self) -> None:
-        if isinstance(self.num_tokens, bool) or not isinstance(self.num_tokens, int) or self.num_tokens < 1:
+        if not _is_whole(self.num_tokens, 1):
             raise Ego2ExoError(
                 f"--ego2exo_num_tokens {self.num_tokens}", "a whole number from 1", "leave it out for 16"
             )
@@ -89,7 +114,7 @@ class Ego2ExoConfig:
         upper = "" if num_layers is None else f" to {num_layers - 1} (the vision encoder has {num_layers} layers)"
         allowed = f"`all`, or numbers from 0{upper}, each once"
         if not all(part.isdigit() for part in parts):
-            raise Ego2ExoError(f"--ego2exo_layers {self.layers!r} holds something that is no number", allowed, remedy)
+            raise Ego2ExoError(f"--ego2exo_layers {self.layers!r} is not a list of numbers", allowed, remedy)
         indices = [int(part) for part in parts]
         if len(set(indices)) < len(indices):
             raise Ego2ExoError(f"--ego2exo_layers {self.layers!r} names a layer twice", allowed, remedy)
@@ -97,18 +122,8 @@ class Ego2ExoConfig:
             raise Ego2ExoError(f"--ego2exo_layers {self.layers!r} is out of range", allowed, remedy)
         return tuple(sorted(indices))
 
-    def to_dict(self) -> dict[str, Any]:
-        """As keys of a checkpoint's `config.json`, each with its flag's name."""
-        return {PREFIX + key: value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_object(cls, source: Any) -> Ego2ExoConfig:
-        """Read the flags from anything that carries them as attributes (parsed arguments, a model's config)."""
-        values = {f.name: getattr(source, PREFIX + f.name) for f in fields(cls) if hasattr(source, PREFIX + f.name)}
-        return cls(**values)
-
     def differences(self, other: Ego2ExoConfig) -> list[str]:
-        """Flags whose values differ and shape the weights, as ``name: mine / other's`` lines."""
+        """Flags whose values differ and shape the weights, as lines ``name: own value / other value``."""
         names = [f.name for f in fields(self) if f.name not in _FREE]
         return [
             f"ego2exo_{name}: {getattr(self, name)} / {getattr(other, name)}"
@@ -118,7 +133,7 @@ class Ego2ExoConfig:
 
 
 @dataclass(frozen=True)
-class DistillConfig:
+class DistillConfig(_Flags):
     """The distillation's flags, under their names without the prefix ``ego2exo_`` (paper section 3.1 is weight 0).
 
     They belong to a run, not to a model: a checkpoint's `config.json` keeps them for the record, nothing inherits them.
@@ -141,8 +156,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         for name, lowest in (("kd_weight", "0 or more"), ("kd_temperature", "above 0")):
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-            if not number or value < 0 or (value == 0 and name == "kd_temperature"):
+            if not _is_number(value) or value < 0 or (value == 0 and name == "kd_temperature"):
                 raise Ego2ExoError(f"--{PREFIX}{name} {value}", f"a number {lowest}", "leave it out for the default")
         if not isinstance(self.teacher, str) or not self.teacher.strip():
             raise Ego2ExoError(f"--{PREFIX}teacher {self.teacher!r}", "self, cached, or a checkpoint's path")
@@ -176,7 +190,7 @@ class DistillConfig:
         return self.teacher if self.teacher in ("self", "cached") else "path"
 
     def differences(self, other: DistillConfig) -> list[str]:
-        """What makes another loss, as ``name: mine / other's`` lines; folders may move."""
+        """Flags that change the loss, as lines ``name: own value / other value``; folders may move."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in ("kd_weight", "kd_temperature", "kind")}
         return [
             f"{PREFIX}{'teacher' if name == 'kind' else name}: {mine} / {theirs}"
@@ -184,64 +198,43 @@ class DistillConfig:
             if mine != theirs
         ]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As keys of a checkpoint's `config.json`, each with its flag's name."""
-        return {PREFIX + key: value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_object(cls, source: Any) -> DistillConfig:
-        """Read the flags from anything that carries them as attributes."""
-        values = {f.name: getattr(source, PREFIX + f.name) for f in fields(cls) if hasattr(source, PREFIX + f.name)}
-        return cls(**values)
-
 
 @dataclass(frozen=True)
-class ReadingConfig:
+class ReadingConfig(_Flags):
     """How a run reads its clips, under the flags' names without the prefix ``ego2exo_``.
 
-    They belong to a run, not to a model: none changes what is learned from a sample that can be read.
+    They belong to a run, not to a model: none changes what is learned from a readable sample.
 
     Raises:
         Ego2ExoError: a value that no run can use.
     """
 
     frame_cache: str | None = _flag(
-        None, "Folder where decoded frames are kept, which `teach` and `eval` share; unset: none are kept."
+        None, "Folder of cached decoded frames, shared with `teach` and `eval`; unset: no cache."
     )
     frame_cache_gb: float = _flag(
-        20.0, "Most gigabytes (10^9 bytes) that it holds; the clips used longest ago go first."
+        20.0, "Its maximum size in gigabytes (10^9 bytes); the least recently used clips are removed first."
     )
-    max_bad: int = _flag(
-        0, "Samples that may turn out unreadable and are left out, exo and ego view together, before the run stops."
-    )
+    max_bad: int = _flag(0, "Maximum unreadable samples (exo and ego view together) to skip before stopping.")
     max_json_mb: int = _flag(512, "Largest training file that is read, in MiB.")
 
     def __post_init__(self) -> None:
-        most = self.frame_cache_gb
-        if isinstance(most, bool) or not isinstance(most, (int, float)) or not isfinite(most) or most <= 0:
-            raise Ego2ExoError(f"--{PREFIX}frame_cache_gb {most}", "a number above 0", "leave it out for 20")
-        if isinstance(self.max_bad, bool) or not isinstance(self.max_bad, int) or self.max_bad < 0:
+        if not _is_number(self.frame_cache_gb) or self.frame_cache_gb <= 0:
+            raise Ego2ExoError(
+                f"--{PREFIX}frame_cache_gb {self.frame_cache_gb}", "a number above 0", "leave it out for 20"
+            )
+        if not _is_whole(self.max_bad, 0):
             raise Ego2ExoError(f"--{PREFIX}max_bad {self.max_bad}", "a whole number from 0", "leave it out for 0")
-        if isinstance(self.max_json_mb, bool) or not isinstance(self.max_json_mb, int) or self.max_json_mb < 1:
+        if not _is_whole(self.max_json_mb, 1):
             raise Ego2ExoError(
                 f"--{PREFIX}max_json_mb {self.max_json_mb}", "a whole number from 1", "leave it out for 512"
             )
         if self.frame_cache is not None and not str(self.frame_cache).strip():
             raise Ego2ExoError(f"--{PREFIX}frame_cache {self.frame_cache!r}", "a folder", "leave it out for none")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Each value under its flag's name."""
-        return {PREFIX + key: value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_object(cls, source: Any) -> ReadingConfig:
-        """Read the flags from anything that carries them as attributes."""
-        values = {f.name: getattr(source, PREFIX + f.name) for f in fields(cls) if hasattr(source, PREFIX + f.name)}
-        return cls(**values)
-
 
 def other_settings(lines: list[str]) -> Ego2ExoError:
-    """The refusal to train on with flags that do not fit the checkpoint's weights.
+    """The error for flags that do not fit the checkpoint's weights.
 
     Args:
         lines: what differs, as :meth:`Ego2ExoConfig.differences` gives it.

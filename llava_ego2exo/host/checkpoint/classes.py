@@ -70,7 +70,7 @@ def llava_class(key: str) -> Any:
 
 
 def wrap_class(original: classmethod) -> classmethod:
-    """Mend: training chooses the class by letters anywhere in the path; the checkpoint's config says which it is."""
+    """Fix: training chooses the class by letters anywhere in the path; this takes the one that the config names."""
     inner = original.__func__
 
     @functools.wraps(inner)

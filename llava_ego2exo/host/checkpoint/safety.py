@@ -1,4 +1,4 @@
-"""Load tensors, never code: `torch.load` restricted to weights."""
+"""Weights that never run code: `torch.load` restricted to tensors, whole files, no code of a model's own."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ ALLOWED_CLASSES = (
     "deepspeed.runtime.zero.config.ZeroStageEnum",
     "deepspeed.utils.tensor_fragment.fragment_address",
 )
+REMOTE_CODE_VARIABLE = "LLAVA_EGO2EXO_REMOTE_CODE"
 
 
 class WeightsRefused(Ego2ExoError):
@@ -95,9 +96,6 @@ def _refusal_behind(error: BaseException | None) -> WeightsRefused | None:
     return error
 
 
-# Whether the safetensors files of a folder are whole.
-
-
 def require_whole_weights(folder: str | Path | None) -> None:
     """Check the header and length of each `.safetensors` file in a folder; reads headers alone.
 
@@ -119,19 +117,14 @@ def require_whole_weights(folder: str | Path | None) -> None:
             ) from error
 
 
-# Python code that a checkpoint brings: LLaVA lets transformers run it for `hf:` towers, and for paths with `mpt`.
-
-ALLOWED = "LLAVA_EGO2EXO_REMOTE_CODE"
-
-
 def check_tower_code(tower: Any) -> None:
-    """Refuse a `hf:` tower (`--vision_tower`, or `mm_vision_tower` of a config) that brings code.
+    """Refuse a `hf:` tower (`--vision_tower`, or `mm_vision_tower` of a config) that brings code: LLaVA runs it.
 
     Raises:
         Ego2ExoError: it does, and the environment does not allow it.
     """
     if isinstance(tower, str) and tower.startswith("hf:"):
-        _refuse(tower.removeprefix("hf:"), f"the vision tower {tower}")
+        _refuse_code(tower.removeprefix("hf:"), f"the vision tower {tower}")
 
 
 def check_base_code(path: Any) -> None:
@@ -141,17 +134,17 @@ def check_base_code(path: Any) -> None:
         Ego2ExoError: it does, and the environment does not allow it.
     """
     if "mpt" in str(path) and detect() == PYPI:
-        _refuse(str(path), f"--model_name_or_path {path}")
+        _refuse_code(str(path), f"--model_name_or_path {path}")
 
 
-def _refuse(path: str, given: str) -> None:
+def _refuse_code(path: str, given: str) -> None:
     try:
         config = read_config(path)
     except Ego2ExoError:
         return  # whoever reads the missing config reports it
-    if config.get("auto_map") and os.environ.get(ALLOWED) != "1":
+    if config.get("auto_map") and os.environ.get(REMOTE_CODE_VARIABLE) != "1":
         raise Ego2ExoError(
             f"{given} brings Python code of its own (auto_map in its config.json)",
             "models whose classes transformers and llava know",
-            f"read that code first, and set {ALLOWED}=1 if you trust it",
+            f"read that code first, and set {REMOTE_CODE_VARIABLE}=1 if you trust it",
         )

@@ -1,4 +1,4 @@
-"""Mend: LLaVA moves a lone placeholder to the front of its turn; a distillation sample keeps it where it stands."""
+"""Fix: LLaVA moves a lone placeholder to the front of its turn; a distillation sample keeps it where it stands."""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""`modalities` for hosts and models whose `forward` and `generate` do not take it.
+"""Fixes of LLaVA's model classes: `modalities`, quantization, attention, and classes that are never imported.
 
-LLaVA-NeXT says per picture list entry whether it is a video; its Mistral and Gemma classes and all of llava-torch
-lack the argument, so they crash on LLaVA-NeXT's own collator or never see a video.
+LLaVA-NeXT passes for each entry of `images` whether it is a video; its Mistral and Gemma classes and all of
+llava-torch lack that argument, so they crash on LLaVA-NeXT's own collator or never see a video.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import inspect
 import warnings
 from collections.abc import Callable
@@ -19,6 +21,9 @@ from torch import nn
 from ...errors import Ego2ExoError
 from .towers import prepare_tower
 
+# Not quantized: what trains or must stay exact. lm_head too, as its rounding hits every token.
+SKIPPED = ("mm_projector", "vision_tower", "vision_resampler", "lm_head")
+_UNIMPORTED = {"llava_gemma": "LlavaGemmaForCausalLM", "llava_qwen_moe": "LlavaQwenMoeForCausalLM"}
 _STASH: ContextVar[list[str] | None] = ContextVar("ego2exo_modalities", default=None)
 
 
@@ -98,14 +103,8 @@ def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:
     return prepare_inputs_labels_for_multimodal
 
 
-# `--bits 4` and `8`: the language model's linear layers quantized, and nothing else.
-
-# Left as they are: what trains or must stay exact. lm_head too, as its rounding hits every token.
-SKIPPED = ("mm_projector", "vision_tower", "vision_resampler", "lm_head")
-
-
 def wrap_from_pretrained(original: classmethod) -> classmethod:
-    """A LLaVA class's `from_pretrained` that can really quantize.
+    """A LLaVA class's `from_pretrained` that can quantize: the language model's linear layers, and nothing else.
 
     LLaVA passes load_in_4bit together with quantization_config (refused by transformers >= 4.40), a device_map
     together with low_cpu_mem_usage=False, and lets the projector be quantized.
@@ -161,7 +160,7 @@ def _through_transformers(inner: Any, cls: Any, path: Any, args: Any, kwargs: di
 
 
 def quantize(model: nn.Module, request: Any) -> None:
-    """Exchange the language model's linear layers for bitsandbytes' own, in place, on their device.
+    """Replace the language model's linear layers by bitsandbytes' own, in place, on their device.
 
     Args:
         model: a LLaVA model.
@@ -204,7 +203,7 @@ def _quantized(linear: nn.Linear, request: Any) -> nn.Module:
 
 
 def wrap_attention(original: classmethod) -> classmethod:
-    """Mend: flash attention is LLaVA-NeXT's default, in training and loading; without it, sdpa with a notice."""
+    """Flash attention is LLaVA-NeXT's default, in training and loading; without flash-attn, sdpa with a warning."""
     inner = original.__func__
 
     @functools.wraps(inner)
@@ -218,3 +217,13 @@ def wrap_attention(original: classmethod) -> classmethod:
         return inner(cls, path, *args, **kwargs)
 
     return classmethod(from_pretrained)
+
+
+def missing_classes(host: Any) -> dict[str, Any]:
+    """LLaVA-NeXT's classes that a host module names and never imports; a transformers without the model has none."""
+    found = {}
+    for module, name in _UNIMPORTED.items():
+        if not hasattr(host, name):
+            with contextlib.suppress(ImportError):
+                found[name] = getattr(importlib.import_module(f"llava.model.language_model.{module}"), name)
+    return found

@@ -1,4 +1,4 @@
-"""Mends of how LLaVA-NeXT builds vision towers."""
+"""Fixes of how LLaVA-NeXT builds vision towers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from ..checkpoint.config import read_config
 from ..checkpoint.files import weight_names
 from ..hooks.install import substituted
 
 
 def local_siglip(original: Callable[..., Any]) -> Callable[..., Any]:
-    """LLaVA-NeXT reads every local folder as CLIP; a SigLIP folder says what it is in its config."""
+    """LLaVA-NeXT reads every local folder as CLIP; a SigLIP folder is recognised by its config."""
 
     @functools.wraps(original)
     def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> Any:
@@ -29,8 +30,6 @@ def local_siglip(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _kind(folder: str) -> str:
-    from ..checkpoint.config import read_config
-
     try:
         return str(read_config(folder).get("model_type", ""))
     except ValueError:

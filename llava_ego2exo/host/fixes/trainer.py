@@ -1,4 +1,4 @@
-"""Mends of upstream faults in training: each turns a crash or a silent loss into what was meant, and nothing else."""
+"""Fixes of upstream faults in training: each turns a crash or a silent loss into what was meant, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ...errors import Ego2ExoError
 from ..checkpoint.files import LORA_EXTRAS, PROJECTOR
 from ..checkpoint.safety import only_weights
 from ..hooks.install import substituted
@@ -74,7 +75,7 @@ def random_state(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def adapter_only(args: Any) -> bool:
-    """Does LLaVA save the projector alone for this run?"""
+    """Whether LLaVA saves the projector alone for this run."""
     if getattr(args, "lora_enable", False):
         return False
     parts = (getattr(args, "mm_tunable_parts", None) or "").split(",")
@@ -130,8 +131,6 @@ def load_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _restore(model: Any, file: str) -> None:
-    from ...errors import Ego2ExoError
-
     if not os.path.isfile(file):
         raise Ego2ExoError(
             f"{os.path.dirname(file)} cannot be resumed: it has no {os.path.basename(file)}",

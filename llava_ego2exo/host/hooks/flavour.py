@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -36,33 +35,8 @@ def detect() -> str:
     return NEXT if (package_folder() / "model" / "language_model" / "llava_qwen.py").is_file() else PYPI
 
 
-# Small views of `llava.model.llava_arch` that several seams need.
-
-
-def module() -> Any:
-    """The host module, imported."""
-    import llava.model.llava_arch as host
-
-    return host
-
-
 def original_projector_builder() -> Callable[..., Any]:
-    """LLaVA's own `build_vision_projector`, without our wrapper."""
-    return inspect.unwrap(module().build_vision_projector)
+    """LLaVA's own `build_vision_projector`, without the plugin's wrapper."""
+    from llava.model import llava_arch
 
-
-# Mend: LLaVA-NeXT's Gemma and Qwen-MoE classes are used in train and loader, but never imported there.
-
-_CLASSES = {"llava_gemma": "LlavaGemmaForCausalLM", "llava_qwen_moe": "LlavaQwenMoeForCausalLM"}
-
-
-def missing_classes(host: Any) -> dict[str, Any]:
-    """Classes that the host module names but does not have; a transformers without the model leaves it out."""
-    found = {}
-    for module, name in _CLASSES.items():
-        if not hasattr(host, name):
-            try:
-                found[name] = getattr(importlib.import_module(f"llava.model.language_model.{module}"), name)
-            except ImportError:
-                continue
-    return found
+    return inspect.unwrap(llava_arch.build_vision_projector)

@@ -75,7 +75,7 @@ class AttributePatcher:
 
 @contextmanager
 def substituted(owner: Any, **values: Any) -> Iterator[None]:
-    """Attributes of a module, class or instance replaced for the time of a `with` block, whatever happens in it."""
+    """Attributes of a module, class or instance replaced inside a `with` block, and put back whatever happens in it."""
     patcher = AttributePatcher()
     try:
         for name, value in values.items():
@@ -89,10 +89,9 @@ def substituted(owner: Any, **values: Any) -> Iterator[None]:
 
 
 class Installation:
-    """What one `register()` has replaced, or will replace as soon as its module is imported.
+    """What one `register()` has replaced, or will replace once its module is imported.
 
-    LLaVA's train module imports deepspeed and the vendored trl: waiting for the user's own import keeps inference
-    free of them.
+    LLaVA's train module imports deepspeed and the vendored trl: inference waits for neither.
     """
 
     def __init__(self, flavour: str, fixes: frozenset[str]) -> None:

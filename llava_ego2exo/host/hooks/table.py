@@ -149,9 +149,9 @@ FIXES = (
     _fix("placement", _TRAIN, "preprocess_multimodal", "fixes.data:keep_placement", "sources data_args",
           "a placeholder behind the question is moved before it, in samples with `ego_video` too",
           "upstream leaves placeholders where they stand"),
-    _fix("exports", _TRAIN, "", "hooks.flavour:missing_classes", "",
+    _fix("exports", _TRAIN, "", "fixes.model_classes:missing_classes", "",
           "NameError for Gemma and Qwen-MoE", "llava.model exports them", (NEXT,)),
-    _fix("exports", _BUILDER, "", "hooks.flavour:missing_classes", "",
+    _fix("exports", _BUILDER, "", "fixes.model_classes:missing_classes", "",
           "NameError for Gemma and Qwen-MoE", "llava.model exports them", (NEXT,)),
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """`llava.model.builder.load_pretrained_model`: the real function, with the class taken from the checkpoint's config.
 
 LLaVA-NeXT chooses classes by letters in the path, knows no Qwen with a base, asks for CUDA, and lets missing weights
-pass as random ones. Its function still does the loading; what it looks up by name is exchanged while it runs.
+pass as random ones. Its function still does the loading; names that it looks up are substituted while it runs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import inspect
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,68 +25,6 @@ from ..checkpoint.files import Checkpoint, describe, extra_weights
 from ..checkpoint.safety import check_tower_code, only_weights, require_whole_weights
 from ..fixes.towers import prepare_tower
 from ..hooks.install import substituted
-
-# What LLaVA's loader finds in place of the names it looks up, for the time of one call.
-
-
-class ClassFromConfig:
-    """Stands in for every LLaVA class in the loader: builds the class that the checkpoint's config says."""
-
-    def __init__(self, loading: Any) -> None:
-        self._loading = loading
-
-    def from_pretrained(self, path: str, *_args: Any, **kwargs: Any) -> Any:
-        loading = self._loading
-        kwargs.update(config=loading.config, torch_dtype=loading.dtype, low_cpu_mem_usage=True)
-        model, info = llava_class(loading.key).from_pretrained(path, output_loading_info=True, **kwargs)
-        loading.check_missing(info["missing_keys"])
-        loading.check_offloaded(model)
-        if info["mismatched_keys"]:
-            raise Ego2ExoError(f"{path}: weights of other shapes than its config says: {info['mismatched_keys'][:3]}")
-        return model
-
-
-class ReadConfig:
-    """Stands in for LlavaConfig, which LLaVA reads in every branch with a base, whatever the model."""
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-
-    def from_pretrained(self, *_args: Any, **_kwargs: Any) -> Any:
-        return self._config
-
-
-@contextlib.contextmanager
-def quiet() -> Any:
-    """Leave out transformers' warning of newly initialised weights: the ones meant are in the next file to load.
-
-    `check_missing` refuses all others, so nothing is lost with the warning.
-    """
-    logger = logging.getLogger("transformers.modeling_utils")
-
-    def expected(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return "newly initialized" not in text and "TRAIN this model" not in text
-
-    logger.addFilter(expected)
-    try:
-        yield
-    finally:
-        logger.removeFilter(expected)
-
-
-class BaseTokenizer:
-    """AutoTokenizer that reads the base's tokenizer where LLaVA asks an adapter's folder, which has none."""
-
-    def __init__(self, loading: Any) -> None:
-        self._loading = loading
-
-    def from_pretrained(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        from transformers import AutoTokenizer
-
-        loading = self._loading
-        asked_adapter = loading.checkpoint.kind != "full" and path == loading.checkpoint.path
-        return AutoTokenizer.from_pretrained(loading.base if asked_adapter else path, *args, **kwargs)
 
 
 def wrap_loader(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,7 +50,7 @@ def wrap_loader(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Loading:
-    """One call of the loader: its checks, what it exchanges, and what it verifies afterwards."""
+    """One call of the loader: its checks, what it substitutes, and what it verifies afterwards."""
 
     def __init__(
         self, host: Any, checkpoint: Checkpoint, base: str | None, config: dict[str, Any], call: Any, dtype: torch.dtype
@@ -139,7 +78,7 @@ class Loading:
     def _route(self) -> None:
         """Arguments that take LLaVA's function down the branch that fits the checkpoint."""
         call = self.call
-        # With a base every branch differs only in the class, which is exchanged; Qwen's is missing.
+        # With a base every branch differs only in the class, which is substituted; Qwen's is missing.
         kind = {"lora": "llava_llama_lora", "projector": "llava_llama"}.get(self.checkpoint.kind, self.key)
         call["model_name"] = kind
         call.update({name: None for name in ("customized_config", "overwrite_config") if name in call})
@@ -151,15 +90,15 @@ class Loading:
     @contextlib.contextmanager
     def substitutions(self) -> Any:
         """Everything that LLaVA's function looks up by name and must find otherwise."""
-        proxy = ClassFromConfig(self)
+        proxy = ModelClassProxy(self)
         names = {name: proxy for _, name in CLASSES.values()}
         quantized = self.call["load_4bit"] or self.call["load_8bit"]
         with contextlib.ExitStack() as stack:
             stack.enter_context(only_weights())
             stack.enter_context(quiet())
             llama = importlib.import_module("llava.model.language_model.llava_llama")
-            stack.enter_context(substituted(llama, LlavaConfig=ReadConfig(self.config)))
-            stack.enter_context(substituted(self.host, AutoTokenizer=BaseTokenizer(self), **names))
+            stack.enter_context(substituted(llama, LlavaConfig=ConfigProxy(self.config)))
+            stack.enter_context(substituted(self.host, AutoTokenizer=TokenizerProxy(self), **names))
             if quantized and self.checkpoint.kind == "lora":
                 from peft.tuners.lora import LoraModel
 
@@ -228,15 +167,72 @@ class Loading:
             )
 
 
+class ModelClassProxy:
+    """In place of every LLaVA class in the loader: builds the class that the checkpoint's config names."""
+
+    def __init__(self, loading: Loading) -> None:
+        self._loading = loading
+
+    def from_pretrained(self, path: str, *_args: Any, **kwargs: Any) -> Any:
+        loading = self._loading
+        kwargs.update(config=loading.config, torch_dtype=loading.dtype, low_cpu_mem_usage=True)
+        model, info = llava_class(loading.key).from_pretrained(path, output_loading_info=True, **kwargs)
+        loading.check_missing(info["missing_keys"])
+        loading.check_offloaded(model)
+        if info["mismatched_keys"]:
+            raise Ego2ExoError(f"{path}: shapes of weights differ from its config: {info['mismatched_keys'][:3]}")
+        return model
+
+
+class ConfigProxy:
+    """In place of LlavaConfig, which LLaVA reads in every branch with a base, whatever the model."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def from_pretrained(self, *_args: Any, **_kwargs: Any) -> Any:
+        return self._config
+
+
+class TokenizerProxy:
+    """In place of AutoTokenizer: reads the base's tokenizer where LLaVA asks an adapter's folder, which has none."""
+
+    def __init__(self, loading: Loading) -> None:
+        self._loading = loading
+
+    def from_pretrained(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        from transformers import AutoTokenizer
+
+        loading = self._loading
+        of_adapter = loading.checkpoint.kind != "full" and path == loading.checkpoint.path
+        return AutoTokenizer.from_pretrained(loading.base if of_adapter else path, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """Drop transformers' warning of newly initialised weights: `check_missing` refuses all but expected ones."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def keep(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "newly initialized" not in text and "TRAIN this model" not in text
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
 def _unmerged(lora_model: Any, *_args: Any, **_kwargs: Any) -> Any:
     return lora_model.model
 
 
 def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any]) -> None:
-    """Does the checkpoint need a base, and does this one fit?
+    """Check that the checkpoint has the base it needs, and that this one fits.
 
     Raises:
-        Ego2ExoError: it needs one and got none; it got one and needs none; widths differ.
+        Ego2ExoError: it needs one and got none, got one and needs none, or sizes differ.
     """
     if checkpoint.kind == "full":
         if base is not None:
@@ -265,10 +261,7 @@ def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any])
 
 def trained_base(path: str) -> str | None:
     """The base named in a LoRA folder's own adapter_config.json."""
-    from pathlib import Path
-
-    file = Path(path, "adapter_config.json")
     try:
-        return read_json(file, "an adapter's config").get("base_model_name_or_path")
+        return read_json(Path(path, "adapter_config.json"), "an adapter's config").get("base_model_name_or_path")
     except (ValueError, AttributeError):
         return None  # only a hint in messages is lost

@@ -1,4 +1,4 @@
-"""Write a loaded student as a whole LLaVA checkpoint."""
+"""Write a loaded student as a whole LLaVA checkpoint, and the loader's arguments for a device."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ def write_merged(adapter: str, base: str, out: Path, dtype: str | None) -> None:
     from llava.model.builder import load_pretrained_model
 
     trained = dtype or read_config(adapter).get("torch_dtype") or "bfloat16"
-    tokenizer, model, _, _ = load_pretrained_model(
-        adapter, base, "llava_merge_lora", device_map="cpu", torch_dtype="float32", **_on_cpu(load_pretrained_model)
-    )
+    options = {"device_map": "cpu", **device_options(load_pretrained_model, torch.device("cpu"))}
+    tokenizer, model, _, _ = load_pretrained_model(adapter, base, "llava_merge_lora", torch_dtype="float32", **options)
     model.to(torch_dtype(trained))
     unfinished = out.with_name(out.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -38,13 +37,6 @@ def write_merged(adapter: str, base: str, out: Path, dtype: str | None) -> None:
     unfinished.rmdir()
 
 
-def _on_cpu(loader: Any) -> dict[str, str]:
-    """llava-torch takes the device by a name of its own."""
-    import inspect
-
-    return {"device": "cpu"} if "device" in inspect.signature(loader).parameters else {}
-
-
 def weights(model: Any, adapter: str, base: str) -> dict[str, torch.Tensor]:
     """The model's weights; the tower's only where base or adapter hold them (a frozen one comes by its name)."""
     names = weight_names(base) | extra_weights(describe(adapter)).keys()
@@ -53,7 +45,7 @@ def weights(model: Any, adapter: str, base: str) -> dict[str, torch.Tensor]:
 
 
 def restore_config(config: Any, base: dict[str, Any]) -> None:
-    """Undo what only served to train or load, so that the directory reads as any LLaVA checkpoint."""
+    """Undo what only served training or loading, so that the directory reads as any LLaVA checkpoint."""
     config.use_cache = True
     for key in ("delay_load", "unfreeze_mm_vision_tower"):
         if key in base:
@@ -61,16 +53,8 @@ def restore_config(config: Any, base: dict[str, Any]) -> None:
     config._name_or_path = ""
 
 
-# What LLaVA's loader has to be told so that a model lands on the device that a run trains on.
-
-
 def device_options(loader: Callable[..., Any], device: torch.device) -> dict[str, Any]:
-    """Arguments of the loader; llava-torch takes the device by a name of its own.
-
-    Args:
-        loader: `load_pretrained_model`.
-        device: where to.
-    """
+    """Arguments of `load_pretrained_model` that put a model on `device`; llava-torch has another name for it."""
     named = "device" in inspect.signature(loader).parameters
     if device.type != "cpu":
         index = device.index or 0

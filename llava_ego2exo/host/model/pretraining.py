@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.classes import llava_class
-from ..hooks.flavour import module as arch
 from ..hooks.install import substituted
 from .answer_pass import IGNORE_INDEX
 
@@ -57,7 +56,9 @@ def assemble(key: str, folder: Path, language: dict[str, Any], tower: Path, seed
 
 def tower_width(config: Any) -> int:
     """Width that the configured tower gives to the projector; loads no weights."""
-    return arch().build_vision_tower(config, delay_load=True).hidden_size
+    from llava.model import llava_arch
+
+    return llava_arch.build_vision_tower(config, delay_load=True).hidden_size
 
 
 # Train a LLaVA model on features that its frozen tower gave once: so the demo's base takes a minute, not an hour.

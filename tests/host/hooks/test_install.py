@@ -13,8 +13,8 @@ from llava_ego2exo.host.hooks.install import AttributePatcher, Installation
 from .test_table import OURS, UNNEEDED, changed, python, snapshot, unregistered  # noqa: F401  (a fixture)
 
 CHECK = """
-from llava_ego2exo.host import patchboard
-found = patchboard._installation
+from llava_ego2exo.host.hooks import install
+found = install._installation
 print(sorted(found.specs) == sorted(found.seams), len(found.patcher.changes), end=" ")
 llava_ego2exo.unregister()
 import llava.model.builder as b, llava.train.train as t

@@ -1,12 +1,10 @@
-"""Hooking in and out of the host: everything or nothing, and exactly as it was afterwards."""
+"""The table of hooks and fixes: each applies to the host as it is, and each fix can be switched off; registries."""
 
-import ast
 import importlib
 import inspect
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ from torch import nn
 
 import llava_ego2exo
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.hooks import table as seams
+from llava_ego2exo.host.hooks import table
 from llava_ego2exo.host.hooks.flavour import original_projector_builder
 from llava_ego2exo.host.hooks.install import AttributePatcher, resolve, substituted
 from llava_ego2exo.host.model.projector import check_type
@@ -22,15 +20,14 @@ from llava_ego2exo.registry import PROJECTORS, TRAINERS, Registry
 
 from ..models import Batch, branch_of, build, check_rows, is_next
 
-ROOT = Path(llava_ego2exo.__file__).parent
 FLAVOUR = "next" if is_next() else "pypi"
-OURS = [seam for seam in seams.SEAMS if FLAVOUR in seam.flavours]
+OURS = [seam for seam in table.SEAMS if FLAVOUR in seam.flavours]
 UNNEEDED = ("LLaVATrainer.create_accelerator_and_postprocess",)  # accelerate < 1.0 has no need of this fix
 
 
 @pytest.fixture(autouse=True)
 def unregistered(monkeypatch):
-    monkeypatch.delenv(seams.FIXES_VARIABLE, raising=False)
+    monkeypatch.delenv(table.FIXES_VARIABLE, raising=False)
     llava_ego2exo.unregister()
     yield
     llava_ego2exo.unregister()
@@ -69,7 +66,7 @@ def test_a_changed_or_missing_original_is_refused():
             before = snapshot()
             with pytest.raises(Ego2ExoError, match=f"seam {seam.key}: .*{name} lacks") as caught:
                 llava_ego2exo.register()
-            assert (f"{seams.FIXES_VARIABLE}=all,-{seam.key}" in str(caught.value)) == (seam.kind == "fix")
+            assert (f"{table.FIXES_VARIABLE}=all,-{seam.key}" in str(caught.value)) == (seam.kind == "fix")
             assert not changed(before, snapshot())
             patch.undo()
             if seam.kind == "hook":
@@ -92,15 +89,15 @@ def test_each_fix_can_be_left_out():
 
 
 def test_which_fixes(monkeypatch):
-    monkeypatch.setenv(seams.FIXES_VARIABLE, "none")
-    assert seams.enabled_fixes() == frozenset()
-    assert seams.enabled_fixes("accelerator") == {"accelerator"}
-    assert seams.enabled_fixes("all") == {seam.key for seam in seams.FIXES}
-    assert seams.enabled_fixes("none, resume , modalities,-resume") == {"modalities"}
+    monkeypatch.setenv(table.FIXES_VARIABLE, "none")
+    assert table.enabled_fixes() == frozenset()
+    assert table.enabled_fixes("accelerator") == {"accelerator"}
+    assert table.enabled_fixes("all") == {seam.key for seam in table.FIXES}
+    assert table.enabled_fixes("none, resume , modalities,-resume") == {"modalities"}
     for fixes in ("nonsense", "all,-nonsense", "all,,-resume", "RESUME"):
         with pytest.raises(Ego2ExoError, match="fixes .*siglip-folder"):
             llava_ego2exo.register(fixes=fixes)
-        monkeypatch.setenv(seams.FIXES_VARIABLE, fixes)
+        monkeypatch.setenv(table.FIXES_VARIABLE, fixes)
         with pytest.raises(Ego2ExoError, match="fixes .*siglip-folder"):
             llava_ego2exo.register()
 
@@ -111,11 +108,11 @@ def test_without_fixes_ego_tokens_work():
 
 
 def test_the_table():
-    for seam in seams.SEAMS:
+    for seam in table.SEAMS:
         assert seam.why and seam.remove_when and seam.kind in ("hook", "fix")
         file, function = seam.wrap.split(":")
         assert callable(getattr(importlib.import_module(f"llava_ego2exo.host.{file}"), function))
-    assert not {s.key for s in seams.HOOKS} & {s.key for s in seams.FIXES}
+    assert not {s.key for s in table.HOOKS} & {s.key for s in table.FIXES}
 
 
 def python(code: str, **environment) -> str:
@@ -142,42 +139,13 @@ def test_without_llava(monkeypatch):
         llava_ego2exo.register()
 
 
-def imports_of(path: Path) -> set[str]:
-    """Absolute names of what a file of the package imports, also inside functions."""
-    package = ["llava_ego2exo", *path.relative_to(ROOT).parts[:-1]]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            stem = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {stem, *(f"{stem}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
-            found.add(ast.unparse(node.args[0]).strip("f'\""))
-    return found
-
-
-def test_who_imports_whom():
-    for path in sorted(ROOT.rglob("*.py")):
-        place, names = path.relative_to(ROOT), imports_of(path)
-        if place.parts[0] != "host":
-            assert not {name for name in names if name.split(".")[0] == "llava"}, place
-        if place.parts[0] == "method":
-            allowed = ("llava_ego2exo.method", "llava_ego2exo.config", "llava_ego2exo.errors")
-            assert all(name.startswith(allowed) for name in names if name.startswith("llava_ego2exo")), place
-            assert not {name for name in names if name.split(".")[0] in ("transformers", "peft")}, place
-        if str(place) in ("__init__.py", "config.py", "errors.py", "registry.py"):
-            assert "torch" not in names, place
-
-
 class TestThirdParties:
     @pytest.fixture(autouse=True)
     def clean(self):
         yield
-        for table, name in ((PROJECTORS, "mine"), (TRAINERS, "mine")):
-            if name in table:
-                table.remove(name)
+        for names in (PROJECTORS, TRAINERS):
+            if "mine" in names:
+                names.remove("mine")
 
     @staticmethod
     def add():
@@ -231,22 +199,17 @@ class TestThirdParties:
 
 
 def test_registry_errors():
-    table = Registry("thing", "--thing")
-    with pytest.raises(Ego2ExoError, match="--thing 'a' is not a registered thing.*none yet"):
-        table.get("a")
-    for name in ("", " a", None, 3):
-        with pytest.raises(Ego2ExoError, match="thing name"):
-            table.add(name, print)
-    with pytest.raises(Ego2ExoError, match="builder 3 of thing 'a'.*callable"):
-        table.add("a", 3)
-    table.add("a", print)
-    table.add("a", print)
-    with pytest.raises(Ego2ExoError, match="'a' is registered already"):
-        table.add("a", repr)
-    assert list(table) == ["a"] and "a" in table and table.get("a") is print
-    table.remove("a")
-    with pytest.raises(Ego2ExoError, match="not a registered thing"):
-        table.remove("a")
+    things = Registry("thing", "--thing")
+    things.add("a", print)
+    things.add("a", print)
+    for name, builder, message in (("a", repr, "'a' is registered"), (" a", print, "thing name"), ("b", 3, "callable")):
+        with pytest.raises(Ego2ExoError, match=message):
+            things.add(name, builder)
+    assert list(things) == ["a"] and "a" in things and things.get("a") is print
+    things.remove("a")
+    for call in (things.get, things.remove):
+        with pytest.raises(Ego2ExoError, match="--thing 'a' is not a registered thing.*none yet"):
+            call("a")
 
 
 def test_patching_keeps_kinds_of_attributes():

@@ -1,7 +1,7 @@
 """The console script `llava-ego2exo`.
 
-One file a subcommand in `commands`, listed in `SUBCOMMANDS`; what a subcommand runs is imported when it runs, so that
-``--help`` stays fast and never loads torch.
+Subcommands are in `commands`; what one runs is imported when it runs, so that ``--help`` stays fast and never loads
+torch.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import doctor, eval, merge, pairs, patch, plan, targets, teach
-from .commands.flags import obey
+from .commands import eval, maintenance, pairs, plan, targets, teach
+from .commands.flags import apply_data_flags
 from .errors import Ego2ExoError
 
-SUBCOMMANDS = (doctor, patch, pairs, teach, targets, plan, merge, eval)
+COMMANDS = (pairs, teach, targets, plan, eval, maintenance)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit code: 0 done, 1 an error that the user can mend.
+    """Run one subcommand and return its exit code: 0 done, 1 a wrong input.
 
     Args:
         argv: the arguments; None takes the process's own.
     """
     args = build_parser().parse_args(argv)
     try:
-        obey(args)
+        apply_data_flags(args)
         return args.run(args)
     except Ego2ExoError as error:
         print(f"llava-ego2exo: error: {error}", file=sys.stderr)
@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llava-ego2exo", description="Ego-to-exo transfer for LLaVA.")
     parser.add_argument("--version", action="version", version=f"llava-ego2exo {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in SUBCOMMANDS:
+    for command in COMMANDS:
         command.add(subparsers)
     return parser
 

@@ -1,1 +1,1 @@
-"""One file a subcommand: its flags, and a call of what does the work, imported when it runs."""
+"""Subcommands: their flags, and a call of what does the work, imported when it runs."""

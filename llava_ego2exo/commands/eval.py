@@ -8,26 +8,16 @@ import sys
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .flags import add_asking, add_max_json, take_reading, video_limits
+from .flags import add_max_json, add_model_flags, take_reader_settings, video_limits
 
-# Which flags each way of calling needs.
 _ASK = ("model", "benchmark", "data", "videos", "out")
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """``eval --model CKPT --benchmark NAME --data FILE --videos DIR --out DIR [...]``"""
     text = "ask LLaVA models the questions of a benchmark"
-    many = "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo eval ... A run that was stopped goes on."
+    many = "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo eval ... The same command resumes a stopped run."
     parser = subparsers.add_parser("eval", help=text, epilog=many)
-    _add_what(parser)
-    _add_models(parser)
-    _add_replies(parser)
-    _add_judge(parser)
-    _add_run(parser)
-    parser.set_defaults(run=_run)
-
-
-def _add_what(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("benchmark")
     group.add_argument("--benchmark", metavar="NAME", help="ego-in-exo, adlx-charades-ar, ...; see docs/benchmarks.md")
     group.add_argument("--data", metavar="FILE_OR_DIR", help="its file, or a folder that holds it")
@@ -39,7 +29,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--limit", type=int, default=0, metavar="N", help="ask the first N questions alone")
     clips = "length of the clips in which adlx-tsu-desc has its videos described (default: 1)"
     group.add_argument("--clip-seconds", type=float, default=1.0, metavar="S", help=clips)
-    bad = "malformed rows of the data that may be left out; they are listed (default: 0)"
+    bad = "malformed rows of the data to skip at most; they are listed (default: 0)"
     group.add_argument("--max-bad-rows", type=int, default=0, metavar="N", help=bad)
     add_max_json(group)
     check = "read and check data (and videos, where given) without a model, and print what is there"
@@ -49,31 +39,20 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rescore", metavar="DIR", help="read the replies stored in DIR anew; nothing is asked")
     lmms = "write tasks for lmms-eval into DIR instead of asking"
     group.add_argument("--render-lmms", metavar="DIR", help=lmms)
-
-
-def _add_models(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("models")
     model = "a LLaVA checkpoint, as CKPT or NAME=CKPT; may be repeated, and the others are compared with the first"
     group.add_argument("--model", metavar="CKPT", action="append", default=[], help=model)
     base = "what a LoRA or projector folder was trained from: BASE for all of them, or NAME=BASE; may be repeated"
     group.add_argument("--model-base", metavar="BASE", action="append", default=[], help=base)
-    add_asking(group)
-
-
-def _add_replies(parser: argparse.ArgumentParser) -> None:
+    add_model_flags(group)
     group = parser.add_argument_group("replies")
-    mode = (
-        "generate: a greedy reply that is parsed; likelihood: the option whose letter is likeliest (default: generate)"
-    )
+    mode = "generate: a greedy reply, parsed; likelihood: the option whose letter is likeliest (default: generate)"
     group.add_argument("--mode", metavar="MODE", nargs="+", default=["generate"], help=mode)
     longest = "most tokens of a reply (default: 64 for multiple choice, 256 for descriptions)"
     group.add_argument("--max-new-tokens", type=int, metavar="N", help=longest)
     how = "strict, or viscop for comparing with published numbers (default: strict; with --rescore as before)"
     group.add_argument("--parser", metavar="NAME", help=how)
     group.add_argument("--compare-to", metavar="NAME", help="the model that others are compared with")
-
-
-def _add_judge(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("judge", "scores descriptions 0 to 5; any OpenAI-compatible endpoint")
     group.add_argument("--judge-url", metavar="URL", help="for example http://localhost:11434/v1")
     group.add_argument("--judge-model", metavar="NAME", help="the judge's name there")
@@ -86,15 +65,13 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--judge-max-tokens", type=int, metavar="N", help=longest)
     unparsed = "let the judge read replies that the parser cannot"
     group.add_argument("--judge-unparsed", action="store_true", help=unparsed)
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     size = "clips that go through the model together, each with all its questions (default: 1)"
     group.add_argument("--batch-size", type=int, default=1, metavar="CLIPS", help=size)
     group.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read clips (default: 2)")
-    failures = "questions that may stay without a reply before the command counts as failed (default: 0)"
+    failures = "questions without a reply before the command counts as failed (default: 0)"
     group.add_argument("--max-failures", type=int, default=0, metavar="N", help=failures)
+    parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -103,11 +80,11 @@ def _run(args: argparse.Namespace) -> int:
         raise Ego2ExoError(" and ".join(f"--{way.replace('_', '-')}" for way in ways), "one of them", "choose")
     run = {"check": _check, "rescore": _rescore, "render_lmms": _render}.get(ways[0], _ask) if ways else _ask
     try:
-        # What LLaVA prints while it loads is none of the report.
+        # What LLaVA prints while it loads is no part of the report.
         with contextlib.redirect_stdout(sys.stderr):
             text, code = run(args)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command resumes from here", file=sys.stderr)
         return 130
     from ..common.processes import is_first
 
@@ -162,7 +139,7 @@ def _render(args: argparse.Namespace) -> tuple[str, int]:
         raise Ego2ExoError(
             f"{len(missing)} question(s) about videos that are not in {args.videos}: {shorten_list(missing)}",
             "every video in the folder: lmms-eval would answer blind",
-            "mend --videos",
+            "pass the folder that holds them as --videos",
         )
     return render_tasks(args.render_lmms, items, args.benchmark), 0
 
@@ -190,7 +167,7 @@ def _ask(args: argparse.Namespace) -> tuple[str, int]:
     job = Job(
         models=models_of(args.model, args.model_base), modes=tuple(dict.fromkeys(args.mode)),
         categories=tuple(args.categories), parser=args.parser or "strict", judge=_judge(args),
-        reading=take_reading(dict(vars(args))), **values,
+        reading=take_reader_settings(dict(vars(args))), **values,
     )  # fmt: skip
     measured = evaluate(job)
     return "\n\n".join([table(measured), *_missing(measured), f"{args.out}/report.html"]), 0

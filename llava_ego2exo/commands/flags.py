@@ -1,4 +1,4 @@
-"""The flag of the commands that read data files."""
+"""Flags that several subcommands share: data files, videos, models."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from ..video.limits import VideoLimits
 if TYPE_CHECKING:
     from ..video.cache import ReaderSettings
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 def add_max_json(parser: Any) -> None:
-    """`--max-json-mb`, which :func:`llava_ego2exo.cli.main` obeys."""
+    """`--max-json-mb`, applied by :func:`llava_ego2exo.cli.main`."""
     text = "largest JSON or table that is read as a whole, in MiB (default: 512)"
     parser.add_argument("--max-json-mb", type=int, metavar="N", help=text)
 
 
-def obey(args: argparse.Namespace) -> None:
+def apply_data_flags(args: argparse.Namespace) -> None:
     """Apply what :func:`add_max_json` read, and take it out of the arguments.
 
     Raises:
@@ -29,9 +31,6 @@ def obey(args: argparse.Namespace) -> None:
         from ..common.json_io import set_max_mb
 
         set_max_mb(given)
-
-
-# Flags of every command that decodes videos.
 
 
 def add_video_limits(parser: Any, frames: bool = True) -> None:
@@ -65,13 +64,8 @@ def video_limits(args: argparse.Namespace) -> VideoLimits:
     return VideoLimits.from_object(args)
 
 
-# Flags of every command that loads a model and shows it clips.
-
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-def add_asking(group: Any) -> None:
-    """How a model is loaded and shown clips; fields of `runs.settings.Settings`.
+def add_model_flags(group: Any) -> None:
+    """How a model is loaded and clips are read; fields of `host.inference.settings.Settings`.
 
     Args:
         group: of an argument parser.
@@ -94,8 +88,8 @@ def add_asking(group: Any) -> None:
     group.add_argument("--frame-cache-gb", type=float, default=20.0, metavar="N", help=size)
 
 
-def take_reading(values: dict[str, Any]) -> ReaderSettings:
-    """How clips are read, by the flags of :func:`add_asking`.
+def take_reader_settings(values: dict[str, Any]) -> ReaderSettings:
+    """How clips are read, by the flags of :func:`add_model_flags`.
 
     Args:
         values: parsed flags; those that are used are taken out.

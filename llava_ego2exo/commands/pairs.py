@@ -29,7 +29,7 @@ def _add_build(commands: argparse._SubParsersAction) -> None:
         "with groups of these names; default: <segment>_ego and <segment>_exo<N>",
     )
     parser.add_argument("--ego-view", default="ego", metavar="NAME", help="what {view} reads for the ego camera (ego)")
-    skip = "leave out segments, or rows of a manifest, that lack their ego or exo"
+    skip = "skip segments, or rows of a manifest, that lack their ego or exo"
     parser.add_argument("--skip-unpaired", action="store_true", help=skip)
     add_max_json(parser)
     _add_splits(parser, "all pairs are for training")
@@ -65,7 +65,7 @@ def _add_cut(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("check", help="decode every file and look for faults; exit code 1 where there are any")
+    parser = commands.add_parser("check", help="decode every file and report faults; exit code 1 if any")
     parser.add_argument("--pairs", required=True, metavar="FILE", help="the pairs.jsonl")
     parser.add_argument(
         "--tolerance", type=float, default=0.5, metavar="S", help="seconds that lengths may differ (0.5)"
@@ -73,11 +73,11 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="files at a time (0: one a processor, up to 8)"
     )
-    parser.add_argument("--videos", metavar="DIR", help="look for unpaired files here and below, not beside the pairs")
+    parser.add_argument("--videos", metavar="DIR", help="search unpaired files here and below, not beside the pairs")
     parser.add_argument("--pattern", help="how paths below --videos are built, as in `pairs build`")
     parser.add_argument("--ego-view", default="ego", metavar="NAME", help="as in `pairs build` (ego)")
-    parser.add_argument("--skip-unpaired", action="store_true", help="do not look for unpaired files")
-    answers = "look at the teacher's answers too: the folder that `teach` wrote"
+    parser.add_argument("--skip-unpaired", action="store_true", help="do not search unpaired files")
+    answers = "check the teacher's answers too: the folder that `teach` wrote"
     parser.add_argument("--answers", metavar="DIR", help=answers)
     parser.add_argument("--show", type=int, default=5, metavar="N", help="findings shown of each kind (5)")
     parser.add_argument("--report", metavar="FILE", help="also write all findings as JSON")
@@ -130,7 +130,7 @@ def _build(args: argparse.Namespace) -> int:
     pairs = build.assign(pairs, args.take_pattern, args.split, args.seed, has_splits)
     out = write_pairs(args.out, pairs)
     print(f"{out}: {build.summary(pairs)}")
-    print(f"look at the files next: llava-ego2exo pairs check --pairs {args.out}")
+    print(f"check the files next: llava-ego2exo pairs check --pairs {args.out}")
     return 0
 
 
@@ -188,7 +188,7 @@ def _cut_and_write(pairs, args: argparse.Namespace) -> int:
     out = write_pairs(f"{args.out}/pairs.jsonl", result.pairs)
     print(f"{out}: {summary(result.pairs)}")
     if result.failures:
-        print(f"{len(result.failures)} cut(s) failed; {len(pairs) - len(result.pairs)} pair(s) are left out")
+        print(f"{len(result.failures)} cut(s) failed; {len(pairs) - len(result.pairs)} pair(s) left out")
     return 1 if result.failures else 0
 
 

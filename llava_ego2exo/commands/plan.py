@@ -25,22 +25,17 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--answer-tokens", type=int, default=128, metavar="N", help="of an answer (default: 128)")
     no = "plan without --gradient_checkpointing"
     parser.add_argument("--no-gradient-checkpointing", action="store_true", help=no)
-    _add_ego(parser)
     card = "memory of the card in GiB (default: that of the first GPU here, if there is one)"
     parser.add_argument("--card-gb", type=float, metavar="GIB", help=card)
     beside = "a column for LLaVA without ego tokens, for comparison"
     parser.add_argument("--beside-llava", action="store_true", help=beside)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.set_defaults(run=_run)
-
-
-def _add_ego(parser: argparse.ArgumentParser) -> None:
-    """The training flags that change what is held; their defaults are training's own."""
     group = parser.add_argument_group("ego tokens", "as the training flags --ego2exo_...")
     group.add_argument("--num-tokens", type=int, default=16, metavar="P", help="(default: 16)")
     group.add_argument("--layers", default="all", metavar="all|0,4,8", help="(default: all)")
     group.add_argument("--states", default="keep", metavar="keep|offload|recompute", help="(default: keep)")
     group.add_argument("--no-visual-tokens", action="store_true", help="the ego tokens alone")
+    parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:

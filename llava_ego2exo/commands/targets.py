@@ -31,11 +31,6 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     missing = "go on where pairs have no answer, or answers no pair; they are counted and named"
     parser.add_argument("--allow-missing", action="store_true", help=missing)
     add_max_json(parser)
-    _add_mix(parser)
-    parser.set_defaults(run=_run)
-
-
-def _add_mix(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("replay of general data against forgetting")
     group.add_argument("--mix", metavar="JSON", help="a LLaVA training JSON to draw samples from")
     ratio = f"share of replayed samples among all that are written (default: {MIX_RATIO})"
@@ -43,6 +38,7 @@ def _add_mix(parser: argparse.ArgumentParser) -> None:
     for kind in ("video", "image"):
         text = f"what the {kind}s of --mix are relative to (default: its folder)"
         group.add_argument(f"--mix-{kind}-folder", metavar="DIR", help=text)
+    parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 
-from .flags import add_asking, take_reading
+from .flags import add_model_flags, take_reader_settings
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -14,26 +14,18 @@ SPLITS = ("train", "val", "test", "all")
 def add(subparsers: argparse._SubParsersAction) -> None:
     """``teach --pairs FILE --model CKPT --out DIR [...]``"""
     text = "let a teacher answer queries about the ego clips of pairs"
-    many = "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo teach ... A run that was stopped goes on."
+    many = (
+        "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo teach ... The same command resumes a stopped run."
+    )
     parser = subparsers.add_parser("teach", help=text, epilog=many)
     parser.add_argument("--pairs", required=True, metavar="FILE", help="a pairs.jsonl")
     parser.add_argument("--model", required=True, metavar="CKPT", help="the teacher: a LLaVA checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="where answers.jsonl goes")
     parser.add_argument("--split", choices=SPLITS, default="train", help="which pairs (default: train)")
-    _add_model(parser)
-    _add_questions(parser)
-    _add_run(parser)
-    parser.set_defaults(run=_run)
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("teacher")
     base = "the model that the teacher was trained from, where CKPT is a LoRA or projector folder"
     group.add_argument("--model-base", metavar="BASE", help=base)
-    add_asking(group)
-
-
-def _add_questions(parser: argparse.ArgumentParser) -> None:
+    add_model_flags(group)
     group = parser.add_argument_group("questions and answers")
     queries = 'a JSON file {"kind": ["wording", ...], ...} (default: descriptive, temporal, spatial, our wordings)'
     group.add_argument("--queries", metavar="FILE", help=queries)
@@ -42,9 +34,6 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help=longest)
     top = "keep the K largest logits of each answer token, for distillation without the teacher (default: none)"
     group.add_argument("--top-k", type=int, default=0, metavar="K", help=top)
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     size = "clips that go through the teacher together, each with all its queries (default: 4)"
     group.add_argument("--batch-size", type=int, default=4, metavar="CLIPS", help=size)
@@ -53,6 +42,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-failures", type=int, default=0, metavar="N", help=failures)
     few = "time N clips (default: 16), say how long the others will take, and stop; their answers are kept"
     group.add_argument("--estimate", type=_positive, nargs="?", const=16, default=0, metavar="N", help=few)
+    parser.set_defaults(run=_run)
 
 
 def _positive(text: str) -> int:
@@ -66,13 +56,13 @@ def _run(args: argparse.Namespace) -> int:
     from ..distill.teach.run import Job, teach
 
     values = {name: value for name, value in vars(args).items() if name != "run"}
-    reading = take_reading(values)
+    reading = take_reader_settings(values)
     try:
-        # What LLaVA prints while it loads is none of the report.
+        # What LLaVA prints while it loads is no part of the report.
         with contextlib.redirect_stdout(sys.stderr):
             text = teach(Job(**values, reading=reading))
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command resumes from here", file=sys.stderr)
         return 130
     if is_first():
         print(text)

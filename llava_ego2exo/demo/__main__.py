@@ -23,7 +23,7 @@ from .jobs import shell_text
 from .models import cache_folder, get_base
 from .pipeline import SeedRun, run_seed
 from .results import MEAN, Results, ablation_table, table, with_mean
-from .variants import DEFAULT, FULL, QUICK, Plan, added_variant
+from .variants import DEFAULT, FULL, QUICK, DemoPlan, added_variant
 from .world import QUESTION_TYPES, chance
 
 
@@ -72,7 +72,7 @@ def new_folder(path: str) -> Path:
     return folder
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
+def plan_of(args: argparse.Namespace) -> DemoPlan:
     """The sizes that the flags ask for."""
     plan = FULL if args.full else QUICK if args.quick else DEFAULT
     added = tuple(added_variant(text) for text in args.add)
@@ -111,7 +111,7 @@ def run(out: Path, args: argparse.Namespace) -> int:
     return 0
 
 
-def gather(plan: Plan, runs: Sequence[SeedRun], seconds: dict[str, float]) -> Results:
+def gather(plan: DemoPlan, runs: Sequence[SeedRun], seconds: dict[str, float]) -> Results:
     """The results of all seeds."""
     from .exam import attention, examples
 

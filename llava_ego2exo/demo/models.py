@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .. import __version__
 from . import cameras
-from .variants import Plan
+from .variants import DemoPlan
 from .world import Scene, ego_answers, scene_answers, scenes, vocabulary
 
 FRAMES = 2  # of a clip that a model sees: the first and the last of those drawn, as LLaVA samples --frames_upbound 2
@@ -163,7 +163,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava_ego2exo" / "demo"
 
 
-def get_base(plan: Plan, seed: int, folder: Path, say: Callable[[str], None]) -> Base:
+def get_base(plan: DemoPlan, seed: int, folder: Path, say: Callable[[str], None]) -> Base:
     """The base from an earlier run, or a new one.
 
     Args:
@@ -193,7 +193,7 @@ def get_base(plan: Plan, seed: int, folder: Path, say: Callable[[str], None]) ->
     return base
 
 
-def _make_base(plan: Plan, seed: int, base: Base, say: Callable[[str], None]) -> None:
+def _make_base(plan: DemoPlan, seed: int, base: Base, say: Callable[[str], None]) -> None:
     from .encoder import pretrain
 
     def report(name: str) -> Callable[[int, float], None]:

@@ -12,7 +12,7 @@ from ..common.files import write_atomic
 from .cameras import VIEWS, draw, write_clip
 from .jobs import Command, losses, run_all
 from .models import FRAMES, PAIRS_SEED, POOLING, TEMPLATES, TESTS_SEED, Base, turns
-from .variants import Plan
+from .variants import DemoPlan
 from .world import Event, Scene, queries, scene_answers, scenes
 
 _SUFFIXES = {"ego": "ego", "exo": "exo1"}
@@ -39,7 +39,7 @@ class SeedRun:
     commands: list[Sequence[str]]
 
 
-def run_seed(plan: Plan, seed: int, base: Base, folder: Path, say: Callable[[str], None]) -> SeedRun:
+def run_seed(plan: DemoPlan, seed: int, base: Base, folder: Path, say: Callable[[str], None]) -> SeedRun:
     """Draw clips, let the teacher answer, train the students, ask all models.
 
     Args:
@@ -64,7 +64,7 @@ def run_seed(plan: Plan, seed: int, base: Base, folder: Path, say: Callable[[str
     return SeedRun(folder, base, tests, exams, curves, shown)
 
 
-def write_material(folder: Path, plan: Plan, seed: int) -> list[tuple[Scene, Path, Path]]:
+def write_material(folder: Path, plan: DemoPlan, seed: int) -> list[tuple[Scene, Path, Path]]:
     """Draw everything that a seed's students need.
 
     Writes `pairs/` (clips by the keystep naming), `tests/` and `tests.json` (clips of held-out combinations with what
@@ -124,7 +124,7 @@ def _distillation(seed: int, base: Base, folder: Path) -> list[Command]:
     return [Command(name, words[name], folder, frozenset(needs[name])) for name in lines]
 
 
-def _students(plan: Plan, seed: int, base: Base, folder: Path) -> list[Command]:
+def _students(plan: DemoPlan, seed: int, base: Base, folder: Path) -> list[Command]:
     commands = []
     for name in plan.variants:
         data, needs = ("control.json", ()) if name == "control" else ("distill.json", ("targets",))
@@ -168,7 +168,7 @@ def training_command(base: Base, data: str, out: str, flags: dict[str, Any]) -> 
     return ["python", "-m", "llava_ego2exo.train", *words]
 
 
-def _exams(plan: Plan, base: Base, folder: Path) -> list[Command]:
+def _exams(plan: DemoPlan, base: Base, folder: Path) -> list[Command]:
     commands = []
     for name in (*plan.variants, "base", "teacher"):
         trained = name in plan.variants

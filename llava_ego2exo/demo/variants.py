@@ -23,7 +23,7 @@ DEFAULT_VARIANTS, FULL_VARIANTS = ("control", "distill", "distill+tokens"), tupl
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """Sizes of one run. A demo with other sizes has another base in its cache.
 
     Args:
@@ -72,6 +72,6 @@ def added_variant(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 # With every variant as many steps as made the documents' table; one seed of the few has to end within minutes.
-FULL = Plan(FULL_VARIANTS)
-DEFAULT = Plan(steps=400)
-QUICK = Plan(("control", "distill"), pairs=1000, steps=280, tests=100)
+FULL = DemoPlan(FULL_VARIANTS)
+DEFAULT = DemoPlan(steps=400)
+QUICK = DemoPlan(("control", "distill"), pairs=1000, steps=280, tests=100)

@@ -68,7 +68,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A multiple-choice question about a scene; `options[0]` is not always the answer."""
 
     kind: str
@@ -108,7 +108,7 @@ def caption(scene: Scene) -> str:
     return f"a {scene.shirt} shirt, a {scene.table} table, a {scene.wall} wall and a {scene.item} at the {scene.place}."
 
 
-def questions(scene: Scene) -> list[Question]:
+def questions(scene: Scene) -> list[SceneQuestion]:
     """Two questions each on hand, object and region, and one on the order."""
     rng = np.random.default_rng([scene.seed, 7])
     held = [event.object for event in scene.events]
@@ -117,9 +117,9 @@ def questions(scene: Scene) -> list[Question]:
     for event, ordinal in zip(scene.events, ORDINALS, strict=True):
         objects = tuple(sorted([*held, *(str(name) for name in rng.choice(absent, 2, replace=False))]))
         for kind, options in (("hand", HANDS), ("object", objects), ("region", REGIONS)):
-            asked.append(Question(kind, ASK[kind].format(ordinal), options, getattr(event, kind)))
+            asked.append(SceneQuestion(kind, ASK[kind].format(ordinal), options, getattr(event, kind)))
     orders = tuple(f"{a} then {b}" for a, b in (sorted(held), sorted(held, reverse=True)))
-    return [*asked, Question("order", ORDER, orders, f"{held[0]} then {held[1]}")]
+    return [*asked, SceneQuestion("order", ORDER, orders, f"{held[0]} then {held[1]}")]
 
 
 def scene_answers(scene: Scene) -> list[tuple[str, str]]:

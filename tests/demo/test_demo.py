@@ -14,11 +14,11 @@ from llava_ego2exo.demo import __main__ as demo
 from llava_ego2exo.demo import models, pipeline
 from llava_ego2exo.demo.jobs import Command, losses, run_all, shell_text, usable_cores
 from llava_ego2exo.demo.pipeline import read_tests, write_material
-from llava_ego2exo.demo.variants import DEFAULT, FULL_VARIANTS, QUICK, TRAINED, Plan
+from llava_ego2exo.demo.variants import DEFAULT, FULL_VARIANTS, QUICK, TRAINED, DemoPlan
 from llava_ego2exo.demo.world import HANDS, HELD_OUT, OBJECTS, QUESTION_TYPES, REGIONS, chance, vocabulary
 
 needs_llava = pytest.mark.skipif(importlib.util.find_spec("llava") is None, reason="no llava is importable")
-TINY = Plan(("control", "distill", "distill+tokens+kl"), encoder_scenes=20, encoder_steps=2, base_scenes=12,
+TINY = DemoPlan(("control", "distill", "distill+tokens+kl"), encoder_scenes=20, encoder_steps=2, base_scenes=12,
             base_steps=40, pairs=8, steps=10, batch=2, tests=6)  # fmt: skip
 
 

@@ -29,7 +29,7 @@ class LlavaEgo2Exo(lmms):
         max_frames_num: most frames of a clip; 0 for no bound.
         video_fps: frames taken a second.
         force_sample: always take `max_frames_num` frames; None: as its config says.
-        time_instruction: tell it the times of the frames; None: as its config says.
+        time_instruction: put the times of the frames into the prompt; None: as its config says.
         batch_size: clips that go through the model together, each with all its questions.
         device: as lmms-eval passes it on; only the device that is taken anyway is allowed.
         max_batch_size: not used; lmms-eval passes it.

@@ -24,7 +24,7 @@ from ..evaluation.items import CHOICE, DESCRIPTION, Item
 from ..evaluation.plan import VERSION
 from .tasks import METRICS, metrics_of, rows_of
 
-# lmms-eval parses every .yaml below the folder, and names of its own tasks win: so all of ours begin alike.
+# lmms-eval parses every .yaml below the folder, and names of its own tasks win: so all names here begin alike.
 PREFIX = "ego2exo"
 ALL, ADLX = PREFIX, f"{PREFIX}_adlx"
 _TEMPLATES = {CHOICE: "multiple_choice.yaml.j2", DESCRIPTION: "description.yaml.j2"}

@@ -106,7 +106,7 @@ def text_fault(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """A JSON value's type, in words."""
+    """The name of a JSON value's type, for messages."""
     names = {type(None): "null", bool: "true or false", str: "a text", list: "a list", dict: "an object"}
     return names.get(type(value), "a number")
 
@@ -205,7 +205,7 @@ def match(fields: Fields, key: str, value: str, fitting: list[str], choices: Map
 
 
 def numbered_lists(text: str) -> dict[str, list[str]] | None:
-    """Number -> entries of "1. ['a', 'b'] 2. ['c']"; None where a text is anything else, or a number stands twice."""
+    """Number -> entries of "1. ['a', 'b'] 2. ['c']"; None where a text is anything else, or a number occurs twice."""
     found: dict[str, str] = {}
     place = 0
     while place < len(text):

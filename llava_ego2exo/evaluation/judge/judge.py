@@ -14,7 +14,7 @@ from ..items import CONSISTENCY_1, CONSISTENCY_2, FAILED, MAIN, PARSED, UNPARSED
 from . import prompts
 from .client import JudgeClient, JudgeRequest, Verdict
 from .merging import clip_notes, merge_rows
-from .prompts import ASPECTS, CHOICE, CONSISTENCY, shortened
+from .prompts import CHOICE, CONSISTENCY, MAIN_ASPECTS, shortened
 from .settings import JudgeSettings, shown_url
 
 PROMPTS_FILE = "judge_prompts.json"
@@ -83,7 +83,7 @@ class Judge:
         for number, row in enumerate(rows):
             if number in summaries and summaries[number].error:
                 lost = Verdict(error=f"no summary: {summaries[number].error}")
-                verdicts[number] = dict.fromkeys(ASPECTS, lost)
+                verdicts[number] = dict.fromkeys(MAIN_ASPECTS, lost)
                 continue
             for aspect, material in _materials(row, limit).items():
                 requests.append((number, aspect, JudgeRequest(aspect, material)))
@@ -165,7 +165,7 @@ def _materials(row: Described, limit: int) -> dict[str, dict[str, str]]:
     if MAIN in parts or "" in parts:
         item, reply = parts.get(MAIN) or parts[""]
         material = {"QUESTION": item.question, "REFERENCE": item.answer, "REPLY": shortened(reply, limit)}
-        found |= dict.fromkeys(ASPECTS, material)
+        found |= dict.fromkeys(MAIN_ASPECTS, material)
     if CONSISTENCY_1 in parts and CONSISTENCY_2 in parts:
         (first, reply_1), (second, reply_2) = parts[CONSISTENCY_1], parts[CONSISTENCY_2]
         found[CONSISTENCY] = {

@@ -11,9 +11,10 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# Scored on the reply to the main question; consistency is scored on two replies.
-ASPECTS = ("correctness", "detail", "context", "temporal")
 CONSISTENCY, MERGE, CHOICE, CHECK = "consistency", "merge", "choice", "check"
+# Scored on the reply to the main question; consistency is scored on two replies.
+MAIN_ASPECTS = ("correctness", "detail", "context", "temporal")
+ASPECTS = (*MAIN_ASPECTS, CONSISTENCY)
 HIGHEST_SCORE = 5
 
 Messages = list[dict[str, str]]
@@ -122,7 +123,7 @@ def messages_of(kind: str, material: Mapping[str, str]) -> Messages:
     lose them all.
 
     Args:
-        kind: one of `ASPECTS`, "consistency", "merge", "choice" or "check".
+        kind: one of `ASPECTS`, "merge", "choice" or "check".
         material: name -> text to quote: QUESTION, REFERENCE, REPLY for an aspect; QUESTION 1, QUESTION 2, REFERENCE,
             REPLY 1, REPLY 2 for consistency; NOTES to merge; QUESTION, OPTIONS, REPLY for a choice.
     """

@@ -105,7 +105,7 @@ _PAIRS = frozenset({("rather", "than"), ("instead", "of")})
 _CONTRASTS = frozenset("but however instead though yet".split())
 _VERBS = frozenset("is are was were would seems does do did can could has have".split())
 _WRONG = frozenset("not never wrong incorrect false unlikely".split())
-# How far before a text its denial may stand, in words, and how far where a comma is between ("not walking, drinking").
+# How many words before a text its negation may stand, and how many where a comma is between ("not walking, drinking").
 _REACH, _PAST_COMMA = 8, 3
 
 

@@ -13,7 +13,7 @@ from ...errors import Ego2ExoError
 from ...pages.thumbnails import picture_uri
 from ...video import read_video
 from ..items import FAILED, PARSED, Described, Item, Outcome
-from ..stats.rows import row_id
+from ..stats.checks import row_id
 
 FRAMES, SIDE, QUALITY = 6, 176, 72  # of a clip; pixels; JPEG quality
 LONGEST, LONGEST_QUESTION, LONGEST_OPTION = 600, 1500, 300  # characters

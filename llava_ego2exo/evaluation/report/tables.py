@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...common.text import aligned_table
-from ..stats.rows import ALL
+from ..stats.checks import ALL
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 TITLES = {

@@ -8,21 +8,21 @@ from itertools import product
 from typing import Any
 
 from ..items import FAILED, Described
+from ..judge.prompts import ASPECTS
+from .checks import ALL, row_id
 from .intervals import mean_interval
-from .rows import ALL, row_id
 
-ASPECTS = ("correctness", "detail", "context", "temporal", "consistency")
 MEAN = "mean of aspects"
 SCALE = 20
 
 
-def described_rows(described: Sequence[Described], base: str | None) -> list[dict[str, Any]]:
+def description_rows(described: Sequence[Described], base: str | None) -> list[dict[str, Any]]:
     """Flat rows: model x view x category (and "all") x aspect (and their mean, of the rows that have all marks).
 
     A row that failed counts as 0 and among "failed"; a mark that is missing counts among "missing" and in no mean;
     judged + missing + failed = n. "difference" is taken against the base on the rows for which both have a value.
     """
-    aspects = aspects_of(described)
+    aspects = _aspects(described)
     members: dict[tuple[str, str, str | None], list[Described]] = {}
     for one in described:
         for category in (ALL, one.items[0].category):
@@ -32,21 +32,20 @@ def described_rows(described: Sequence[Described], base: str | None) -> list[dic
     for view, category, model in product(views, categories, models):
         mine, theirs = members.get((view, category, model), []), members.get((view, category, base), [])
         for aspect in (*aspects, MEAN):
-            value = _values(aspect, aspects)
+            value = _mark_reader(aspect, aspects)
             named = {"model": model, "view": view, "category": category, "aspect": aspect}
-            rows.append({**named, **_row(mine, value), **_against(mine, theirs, value, base)})
+            rows.append({**named, **_mean(mine, value), **_against(mine, theirs, value, base)})
     return rows
 
 
-def aspects_of(described: Iterable[Described]) -> list[str]:
+def _aspects(described: Iterable[Described]) -> list[str]:
     """Those that any row has a mark for, or was to have one; all five where there is none."""
     found = dict.fromkeys(aspect for one in described for aspect in one.marks)
-    return [*(name for name in ASPECTS if name in found), *(name for name in found if name not in ASPECTS)] or [
-        *ASPECTS
-    ]
+    known = [name for name in ASPECTS if name in found]
+    return [*known, *(name for name in found if name not in ASPECTS)] or [*ASPECTS]
 
 
-def _values(aspect: str, aspects: Sequence[str]) -> Callable[[Described], float | None]:
+def _mark_reader(aspect: str, aspects: Sequence[str]) -> Callable[[Described], float | None]:
     """What gives a row's mark of one aspect, or of their mean: 0 for a failed row, None for a missing mark."""
 
     def value(one: Described) -> float | None:
@@ -59,7 +58,7 @@ def _values(aspect: str, aspects: Sequence[str]) -> Callable[[Described], float 
     return value
 
 
-def _row(members: Sequence[Described], value: Callable[[Described], float | None]) -> dict[str, Any]:
+def _mean(members: Sequence[Described], value: Callable[[Described], float | None]) -> dict[str, Any]:
     found = [(mark, one.items[0].video) for one in members if (mark := value(one)) is not None]
     failed = sum(one.state == FAILED for one in members)
     marks, videos = [pair[0] for pair in found], [pair[1] for pair in found]
@@ -70,7 +69,7 @@ def _row(members: Sequence[Described], value: Callable[[Described], float | None
         "missing": len(members) - len(found),
         "failed": failed,
         "mean": SCALE * math.fsum(marks) / len(marks) if marks else None,
-        "interval": _shown(marks, videos, (0, 5)),
+        "interval": _scaled_interval(marks, videos, (0, 5)),
     }
 
 
@@ -93,11 +92,11 @@ def _against(
     return {
         "against": base,
         "difference": SCALE * math.fsum(gaps) / len(gaps) if gaps else None,
-        "difference_interval": _shown(gaps, videos, (-5, 5)),
+        "difference_interval": _scaled_interval(gaps, videos, (-5, 5)),
         "pairs": len(gaps),
     }
 
 
-def _shown(values: Sequence[float], videos: Sequence[str], bounds: tuple[float, float]) -> list[float] | None:
+def _scaled_interval(values: Sequence[float], videos: Sequence[str], bounds: tuple[float, float]) -> list[float] | None:
     interval = mean_interval(values, videos, bounds) if values else None
     return None if interval is None else [SCALE * end for end in interval]

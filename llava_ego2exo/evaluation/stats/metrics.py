@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..items import FAILED, MODES, PARSED, UNPARSED, Described, Item, Outcome
-from .descriptions import ASPECTS, described_rows
+from .checks import ALL, base_model, only_benchmark, require_countable
+from .descriptions import description_rows
 from .intervals import LEVEL, difference_interval, share_interval
-from .rows import ALL, base_of, one_benchmark, require_countable
 
-__all__ = ["ALL", "ASPECTS", "Group", "groups", "metrics"]
 FORMAT = 1
-# Of one model, mode and view.
+# (model, mode, view)
 Group = tuple[str, str, str]
 
 
@@ -22,7 +21,6 @@ def metrics(
     described: Sequence[Described],
     provenance: Mapping[str, Any],
     compare_to: str | None = None,
-    categories: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Count, compare and say how sure each number is.
 
@@ -31,40 +29,36 @@ def metrics(
         described: rows of a description benchmark.
         provenance: all that the numbers depend on; "models" is a list of what belongs to one model, with its "name".
         compare_to: the model that differences are taken against; None: the first.
-        categories: those to be listed even where no item has them.
 
     Returns:
         A dictionary that JSON can hold. "accuracy", "differences", "positions" and "descriptions" are lists of flat
         rows that name their model, mode, view and category; intervals are [low, high], or None where there are fewer
-        than two videos. "notes" says in words what a reader should know.
+        than two videos. "notes" are sentences on what makes numbers not comparable.
 
     Raises:
-        Ego2ExoError: an outcome stands twice, or contradicts itself; several benchmarks; `compare_to` names no model.
+        Ego2ExoError: an outcome is there twice or contradicts itself; several benchmarks; `compare_to` names no model.
     """
     require_countable(outcomes, described)
     models = list(dict.fromkeys(one.model for one in (*outcomes, *described)))
-    base = base_of(models, compare_to)
-    grouped = groups(outcomes)
-    categories = [*dict.fromkeys((*(outcome.item.category for outcome in outcomes), *categories))]
-    accuracy = [_accuracy(*part) for part in _parts(grouped, categories)]
-    for row in accuracy:
-        assert row["parsed"] + row["unparsed"] + row["failed"] == row["n"]
+    base = base_model(models, compare_to)
+    grouped = _grouped(outcomes)
+    categories = list(dict.fromkeys(outcome.item.category for outcome in outcomes))
     return {
         "format": FORMAT,
-        "benchmark": one_benchmark(outcomes, described),
+        "benchmark": only_benchmark(outcomes, described),
         "models": models,
         "compare_to": base,
         "level": LEVEL,
-        "accuracy": accuracy,
+        "accuracy": [_accuracy(*part) for part in _parts(grouped, categories)],
         "differences": list(_differences(grouped, categories, base)),
         "positions": [row for group, members in grouped.items() for row in _positions(group, members)],
-        "descriptions": described_rows(described, base),
+        "descriptions": description_rows(described, base),
         "notes": list(_notes(grouped)),
         "provenance": json.loads(json.dumps(provenance, default=str)),
     }
 
 
-def groups(outcomes: Iterable[Outcome]) -> dict[Group, list[Outcome]]:
+def _grouped(outcomes: Iterable[Outcome]) -> dict[Group, list[Outcome]]:
     """(model, mode, view) -> its outcomes; models and views in order of appearance, "generate" first."""
     found: dict[Group, list[Outcome]] = {}
     for outcome in outcomes:
@@ -93,7 +87,7 @@ def _accuracy(group: Group, category: str, members: Sequence[Outcome]) -> dict[s
         "videos": len(set(videos)),
         "right": sum(right),
         "accuracy": 100 * sum(right) / len(right) if right else None,
-        "interval": percent(share_interval(right, videos)),
+        "interval": _percent(share_interval(right, videos)),
         "chance": 100 * sum(1 / len(one.item.choices) for one in members) / len(members) if members else None,
         **{state: states.count(state) for state in (PARSED, UNPARSED, FAILED)},
         "judged": sum(outcome.judged for outcome in members),
@@ -119,7 +113,7 @@ def _difference(pairs: Sequence[tuple[bool, bool, Item]]) -> dict[str, Any]:
         "n": len(pairs),
         "videos": len(set(videos)),
         "difference": 100 * (sum(first) - sum(second)) / len(pairs) if pairs else None,
-        "interval": percent(difference_interval(first, second, videos)),
+        "interval": _percent(difference_interval(first, second, videos)),
         "better": sum(a and not b for a, b in zip(first, second, strict=True)),
         "worse": sum(b and not a for a, b in zip(first, second, strict=True)),
     }
@@ -161,6 +155,6 @@ def _named(group: Group, category: str) -> dict[str, Any]:
     return {"model": group[0], "mode": group[1], "view": group[2], "category": category}
 
 
-def percent(interval: tuple[float, float] | None) -> list[float] | None:
+def _percent(interval: tuple[float, float] | None) -> list[float] | None:
     """An interval of shares, in percent."""
     return None if interval is None else [100 * end for end in interval]

@@ -1,4 +1,4 @@
-"""What cannot be counted is refused before anything is: outcomes that stand twice or contradict themselves."""
+"""Checks before anything is counted: no outcome twice, none that contradicts itself, one benchmark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DESCRIBED_STATES = ("judged", "unjudged", FAILED)
 
 
 def require_countable(outcomes: Sequence[Outcome], described: Sequence[Described]) -> None:
-    """Refuse what would be counted wrong.
+    """Refuse outcomes that would be counted wrong.
 
     Raises:
         Ego2ExoError: naming the first few faults.
@@ -23,16 +23,16 @@ def require_countable(outcomes: Sequence[Outcome], described: Sequence[Described
     faults += [f"{fault} ({one.model}, {row_id(one)})" for one in described for fault in _described_faults(one)]
     asked = [f"{outcome.item.id} of {outcome.model} in mode {outcome.mode}" for outcome in outcomes]
     asked += [f"{row_id(one)} of {one.model}" for one in described if one.items]
-    faults += [f"{name} stands twice" for name in repeated(asked)]
+    faults += [f"{name} is there twice" for name in repeated(asked)]
     if faults:
         raise Ego2ExoError(
             f"{len(faults)} fault(s) in what is to be counted: {shorten_list(faults)}",
             "one outcome for each item, model and mode, with an answer and a choice among the item's options",
-            "mend the data, or run the evaluation anew in an empty folder",
+            "correct the data, or run the evaluation in an empty folder",
         )
 
 
-def one_benchmark(outcomes: Sequence[Outcome], described: Sequence[Described]) -> str:
+def only_benchmark(outcomes: Sequence[Outcome], described: Sequence[Described]) -> str:
     """The benchmark's name; "" where there is nothing.
 
     Raises:
@@ -45,7 +45,7 @@ def one_benchmark(outcomes: Sequence[Outcome], described: Sequence[Described]) -
     return "".join(names)
 
 
-def base_of(models: Sequence[str], compare_to: str | None) -> str | None:
+def base_model(models: Sequence[str], compare_to: str | None) -> str | None:
     """The model that others are compared with.
 
     Raises:

@@ -5,12 +5,15 @@ Importing this package changes nothing and loads neither torch nor llava::
     import llava_ego2exo
     llava_ego2exo.register()          # hooks into whichever `llava` is installed
     llava_ego2exo.unregister()        # puts every original object back
+    llava_ego2exo.ask("checkpoints/student", "kitchen.mp4", "What does the person do?", base="checkpoints/base")
 """
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
-__all__ = ["Ego2ExoError", "register", "register_projector", "register_trainer", "unregister"]
+__all__ = ["Ego2ExoError", "ask", "register", "register_projector", "register_trainer", "unregister"]
+
+from typing import Any
 
 from .errors import Ego2ExoError
 from .registry import register_projector, register_trainer
@@ -45,3 +48,11 @@ def unregister() -> None:
     from .host.hooks.install import unregister as unregister_host
 
     unregister_host()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ask":  # imported when asked for: it needs torch
+        from .host.inference.ask import ask
+
+        return ask
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -52,13 +52,13 @@ def main() -> int:
 
 def measure(args: argparse.Namespace, work: Path) -> dict[str, float]:
     """Median seconds for the answers to all questions, all ways taking turns."""
-    from llava_ego2exo.host.inference.option_scoring import Asked, letter_scores
+    from llava_ego2exo.host.inference.option_scoring import MultipleChoiceQuestion, letter_scores
 
     answerer = loaded(args, work)
     size = answerer.model.get_vision_tower().config.image_size
     clips = [torch.rand(args.frames, 3, size, size) for _ in range(args.clips)]
     texts = [f"Question {number}: {QUESTION} {OPTIONS}" for number in range(args.questions)]
-    choices = [Asked(text, tuple("ABCD")) for text in texts]
+    choices = [MultipleChoiceQuestion(text, tuple("ABCD")) for text in texts]
 
     def answers(tokens: int, batches: list[list[torch.Tensor]], asked: list[list[str]]) -> list[str]:
         answerer.max_new_tokens = tokens
@@ -80,13 +80,13 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, float]:
 
 def loaded(args: argparse.Namespace, work: Path) -> Any:
     """The model, whose answers do not end before their longest."""
-    from llava_ego2exo.host.inference.answerer import load_teacher
-    from llava_ego2exo.host.inference.prompts import choose_template
+    from llava_ego2exo.host.inference.answerer import load_answerer
+    from llava_ego2exo.host.inference.settings import resolve_inference_settings
 
     path = args.model or str(random_weights(args.size, work))
-    template = args.template or choose_template(path, None)
-    dtype, rank = str(dtype_of(args)).removeprefix("torch."), 0 if args.device.startswith("cuda") else None
-    answerer = load_teacher(path, args.model_base, 16, dtype, rank, template=template)
+    dtype = str(dtype_of(args)).removeprefix("torch.")
+    settings = resolve_inference_settings(path, args.model_base, args.template, dtype)
+    answerer = load_answerer(path, args.model_base, settings, 0 if args.device.startswith("cuda") else None)
     answerer.stops = []
     return answerer
 

@@ -153,7 +153,7 @@ def _rescore(args: argparse.Namespace) -> tuple[str, int]:
 
 
 def _ask(args: argparse.Namespace) -> tuple[str, int]:
-    from ..evaluation.job import Job, models_of
+    from ..evaluation.job import EvalJob, models_of
     from ..evaluation.report.tables import table
     from ..evaluation.run import evaluate
 
@@ -164,7 +164,7 @@ def _ask(args: argparse.Namespace) -> tuple[str, int]:
         "max_bad_rows", "compare_to", "clip_seconds",
     )  # fmt: skip
     values: dict[str, Any] = {name: getattr(args, name) for name in same}
-    job = Job(
+    job = EvalJob(
         models=models_of(args.model, args.model_base), modes=tuple(dict.fromkeys(args.mode)),
         categories=tuple(args.categories), parser=args.parser or "strict", judge=_judge(args),
         reading=take_reader_settings(dict(vars(args))), **values,

@@ -53,14 +53,14 @@ def _positive(text: str) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from ..common.processes import is_first
-    from ..distill.teach.run import Job, teach
+    from ..distill.teach.run import TeachJob, teach
 
     values = {name: value for name, value in vars(args).items() if name != "run"}
     reading = take_reader_settings(values)
     try:
         # What LLaVA prints while it loads is no part of the report.
         with contextlib.redirect_stdout(sys.stderr):
-            text = teach(Job(**values, reading=reading))
+            text = teach(TeachJob(**values, reading=reading))
     except KeyboardInterrupt:
         print("stopped; the same command resumes from here", file=sys.stderr)
         return 130

@@ -114,9 +114,9 @@ def frames(file: Path) -> Any:
 
 
 def _descriptions(model: Path, base: Path | None, files: list[Path], template: str) -> list[str]:
-    from ..host.inference.answerer import Teacher
+    from ..host.inference.answerer import Answerer
 
-    teacher = Teacher(load_quietly(model, base), template, max_new_tokens=48)
+    teacher = Answerer(load_quietly(model, base), template, max_new_tokens=48)
     answers = teacher.answer([clip_pixels(teacher.image_processor, file) for file in files], [[DESCRIBE]] * len(files))
     return [said if isinstance(said, str) else said[0].text for said in answers]  # type: ignore[index]
 

@@ -136,7 +136,7 @@ def tiny_llava(
 
 def load_quietly(path: Path, base: Path | None = None) -> tuple[Any, Any, Any, Any]:
     """By LLaVA's own loader, without what it prints and warns of; errors come through."""
-    from ..host.inference.prompts import load
+    from ..host.inference.answerer import load
 
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,6 +1,6 @@
 """Benchmarks: read, asked, scored and shown.
 
-From Python: ``evaluate(Job("ego-in-exo", data, videos, out, (Model("base", "checkpoint"),)))``.
+From Python: ``evaluate(EvalJob("ego-in-exo", data, videos, out, (EvalModel("base", "checkpoint"),)))``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "Job": "job", "Model": "job", "evaluate": "run", "rescore": "results", "parse_answer": "replies.parser",
+    "EvalJob": "job", "EvalModel": "job", "evaluate": "run", "rescore": "results", "parse_answer": "replies.parser",
     "read_benchmark": "benchmarks.registry",
 }  # fmt: skip
 __all__ = list(_PUBLIC)

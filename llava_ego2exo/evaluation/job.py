@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 @dataclass(frozen=True)
-class Model:
+class EvalModel:
     """One model of a run.
 
     Args:
@@ -37,7 +37,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Job:
+class EvalJob:
     """A command line.
 
     Args:
@@ -58,7 +58,7 @@ class Job:
         frames_upbound: most frames of a clip; 0 for no bound.
         video_fps: frames taken a second.
         force_sample: always take `frames_upbound` frames; None: as each checkpoint's config says.
-        time_instruction: tell the model the times of the frames; None: as each checkpoint's config says.
+        time_instruction: give the model the times of the frames; None: as each checkpoint's config says.
         max_new_tokens: most tokens of a reply; None: 64 for multiple choice, 256 for descriptions.
         batch_size: clips that go through the model together, each with all its questions.
         workers: threads that read clips.
@@ -73,7 +73,7 @@ class Job:
     data: str
     videos: str
     out: str
-    models: tuple[Model, ...]
+    models: tuple[EvalModel, ...]
     modes: tuple[str, ...] = (GENERATE,)
     view: str = "exo"
     categories: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class Job:
 
     def __post_init__(self) -> None:
         # From Python one value may stand for a tuple of one.
-        for name, kind in (("models", Model), ("modes", str), ("categories", str)):
+        for name, kind in (("models", EvalModel), ("modes", str), ("categories", str)):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, kind) else tuple(value))
         check_names([model.name for model in self.models])
@@ -106,13 +106,13 @@ class Job:
         for name, value in least.items():
             if getattr(self, name) < value:
                 given = f"--{name.replace('_', '-')} {getattr(self, name)}"
-                raise Ego2ExoError(given, f"{value} or more", "mend this flag")
+                raise Ego2ExoError(given, f"{value} or more")
         if not 0.1 <= self.clip_seconds <= 3600:
-            raise Ego2ExoError(f"--clip-seconds {self.clip_seconds}", "0.1 to 3600", "mend this flag")
+            raise Ego2ExoError(f"--clip-seconds {self.clip_seconds}", "0.1 to 3600")
         allowed = {"view": VIEWS, "parser": tuple(PARSERS)}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                raise Ego2ExoError(f"--{name} {getattr(self, name)}", ", ".join(values), "mend this flag")
+                raise Ego2ExoError(f"--{name} {getattr(self, name)}", ", ".join(values))
         names = [model.name for model in self.models]
         if self.compare_to is not None and self.compare_to not in names:
             raise Ego2ExoError(f"--compare-to {self.compare_to}", ", ".join(names), "name a model of this run")
@@ -141,7 +141,7 @@ def check_names(names: Sequence[str]) -> None:
         )
 
 
-def models_of(given: Sequence[str], bases: Sequence[str]) -> tuple[Model, ...]:
+def models_of(given: Sequence[str], bases: Sequence[str]) -> tuple[EvalModel, ...]:
     """`--model` and `--model-base`, each ``PATH`` or ``NAME=PATH``.
 
     Args:
@@ -149,7 +149,7 @@ def models_of(given: Sequence[str], bases: Sequence[str]) -> tuple[Model, ...]:
         bases: of the models of the same name; one without a name is for every other model that holds no whole one.
 
     Raises:
-        Ego2ExoError: a name is none, or stands twice, or a base belongs to no model.
+        Ego2ExoError: a name is none, or stands twice, or a base is of no model.
     """
     named = [_named(text) for text in given]
     models = {name or _last(path): path for name, path in named}
@@ -161,11 +161,11 @@ def models_of(given: Sequence[str], bases: Sequence[str]) -> tuple[Model, ...]:
         raise Ego2ExoError(
             f"--model-base {shorten_list([*bases])}",
             f"one base for all adapters, or NAME=BASE with NAME of {', '.join(names)}, each once",
-            "mend these flags",
+            "name each model's base once",
         )
     common = own.get(None)
     return tuple(
-        Model(name, path, own[name]) if name in own else Model(name, path, common, spare=common is not None)
+        EvalModel(name, path, own[name]) if name in own else EvalModel(name, path, common, spare=common is not None)
         for name, path in models.items()
     )
 

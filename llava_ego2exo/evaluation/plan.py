@@ -1,21 +1,19 @@
-"""Which clips a run shows, with which questions, and in which batches: fixed by the items and the batch size alone."""
+"""What a run asks: the wording of each question, and each clip once with all its questions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..common.record_store import content_key
 from ..errors import Ego2ExoError
-from ..host.inference.batches import in_batches
+from ..host.inference.clip_jobs import ClipTask
 from ..video import video_seconds
 from ..video.limits import VideoLimits
 from .benchmarks.current import split_into_clips
 from .items import CHOICE, DESCRIPTION, Item
-from .store import reply_key
 
-# How a question is put to a model: the wording that the published numbers were made with.
-
-# Part of every record's key and of metrics.json: a change of a wording is another prompt.
+# The wording that the published numbers were made with. Part of every reply's key and of metrics.json.
 VERSION = "published-1"
 
 
@@ -28,8 +26,8 @@ def prompt_of(item: Item) -> str:
 
 
 @dataclass(frozen=True)
-class Question:
-    """One item as it is put.
+class ItemQuestion:
+    """One item as it is asked.
 
     Args:
         id: of the item.
@@ -45,64 +43,40 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One clip with its questions.
-
-    Args:
-        path: of the video.
-        start_s: where the clip begins, in seconds; None: at the start.
-        end_s: where it ends; None: at the end.
-        questions: one or more.
-    """
-
-    path: str
-    start_s: float | None
-    end_s: float | None
-    questions: tuple[Question, ...]
-
-
-@dataclass(frozen=True)
-class Plan:
+class EvalPlan:
     """What one model is asked in one mode.
 
     Args:
-        clips: each once, in order of the items.
+        tasks: each clip once, in order of the items.
         keys: item's id -> key of its reply.
     """
 
-    clips: list[Clip] = field(default_factory=list)
+    tasks: list[ClipTask[ItemQuestion]] = field(default_factory=list)
     keys: Mapping[str, str] = field(default_factory=dict)
 
-    def batches(self, size: int) -> list[tuple[Clip, ...]]:
-        """The clips, `size` a batch."""
-        return in_batches(self.clips, size)
 
-
-def make_plan(items: Sequence[Item], hashes: Mapping[str, str], asking: Sequence[object]) -> Plan:
+def make_plan(items: Sequence[Item], hashes: Mapping[str, str], asking: Sequence[object]) -> EvalPlan:
     """All questions of a clip stand together, so that it is decoded and encoded once.
 
     Args:
         items: those whose video was found.
         hashes: path -> sha256 of the file.
-        asking: all that a reply hangs on beside clip and question: mode, model, settings.
+        asking: all that a reply depends on beside clip and question: mode, model, settings.
     """
-    clips: dict[tuple[str, float | None, float | None], list[Question]] = {}
-    keys: dict[str, str] = {}
+    clips: dict[tuple[str, float | None, float | None], list[ItemQuestion]] = {}
     for item in items:
         text, options = prompt_of(item), tuple(item.choices)
         # As floats: 3 and 3.0 are one moment.
         span = [None if second is None else float(second) for second in (item.start_s, item.end_s)]
-        keys[item.id] = reply_key([item.id, hashes[item.path], *span, text, options, VERSION, *asking])
+        key = content_key([item.id, hashes[item.path], *span, text, options, VERSION, *asking])
         questions = clips.setdefault((item.path, item.start_s, item.end_s), [])
-        questions.append(Question(item.id, keys[item.id], text, options))
-    return Plan([Clip(*place, tuple(questions)) for place, questions in clips.items()], keys)
-
-
-# Descriptions of long videos are asked for clip by clip, as TSU-Description does.
+        questions.append(ItemQuestion(item.id, key, text, options))
+    tasks = [ClipTask(*place, hashes[place[0]], tuple(questions)) for place, questions in clips.items()]
+    return EvalPlan(tasks, {question.id: question.key for task in tasks for question in task.questions})
 
 
 def split_long(items: Sequence[Item], seconds: float = 1.0, limits: VideoLimits | None = None) -> list[Item]:
-    """The items, each description of a whole video as those of its clips.
+    """The items, each description of a whole video as those of its clips, as TSU-Description asks for them.
 
     Args:
         items: with their paths.

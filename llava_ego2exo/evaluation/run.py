@@ -1,127 +1,35 @@
-"""`llava-ego2exo eval`: plan on the first process, ask on all of them, read, judge and report on the first again."""
+"""`llava-ego2exo eval`: plan on the first process, ask on all of them, parse, judge and report on the first again."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..common.files import write_atomic
-from ..common.processes import Ranks, clip_bar, started_ranks
+from ..common.processes import Ranks, started_ranks
 from ..common.text import shorten_list
 from ..errors import Ego2ExoError
-from ..host.inference.batches import answered, unfinished
-from ..host.inference.clips import Seen, read_ahead, read_clip
+from ..host.inference.clip_jobs import ClipJob, ClipTask, PreparedClip, clip_batches, pending
 from ..video.cache import Reader, cache_stats, format_stats
 from .items import FAILED, LIKELIHOOD
-from .job import Job
-from .plan import Clip, Question
-from .preparation import MANIFEST, Asked, Prepared, prepare
-from .results import Finished, finish
-from .store import Reply, ReplyStore
-
-if TYPE_CHECKING:
-    from ..host.inference.answerer import Said, Teacher
-
-
-# Batches of clips through a model, and its replies onto the disk.
-
-
-@dataclass
-class Tally:
-    """What one process has done: clips, questions, and those of them without a reply."""
-
-    clips: int = 0
-    questions: int = 0
-    failed: int = 0
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one process needs to ask its batches.
-
-    Args:
-        asked: model, mode, settings, and what is done.
-        teacher: the loaded model.
-        rank: of the process.
-        workers: reading threads.
-        read: what reads clips.
-    """
-
-    asked: Asked
-    teacher: Teacher
-    rank: int
-    workers: int
-    read: Reader | None = None
-
-    def answer(self, batches: Sequence[tuple[Clip, ...]]) -> Iterator[Tally]:
-        """Ask batch after batch; yields the tally so far after each."""
-        tally = Tally()
-        with ReplyStore(self.asked.folder, self.rank) as store:
-            for batch, clips in read_ahead(batches, self._read, self.workers):
-                replies = self._replies(batch, answered(batch, clips, self.asked.done, self._ask))
-                store.append(replies)
-                tally.clips += len(batch)
-                tally.questions += len(replies)
-                tally.failed += sum(bool(reply.error) for reply in replies)
-                yield tally
-
-    def _read(self, clip: Clip) -> Seen | Ego2ExoError:
-        return read_clip(clip, self.asked.settings, self.teacher.preprocess, self.read)
-
-    def _ask(self, clips: list[Clip], seen: list[Seen]) -> list[Any]:
-        from ..host.inference.answerer import memory_told
-
-        pixels, prefaces = [one.pixels for one in seen], [one.preface for one in seen]
-        questions = [clip.questions for clip in clips]
-        with memory_told(len(pixels), sum(map(len, questions))):
-            if self.asked.mode == LIKELIHOOD:
-                return _scored(self.teacher, pixels, prefaces, questions)
-            texts = [[preface + q.text for q in own] for preface, own in zip(prefaces, questions, strict=True)]
-            return self.teacher.answer(pixels, texts)
-
-    def _replies(self, batch: tuple[Clip, ...], results: list[Any]) -> list[Reply]:
-        replies = []
-        for clip, found in zip(batch, results, strict=True):
-            open_questions = [question for question in clip.questions if question.key not in self.asked.done]
-            if isinstance(found, Ego2ExoError):
-                replies += [Reply(question.id, question.key, error=found.given) for question in open_questions]
-                continue
-            for question, one in zip(clip.questions, found, strict=bool(found)):
-                if question.key not in self.asked.done:
-                    replies.append(_reply(question, one))
-        return replies
-
-
-def _scored(
-    teacher: Teacher, pixels: list[Any], prefaces: list[str], questions: list[tuple[Question, ...]]
-) -> list[Any]:
-    from ..host.inference import option_scoring
-
-    asked = [
-        [option_scoring.Asked(preface + question.text, question.options) for question in own]
-        for preface, own in zip(prefaces, questions, strict=True)
-    ]
-    return option_scoring.letter_scores(teacher, pixels, asked)
-
-
-def _reply(question: Question, found: Said | dict[str, float]) -> Reply:
-    if isinstance(found, dict):
-        return Reply(question.id, question.key, scores=found)
-    flags = (() if found.text else ("empty",)) + (() if found.ended else ("cut",))
-    return Reply(question.id, question.key, found.text, flags=flags, tokens=len(found.tokens))
-
+from .job import EvalJob
+from .manifest import MANIFEST
+from .plan import ItemQuestion
+from .preparation import EvalPreparation, ModelRun, prepare
+from .results import EvalResults, finish
+from .store import Reply, reply_store
 
 __all__ = ["evaluate"]
 
 
-def evaluate(job: Job) -> dict[str, Any]:
-    """Ask the models, read their replies, and write the report; what is done already is not done again.
+def evaluate(job: EvalJob) -> dict[str, Any]:
+    """Ask the models, parse their replies, and write the report; what is done already is not done again.
 
     Returns:
         What `metrics.json` holds.
@@ -134,57 +42,63 @@ def evaluate(job: Job) -> dict[str, Any]:
         prepared = ranks.first(lambda: prepare(job, stack))
         read = job.reading.reader()
         attentions = ranks.gather(_ask_all(job, ranks, prepared, read))
-        _tell(ranks, format_stats(ranks.gather(cache_stats(read))))
+        stats = format_stats(ranks.gather(cache_stats(read)))
+        if ranks.rank == 0 and stats:
+            print("\n".join(stats), flush=True)  # noqa: T201
         return ranks.first(lambda: _finish(job, prepared, attentions))
 
 
-def _ask_all(job: Job, ranks: Ranks, prepared: Prepared, read: Reader) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Replies(ClipJob[ItemQuestion]):
+    mode: str
+
+    def ask(self, clips: list[PreparedClip], questions: list[tuple[ItemQuestion, ...]]) -> list[Any]:
+        if self.mode != LIKELIHOOD:
+            return super().ask(clips, questions)
+        from ..host.inference.option_scoring import MultipleChoiceQuestion, letter_scores
+
+        asked = [
+            [MultipleChoiceQuestion(clip.preface + question.text, question.options) for question in own]
+            for clip, own in zip(clips, questions, strict=True)
+        ]
+        return letter_scores(self.answerer, [clip.pixels for clip in clips], asked)
+
+    def record(self, task: ClipTask[ItemQuestion], question: ItemQuestion, result: Any) -> Reply:
+        if self.mode == LIKELIHOOD:
+            return Reply(question.id, question.key, scores=result)
+        flags = (() if result.text else ("empty",)) + (() if result.ended else ("cut",))
+        return Reply(question.id, question.key, result.text, flags=flags, tokens=len(result.tokens))
+
+    def failure(self, question: ItemQuestion, error: Ego2ExoError) -> Reply:
+        return Reply(question.id, question.key, error=error.given)
+
+
+def _ask_all(job: EvalJob, ranks: Ranks, prepared: EvalPreparation, read: Reader) -> dict[str, str]:
     """Each model is loaded once for all its modes; returns model's name -> how its attention is computed."""
+    from ..host.inference.answerer import load_answerer
+
     attentions = {}
-    for _, modes in groupby(prepared.asked, key=lambda asked: asked.model):
-        mine = [(asked, _mine(job, ranks, asked)) for asked in modes]
+    for model, modes in groupby(prepared.runs, key=lambda run: run.model):
+        mine = [(run, _pending(job, run)[ranks.rank :: ranks.world]) for run in modes]
         if not any(batches for _, batches in mine):
             continue
-        asked = mine[0][0]
-        teacher = _load(asked, ranks)
-        config = teacher.model.config
-        attentions[asked.model.name] = str(getattr(config, "_attn_implementation", None) or "unknown")
-        for asked, batches in mine:
-            _work(job, ranks, asked, batches, teacher, read)
-        del teacher
-        _free()
+        answerer = load_answerer(model.path, model.base, mine[0][0].settings, ranks.local)
+        attentions[model.name] = str(getattr(answerer.model.config, "_attn_implementation", None) or "unknown")
+        for run, batches in mine:
+            replies = _Replies(
+                answerer, run.settings, reply_store(run.folder), run.completed, job.workers, read, run.mode
+            )
+            replies.run(batches, ranks, f"{model.name}, {run.mode}")
+        del answerer, replies
+        _free_memory()
     return attentions
 
 
-def _mine(job: Job, ranks: Ranks, asked: Asked) -> list[Any]:
-    return unfinished(asked.plan.batches(job.batch_size), asked.done)[ranks.rank :: ranks.world]
+def _pending(job: EvalJob, run: ModelRun) -> list[Any]:
+    return pending(clip_batches(run.plan.tasks, job.batch_size), run.completed)
 
 
-def _load(asked: Asked, ranks: Ranks) -> Any:
-    from ..host.inference.answerer import load_teacher
-
-    settings, model = asked.settings, asked.model
-    return load_teacher(
-        model.path, model.base, settings.bits, settings.dtype, ranks.local,
-        template=settings.template, max_new_tokens=settings.max_new_tokens,
-    )  # fmt: skip
-
-
-def _work(job: Job, ranks: Ranks, asked: Asked, batches: Sequence[Any], teacher: Any, read: Reader) -> None:
-    work = Work(asked, teacher, ranks.rank, job.workers, read)
-    with clip_bar(ranks, f"{asked.model.name}, {asked.mode}", sum(map(len, batches))) as bar:
-        for tally in work.answer(batches):
-            bar.update(tally.clips - bar.n)
-            bar.set_postfix_str(f"{tally.questions} questions, {tally.failed} failed")
-
-
-def _tell(ranks: Ranks, lines: Sequence[str]) -> None:
-    if ranks.rank == 0:
-        for line in lines:
-            print(line, flush=True)  # noqa: T201
-
-
-def _free() -> None:
+def _free_memory() -> None:
     import torch
 
     gc.collect()
@@ -192,7 +106,7 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _finish(job: Job, prepared: Prepared, attentions: Sequence[dict[str, str]]) -> dict[str, Any]:
+def _finish(job: EvalJob, prepared: EvalPreparation, attentions: Sequence[dict[str, str]]) -> dict[str, Any]:
     manifest = _with_attention(Path(job.out), prepared.manifest, attentions)
     finished = finish(Path(job.out), prepared, manifest, job.judge, job.compare_to)
     _refuse_failures(job, finished)
@@ -200,7 +114,7 @@ def _finish(job: Job, prepared: Prepared, attentions: Sequence[dict[str, str]]) 
 
 
 def _with_attention(folder: Path, manifest: dict[str, Any], found: Sequence[dict[str, str]]) -> dict[str, Any]:
-    """What only a loaded model tells; a run that finds every reply on disk keeps what an earlier one has seen."""
+    """Known from a loaded model alone; a run that finds every reply on disk keeps what an earlier one stored."""
     seen = {name: how for own in found for name, how in own.items()}
     models = [{**model, "attention": seen.get(model["name"], model["attention"])} for model in manifest["models"]]
     manifest = {**manifest, "models": models}
@@ -208,7 +122,7 @@ def _with_attention(folder: Path, manifest: dict[str, Any], found: Sequence[dict
     return manifest
 
 
-def _refuse_failures(job: Job, finished: Finished) -> None:
+def _refuse_failures(job: EvalJob, finished: EvalResults) -> None:
     failed = [one for one in (*finished.outcomes, *finished.described) if one.state == FAILED]
     lost = {(_first(one).path or _first(one).video, one.error) for one in failed}
     # A question is one, however many models and modes it failed with.
@@ -218,7 +132,7 @@ def _refuse_failures(job: Job, finished: Finished) -> None:
         raise Ego2ExoError(
             f"{count} question(s) got no reply and count as wrong, all others are done: {shorten_list(named, 10)}",
             f"at most {job.max_failures} (--max-failures)",
-            f"mend these videos and run the same command again, which asks about them alone (report: {job.out})",
+            f"replace these videos and run the same command again, which asks about them alone (report: {job.out})",
         )
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
-from ..host.inference.clips import Seen, read_ahead, read_clip
-from ..host.inference.settings import Settings
+from ..host.inference.clip_jobs import PreparedClip, prepare_clip, read_ahead
+from ..host.inference.settings import InferenceSettings
 
 if TYPE_CHECKING:
-    from ..host.inference.answerer import Teacher
+    from ..host.inference.answerer import Answerer
 
 # Values that leave decoding greedy. lmms-eval adds `until` by itself; a reply is taken whole, as `eval` takes it.
 _GREEDY: dict[str, tuple[Any, ...]] = {
@@ -67,8 +67,9 @@ def max_new_tokens(wanted: Mapping[str, Any], task: str) -> int:
 
 
 def generate_replies(
-    teacher: Teacher, settings: Settings, requests: Sequence[GenerationRequest], batch_size: int, quiet: bool = False
-) -> list[str]:
+    teacher: Answerer, settings: InferenceSettings, requests: Sequence[GenerationRequest], batch_size: int,
+    quiet: bool = False,
+) -> list[str]:  # fmt: skip
     """Replies in the order of the requests.
 
     Args:
@@ -96,7 +97,7 @@ def generate_replies(
 
 
 def _replies_by_batch(
-    teacher: Teacher, settings: Settings, requests: Sequence[GenerationRequest], batch_size: int
+    teacher: Answerer, settings: InferenceSettings, requests: Sequence[GenerationRequest], batch_size: int
 ) -> Iterator[tuple[list[int], list[str]]]:
     """Of the requests of one length, batch after batch: places and replies."""
     places: dict[str, list[int]] = {}
@@ -105,7 +106,7 @@ def _replies_by_batch(
             places.setdefault(request.path, []).append(place)
     clips = [_VideoRequests(path, tuple(own)) for path, own in places.items()]
     batches = [tuple(clips[first : first + batch_size]) for first in range(0, len(clips), batch_size)]
-    for batch, seen in read_ahead(batches, lambda clip: read_clip(clip, settings, teacher.preprocess), 2):
+    for batch, seen in read_ahead(batches, lambda clip: prepare_clip(clip, settings, teacher.preprocess), 2):
         good = [_unless_error(clip, one) for clip, one in zip(batch, seen, strict=True)]
         texts = [
             [one.preface + requests[place].text for place in clip.places]
@@ -115,11 +116,11 @@ def _replies_by_batch(
         yield [place for clip in batch for place in clip.places], [one.text for own in said for one in own]
 
 
-def _answer(teacher: Teacher, clips: Sequence[Seen], texts: Sequence[Sequence[str]]) -> list[Any]:
-    from ..host.inference.answerer import memory_told
+def _answer(teacher: Answerer, clips: Sequence[PreparedClip], texts: Sequence[Sequence[str]]) -> list[Any]:
+    from ..host.inference.answerer import explain_oom
 
     remedy = "give a smaller --batch_size, fewer max_frames_num, or load_4bit=True"
-    with memory_told(len(clips), sum(map(len, texts)), remedy):
+    with explain_oom(len(clips), sum(map(len, texts)), remedy):
         return teacher.answer([clip.pixels for clip in clips], texts)
 
 

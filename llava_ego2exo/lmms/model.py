@@ -114,17 +114,17 @@ def _check(pretrained: str, others: dict[str, Any], batch_size: int | str, both:
 
 
 def _settings(*given: Any, **others: Any) -> Any:
-    from ..host.inference.prompts import how_asked
+    from ..host.inference.settings import resolve_inference_settings
 
-    return how_asked(*given, **others)
+    return resolve_inference_settings(*given, **others)
 
 
 def _load(path: str, base: str | None, settings: Any) -> Any:
-    from ..host.inference.answerer import load_teacher
+    from ..host.inference.answerer import load_answerer
 
     # Each of several processes has a GPU of its own.
     local = int(os.environ.get("LOCAL_RANK", 0)) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
-    return load_teacher(path, base, settings.bits, settings.dtype, local, template=settings.template)
+    return load_answerer(path, base, settings, local)
 
 
 def _check_device(given: str | None, taken: Any) -> None:

@@ -14,15 +14,21 @@ from llava_ego2exo.common.jsonl import json_line, read_lines
 from llava_ego2exo.distill.pairs.egoexo4d import write_missing
 from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
 from llava_ego2exo.distill.targets.samples import write_samples
-from llava_ego2exo.distill.teach.preparation import open_folder, write_failures
-from llava_ego2exo.distill.teach.store import Answer, AnswerStore, read_answers, write_answers
+from llava_ego2exo.distill.teach.store import (
+    Answer,
+    answer_store,
+    open_folder,
+    read_answers,
+    write_answers,
+    write_failures,
+)
 from llava_ego2exo.distill.teach.top_k import TopK, load_top_k, save_top_k
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.evaluation.items import Item
 from llava_ego2exo.evaluation.judge.client import CachedAnswer, JudgeCache
-from llava_ego2exo.evaluation.preparation import read_manifest
+from llava_ego2exo.evaluation.manifest import read_manifest
 from llava_ego2exo.evaluation.results import _item
-from llava_ego2exo.evaluation.store import Reply, ReplyStore, finish_replies, read_replies
+from llava_ego2exo.evaluation.store import Reply, read_replies, reply_store
 from llava_ego2exo.host.preflight.data import read_samples
 
 pytestmark = pytest.mark.fault
@@ -79,13 +85,13 @@ def logits(folder):
 # What is written -> (how, how it is read as a list of records, whether each whole line must be read).
 LINES, WHOLE = True, False
 KINDS = {
-    "answers while teach runs": (lambda f: stored(AnswerStore(f), ANSWERS), read_answers, LINES),
+    "answers while teach runs": (lambda f: stored(answer_store(f).part(), ANSWERS), read_answers, LINES),
     "answers of a finished run": (lambda f: write_answers(f, ANSWERS), read_answers, LINES),
     "replies while eval runs": (
-        lambda f: stored(ReplyStore(f), REPLIES), lambda f: list(read_replies(f).values()), LINES,
+        lambda f: stored(reply_store(f).part(), REPLIES), lambda f: list(read_replies(f).values()), LINES,
     ),
     "replies of a finished run": (
-        lambda f: finish_replies(f, REPLIES) or f / "replies.jsonl", lambda f: list(read_replies(f).values()), LINES,
+        lambda f: reply_store(f).finish(REPLIES), lambda f: list(read_replies(f).values()), LINES,
     ),
     "answers of a judge": (judged, lambda f: list(JudgeCache(f).answers.values()), LINES),
     "items of eval": (
@@ -130,8 +136,8 @@ def test_cut_at_every_byte(kind, tmp_path, fault_table):
 
 
 STORES = {
-    "answers": (AnswerStore, ANSWERS, read_answers),
-    "replies": (ReplyStore, REPLIES, lambda folder: list(read_replies(folder).values())),
+    "answers": (answer_store, ANSWERS, read_answers),
+    "replies": (reply_store, REPLIES, lambda folder: list(read_replies(folder).values())),
 }
 
 
@@ -139,12 +145,12 @@ STORES = {
 def test_what_is_cut_goes_on(kind, tmp_path, fault_table):
     """The run that comes after a cut appends behind the last whole record, and loses none before it."""
     store, records, read = STORES[kind]
-    path = stored(store(tmp_path), records[:2])
+    path = stored(store(tmp_path).part(), records[:2])
     content = path.read_bytes()
     tried = survived = 0
     for cut in range(len(content) + 1):
         path.write_bytes(content[:cut])
-        stored(store(tmp_path), records[2:])
+        stored(store(tmp_path).part(), records[2:])
         tried += 1
         survived += read(tmp_path) == [*records[: content[:cut].count(b"\n")], records[2]]
     fault_table(f"cut at every byte, and gone on with: {kind}", tried, survived)
@@ -155,7 +161,7 @@ def test_a_line_longer_than_a_block_is_dropped_whole(tmp_path, monkeypatch):
     for cut in range(60):
         path = tmp_path / "answers.part-0.jsonl"
         path.write_bytes((b"a" * 20 + b"\n" + b"b" * 38 + b"\n")[:cut])
-        AnswerStore(tmp_path).close()
+        answer_store(tmp_path).part().close()
         assert (path.read_bytes() if path.exists() else b"") == b"a" * 20 * (cut > 20) + b"\n" * (cut > 20)
 
 

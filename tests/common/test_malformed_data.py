@@ -13,12 +13,11 @@ from llava_ego2exo.distill.pairs.egoexo4d import take_list
 from llava_ego2exo.distill.pairs.file import read_pairs, require_files, write_pairs
 from llava_ego2exo.distill.pairs.manifest import read_manifest
 from llava_ego2exo.distill.targets.samples import draw_replayed
-from llava_ego2exo.distill.teach.preparation import open_folder
 from llava_ego2exo.distill.teach.queries import read_queries
-from llava_ego2exo.distill.teach.store import Answer, read_answers
+from llava_ego2exo.distill.teach.store import Answer, open_folder, read_answers
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.evaluation.benchmarks.registry import read_benchmark
-from llava_ego2exo.evaluation.preparation import read_manifest as read_run
+from llava_ego2exo.evaluation.manifest import read_manifest as read_run
 from llava_ego2exo.evaluation.store import read_replies
 from llava_ego2exo.host.preflight.data import check_data
 

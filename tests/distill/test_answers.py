@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from llava_ego2exo.distill.teach.store import Answer, AnswerStore, answer_key, read_answers, write_answers
+from llava_ego2exo.distill.teach.store import Answer, answer_key, answer_store, read_answers, write_answers
 from llava_ego2exo.distill.teach.top_k import TopK, load_top_k, save_top_k, top_k_path
 from llava_ego2exo.errors import Ego2ExoError
 
@@ -22,7 +22,7 @@ def answer(number: int, **changes) -> Answer:
 
 def test_what_is_appended_is_read_and_the_finished_file_replaces_the_parts(tmp_path):
     for rank in (0, 1):
-        with AnswerStore(tmp_path / "new", rank) as store:
+        with answer_store(tmp_path / "new").part(rank) as store:
             store.append([answer(rank), answer(2), answer(rank, answer="again")])
             assert answer(rank, answer="again") in read_answers(tmp_path / "new"), "on disk before the file is closed"
     part = store.path.read_bytes()
@@ -34,7 +34,7 @@ def test_what_is_appended_is_read_and_the_finished_file_replaces_the_parts(tmp_p
     store.path.write_bytes(part)
     assert len(read_answers(tmp_path / "new")) == 3
     store.path.unlink()
-    AnswerStore(tmp_path / "new").close()
+    answer_store(tmp_path / "new").part().close()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["answers.jsonl"], "an empty store leaves no file"
 
 

@@ -9,7 +9,7 @@ import pytest
 from llava_ego2exo.common.files import HASHES, file_hash, video_hashes
 from llava_ego2exo.common.processes import started_ranks
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.inference.clips import read_ahead
+from llava_ego2exo.host.inference.clip_jobs import read_ahead
 from llava_ego2exo.video import read_video, time_instruction
 from tests.videos import render_clip
 

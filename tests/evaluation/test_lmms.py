@@ -17,7 +17,7 @@ from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.evaluation.items import DESCRIPTION, Item
 from llava_ego2exo.evaluation.plan import prompt_of
 from llava_ego2exo.evaluation.replies.parser import parse_answer
-from llava_ego2exo.host.inference.settings import Settings
+from llava_ego2exo.host.inference.settings import InferenceSettings
 from llava_ego2exo.lmms import generation, render, tasks
 from tests.videos import render_clip
 
@@ -261,7 +261,7 @@ class Teacher:
 def ask(clips, asked, batch_size=2, **teacher):
     made = Teacher(**teacher)
     questions = [generation.GenerationRequest(str(clips / name), text, length) for name, text, length in asked]
-    return made, generation.generate_replies(made, Settings("qwen_1_5", 2), questions, batch_size, quiet=True)
+    return made, generation.generate_replies(made, InferenceSettings("qwen_1_5", 2), questions, batch_size, quiet=True)
 
 
 def test_a_video_is_read_once_and_replies_keep_their_order(clips):
@@ -318,7 +318,7 @@ def test_requests_go_through_the_entry(entry, clips, monkeypatch):
 
     teacher = Teacher()
     teacher.model = types.SimpleNamespace(device=torch.device("cpu"))
-    monkeypatch.setattr(entry, "_settings", lambda *given, **others: Settings("qwen_1_5", 2))
+    monkeypatch.setattr(entry, "_settings", lambda *given, **others: InferenceSettings("qwen_1_5", 2))
     monkeypatch.setattr(entry, "_load", lambda *given: teacher)
     with pytest.raises(SystemExit, match="--device cuda:3"):
         entry.LlavaEgo2Exo("x", device="cuda:3")

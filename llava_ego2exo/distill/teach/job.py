@@ -9,8 +9,8 @@ from ...video.cache import ReaderSettings
 
 
 @dataclass(frozen=True)
-class Job:
-    """What the user asks for.
+class TeachJob:
+    """A command line.
 
     Args:
         pairs: a pairs.jsonl.
@@ -20,13 +20,13 @@ class Job:
         template: LLaVA's conversation template; None: the one of the checkpoint's class, where that is certain.
         dtype: of the weights; None: bfloat16 on a GPU, else float32.
         bits: 4, 8 or 16.
-        queries: a JSON file of queries; None: our own.
+        queries: a JSON file of queries; None: the package's own.
         seed: of the wording drawn for each clip.
         split: "train", "val", "test" or "all".
         frames_upbound: most frames of a clip; 0 for no bound.
         video_fps: frames taken a second.
         force_sample: always take `frames_upbound` frames; None: as the checkpoint's config says.
-        time_instruction: tell the model the times of the frames; None: as the checkpoint's config says.
+        time_instruction: give the model the times of the frames; None: as the checkpoint's config says.
         max_new_tokens: most tokens of an answer.
         batch_size: clips that go through the model together, each with all its queries.
         top_k: how many logits of each answer token to keep; 0: none.
@@ -63,4 +63,4 @@ class Job:
         for name, value in least.items():
             if getattr(self, name) < value:
                 given = f"--{name.replace('_', '-')} {getattr(self, name)}"
-                raise Ego2ExoError(given, f"{value} or more", "mend this flag")
+                raise Ego2ExoError(given, f"{value} or more")

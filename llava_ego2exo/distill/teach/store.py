@@ -1,32 +1,41 @@
-"""The teacher's answers on disk: one JSON object a line, appended while it works, put in order when it is done."""
+"""An answers folder: one teacher, one way of asking, one process group at work in it."""
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...common.differences import differences
 from ...common.files import write_atomic
-from ...common.jsonl import AppendFile, json_line, read_lines, record_of
+from ...common.json_io import read_json
+from ...common.record_store import RecordStore, content_key
+from ...common.text import shorten_list
 from ...errors import Ego2ExoError
+from ..pairs.file import Pair
+from .top_k import top_k_path
 
-FINISHED = "answers.jsonl"
-_PARTS = "answers.part-*.jsonl"
+MANIFEST, FAILURES = "manifest.json", "failures.json"
+_TYPES: dict[str, tuple[type, ...]] = {
+    "tokens": (int,), "flags": (list,), "settings": (dict,), "start_s": (int, float, type(None)),
+    "end_s": (int, float, type(None)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a teacher said about one ego clip.
+    """A teacher's answer about one ego clip.
 
     Args:
         key: identity by content, see :func:`answer_key`.
         segment: the pair's.
         split: the pair's.
         kind: of the query.
-        query: as it was put, without placeholder and template.
+        query: as it was asked, without placeholder and template.
         answer: as it was given, blanks at its ends removed.
         flags: what is wrong with it: "empty", "repeats", "cut"; none for a good answer.
         tokens: number of tokens generated, its end token included.
@@ -34,7 +43,7 @@ class Answer:
         start_s: where the clip begins in that file, in seconds; None: at its start.
         end_s: where it ends, in seconds; None: at the file's end.
         teacher: fingerprint of the model.
-        settings: how it was asked, see `teaching.Settings`.
+        settings: how it was asked, see `InferenceSettings`.
     """
 
     key: str
@@ -55,74 +64,165 @@ class Answer:
 def answer_key(
     video: str, start_s: float | None, end_s: float | None, query: str, teacher: str, settings: dict[str, Any]
 ) -> str:
-    """32 hex digits that are the same for the same content, wherever the files lie.
+    """A key that is the same for the same content, wherever the files lie.
 
     Args:
         video: sha256 of the ego file.
         start_s: where the clip begins, in seconds.
         end_s: where it ends, in seconds.
-        query: as it is put.
+        query: as it is asked.
         teacher: fingerprint of the model.
         settings: how it is asked.
     """
     # As floats: 3 and 3.0 are one moment.
     span = [None if second is None else float(second) for second in (start_s, end_s)]
-    content = json.dumps([video, *span, query, teacher, settings], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
+    return content_key([video, *span, query, teacher, settings])
+
+
+def answer_store(folder: str | Path) -> RecordStore[Answer]:
+    """The records of an answers folder."""
+    return RecordStore(Path(folder), "answers", Answer, _TYPES, "llava-ego2exo teach")
 
 
 def read_answers(folder: str | Path) -> list[Answer]:
     """All answers of a folder: those of a finished run in its order, then those of an unfinished one.
 
-    Where a key stands several times for one segment and kind, the last record counts.
+    Of several records with one key for one segment and kind the last counts.
 
     Raises:
         Ego2ExoError: the folder is missing, or a line is damaged. The last line of an unfinished file may be torn.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if not Path(folder).is_dir():
         raise Ego2ExoError(f"{folder} is no folder", "the folder that `llava-ego2exo teach` wrote", "check the path")
-    found: dict[tuple[str, str, str], Answer] = {}
-    for path in (folder / FINISHED, *sorted(folder.glob(_PARTS))):
-        if path.is_file():
-            read = read_lines(path, _answer, torn=path.name != FINISHED, origin="llava-ego2exo teach")
-            found.update(((a.key, a.segment, a.kind), a) for a in read)
-    return list(found.values())
+    return list({(a.key, a.segment, a.kind): a for a in answer_store(folder).read()}.values())
 
 
 def write_answers(folder: str | Path, answers: Iterable[Answer]) -> Path:
-    """Write the finished file in the order given, and remove those of the unfinished run.
+    """Write the finished file in the order given, and remove those of the unfinished run."""
+    return answer_store(folder).finish(answers)
 
-    At any moment the folder holds every answer: the new file takes the old one's place in one step.
+
+def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
+    """Check that the folder is this teacher's, write its manifest, and return the answers that are there.
+
+    Raises:
+        Ego2ExoError: it holds answers of another teacher or to other questions; names what differs.
     """
-    folder = Path(folder)
-    path = write_atomic(folder / FINISHED, "".join(json_line(asdict(answer)) for answer in answers))
-    for unfinished in folder.glob(_PARTS):
-        unfinished.unlink()
-    return path
+    found, path = read_answers(folder), folder / MANIFEST
+    # An empty run imposes no settings.
+    if found and path.is_file():
+        _check(folder, _read(path), manifest)
+    foreign = [a for a in found if _about(a.teacher, a.settings) != _about_manifest(manifest)]
+    if foreign:
+        other = foreign[0]
+        differing = differences(_about(other.teacher, other.settings), _about_manifest(manifest))
+        raise Ego2ExoError(
+            f"{folder} holds {len(foreign)} answer(s) of another teacher or other settings "
+            f"({shorten_list([f'{a.segment} {a.kind}' for a in foreign], 3)}): {shorten_list(differing)}",
+            "one teacher and one way of asking in a folder",
+            "give another --out, or the same as before",
+        )
+    write_atomic(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    return found
 
 
-class AnswerStore(AppendFile):
-    """Appends answers to one process's own file of a folder.
+def completed_keys(folder: Path, found: Sequence[Answer], top_k: int) -> set[str]:
+    """Keys whose answer is there, with its logits where these are wanted."""
+    return {a.key for a in found if not top_k or top_k_path(folder, a.key).is_file()}
+
+
+@dataclass(frozen=True)
+class AnswerCounts:
+    """What a folder holds after a run.
 
     Args:
-        folder: made if it is not there.
-        rank: number of the process.
+        answers: number of answers to the questions of this run.
+        missing: number of this run's questions without one.
+        flags: how many of the answers have which flag.
+        others: number of answers kept beside: of other splits and of segments that the pairs lack.
+        dropped: number of answers left out: of a video that has changed, or under a segment's former name.
     """
 
-    def __init__(self, folder: str | Path, rank: int = 0) -> None:
-        super().__init__(Path(folder, f"answers.part-{rank}.jsonl"))
-
-    def append(self, answers: Iterable[Answer]) -> None:
-        """Add answers; when this returns they are on disk."""
-        super().append(map(asdict, answers))
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "tokens": (int,), "flags": (list,), "settings": (dict,), "start_s": (int, float, type(None)),
-    "end_s": (int, float, type(None)),
-}  # fmt: skip
+    answers: int
+    missing: int
+    flags: dict[str, int]
+    others: int
+    dropped: int
 
 
-def _answer(record: Any) -> Answer:
-    return record_of(Answer, record, _TYPES)
+def finish_folder(
+    folder: Path, places: Mapping[tuple[str, str], str], chosen: Sequence[Pair], pairs: Sequence[Pair]
+) -> AnswerCounts:
+    """Put all answers in order in one file.
+
+    Order: that of the pairs, then of the kinds; then answers of segments that the pairs lack.
+
+    Args:
+        folder: of the answers.
+        places: (segment, kind) -> key of this run's questions.
+        chosen: the pairs of this run.
+        pairs: all of the pairs file.
+    """
+    found = read_answers(folder)
+    by_key = {answer.key: answer for answer in found}
+    splits = {pair.segment: pair.split for pair in pairs}
+    own = [
+        dataclasses.replace(by_key[key], segment=segment, kind=kind, split=splits[segment])
+        for (segment, kind), key in places.items()
+        if key in by_key
+    ]
+    asked = {pair.segment for pair in chosen}
+    # A segment whose answer was taken over under a new name has no other use for the old record.
+    used = {answer.key for answer in own}
+    others = [a for a in found if a.segment not in asked and not (a.key in used and a.segment not in splits)]
+    segments = {pair.segment: number for number, pair in enumerate(pairs)}
+    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(kind for _, kind in places))}
+    ordered = sorted(
+        [*own, *others], key=lambda a: (segments.get(a.segment, len(segments)), kinds.get(a.kind, len(kinds)))
+    )
+    write_answers(folder, ordered)
+    flags = Counter(flag for answer in own for flag in answer.flags)
+    kept = {(a.key, a.segment, a.kind) for a in ordered}
+    dropped = sum((a.key, a.segment, a.kind) not in kept for a in found)
+    return AnswerCounts(len(own), len(places) - len(own), dict(flags), len(others), dropped)
+
+
+def write_failures(folder: Path, failures: Sequence[dict[str, str]]) -> None:
+    """List the clips without answers and why; no file where there is none."""
+    path = folder / FAILURES
+    if failures:
+        write_atomic(path, json.dumps(list(failures), indent=1, ensure_ascii=False) + "\n")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        manifest = read_json(path, "a manifest")
+        _about_manifest(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Ego2ExoError(
+            f"{path} is damaged ({error})", "what `llava-ego2exo teach` wrote", "delete this file; answers stay"
+        ) from error
+    return manifest
+
+
+def _check(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    # Logits can be added to answers without any; those of another k are not the same answers.
+    names = ("seed", "queries", "top_k") if old.get("top_k") else ("seed", "queries")
+    parts = [{**_about_manifest(one), **{name: one.get(name) for name in names}} for one in (old, new)]
+    differing = differences(*parts)
+    if differing:
+        raise Ego2ExoError(
+            f"{folder} was made with other settings: {shorten_list(differing, 10)}",
+            "the same teacher, settings and queries in one folder: answers are never mixed",
+            "give another --out, or the same as before",
+        )
+
+
+def _about_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
+    return _about(manifest["teacher"]["fingerprint"], manifest["settings"])
+
+
+def _about(teacher: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"teacher": teacher, **settings}

@@ -17,8 +17,9 @@ from typing import Any
 
 from ...common.jsonl import AppendFile, read_lines, record_of
 from ...common.processes import run_all
+from ...common.record_store import content_key
 from ...errors import Ego2ExoError
-from ..store import ORIGIN, reply_key
+from ..store import ORIGIN
 from .prompts import CHECK, PROMPT_VERSION, Messages, encodable, messages_of, parse_answer
 from .settings import NO_KEY, JudgeSettings, shown_url
 
@@ -194,7 +195,7 @@ class JudgeClient:
             self._api = None
 
     def _cache_key(self, request: JudgeRequest) -> str:
-        return reply_key([PROMPT_VERSION, self.settings.model, request.messages, self.settings.sampling()])
+        return content_key([PROMPT_VERSION, self.settings.model, request.messages, self.settings.sampling()])
 
     def _cached(self, key: str, request: JudgeRequest) -> Verdict | None:
         answer = self._cache.answers.get(key)

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ...errors import Ego2ExoError
 from ..checkpoint.classes import torch_dtype
-from ..hooks.install import substituted
+from ..hooks.install import register, substituted
 from ..model.shared_encoding import shared_encoding
-from .prompts import load, positions, prompt, require_room, stop_ids
+from .prompts import prompt, stop_ids
+from .settings import InferenceSettings, positions, require_room
 
 
 @dataclass(frozen=True)
-class Said:
+class Generation:
     """One answer.
 
     Args:
@@ -36,7 +37,7 @@ class Said:
     logits: Tensor | None = None
 
 
-class Teacher:
+class Answerer:
     """Answers by LLaVA's own splicing and `generate`, with the checkpoint's own generation config but greedily.
 
     Args:
@@ -66,7 +67,9 @@ class Teacher:
         return self.image_processor.preprocess(list(frames), return_tensors="pt")["pixel_values"]
 
     @torch.inference_mode()
-    def answer(self, clips: Sequence[Tensor], questions: Sequence[Sequence[str]]) -> list[list[Said] | Ego2ExoError]:
+    def answer(
+        self, clips: Sequence[Tensor], questions: Sequence[Sequence[str]]
+    ) -> list[list[Generation] | Ego2ExoError]:  # fmt: skip
         """Answers to each clip's questions, all in one batch; each clip goes through the vision tower once.
 
         Args:
@@ -111,7 +114,7 @@ class Teacher:
         limits += [context - self.max_new_tokens] if context else []
         return min((limit for limit in limits if limit is not None), default=2**31)
 
-    def _generate(self, clips: Sequence[Tensor], questions: Sequence[Sequence[str]]) -> list[Said]:
+    def _generate(self, clips: Sequence[Tensor], questions: Sequence[Sequence[str]]) -> list[Generation]:
         model = self.model
         rows = [self._ids(question) for asked in questions for question in asked]
         owners = [clip for clip, asked in enumerate(questions) for _ in asked]
@@ -133,7 +136,7 @@ class Teacher:
                 num_beams=1, max_new_tokens=self.max_new_tokens, use_cache=True, eos_token_id=self.stops,
                 pad_token_id=self._pad_id(), temperature=None, top_p=None, top_k=None,
             )  # fmt: skip
-        return self._said(out.cpu(), steps)
+        return self._generations(out.cpu(), steps)
 
     def _ids(self, question: str) -> Tensor:
         from llava.mm_utils import tokenizer_image_token
@@ -144,7 +147,7 @@ class Teacher:
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else (self.stops or [0])[0]
 
-    def _said(self, out: Tensor, steps: list[tuple[Tensor, Tensor]]) -> list[Said]:
+    def _generations(self, out: Tensor, steps: list[tuple[Tensor, Tensor]]) -> list[Generation]:
         texts, said = [], []
         top = [torch.stack(part, 1).cpu() for part in zip(*steps, strict=True)] if steps else None
         for index, row in enumerate(out):
@@ -154,11 +157,11 @@ class Teacher:
             kept = [part[index, :length] for part in top] if top else [None, None]
             said.append((bool(ends), *kept))
         words = self.tokenizer.batch_decode(texts, skip_special_tokens=True)
-        return [Said(w.strip(), t.clone(), *rest) for w, t, rest in zip(words, texts, said, strict=True)]
+        return [Generation(w.strip(), t.clone(), *rest) for w, t, rest in zip(words, texts, said, strict=True)]
 
     @contextlib.contextmanager
     def checked_lengths(self, owners: list[int]) -> Iterator[None]:
-        """LLaVA cuts off what is too long, and with it the query, without a word: here :meth:`each` learns of it.
+        """LLaVA silently cuts off what is too long, and with it the query: here :meth:`each` is informed.
 
         Args:
             owners: of each row of the batch, the number of its clip.
@@ -217,13 +220,13 @@ def last_logits(model: Any, k: int, steps: list[tuple[Tensor, Tensor]]) -> Itera
 
 
 @contextlib.contextmanager
-def memory_told(clips: int, rows: int, remedy: str = "") -> Iterator[None]:
-    """Inside the block, a GPU whose memory runs out says what would help.
+def explain_oom(clips: int, rows: int, remedy: str = "") -> Iterator[None]:
+    """Inside the block, running out of GPU memory becomes an error that names what would help.
 
     Args:
         clips: that go through the model together.
         rows: questions about them.
-        remedy: what to do; "": by the flags of our commands, which go on where they were stopped.
+        remedy: what to do; "": by the flags of `teach` and `eval`, which resume where they were stopped.
     """
     try:
         yield
@@ -232,27 +235,44 @@ def memory_told(clips: int, rows: int, remedy: str = "") -> Iterator[None]:
             f"the GPU's memory ran out with {clips} clip(s) and {rows} question(s) at once",
             "what fits",
             remedy
-            or "run the same command with a smaller --batch-size, which goes on where this one stopped; with "
+            or "run the same command with a smaller --batch-size, which resumes where this one stopped; with "
             "--batch-size 1, start anew with fewer --frames-upbound or with --bits 4",
         ) from error
 
 
-def load_teacher(
-    path: str, base: str | None, bits: int, dtype: str, local_rank: int | None, **asking: Any
-) -> Teacher:  # fmt: skip
-    """A teacher by LLaVA's own loader.
+def load(path: str, base: str | None = None, **options: Any) -> tuple[Any, Any, Any, int]:
+    """Tokenizer, model, image processor and context length, by LLaVA's own loader with the plugin in it.
+
+    Args:
+        path: folder or hub name of a checkpoint.
+        base: the checkpoint it was trained from, where it holds no whole model.
+        options: further arguments of LLaVA's `load_pretrained_model`.
+    """
+    register()
+    from llava.model.builder import load_pretrained_model
+
+    return load_pretrained_model(path, base, "llava_ego2exo", **options)
+
+
+def load_answerer(
+    path: str, base: str | None, settings: InferenceSettings, local_rank: int | None = None, top_k: int = 0
+) -> Answerer:  # fmt: skip
+    """A checkpoint on its device.
 
     Args:
         path: folder or hub name of the checkpoint.
         base: what it was trained from, where it holds no whole model.
-        bits: 4, 8 or 16.
-        dtype: name of the type of weights that are not quantized.
+        settings: its bits, dtype, template and longest answer.
         local_rank: the process's GPU; None: all GPUs that are visible, or the CPU.
-        asking: further arguments of :class:`Teacher`.
+        top_k: how many of the likeliest tokens to keep at each place; 0: none.
+
+    Raises:
+        Ego2ExoError: it does not load, or does not fit on the GPU.
     """
     from ..hooks.flavour import PYPI, detect
 
-    options: dict[str, Any] = {"torch_dtype": dtype, "load_4bit": bits == 4, "load_8bit": bits == 8}
+    bits = settings.bits
+    options: dict[str, Any] = {"torch_dtype": settings.dtype, "load_4bit": bits == 4, "load_8bit": bits == 8}
     if torch.cuda.is_available() and local_rank is not None:
         torch.cuda.set_device(local_rank)
         device = f"cuda:{local_rank}"
@@ -271,10 +291,10 @@ def load_teacher(
         raise Ego2ExoError(
             f"{path} does not load: {reason}",
             "a checkpoint with whole weights, its tokenizer, and its vision tower at hand",
-            "mend it, and run the same command again",
+            "fix it, and run the same command again",
         ) from error
     # LLaVA leaves the tower in float16, or on the first GPU, in some of these cases.
-    tower = loaded[1].get_vision_tower().to(torch_dtype(dtype))
+    tower = loaded[1].get_vision_tower().to(torch_dtype(settings.dtype))
     if local_rank is not None:
         tower.to(loaded[1].device)
-    return Teacher(loaded, **asking)
+    return Answerer(loaded, settings.template, settings.max_new_tokens, top_k)

@@ -1,4 +1,8 @@
-"""How likely a LLaVA model finds each option of a question about a video: no generation, nothing to parse."""
+"""How likely a LLaVA model finds each option of a question about a video: no generation, nothing to parse.
+
+`option_scores` scores whole options. `letter_scores` scores each option's key ("A", "3") as what the answer begins
+with: one forward pass, with the language model's head at the answer's place alone.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from ...errors import Ego2ExoError
 from ..hooks.install import substituted
 from ..model.answer_pass import IGNORE_INDEX, Answers, answer_pass
 from ..model.shared_encoding import shared_encoding
-from .answerer import Teacher
+from .answerer import Answerer
 from .prompts import prompt
 
 
@@ -93,16 +97,9 @@ def score(places: Tensor, ids: Tensor) -> float:
     return float(places[: len(ids)].gather(1, ids[:, None].to(torch.int64)).sum())
 
 
-# Which option of a multiple-choice question a LLaVA model finds likeliest: its letter scored in one forward pass.
-#
-# The score of an option is the log-probability of its key ("A", "3") as what the answer begins with. Nothing is
-# generated
-# and nothing parsed; the language model's head is asked at the answer's place alone.
-
-
 @dataclass(frozen=True)
-class Asked:
-    """A question as it is put, without placeholder, and the keys of its options."""
+class MultipleChoiceQuestion:
+    """A question as it is asked, without placeholder, and the keys of its options."""
 
     text: str
     keys: tuple[str, ...]
@@ -129,12 +126,12 @@ class _Row:
 
 
 def letter_scores(
-    teacher: Teacher, clips: Sequence[Tensor], questions: Sequence[Sequence[Asked]]
+    answerer: Answerer, clips: Sequence[Tensor], questions: Sequence[Sequence[MultipleChoiceQuestion]]
 ) -> list[list[dict[str, float]] | Ego2ExoError]:
     """Score of each option of each question, all clips in one batch; each goes through the vision tower once.
 
     Args:
-        teacher: a loaded model with its template.
+        answerer: a loaded model with its template.
         clips: (T, 3, H, W) each, preprocessed.
         questions: those of each clip.
 
@@ -142,23 +139,23 @@ def letter_scores(
         For each clip one dict a question, option's key -> log-probability; an error for a clip that is too long.
     """
 
-    def ask(fitting: Sequence[Tensor], asked: Sequence[Sequence[Asked]]) -> list[dict[str, float]]:
-        parts = [(clip, question, _rows(teacher, question)) for clip, own in enumerate(asked) for question in own]
+    def ask(fitting: Sequence[Tensor], asked: Sequence[Sequence[MultipleChoiceQuestion]]) -> list[dict[str, float]]:
+        parts = [(clip, question, _rows(answerer, question)) for clip, own in enumerate(asked) for question in own]
         owners = [clip for clip, _, rows in parts for _ in rows]
         flat = [(row.ids, row.start) for _, _, rows in parts for row in rows]
         # On the right, whatever the checkpoint was trained with; and nothing is cut off unnoticed.
         whole = {"tokenizer_padding_side": "right", "tokenizer_model_max_length": None}
-        with teacher.checked_lengths(owners), substituted(teacher.model.config, **whole):
-            places = iter(answer_log_probs(teacher.model, flat, [fitting[owner] for owner in owners]))
+        with answerer.checked_lengths(owners), substituted(answerer.model.config, **whole):
+            places = iter(answer_log_probs(answerer.model, flat, [fitting[owner] for owner in owners]))
         return [_scores(question, rows, [next(places) for _ in rows]) for _, question, rows in parts]
 
-    return teacher.each(clips, questions, ask)
+    return answerer.each(clips, questions, ask)
 
 
-def _rows(teacher: Teacher, question: Asked) -> list[_Row]:
+def _rows(answerer: Answerer, question: MultipleChoiceQuestion) -> list[_Row]:
     """One row for all keys that begin alike but for their last token, as letters and digits do."""
-    text = prompt(question.text, teacher.template)
-    whole = {key: answer_row(teacher.tokenizer, text, key) for key in question.keys}
+    text = prompt(question.text, answerer.template)
+    whole = {key: answer_row(answerer.tokenizer, text, key) for key in question.keys}
     tails = {key: ids[start:] for key, (ids, start) in whole.items()}
     if len({tuple(tail.tolist()) for tail in tails.values()}) < len(tails) or any(not len(t) for t in tails.values()):
         raise Ego2ExoError(
@@ -176,7 +173,7 @@ def _rows(teacher: Teacher, question: Asked) -> list[_Row]:
     return rows
 
 
-def _scores(question: Asked, rows: Sequence[_Row], places: Sequence[Tensor]) -> dict[str, float]:
+def _scores(question: MultipleChoiceQuestion, rows: Sequence[_Row], places: Sequence[Tensor]) -> dict[str, float]:
     """In the order of the question's keys."""
     found = {key: score(own, ids) for row, own in zip(rows, places, strict=True) for key, ids in row.wanted.items()}
     return {key: found[key] for key in question.keys}

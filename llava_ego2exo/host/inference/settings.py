@@ -1,8 +1,10 @@
-"""How a model is asked: everything beside model, clip and query that its answer hangs on."""
+"""How a model is asked: everything beside model, clip and question that its answer depends on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from ...errors import Ego2ExoError
@@ -12,7 +14,7 @@ BITS = (4, 8, 16)
 
 
 @dataclass(frozen=True)
-class Settings:
+class InferenceSettings:
     """Part of every answer's key.
 
     Args:
@@ -20,7 +22,7 @@ class Settings:
         frames_upbound: most frames of a clip; 0 for no bound.
         video_fps: frames taken a second.
         force_sample: always take `frames_upbound` frames.
-        time_instruction: tell the model the clip's length and the times of its frames, as LLaVA-Video was trained.
+        time_instruction: give the model the clip's length and the times of its frames, as LLaVA-Video was trained.
         max_new_tokens: most tokens of an answer.
         bits: 4, 8, or 16 for weights that are not quantized.
         dtype: of the weights that are not quantized.
@@ -53,8 +55,99 @@ class Settings:
         )
         for right, given, allowed in rules:
             if not right:
-                raise Ego2ExoError(given, allowed, "mend this flag")
+                raise Ego2ExoError(given, allowed)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.to_dict().items())
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in records and keys."""
+        """As stored in records and keys."""
         return asdict(self)
+
+
+def resolve_inference_settings(
+    path: str, base: str | None = None, template: str | None = None, dtype: str | None = None, bits: int = 16,
+    force_sample: bool | None = None, time_instruction: bool | None = None, **others: Any,
+) -> InferenceSettings:  # fmt: skip
+    """Settings for one checkpoint, checked before its first weight loads; what is None is taken from its config.
+
+    Args:
+        path: folder or hub name of the checkpoint.
+        base: what it was trained from, where it holds no whole model.
+        template: LLaVA's conversation template; None: that of its class where only one fits.
+        dtype: of weights that are not quantized; None: bfloat16 on a GPU, else float32.
+        bits: 4, 8 or 16.
+        force_sample: always take the most frames; None: as its config says.
+        time_instruction: give it the times of the frames; None: as its config says.
+        others: further fields of :class:`InferenceSettings`.
+
+    Raises:
+        Ego2ExoError: no llava, no config, the wrong base, no template, no room for clips, a package is missing.
+    """
+    import torch
+
+    from ..checkpoint.config import read_config
+    from ..checkpoint.files import describe
+    from ..hooks.flavour import package_folder
+    from ..loading.loader import check_base
+
+    package_folder()
+    config = read_config(path)
+    check_base(describe(path), base, config)
+    missing = [name for name in ("decord", "av", *(("bitsandbytes",) if bits < 16 else ())) if find_spec(name) is None]
+    if missing:
+        raise Ego2ExoError(f"{', '.join(missing)} is not installed", "", f"pip install {' '.join(missing)}")
+    dtype = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    return settings_from_config(
+        config, path, template, force_sample, time_instruction, dtype=dtype, bits=bits, **others
+    )  # fmt: skip
+
+
+def settings_from_config(
+    config: Mapping[str, Any], path: str, template: str | None = None, force_sample: bool | None = None,
+    time_instruction: bool | None = None, **others: Any,
+) -> InferenceSettings:  # fmt: skip
+    """The same for a model whose config is at hand, as a loaded one's is.
+
+    Raises:
+        Ego2ExoError: no template, or no room for clips.
+    """
+    from .prompts import choose_template
+
+    def own(given: bool | None, key: str) -> bool:
+        return bool(config.get(key, False)) if given is None else given
+
+    settings = InferenceSettings(
+        template=choose_template(config, path, template),
+        force_sample=own(force_sample, "force_sample"),
+        time_instruction=own(time_instruction, "add_time_instruction"),
+        **others,
+    )
+    require_room(config, settings.max_new_tokens)
+    return settings
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """Positions of a model by its config.json; None where that has no such entry."""
+    context = config.get("max_position_embeddings")
+    factor = (config.get("rope_scaling") or {}).get("factor") or 1
+    return int(context * factor) if context else None
+
+
+def require_room(config: Mapping[str, Any], max_new_tokens: int) -> None:
+    """Refuse answers so long that no position is left for what is asked.
+
+    Args:
+        config: the model's config.json.
+        max_new_tokens: most tokens of an answer.
+
+    Raises:
+        Ego2ExoError: with the number of positions.
+    """
+    context = positions(config)
+    if context is not None and max_new_tokens >= context:
+        raise Ego2ExoError(
+            f"--max-new-tokens {max_new_tokens}, and the model has {context} positions for clip, query and answer",
+            "what leaves room for the clip and the query",
+            "give a smaller --max-new-tokens",
+        )

@@ -7,7 +7,10 @@ import socket
 import sys
 from pathlib import Path
 
+import torch
+
 from llava_ego2exo import cli
+from llava_ego2exo.host.inference.prompts import prompt
 
 
 def error_of(capsys) -> str:
@@ -39,3 +42,17 @@ def in_two_processes(command: list[str], logs: Path) -> list[tuple[int, str]]:
     for process in processes:
         process.join(120)
     return [(process.exitcode, (logs / f"process{rank}.txt").read_text()) for rank, process in enumerate(processes)]
+
+
+def generate(loaded, frames, question: str, template: str, new_tokens: int = 64) -> str:
+    """Greedy answer to one question about one video, by LLaVA alone: what batched answers must equal."""
+    from llava.mm_utils import tokenizer_image_token
+
+    tokenizer, model = loaded[:2]
+    ids = tokenizer_image_token(prompt(question, template), tokenizer, return_tensors="pt")[None].to(model.device)
+    images = [frames.to(model.device, model.dtype)]
+    with torch.inference_mode():
+        out = model.generate(
+            ids, images=images, modalities=["video"], do_sample=False, max_new_tokens=new_tokens, use_cache=True
+        )
+    return tokenizer.batch_decode(out, skip_special_tokens=True)[0].strip()

@@ -7,13 +7,15 @@ import torch
 
 import llava_ego2exo
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.inference import prompts
-from llava_ego2exo.host.inference.answerer import Teacher, last_logits, load_teacher
-from llava_ego2exo.host.inference.prompts import choose_template, stop_ids
+from llava_ego2exo.host.checkpoint.config import read_config
+from llava_ego2exo.host.inference.answerer import Answerer, last_logits, load, load_answerer
+from llava_ego2exo.host.inference.prompts import choose_template, prompt, stop_ids
+from llava_ego2exo.host.inference.settings import InferenceSettings
 from llava_ego2exo.host.model.shared_encoding import shared_encoding
 from llava_ego2exo.video import read_video
 
 from ..models import Batch, branch_of, build, check_rows, hooks_of, is_next, model_args, prepare
+from .asking import generate
 
 pytestmark = pytest.mark.usefixtures("registered")
 QUESTIONS = [["What moves?", "Where to?", "In which order does it all happen?"], ["What is on the left?"], ["Why?", ""]]
@@ -30,7 +32,7 @@ def models(world):
     llava_ego2exo.register()
     kind, made = "qwen" if is_next() else "llama", {}
     for name in ("plain", "ego", "ego alone"):
-        made[name] = prompts.load(str(world.base(kind)), torch_dtype="float32")
+        made[name] = load(str(world.base(kind)), torch_dtype="float32")
         model = made[name][1].eval()
         if name != "plain":
             torch.manual_seed(0)
@@ -67,17 +69,20 @@ def clips(world, loaded):
     frames = [
         read_video(str(p), frames_upbound=n, force_sample=True).frames for p, n in zip(paths, (4, 3, 2), strict=True)
     ]
-    return [Teacher(loaded, template(loaded)).preprocess(f) for f in frames]
+    return [Answerer(loaded, template(loaded)).preprocess(f) for f in frames]
 
 
 def template(loaded):
     return "qwen_1_5" if type(loaded[1]).__name__ == "LlavaQwenForCausalLM" else "v1"
 
 
+def template_of(path, given):
+    return choose_template(read_config(str(path)), str(path), given)
+
+
 def one_by_one(loaded, clips):
-    tokenizer, model = loaded[:2]
     return [
-        [prompts.generate(model, tokenizer, clip, question, template(loaded), NEW) for question in asked]
+        [generate(loaded, clip, question, template(loaded), NEW) for question in asked]
         for clip, asked in zip(clips, QUESTIONS, strict=True)
     ]
 
@@ -93,7 +98,7 @@ def test_a_batch_answers_as_one_by_one_and_encodes_each_clip_once(any_model, cli
     handles = [model.get_vision_tower().vision_tower.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))]
     if is_ego(loaded):
         handles += [branch_of(model).register_forward_hook(lambda _m, args, out: made.append((args[1], out.shape[0])))]
-    said = Teacher(loaded, template(loaded), NEW).answer(clips, QUESTIONS)
+    said = Answerer(loaded, template(loaded), NEW).answer(clips, QUESTIONS)
     for handle in handles:
         handle.remove()
     assert [[answer.text for answer in row] for row in said] == wanted
@@ -105,7 +110,7 @@ def test_a_batch_answers_as_one_by_one_and_encodes_each_clip_once(any_model, cli
 
 def test_top_k_are_the_models_own_logits(any_model, clips):
     """By whole forwards over the answer, without a cache."""
-    teacher = Teacher(any_model, template(any_model), NEW, top_k=5)
+    teacher = Answerer(any_model, template(any_model), NEW, top_k=5)
     answer = teacher.answer(clips, QUESTIONS)[0][2]
     ids = torch.cat([teacher._ids(QUESTIONS[0][2]), answer.tokens])[None]
     with torch.inference_mode():
@@ -118,7 +123,7 @@ def test_top_k_are_the_models_own_logits(any_model, clips):
 
 
 def test_an_answer_ends_with_its_end_token_or_is_cut(loaded, clips):
-    teacher = Teacher(loaded, template(loaded), NEW)
+    teacher = Answerer(loaded, template(loaded), NEW)
     whole = teacher.answer(clips[:1], [QUESTIONS[0]])[0][0]
     assert not whole.ended and len(whole.tokens) == NEW
     teacher.stops = [int(whole.tokens[3])]
@@ -129,7 +134,7 @@ def test_an_answer_ends_with_its_end_token_or_is_cut(loaded, clips):
 
 def test_a_clip_too_long_is_an_error_of_its_own(loaded, clips):
     """LLaVA would cut the query off and answer something else."""
-    teacher, model = Teacher(loaded, template(loaded), NEW), loaded[1]
+    teacher, model = Answerer(loaded, template(loaded), NEW), loaded[1]
     good = teacher.answer(clips, QUESTIONS)
     lengths = []
     with torch.inference_mode():
@@ -169,7 +174,7 @@ def test_sharing_refuses_other_images(loaded, clips):
 
 
 def test_the_head_sees_the_last_place_alone(loaded, clips):
-    teacher, seen = Teacher(loaded, template(loaded), NEW), []
+    teacher, seen = Answerer(loaded, template(loaded), NEW), []
     handle = teacher.model.get_output_embeddings().register_forward_hook(lambda _m, _a, out: seen.append(out.shape[1]))
     teacher.answer(clips, QUESTIONS)
     handle.remove()
@@ -181,17 +186,17 @@ def test_the_head_sees_the_last_place_alone(loaded, clips):
 
 def test_templates(world, kinds, tmp_path):
     with pytest.raises(Ego2ExoError, match="without chat template.*v1.*--template"):
-        choose_template(str(world.base("llama")), None)
-    assert choose_template(str(world.base("llama")), "v1") == "v1"
+        template_of(world.base("llama"), None)
+    assert template_of(world.base("llama"), "v1") == "v1"
     if "qwen" in kinds:
-        assert choose_template(str(world.base("qwen")), None) == "qwen_1_5"
+        assert template_of(world.base("qwen"), None) == "qwen_1_5"
         with pytest.raises(Ego2ExoError, match="'llava_llama_3' cannot write a prompt"):
-            choose_template(str(world.base("qwen")), "llava_llama_3")
+            template_of(world.base("qwen"), "llava_llama_3")
     with pytest.raises(Ego2ExoError, match="template 'qwen_9'.*v1"):
-        choose_template(str(world.base("llama")), "qwen_9")
+        template_of(world.base("llama"), "qwen_9")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(Ego2ExoError, match="is a llama model.*a LLaVA checkpoint"):
-        choose_template(str(tmp_path), "v1")
+        template_of(tmp_path, "v1")
 
 
 def test_the_templates_separator_ends_an_answer(loaded, monkeypatch):
@@ -206,7 +211,7 @@ def test_the_templates_separator_ends_an_answer(loaded, monkeypatch):
 
 def test_top_k_beyond_the_vocabulary(loaded):
     with pytest.raises(Ego2ExoError, match="--top-k 99999.*the vocabulary"):
-        Teacher(loaded, template(loaded), NEW, top_k=99999)
+        Answerer(loaded, template(loaded), NEW, top_k=99999)
 
 
 @pytest.mark.gpu
@@ -214,7 +219,8 @@ def test_top_k_beyond_the_vocabulary(loaded):
 def test_on_cuda(bits, world, kinds):
     kind = kinds[-1]
     name = {"llama": "v1", "qwen": "qwen_1_5"}[kind]
-    teacher = load_teacher(str(world.base(kind)), None, bits, "bfloat16", 0, template=name, max_new_tokens=NEW, top_k=3)
+    settings = InferenceSettings(name, bits=bits, dtype="bfloat16", max_new_tokens=NEW)
+    teacher = load_answerer(str(world.base(kind)), None, settings, 0, top_k=3)
     clip = teacher.preprocess(read_video(str(next(world.videos.glob("*.mp4"))), frames_upbound=4).frames)
     answer = teacher.answer([clip, clip], [["What?"], ["Where to?", "Who?"]])[1][1]
     assert answer.ids.shape == (len(answer.tokens), 3) and torch.equal(answer.ids[:, 0], answer.tokens.int())
@@ -229,5 +235,5 @@ def test_the_llama_3_template_writes_with_its_tokenizer(world, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(world.base("llama"))
     tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
     monkeypatch.setattr(conv_templates["llava_llama_3"], "tokenizer", tokenizer)
-    assert prompts.prompt("What?", "llava_llama_3").endswith("[user]<image>\nWhat?[assistant]")
-    assert choose_template(str(world.base("llama")), "llava_llama_3") == "llava_llama_3"
+    assert prompt("What?", "llava_llama_3").endswith("[user]<image>\nWhat?[assistant]")
+    assert template_of(world.base("llama"), "llava_llama_3") == "llava_llama_3"

@@ -9,18 +9,19 @@ import pytest
 
 import llava_ego2exo
 from llava_ego2exo import cli
+from llava_ego2exo.common.record_store import PartFile
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.evaluation import Job, Model, evaluate
+from llava_ego2exo.evaluation import EvalJob, EvalModel, evaluate
 from llava_ego2exo.evaluation.benchmarks.registry import read_benchmark
 from llava_ego2exo.evaluation.plan import prompt_of
 from llava_ego2exo.evaluation.replies import text as option_texts
-from llava_ego2exo.evaluation.store import ReplyStore, read_replies
-from llava_ego2exo.host.inference import answerer, prompts
+from llava_ego2exo.evaluation.store import read_replies
+from llava_ego2exo.host.inference import answerer
 from llava_ego2exo.video import read_video, reader
 from tests.evaluation.mock_judge import MockJudge
 
 from ..resume.killing import killed_at
-from .asking import error_of, in_two_processes
+from .asking import error_of, generate, in_two_processes
 from .evaluation import Setting, perception_rows
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -64,19 +65,19 @@ def finished(answered, setting):
 
 
 def test_replies_are_the_models_own_and_asked_once(answered, no_model, capsys):
-    tokenizer, model, processor, _ = prompts.load(str(answered.model), torch_dtype="float32")
+    loaded = answerer.load(str(answered.model), torch_dtype="float32")
     results = [row for row in answered.results() if row["mode"] == "generate"]
     assert [row["view"] for row in results] == ["exo", "ego"] * 8
     for row in results:
         assert row["video"].endswith(f"{row['view']}1.mp4" if row["view"] == "exo" else "ego.mp4")
         frames = read_video(str(answered.videos / row["video"]), frames_upbound=3).frames
-        pixels = processor.preprocess(list(frames), return_tensors="pt")["pixel_values"]
+        pixels = loaded[2].preprocess(list(frames), return_tensors="pt")["pixel_values"]
         options = " ".join(f"({key}) {text}" for key, text in row["choices"].items())
         text = (
             f"{row['question']} The output should be the choice among one of the following choices. "
             f"Choices are {options}"
         )
-        assert row["reply"] == prompts.generate(model, tokenizer, pixels, text, answered.template, 6)
+        assert row["reply"] == generate(loaded, pixels, text, answered.template, 6)
     assert len({row["reply"] for row in results}) > 3
     total = answered.row(category="all", view="exo", mode="generate")
     assert total["n"] == 8 == total["parsed"] + total["unparsed"] + total["failed"]
@@ -97,10 +98,10 @@ def test_a_video_is_read_and_encoded_once_for_all_its_questions(setting, monkeyp
         return original(path, *rest, **how)
 
     monkeypatch.setattr(reader, "read_video", reading)
-    frames = []
+    frames, load_model = [], answerer.load
 
     def load(*args, **kwargs):
-        loaded = prompts.load(*args, **kwargs)
+        loaded = load_model(*args, **kwargs)
         tower = loaded[1].get_vision_tower()
         forward = tower.forward
         tower.forward = lambda pictures: frames.append(len(pictures)) or forward(pictures)
@@ -115,7 +116,7 @@ def test_killed_and_resumed_equals_uninterrupted(setting):
     """Between the records of a clip; and what was not asked yet is not called missing."""
     assert setting.eval("whole", batch_size=2) == 0
     size = len(setting.replies("whole").splitlines()[0])
-    assert killed_at(setting.command(batch_size=2), ReplyStore, 1, size + 7) == -signal.SIGKILL
+    assert killed_at(setting.command(batch_size=2), PartFile, 1, size + 7) == -signal.SIGKILL
     assert cli.main(["eval", "--rescore", str(setting.root / "out")]) == 0
     errors = [row["error"] for row in setting.results() if row["state"] == "failed"]
     assert len(errors) == 7 and all(error.startswith("not asked yet") for error in errors)
@@ -351,8 +352,8 @@ def test_marks_are_missing_until_a_judge_gives_them_and_are_then_kept(setting, n
 def test_from_python_one_value_stands_for_one(setting):
     given = {"template": setting.template, "max_new_tokens": 4, "frames_upbound": 2, "limit": 1}
     paths = ("ego-in-exo", str(setting.data), str(setting.videos), str(setting.root / "out"))
-    found = evaluate(Job(*paths, Model("base", str(setting.model)), "likelihood", **given))
+    found = evaluate(EvalJob(*paths, EvalModel("base", str(setting.model)), "likelihood", **given))
     assert [row["n"] for row in found["accuracy"] if row["category"] == "all"] == [1]
     for names in (["a", "a"], ["../up"], []):
         with pytest.raises(Ego2ExoError, match="--model"):
-            Job(*paths, tuple(Model(name, str(setting.model)) for name in names))
+            EvalJob(*paths, tuple(EvalModel(name, str(setting.model)) for name in names))

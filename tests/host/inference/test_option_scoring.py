@@ -5,8 +5,8 @@ import torch
 
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.inference import prompts
-from llava_ego2exo.host.inference.answerer import Teacher
-from llava_ego2exo.host.inference.option_scoring import Asked, letter_scores, option_scores
+from llava_ego2exo.host.inference.answerer import Answerer, load
+from llava_ego2exo.host.inference.option_scoring import MultipleChoiceQuestion, letter_scores, option_scores
 
 pytestmark = pytest.mark.usefixtures("registered")
 TEXTS = ("Which hand holds the cup?", "What is on the table, and who put it there before?")
@@ -19,8 +19,8 @@ def teachers(world, kinds):
     llava_ego2exo.register()
     made = {}
     for kind in kinds:
-        loaded = prompts.load(str(world.base(kind)), torch_dtype="float32")
-        made[kind] = Teacher(loaded, world.template(kind), max_new_tokens=4)
+        loaded = load(str(world.base(kind)), torch_dtype="float32")
+        made[kind] = Answerer(loaded, world.template(kind), max_new_tokens=4)
     yield made
     llava_ego2exo.unregister()
 
@@ -35,7 +35,7 @@ def clips():
 def test_equal_to_each_option_scored_apart(teachers, clips, keys):
     for teacher in teachers.values():
         clips = [_fit(clip, teacher) for clip in clips]
-        asked = [[Asked(text, keys) for text in TEXTS], [Asked(TEXTS[1], keys[:2])]]
+        asked = [[MultipleChoiceQuestion(text, keys) for text in TEXTS], [MultipleChoiceQuestion(TEXTS[1], keys[:2])]]
         found = letter_scores(teacher, clips, asked)
         flat = [(clip, question) for clip, own in zip(clips, asked, strict=True) for question in own]
         wanted = [[_plain(teacher, clip, question.text, key) for key in question.keys] for clip, question in flat]
@@ -73,10 +73,11 @@ def _plain(teacher, clip, text, answer):
 
 def test_the_tower_runs_once_a_clip(teachers, clips, monkeypatch):
     teacher = next(iter(teachers.values()))
+    two = [MultipleChoiceQuestion(text, ("A", "B")) for text in TEXTS]
     tower, seen = teacher.model.get_vision_tower(), []
     original = tower.forward
     monkeypatch.setattr(tower, "forward", lambda pictures: seen.append(len(pictures)) or original(pictures))
-    letter_scores(teacher, [_fit(clip, teacher) for clip in clips], [[Asked(text, ("A", "B")) for text in TEXTS]] * 2)
+    letter_scores(teacher, [_fit(clip, teacher) for clip in clips], [two] * 2)
     assert sum(seen) == sum(len(clip) for clip in clips)
 
 
@@ -87,9 +88,9 @@ def test_a_clip_that_is_too_long_is_named_and_the_others_are_scored(teachers, cl
     monkeypatch.setattr(teacher, "room", lambda: 200)
     clips = [_fit(clip, teacher) for clip in clips]
     long = clips[0].repeat(200, 1, 1, 1)
-    found = letter_scores(teacher, [long, clips[1]], [[Asked(TEXTS[0], ("A", "B"))]] * 2)
+    found = letter_scores(teacher, [long, clips[1]], [[MultipleChoiceQuestion(TEXTS[0], ("A", "B"))]] * 2)
     assert isinstance(found[0], Ego2ExoError) and "positions" in str(found[0]) and room
-    assert found[1] == letter_scores(teacher, [clips[1]], [[Asked(TEXTS[0], ("A", "B"))]])[0]
+    assert found[1] == letter_scores(teacher, [clips[1]], [[MultipleChoiceQuestion(TEXTS[0], ("A", "B"))]])[0]
 
 
 def test_keys_that_are_written_alike_are_refused(teachers, clips, monkeypatch):
@@ -99,7 +100,7 @@ def test_keys_that_are_written_alike_are_refused(teachers, clips, monkeypatch):
     blind = lambda text, *args, **kwargs: original(text.replace("B", "A"), *args, **kwargs)  # noqa: E731
     monkeypatch.setattr(mm_utils, "tokenizer_image_token", blind)
     with pytest.raises(Ego2ExoError, match="cannot tell the options A, B apart"):
-        letter_scores(teacher, [_fit(clips[0], teacher)], [[Asked(TEXTS[0], ("A", "B"))]])
+        letter_scores(teacher, [_fit(clips[0], teacher)], [[MultipleChoiceQuestion(TEXTS[0], ("A", "B"))]])
 
 
 def _fit(clip, teacher):

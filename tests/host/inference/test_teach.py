@@ -14,20 +14,21 @@ import pytest
 import torch
 
 import llava_ego2exo
-from llava_ego2exo import cli
+from llava_ego2exo import Ego2ExoError, ask, cli
+from llava_ego2exo.common.record_store import PartFile
 from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
 from llava_ego2exo.distill.teach.queries import QUERIES
-from llava_ego2exo.distill.teach.run import _duration
-from llava_ego2exo.distill.teach.store import Answer, AnswerStore, read_answers
+from llava_ego2exo.distill.teach.run import duration
+from llava_ego2exo.distill.teach.store import Answer, answer_store, read_answers
 from llava_ego2exo.distill.teach.top_k import load_top_k
 from llava_ego2exo.host.checkpoint.files import fingerprint
-from llava_ego2exo.host.inference import answerer, prompts
+from llava_ego2exo.host.inference import answerer
 from llava_ego2exo.video import read_video
 from tests.videos import COLOURS, MOVES, render_clip
 
 from ..models import is_next
 from ..resume.killing import killed_at
-from .asking import error_of, in_two_processes
+from .asking import error_of, generate, in_two_processes
 
 pytestmark = pytest.mark.usefixtures("registered")
 KINDS = list(QUERIES)
@@ -114,13 +115,13 @@ def finished(answered, tmp_path, world):
 @pytest.fixture
 def asked(monkeypatch):
     """(frames of each clip, questions of each clip) of every batch that a model is asked."""
-    batches, original = [], answerer.Teacher.answer
+    batches, original = [], answerer.Answerer.answer
 
     def answer(self, clips, questions):
         batches.append(([clip.shape[0] for clip in clips], questions))
         return original(self, clips, questions)
 
-    monkeypatch.setattr(answerer.Teacher, "answer", answer)
+    monkeypatch.setattr(answerer.Answerer, "answer", answer)
     return batches
 
 
@@ -128,11 +129,11 @@ def test_answers_are_the_models_own_in_order_and_asked_once(setting, no_model, c
     assert setting.teach() == 0
     answers, pairs = setting.answers(), read_pairs(setting.pairs)
     assert [(a.segment, a.kind) for a in answers] == [(p.segment, kind) for p in pairs for kind in KINDS]
-    tokenizer, model, processor, _ = prompts.load(str(setting.model), torch_dtype="float32")
+    loaded = answerer.load(str(setting.model), torch_dtype="float32")
     for answer, pair in zip(answers, [pair for pair in pairs for _ in KINDS], strict=True):
         frames = read_video(pair.ego, frames_upbound=3).frames
-        pixels = processor.preprocess(list(frames), return_tensors="pt")["pixel_values"]
-        assert answer.answer == prompts.generate(model, tokenizer, pixels, answer.query, setting.template, NEW)
+        pixels = loaded[2].preprocess(list(frames), return_tensors="pt")["pixel_values"]
+        assert answer.answer == generate(loaded, pixels, answer.query, setting.template, NEW)
         assert answer.query in QUERIES[answer.kind] and answer.split == "train"
         assert answer.tokens == NEW and "cut" in answer.flags
         assert answer.teacher == fingerprint(str(setting.model))
@@ -149,7 +150,7 @@ def test_killed_and_resumed_equals_uninterrupted(setting, answered):
     """The first kill tears a record, the second leaves a part of a batch."""
     sizes = [len(line) + 1 for line in answered.bytes().splitlines()]
     for batch, kept in ((1, 100), (2, sizes[0] + sizes[1] + 5)):
-        assert killed_at(setting.command(top_k=2), AnswerStore, batch, kept) == -signal.SIGKILL
+        assert killed_at(setting.command(top_k=2), PartFile, batch, kept) == -signal.SIGKILL
         assert not (setting.out / "answers.jsonl").exists()
     assert 0 < len(setting.answers()) < 15
     assert setting.teach(top_k=2) == 0
@@ -224,7 +225,7 @@ class TestFailures:
         pairs = read_pairs(setting.pairs)
         setting.change(*pairs[:4], dataclasses.replace(pairs[4], start_s=1.0, end_s=90.0))
         room = iter([10, *[2048] * 99])
-        monkeypatch.setattr(answerer.Teacher, "room", lambda _self: next(room))
+        monkeypatch.setattr(answerer.Answerer, "room", lambda _self: next(room))
         assert setting.teach() == 1
         message = error_of(capsys)
         assert "3 clip(s) failed" in message and "the model has 10" in message and "1 s to 90 s" in message
@@ -234,7 +235,7 @@ class TestFailures:
         def answer(*_args):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-        monkeypatch.setattr(answerer.Teacher, "answer", answer)
+        monkeypatch.setattr(answerer.Answerer, "answer", answer)
         assert setting.teach() == 1
         assert "2 clip(s) and 6 question(s)" in (message := error_of(capsys)) and "--batch-size" in message
 
@@ -272,7 +273,7 @@ class TestOneFolder:
         (finished.out / "manifest.json").unlink()
         no_model()
         assert finished.teach(top_k=2) == 0
-        with AnswerStore(finished.out, 7) as store:
+        with answer_store(finished.out).part(7) as store:
             other = finished.answers()[0]
             store.append([dataclasses.replace(other, key="f" * 32, settings={**other.settings, "bits": 4})])
         assert finished.teach(top_k=2) == 1
@@ -358,7 +359,7 @@ def test_an_estimate_keeps_its_answers(setting, capsys):
     text = capsys.readouterr().out
     assert re.search(r"timed \d clip\(s\): [0-9.]+ s a clip", text) and "15 of 15 answers" in text
     assert len(setting.answers()) == 15 and all(a in setting.answers() for a in early)
-    assert [_duration(s) for s in (4.26, 150.0, 9000.0)] == ["4.3 seconds", "2.5 minutes", "2.5 hours"]
+    assert [duration(s) for s in (4.26, 150.0, 9000.0)] == ["4.3 seconds", "2.5 minutes", "2.5 hours"]
 
 
 def test_the_times_are_told_and_a_part_is_seen_as_if_cut(setting, asked):
@@ -371,6 +372,30 @@ def test_the_times_are_told_and_a_part_is_seen_as_if_cut(setting, asked):
     assert question.split("\n")[1] == answers[0].query and "\n" not in answers[0].query
     assert (answers[0].start_s, answers[0].end_s) == (1.0, 3.0)
     assert answers[0].settings["time_instruction"] is True
+
+
+def test_ask_asks_as_teach_does(setting, asked, tmp_path):
+    """What a checkpoint says of its frames and their times counts in both, from a folder and loaded."""
+    model, (pair, *_) = tmp_path / f"model_{setting.kind}", read_pairs(setting.pairs)
+    shutil.copytree(setting.model, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "force_sample": True, "add_time_instruction": True}))
+    (setting.root / "q.json").write_text('{"a": ["What moves?"]}')
+    setting.change(pair)
+    assert setting.teach(model=model, queries=setting.root / "q.json", frames_upbound=6) == 0
+    given = {"template": setting.template, "frames_upbound": 6, "max_new_tokens": NEW}
+    text = ask(model, pair.ego, "What moves?", **given)
+    assert asked[0][0] == [6] and asked[0][1][0][0].startswith("The video lasts for 2.00 seconds, and 6 frames")
+    assert text == setting.answers()[0].answer
+    assert ask(answerer.load(str(model), torch_dtype="float32"), pair.ego, "What moves?", **given) == text
+    assert asked == [asked[0]] * 3
+    with pytest.raises(Ego2ExoError, match="bits") as error:
+        ask((None,) * 4, pair.ego, "What moves?", bits=4)
+    assert error.value.remedy
+    (setting.videos / "s0_ego.mp4").unlink()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Ego2ExoError, match="s0_ego.mp4"):
+        patch.setattr(answerer, "load", lambda *_a, **_k: pytest.fail("a model was loaded"))
+        ask(model, pair.ego, "What moves?", **given)
 
 
 @pytest.mark.parametrize(

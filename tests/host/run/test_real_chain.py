@@ -5,9 +5,8 @@ import shutil
 
 import pytest
 
-from llava_ego2exo import cli
-from llava_ego2exo.demo.ask import ask
-from llava_ego2exo.host.inference.prompts import load
+from llava_ego2exo import ask, cli
+from llava_ego2exo.host.inference.answerer import load
 
 TOLD = {"pancake": "The pan turns the pancake over.", "street": "A man talks in front of a wall."}
 QUERY = "What happens?"
@@ -65,4 +64,4 @@ def test_real_clips_from_files_to_an_answering_student(paired, world, train, kin
     student = load(str(tmp_path / "student"), str(world.base(kind)), torch_dtype="float32")
     for segment, text in TOLD.items():
         exo = next(paired.glob(f"{segment}_exo1.*"))
-        assert ask(student, str(exo), QUERY, world.template(kind), frames_upbound=4) == text
+        assert ask(student, str(exo), QUERY, template=world.template(kind), frames_upbound=4) == text

@@ -233,7 +233,7 @@ def test_a_whole_model_with_many_settings(distil, world):
 def test_a_quantized_student_loads_and_answers(world, kinds, distil, tmp_path):
     from llava.model.builder import load_pretrained_model
 
-    from llava_ego2exo.demo.ask import ask
+    from llava_ego2exo import ask
 
     kind = kinds[-1]
     trainer = distil(kind=kind, **KL, num_train_epochs=12, **QUANTIZED)
@@ -243,7 +243,7 @@ def test_a_quantized_student_loads_and_answers(world, kinds, distil, tmp_path):
     options = {"torch_dtype": "bfloat16", "load_4bit": True}
     loaded = load_pretrained_model(str(tmp_path / "s"), str(world.base(kind)), "x", **options)
     video = sorted(world.videos.glob("*.mp4"))[0]
-    assert ask(loaded, str(video), "What moves, and where to?", world.template(kind), frames_upbound=4)
+    assert ask(loaded, str(video), "What moves, and where to?", template=world.template(kind), frames_upbound=4)
 
 
 def test_replayed_samples_get_cross_entropy_alone(distil, world, tmp_path):

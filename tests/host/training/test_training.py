@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llava_ego2exo.demo.ask import ask
+from llava_ego2exo import ask
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.model.answer_pass import llava_model
 from tests.videos import QUESTION, sample, write_samples
@@ -75,7 +75,7 @@ def test_real_videos(real_videos, world, train, tmp_path):
     train(tmp_path / "student", **flags)
     loaded = load(str(tmp_path / "student"), str(world.base()), "x", torch_dtype="float32")
     for name, answer in answers.items():
-        assert ask(loaded, str(real_videos / name), QUESTION, "v1", frames_upbound=4) == answer
+        assert ask(loaded, str(real_videos / name), QUESTION, template="v1", frames_upbound=4) == answer
     bad = write_samples(tmp_path / "bad.json", [sample(name, "?") for name in (*answers, "corrupted.mp4")])
     with pytest.raises(Ego2ExoError, match="corrupted.mp4"):
         train(tmp_path / "other", **{**flags, "data_path": bad})
@@ -122,4 +122,4 @@ def test_on_cuda(way, world, kinds, train, tmp_path):
     loaded = load(str(tmp_path / "s"), str(world.base(kind)), "x", torch_dtype="bfloat16", **bits)
     for video in sorted(world.videos.glob("*.mp4")):
         answer = "A {} block moves {}.".format(*video.stem.split("_")[1:])
-        assert ask(loaded, str(video), QUESTION, world.template(kind), frames_upbound=4) == answer
+        assert ask(loaded, str(video), QUESTION, template=world.template(kind), frames_upbound=4) == answer

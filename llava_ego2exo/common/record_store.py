@@ -1,0 +1,79 @@
+"""Records of a resumable run: one part file for each process while it runs, one file in order when it has ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from .files import write_atomic
+from .jsonl import AppendFile, json_line, read_lines, record_of
+
+Record = TypeVar("Record")
+
+
+def content_key(content: Any) -> str:
+    """32 hex digits that are the same for the same JSON content: a record's identity, wherever its files lie."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class PartFile(AppendFile):
+    """The records of one process, as it makes them."""
+
+    def append(self, records: Iterable[Any]) -> None:
+        """Add dataclasses; when this returns they are on disk."""
+        super().append(map(asdict, records))
+
+
+@dataclass(frozen=True)
+class RecordStore(Generic[Record]):
+    """The records of a folder: ``NAME.jsonl``, and ``NAME.part-RANK.jsonl`` of a run that has not ended.
+
+    Args:
+        folder: where they are; made by the first part.
+        name: of the files.
+        kind: the dataclass of a record.
+        types: field -> types of its value; those not named are strings.
+        command: that writes such records, for error messages.
+    """
+
+    folder: Path
+    name: str
+    kind: type[Record]
+    types: Mapping[str, tuple[type, ...]]
+    command: str
+
+    def read(self) -> Iterator[Record]:
+        """All records: those of the finished file, then those of the parts.
+
+        Raises:
+            Ego2ExoError: a line is damaged. The last line of a part may be torn.
+        """
+        for path in (self._finished, *self._parts()):
+            if path.is_file():
+                yield from read_lines(path, self._record, torn=path != self._finished, origin=self.command)
+
+    def part(self, rank: int = 0) -> PartFile:
+        """The open file that process `rank` appends to."""
+        return PartFile(self.folder / f"{self.name}.part-{rank}.jsonl")
+
+    def finish(self, records: Iterable[Record]) -> Path:
+        """Write the finished file in the order given, then remove the parts: no record is missing at any moment."""
+        path = write_atomic(self._finished, "".join(json_line(asdict(record)) for record in records))  # type: ignore
+        for part in self._parts():
+            part.unlink()
+        return path
+
+    @property
+    def _finished(self) -> Path:
+        return self.folder / f"{self.name}.jsonl"
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.name}.part-*.jsonl"))
+
+    def _record(self, value: Any) -> Record:
+        return record_of(self.kind, value, self.types)

@@ -18,7 +18,7 @@ from .preflight.teacher import refuse_without_tokens
 from .resume.checkpoints import full_disk, set_aside
 from .settings.command_line import Settings, as_arguments, inherit, read
 from .settings.context import DISTILL, RUN, SEED, Run
-from .training.verification import check_saved
+from .training.verification import verify_saved
 
 
 def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
@@ -48,7 +48,7 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
         set_seed(int(settings["seed"]))  # LoRA draws its weights before LLaVA's trainer does this
         with _known(int(settings["seed"]), checked.distilling, run), _command_line(sys.argv + as_arguments(inherited)):
             _train(original, args, kwargs, settings)
-            check_saved(settings, run)
+            verify_saved(settings, run)
         _say(loader_call(settings))
         return None
 

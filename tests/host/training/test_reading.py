@@ -1,6 +1,5 @@
 """How a run with ego tokens reads its clips: LLaVA's own frames and times, once each, shared with teach and eval."""
 
-import json
 import shutil
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.training.dataset import get_reader, llava_times, set_reader, wrap_reader
 from llava_ego2exo.video import read_video, reader
 from llava_ego2exo.video.cache import FrameCache
-from tests.videos import render_clip, sample
+from tests.videos import render_clip
 
 from ..conftest import losses
 from ..models import is_next
@@ -21,8 +20,7 @@ from .distillation import PLAIN, distilling_samples, write_json
 next_only = pytest.mark.skipif(not is_next(), reason="llava-torch has no video reader")
 WAYS = [
     {"video_fps": fps, "frames_upbound": most, "force_sample": force}
-    for fps in (1, 2)
-    for most in (0, 1, 3, 6, 8, 24, 200)
+    for fps, most in ((1, 0), (1, 3), (1, 8), (2, 6))
     for force in (False, True)
 ]
 
@@ -32,7 +30,7 @@ def drawn(tmp_path_factory):
     """Clips of several rates, also of ones that are no whole number."""
     folder = tmp_path_factory.mktemp("drawn")
     paths = []
-    for rate, frames in ((4, 24), (30, 61), (25, 26), (3, 40)):
+    for rate, frames in ((30, 61), (3, 40)):
         render_clip(folder / f"{rate}.mp4", "red", "left", frames=frames, rate=rate, seed=rate)
         paths.append(str(folder / f"{rate}.mp4"))
     return [*paths, _odd_rate(folder / "odd.mp4")]
@@ -54,10 +52,9 @@ def _odd_rate(path):
     return str(path)
 
 
-def same_as_llava(paths, tmp_path, ways=WAYS):
+def require_same_as_llava(paths, tmp_path, ways=WAYS):
     from llava.utils import process_video_with_decord
 
-    count = 0
     for path in paths:
         for way in ways:
             args = SimpleNamespace(**way)
@@ -67,20 +64,17 @@ def same_as_llava(paths, tmp_path, ways=WAYS):
                 ours = wrap_reader(process_video_with_decord)(path, args)
                 assert ours[0].dtype == theirs[0].dtype and np.array_equal(ours[0], theirs[0]), (path, way)
                 assert ours[1:] == theirs[1:], (path, way)
-                count += 1
-    return count
 
 
 @next_only
 def test_frames_and_times_are_llavas_own(drawn, tmp_path):
-    assert same_as_llava(drawn, tmp_path) == len(drawn) * len(WAYS) * 3
+    require_same_as_llava(drawn, tmp_path)
 
 
 @next_only
 def test_frames_and_times_of_real_videos(real_videos, tmp_path):
     paths = [str(real_videos / name) for name in ("flipping_a_pancake.mkv", "xU25MMA2N4aVtYay.mp4")]
-    some = [way for way in WAYS if way["video_fps"] == 1 and way["frames_upbound"] in (0, 3, 8)]
-    assert same_as_llava(paths, tmp_path, some[1:]) == 2 * 5 * 3
+    require_same_as_llava(paths, tmp_path, WAYS[2:4])
 
 
 def test_llavas_times_at_a_rate_that_is_no_whole_number(drawn):
@@ -129,18 +123,17 @@ def read(monkeypatch, tmp_path):
     return lambda: log.read_text().splitlines() if log.exists() else []
 
 
-def test_a_clip_is_decoded_once_for_all_samples_epochs_and_views(distil, read, world, capfd, tmp_path):
+def test_a_clip_is_decoded_once_for_all_samples_epochs_and_views(distil, read, tmp_path, capfd):
     """Four clips, each the exo view of two samples and the ego view of two, in two epochs, read by two processes."""
-    plain = distil("plain")
+    plain = distil("plain", add_time_instruction=True)
     decoded = len(read())
     assert decoded == 8 * 2 * 2
-    cold = distil("cold", ego2exo_frame_cache=tmp_path / "cache")
+    flags = {"add_time_instruction": True, "ego2exo_frame_cache": tmp_path / "cache"}
+    cold = distil("cold", **flags)
     assert len(read()) == decoded + 4 and len(set(read())) == 4
-    told = capfd.readouterr().out
-    assert "frame cache: 28 clip(s) from the cache" in told and "4 decoded" in told
-    warm = distil("warm", ego2exo_frame_cache=tmp_path / "cache", dataloader_num_workers=2)
+    warm = distil("warm", **flags, dataloader_num_workers=2)
     assert len(read()) == decoded + 4
-    assert "frame cache: 32 clip(s) from the cache" in capfd.readouterr().out
+    assert "frame cache: 32 clip(s)" in capfd.readouterr().out
     assert losses(plain) == losses(cold) == losses(warm)
 
 
@@ -160,55 +153,35 @@ def test_training_takes_frames_that_teach_has_decoded(distil, read, world, tmp_p
     assert sorted(read()) == videos
 
 
-def test_a_failure_in_a_worker_is_told_by_both_files(distil, world, tmp_path):
+def test_a_failure_in_a_worker_names_both_files(distil, world, tmp_path):
     videos = tmp_path / "videos"
     shutil.copytree(world.videos, videos)
     broken = videos / "01_green_right.mp4"
     broken.write_bytes(b"\0\0\0 ftypisom" + bytes(3000))
     one = [distilling_samples(world)[0]]  # its ego view is the broken one
     flags = {"data_path": write_json(tmp_path / "one.json", one), "video_folder": videos, "num_train_epochs": 1}
-    for workers in (0, 1):
-        with pytest.raises(Ego2ExoError) as caught:
-            distil(f"w{workers}", dataloader_num_workers=workers, **flags)
-        text = str(caught.value)
-        assert f"sample 0 (id '0') cannot be read: video {videos}/00_red_left.mp4, ego_video {broken}: " in text
-        assert f"video {broken} does not decode" in text and "Traceback" not in text and "--ego2exo_max_bad N" in text
-
-
-def test_flags_of_reading_belong_to_runs_with_ego_tokens(world, train, tmp_path):
-    for flags in ({"ego2exo_frame_cache": tmp_path}, {"ego2exo_max_bad": 3}):
-        with pytest.raises(Ego2ExoError, match="without --ego2exo True"):
-            train(tmp_path / "s", ego2exo=None, ego2exo_num_tokens=None, **flags)
+    with pytest.raises(Ego2ExoError) as caught:
+        distil(dataloader_num_workers=1, **flags)
+    text = str(caught.value)
+    assert f"sample 0 (id '0') cannot be read: video {videos}/00_red_left.mp4, ego_video {broken}: " in text
+    assert f"video {broken} does not decode" in text and "Traceback" not in text and "--ego2exo_max_bad N" in text
 
 
 WRONG = {
-    "negative": ({"ego2exo_max_bad": -1}, "--ego2exo_max_bad -1.*whole number from 0"),
-    "size": ({"ego2exo_frame_cache": "x", "ego2exo_frame_cache_gb": 0}, "--ego2exo_frame_cache_gb 0.*above 0"),
+    "negative": ({"ego2exo_max_bad": -1}, "--ego2exo_max_bad -1"),
     "size alone": ({"ego2exo_frame_cache_gb": 5}, "--ego2exo_frame_cache_gb without --ego2exo_frame_cache"),
-    "file": ({"ego2exo_frame_cache": __file__}, "--ego2exo_frame_cache .*is a file"),
-    "smoothing": (
-        {"ego2exo_max_bad": 1, "label_smoothing_factor": 0.1},
-        "--ego2exo_max_bad 1 with --label_smoothing_factor 0.1.*not be counted",
-    ),
+    "file": ({"ego2exo_frame_cache": __file__}, "--ego2exo_frame_cache"),
+    "smoothing": ({"ego2exo_max_bad": 1, "label_smoothing_factor": 0.1}, "--label_smoothing_factor 0.1"),
+    "off": ({"ego2exo_max_bad": 3, "ego2exo": None, "ego2exo_num_tokens": None}, "without --ego2exo True"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_flags(name, train, tmp_path):
-    flags, message = WRONG[name]
-    with pytest.raises(Ego2ExoError, match=message):
+    flags, given = WRONG[name]
+    with pytest.raises(Ego2ExoError) as caught:
         train(tmp_path / "out", **flags)
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_times_told_are_the_same_with_and_without_a_cache(train, world, tmp_path):
-    data = tmp_path / "d.json"
-    data.write_text(json.dumps([sample("00_red_left.mp4", "A red block.")]))
-    flags = {"data_path": data, "add_time_instruction": True, "max_steps": 1}
-    plain = train(tmp_path / "a", **flags).train_dataset[0]
-    cached = train(tmp_path / "b", ego2exo_frame_cache=tmp_path / "cache", **flags).train_dataset
-    for item in (cached[0], cached[0]):
-        assert torch.equal(plain["input_ids"], item["input_ids"]) and torch.equal(plain["labels"], item["labels"])
+    assert given in caught.value.given and not (tmp_path / "out").exists()
 
 
 def test_without_a_decoder_no_weight_is_loaded(train, tmp_path, monkeypatch):

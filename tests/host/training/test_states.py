@@ -16,11 +16,6 @@ from ..model.test_splice import input_needs_grad
 from ..models import Batch, branch_of, build, hooks_of, is_next, prepare
 
 pytestmark = pytest.mark.usefixtures("registered")
-BATCHES = {
-    "videos": ("....V..", "..V.V.", "V"),
-    "mixed": ("....V..", "......", "..I..V.", "..I."),
-    "one video": ("..V..",),
-}
 
 
 @pytest.fixture
@@ -58,40 +53,40 @@ def tower_runs(model):
     return seen
 
 
-@pytest.mark.parametrize(("name", "lora", "mode"), [
-    ("videos", True, {"use_reentrant": True}), ("mixed", True, {"use_reentrant": False}), ("mixed", False, None),
-    ("one video", False, {"use_reentrant": True}),
-], ids=str)  # fmt: skip
-def test_one_step_is_the_same_to_the_bit(name, lora, mode, elsewhere):
-    plain, batch = build().train(), Batch(*BATCHES[name])
+REENTRANT, NOT = {"use_reentrant": True}, {"use_reentrant": False}
+BLOCK = {"ego2exo_block": "transformer", "ego2exo_key_embedding": "frame+position", "ego2exo_visual_tokens": False}
+CASES = {
+    "videos": (("....V..", "..V.V.", "V"), REENTRANT, True, {}),
+    "mixed": (("....V..", "......", "..I..V.", "..I."), NOT, True, {}),
+    "one video": (("..V..",), None, False, {"ego2exo_attn": "sdpa", "ego2exo_layers": "1,3"}),
+    "another block": (("....V..", "V.V."), None, False, BLOCK),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_step_is_the_same_to_the_bit(name, elsewhere):
+    rows, mode, lora, flags = CASES[name]
+    plain, batch = build(**flags).train(), Batch(*rows)
     plain.get_vision_tower().requires_grad_(False)
     model = with_lora(plain) if lora else plain
     if mode:
         plain.gradient_checkpointing_enable(mode)
         plain.get_input_embeddings().register_forward_hook(input_needs_grad)
-    seen, results = tower_runs(plain), {}
+    runs, results = tower_runs(plain), {}
     for states in STATES:
-        results[states], count = step(model, batch, states), len(seen)
-        seen.clear()
+        results[states], count = step(model, batch, states), len(runs)
+        runs.clear()
         assert count == (2 if states == "recompute" else 1), states
         assert bool(elsewhere) == (states == "offload"), states
         elsewhere.clear()
+    require_equal(results)
+
+
+def require_equal(results):
     for states in ("offload", "recompute"):
-        assert len(results[states]) == len(results["keep"]) > 20
+        assert len(results[states]) == len(results["keep"]) > 0
         for one, other in zip(results[states], results["keep"], strict=True):
             assert torch.equal(one, other), states
-
-
-@pytest.mark.parametrize("flags", [
-    {"ego2exo_attn": "sdpa", "ego2exo_layers": "1,3"},
-    {"ego2exo_block": "transformer", "ego2exo_key_embedding": "frame+position", "ego2exo_visual_tokens": False},
-], ids=str)  # fmt: skip
-def test_whatever_the_branch_is(flags, elsewhere):
-    model = build(**flags).train()
-    model.get_vision_tower().requires_grad_(False)
-    results = [step(model, Batch("....V..", "V.V."), states) for states in STATES]
-    for others in results[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(others, results[0], strict=True))
 
 
 def test_the_lean_attention_too(elsewhere):
@@ -100,10 +95,9 @@ def test_the_lean_attention_too(elsewhere):
     model.get_vision_tower().requires_grad_(False)
     for block in branch_of(model).reader.blocks:
         block.keep_weights = False
-    results = [step(model, batch, states) for states in STATES]
+    results = {states: step(model, batch, states) for states in STATES}
     assert len(elsewhere) == len(branch_of(model).reader.layers)
-    for others in results[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(others, results[0], strict=True))
+    require_equal(results)
 
 
 def watched_layers(model):
@@ -121,29 +115,15 @@ def alive(refs):
     return [i for i, ref in enumerate(refs) if ref() is not None]
 
 
-@pytest.mark.parametrize("rows", [("..V..V.", "V.."), ("..V..", "..I.", "....")])
-def test_the_layers_are_gone_after_the_embedding_call(rows):
-    """Seen from the second row's embedding call, before LLaVA has finished its input."""
-    model, found = build(), []
-    refs = watched_layers(model)
-
-    def look(_module, _args):
-        found.append(alive(refs))
-
-    model.get_input_embeddings().register_forward_pre_hook(look)
-    with torch.no_grad():
-        prepare(model, Batch(*rows).call())
-    assert len(refs) == 4 and len(found) >= 2
-    assert found[0] == [0, 1, 2, 3]  # at the first call they are read, so the test does see them
-    assert found[1] == []
-
-
-def test_layers_that_are_not_chosen_do_not_outlive_the_tower():
-    model, found = build(ego2exo_layers="1"), []
+@pytest.mark.parametrize(("flags", "kept"), [({}, [0, 1, 2, 3]), ({"ego2exo_layers": "1"}, [1])], ids=str)
+def test_the_layers_are_gone_after_the_embedding_call(flags, kept):
+    """Seen from the second row's embedding call, before LLaVA has finished its input; unchosen layers never stay."""
+    model, found = build(**flags), []
     refs = watched_layers(model)
     model.get_input_embeddings().register_forward_pre_hook(lambda *_: found.append(alive(refs)))
-    prepare(model, Batch("..V..").call())
-    assert found[0] == [1]
+    with torch.no_grad():
+        prepare(model, Batch("..V..", "..I.", "....").call())
+    assert len(refs) == 4 and found[:2] == [kept, []]
 
 
 @pytest.mark.parametrize("rows, held", [(("..V..", "V."), [0, 1, 2, 3]), (("..V..", "..I.", "...."), [])])
@@ -162,15 +142,6 @@ def test_between_forward_and_backward(rows, held, elsewhere):
         loss.backward()
         assert alive(refs) == []
         refs.clear()
-
-
-def test_each_layer_is_computed_once_and_no_other_run_is_seen():
-    model, batch = build().train(), Batch("..V..", "..I.V.", "...")
-    seen, layers = tower_runs(model), []
-    for layer in model.get_vision_tower().vision_tower.vision_model.encoder.layers:
-        layer.register_forward_hook(lambda *_: layers.append(1))
-    model(**batch.call()).loss.backward()
-    assert seen == [torch.Size([sum(len(x) for x in batch.images), 3, 28, 28])] and len(layers) == 4
 
 
 def operations(model, batch, train):
@@ -211,33 +182,14 @@ def test_a_trained_tower_is_refused(states):
         assert model(**batch.call()).loss.isfinite()
 
 
-@pytest.mark.parametrize("how", ["config", "module"])
-def test_a_tower_that_drops_at_random_cannot_be_run_again(how):
+def test_a_tower_that_drops_at_random_cannot_be_run_again():
     model = build(config={"ego2exo_states": "recompute"}).train()
     tower = model.get_vision_tower().requires_grad_(False).vision_tower
-    if how == "config":
-        tower.config.attention_dropout = 0.1
-    else:
-        tower.vision_model.add_module("extra", torch.nn.Dropout(0.1))
-    with pytest.raises(Ego2ExoError, match="drops at random.*0.1.*without dropout.*offload"):
+    tower.config.attention_dropout = 0.1
+    with pytest.raises(Ego2ExoError, match="0.1"):
         model(**Batch("..V..").call())
     tower.eval()
     assert model(**Batch("..V..").call()).loss.isfinite()
-
-
-def test_autocast():
-    model, batch = build().train(), Batch("....V..", "V...")
-    model.get_vision_tower().requires_grad_(False)
-    results = []
-    for states in STATES:
-        model.config.ego2exo_states = states
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(**batch.call()).loss
-        model.zero_grad()
-        loss.backward()
-        results.append([loss.detach()] + [p.grad for p in branch_of(model).parameters()])
-    for others in results[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(others, results[0], strict=True))
 
 
 def test_whole_training_is_the_same_to_the_bit(world, train, tmp_path, elsewhere):
@@ -262,17 +214,9 @@ def test_whole_training_is_the_same_to_the_bit(world, train, tmp_path, elsewhere
             assert torch.equal(results[states][1][name], weight), (states, name)
 
 
-def test_training_goes_on_with_another_choice(world, train, tmp_path):
-    train(tmp_path / "llama_1", num_train_epochs=1, ego2exo_states="recompute", lora_enable=False)
-    base = {"model_name_or_path": tmp_path / "llama_1", "num_train_epochs": 1, "lora_enable": False}
-    assert train(tmp_path / "llama_2", **base).model.config.ego2exo_states == "recompute"  # inherited
-    assert train(tmp_path / "llama_3", **base, ego2exo_states="keep").model.config.ego2exo_states == "keep"
-
-
 WRONG = [
     ({"ego2exo_states": "disk"}, "--ego2exo_states disk.*keep, offload, recompute"),
     ({"ego2exo_states": "recompute", "mm_tunable_parts": "mm_vision_tower,mm_mlp_adapter"}, "recompute with --mm_tun"),
-    ({"ego2exo_states": "offload", "unfreeze_mm_vision_tower": True}, "offload with --unfreeze_mm_vision_tower True"),
 ]
 
 

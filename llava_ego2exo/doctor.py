@@ -22,12 +22,15 @@ from . import __version__, patching
 from .common.git import commit_of
 from .errors import Ego2ExoError
 
-# Which versions were tested, which are the oldest that can work, and which are known to fail.
+GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Library:
-    """One row of the version table; `needed` names the flavours that cannot train or load without it."""
+    """One row of the version table: tested versions, the oldest that can work ("0": any), and what it is for.
+
+    `needed` names the flavours of llava that cannot train or load without it.
+    """
 
     name: str
     tested: tuple[str, ...]
@@ -56,32 +59,16 @@ LIBRARIES = (
 )
 # llava-torch comes from the time of transformers 4.36 and ran on 4.37.2.
 PYPI_MINIMUM = {"transformers": "4.37"}
-
-
-@dataclass(frozen=True)
-class Breakage:
-    """Versions of a library, from `first` up to but not including `end`, that a flavour is known to fail with."""
-
-    library: str
-    flavour: str
-    first: str
-    end: str
-    why: str
-    stops: bool
-
-
+# Library, flavour, first version, first one after it, and what that flavour fails with in between.
 BREAKAGES = (
-    Breakage("transformers", "next", "0", "4.38", "no AcceleratorConfig yet: LLaVA-NeXT cannot train", True),
-    Breakage("transformers", "next", "4.47.1", "999", "no GradientAccumulationPlugin: LLaVA-NeXT cannot train", True),
+    ("transformers", "next", "0", "4.38", "no AcceleratorConfig yet: LLaVA-NeXT cannot train"),
+    ("transformers", "next", "4.47.1", "999", "no GradientAccumulationPlugin: LLaVA-NeXT cannot train"),
 )
-
-
-GIB = 2**30
 
 
 @dataclass
 class Findings:
-    """What stops training or loading, and what deserves a look."""
+    """Problems stop training or loading; warnings do not."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -107,7 +94,7 @@ def examine() -> dict[str, Any]:
         "llava_ego2exo": __version__,
         "host": host,
         "faults": _faults(flavour, findings),
-        "versions": [_python(findings), *(_version(library, flavour, findings) for library in LIBRARIES)],
+        "versions": [_version(library, flavour, findings) for library in (PYTHON, *LIBRARIES)],
         "hardware": _hardware(),
         "problems": findings.problems,
         "warnings": findings.warnings,
@@ -167,57 +154,36 @@ def _faults(flavour: str | None, findings: Findings) -> list[dict[str, Any]] | N
     ]
 
 
-def _python(findings: Findings) -> dict[str, Any]:
-    found = platform.python_version()
-    verdict = _verdict(found, PYTHON.minimum, found.rpartition(".")[0] in PYTHON.tested)
-    if verdict == "too old":
-        findings.problems.append(f"python {found} is too old: {PYTHON.minimum} or later is needed")
-    return _row(PYTHON, found, verdict, "both")
-
-
 def _version(library: Library, flavour: str | None, findings: Findings) -> dict[str, Any]:
-    found, broken = _installed(library.name)
-    needed = flavour in library.needed if flavour else library.needed == BOTH
-    minimum = PYPI_MINIMUM.get(library.name, library.minimum) if flavour == "pypi" else library.minimum
+    """A row of the report: what is installed of a library, and the verdict on it."""
+    name, needed = library.name, library.needed == BOTH or flavour in library.needed
+    minimum = PYPI_MINIMUM.get(name, library.minimum) if flavour == "pypi" else library.minimum
+    found, error = _installed(name)
+    known, verdict = found not in (None, "unknown"), "untested"
     if found is None:
         verdict = "missing"
         if needed:
-            findings.problems.append(f"{library.name} is missing; it is needed for {library.use}")
-    elif broken:
+            findings.problems.append(f"{name} is missing; it is needed for {library.use}")
+    elif error:
         verdict = "broken"
-        findings.problems.append(f"{library.name} {found} cannot be imported ({broken}): reinstall or remove it")
-    else:
-        verdict = _verdict(found, minimum, found.split("+")[0] in library.tested)
-        if verdict == "too old":
-            where = findings.problems if needed else findings.warnings
-            where.append(f"{library.name} {found} is too old: {minimum} or later is needed")
-        _breakages(library.name, found, flavour, findings)
-    return _row(library, found, verdict, flavour)
-
-
-def _breakages(name: str, found: str, flavour: str | None, findings: Findings) -> None:
-    if found == "unknown":
-        return
-    for breakage in BREAKAGES:
-        within = _numbers(breakage.first) <= _numbers(found) < _numbers(breakage.end)
-        if within and (breakage.library, breakage.flavour) == (name, flavour):
-            where = findings.problems if breakage.stops else findings.warnings
-            where.append(f"{name} {found}: {breakage.why}")
-
-
-def _row(library: Library, found: str | None, verdict: str, flavour: str | None) -> dict[str, Any]:
-    return {
-        "name": library.name,
-        "found": found,
-        "verdict": verdict,
-        "tested": list(library.tested),
-        "needed": library.needed == BOTH or flavour in library.needed,
-        "use": library.use,
-    }
+        findings.problems.append(f"{name} {found} cannot be imported ({error}): reinstall or remove it")
+    elif {found.split("+")[0], found.rpartition(".")[0] if library is PYTHON else found} & set(library.tested):
+        verdict = "tested"
+    elif known and _numbers(found) < _numbers(minimum):
+        verdict = "too old"
+        where = findings.problems if needed else findings.warnings
+        where.append(f"{name} {found} is too old: {minimum} or later is needed")
+    for broken, host, first, end, why in BREAKAGES if known else ():
+        if (broken, host) == (name, flavour) and _numbers(first) <= _numbers(found) < _numbers(end):
+            findings.problems.append(f"{name} {found}: {why}")
+    row = {"name": name, "found": found, "verdict": verdict, "tested": list(library.tested)}
+    return {**row, "needed": needed, "use": library.use}
 
 
 def _installed(name: str) -> tuple[str | None, str]:
     """Version of what Python would import (None: nothing), and why its import fails."""
+    if name == PYTHON.name:
+        return platform.python_version(), ""
     module = name.replace("-", "_")
     try:
         if importlib.util.find_spec(module) is None:
@@ -235,12 +201,6 @@ def _installed(name: str) -> tuple[str | None, str]:
     except Exception as error:
         return found, f"{type(error).__name__}: {error}"
     return found, ""
-
-
-def _verdict(found: str, minimum: str, tested: bool) -> str:
-    if tested:
-        return "tested"
-    return "too old" if found != "unknown" and _numbers(found) < _numbers(minimum) else "untested"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -272,34 +232,25 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _text(report: dict[str, Any]) -> str:
-    host, hardware = report["host"], report["hardware"]
-    cards = ", ".join(f"{card['name']} ({card['memory_gib']} GiB)" for card in hardware["gpus"]) or "no CUDA device"
+    host, hardware, faults = report["host"], report["hardware"], report["faults"]
     lines = [f"llava-ego2exo  {report['llava_ego2exo']}", f"llava          {host['name'] or 'none that is usable'}"]
     if host["path"]:
         lines += [f"  at           {host['path']}", f"  commit       {host['commit'] or 'unknown'}"]
         lines += [f"  patch        {host['patch'] or 'not recognised'}"]
     lines += [f"  plugins      {', '.join(host['plugins']) or 'none installed'}", "", "upstream faults in this llava"]
-    lines += _text_faults(report["faults"])
-    lines += ["", "versions", *map(_text_row, report["versions"])]
-    lines += ["", f"GPU            {cards}", f"host memory    {_gib(hardware['memory_gib'])}"]
-    lines += [f"free disk      {_gib(hardware['free_disk_gib'])}", ""]
+    lines += ["  unknown" if faults is None else "  none known"] * (not faults)
+    for fault in faults or ():
+        lines.append(f"  {'fixed    ' if fault['fixed'] else 'NOT fixed'}   {fault['key']}: {fault['why']}")
+    lines += ["", "versions"]
+    for row in report["versions"]:
+        note = "" if row["verdict"] == "tested" else f" (tested: {', '.join(row['tested']) or 'none'})"
+        if row["verdict"] == "missing":
+            note = f" ({'needed' if row['needed'] else 'only used'} for {row['use']})"
+        lines.append(f"  {row['name']:<16} {row['found'] or '-':<15} {row['verdict']}{note}")
+    cards = ", ".join(f"{card['name']} ({card['memory_gib']} GiB)" for card in hardware["gpus"]) or "no CUDA device"
+    sizes = [hardware["memory_gib"], hardware["free_disk_gib"]]
+    memory, disk = ("unknown" if size is None else f"{size} GiB" for size in sizes)
+    lines += ["", f"GPU            {cards}", f"host memory    {memory}", f"free disk      {disk}", ""]
     lines += [f"warning: {text}" for text in report["warnings"]]
-    lines += [f"problem: {text}" for text in report["problems"]]
-    return "\n".join([*lines, "" if report["problems"] else "no problems found"]).rstrip()
-
-
-def _text_faults(faults: list[dict[str, Any]] | None) -> list[str]:
-    if not faults:
-        return ["  unknown" if faults is None else "  none known"]
-    return [f"  {'fixed    ' if fault['fixed'] else 'NOT fixed'}   {fault['key']}: {fault['why']}" for fault in faults]
-
-
-def _text_row(row: dict[str, Any]) -> str:
-    note = "" if row["verdict"] == "tested" else f" (tested: {', '.join(row['tested']) or 'none'})"
-    if row["verdict"] == "missing":
-        note = f" ({'needed' if row['needed'] else 'only used'} for {row['use']})"
-    return f"  {row['name']:<16} {row['found'] or '-':<15} {row['verdict']}{note}"
-
-
-def _gib(value: float | None) -> str:
-    return "unknown" if value is None else f"{value} GiB"
+    lines += [f"problem: {text}" for text in report["problems"]] or ["no problems found"]
+    return "\n".join(lines)

@@ -12,7 +12,8 @@ import llava_ego2exo
 from llava_ego2exo.common.files import HASHES, _stored_hashes, video_hashes, write_atomic
 from llava_ego2exo.common.jsonl import json_line, read_lines
 from llava_ego2exo.distill.pairs.egoexo4d import write_missing
-from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
+from llava_ego2exo.distill.pairs.file import read_pairs, write_pairs
+from llava_ego2exo.distill.pairs.pair import Pair
 from llava_ego2exo.distill.targets.samples import write_samples
 from llava_ego2exo.distill.teach.store import (
     Answer,

@@ -1,15 +1,14 @@
 """pairs.jsonl: what is written is read, and whatever is wrong is named, with its line."""
 
 import json
-import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.distill.pairs.file import Pair, pair_from_record, read_pairs, require_files, write_pairs
-from llava_ego2exo.distill.pairs.pair import FIELDS, record_faults
+from llava_ego2exo.distill.pairs.file import read_pairs, require_files, write_pairs
+from llava_ego2exo.distill.pairs.pair import FIELDS, Pair
 
 GOOD = {"segment": "a", "ego": "a_ego.mp4", "exo": {"exo1": "a_exo1.mp4"}}
 
@@ -32,98 +31,69 @@ def test_round_trip_with_relative_and_absolute_paths(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 
-def test_a_moved_folder_is_still_read(tmp_path):
-    write_pairs(tmp_path / "old/p.jsonl", [Pair("a", tmp_path / "old/v/e.mp4", {"exo1": tmp_path / "old/v/x.mp4"})])
-    (tmp_path / "old").rename(tmp_path / "new")
-    assert read_pairs(tmp_path / "new/p.jsonl")[0].ego == str(tmp_path / "new/v/e.mp4")
-
-
-def test_byte_order_mark_and_blank_lines(tmp_path):
+def test_a_moved_folder_byte_order_mark_and_blank_lines(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_bytes(b"\xef\xbb\xbf\r\n" + json.dumps(GOOD).encode() + b"\r\n\r\n")
-    assert [pair.segment for pair in read_pairs(path)] == ["a"]
+    tmp_path.rename(tmp_path.with_name("moved"))
+    moved = tmp_path.with_name("moved")
+    assert [pair.ego for pair in read_pairs(moved / "p.jsonl")] == [str(moved / "a_ego.mp4")]
+    moved.rename(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "token"),
     [
-        ({"sgement": 1, "fps": 2}, "unknown key.*'sgement', 'fps'"),
-        ({"exo": {}}, "exo is empty"),
-        ({"exo": ["x.mp4"]}, "exo is a list"),
-        ({"exo": {"ego": "x.mp4"}}, "other than 'ego'"),
-        ({"exo": {"exo1": ""}}, "empty path"),
-        ({"ego": None}, "ego is null"),
-        ({"ego": "a\0b"}, "control characters"),
-        ({"segment": "a/b"}, "cannot be part of a file name"),
-        ({"segment": ""}, "is empty"),
-        ({"segment": 7}, "segment 7 is a number, not a string"),
-        ({"take": "../t"}, "cannot be part of a file name"),
-        ({"segment": "x" * 300}, "longer than 200 bytes"),
-        ({"start_s": -1}, "before the start"),
-        ({"start_s": "1"}, "start_s '1' is not a number of seconds or null"),
-        ({"start_s": True}, "not a number"),
-        ({"start_s": 4, "end_s": 4.0}, "end_s 4 is not after start_s 4"),
-        ({"end_s": 0}, "end_s 0 is not after start_s 0"),
-        ({"offset_s": None}, "offset_s None is not a number of seconds"),
-        ({"offset_s": float("nan")}, "offset_s nan is not"),
-        ({"end_s": 10**5000}, "end_s of 16610 bits is not a number"),
-        ({"split": "dev"}, "split 'dev' is none of train, val, test"),
-        ({"split": ["train"]}, "split .* is none of"),
+        ({"sgement": 1, "fps": 2}, "'sgement', 'fps'"), ({"exo": {}}, "exo {}"), ({"exo": ["x.mp4"]}, "exo .'x.mp4'."),
+        ({"exo": {"ego": "x.mp4"}}, "exo 'ego'"), ({"exo": {"exo1": ""}}, "exo 'exo1' ''"), ({"ego": None}, "ego None"),
+        ({"ego": "a\0b"}, "ego 'a"), ({"segment": "a/b"}, "segment 'a/b'"), ({"segment": ""}, "segment ''"),
+        ({"segment": 7}, "segment 7"), ({"take": "../t"}, "take '../t'"), ({"segment": "x" * 300}, "200 bytes"),
+        ({"start_s": -1}, "start_s -1"), ({"start_s": "1"}, "start_s '1'"), ({"start_s": True}, "start_s True"),
+        ({"end_s": 0}, "end_s 0 is not after start_s 0"), ({"offset_s": None}, "offset_s None"),
+        ({"offset_s": float("nan")}, "offset_s nan"), ({"end_s": 1e9}, "end_s 1000000000.0"),
+        ({"split": "dev"}, "split"),
     ],
-)
-def test_a_faulty_value_is_named(change, message):
-    record = {**GOOD, **change}
-    assert any(re.search(message, fault) for fault in record_faults(record))
-    with pytest.raises(Ego2ExoError, match=message):
-        pair_from_record(record, "/")
+)  # fmt: skip
+def test_a_faulty_value_is_named(change, token, tmp_path):
+    with pytest.raises(Ego2ExoError, match=f"1 fault.*line 1 .*{token}"):
+        read_pairs(write_lines(tmp_path / "p.jsonl", {**GOOD, **change}))
 
 
 def test_all_faulty_lines_are_named_at_once(tmp_path):
-    deep = "[" * 100_000
-    path = write_lines(tmp_path / "p.jsonl", GOOD, "{oops", [1], {"segment": "b"}, "3", deep, GOOD)
+    path = write_lines(tmp_path / "p.jsonl", GOOD, "{oops", [1], {"segment": "b"}, "3", "[" * 100_000, GOOD)
     with pytest.raises(Ego2ExoError) as caught:
         read_pairs(path)
-    for text in ("6 fault(s)", "line 2 is no JSON", "line 3 is a list", "line 5 is a number",
-                 "and 1 more"):  # fmt: skip
-        assert text in str(caught.value)
-    with pytest.raises(Ego2ExoError, match="'a' stands in lines 1, 3"):
+    for token in ("6 fault(s)", "line 2 is no JSON", "line 3 is a list", "line 5 is a int", "and 1 more"):
+        assert token in caught.value.given
+    with pytest.raises(Ego2ExoError, match="'a' is in lines 1, 3"):
         read_pairs(write_lines(tmp_path / "q.jsonl", GOOD, {**GOOD, "segment": "b"}, GOOD))
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n"])
-def test_an_empty_file_is_refused(tmp_path, content):
-    (tmp_path / "p.jsonl").write_bytes(content)
-    with pytest.raises(Ego2ExoError, match="holds no pair"):
-        read_pairs(tmp_path / "p.jsonl")
-
-
-def test_unreadable_files_are_refused(tmp_path):
+def test_files_that_are_empty_or_unreadable(tmp_path):
+    (tmp_path / "empty.jsonl").write_bytes(b"\n \n")
     (tmp_path / "latin.jsonl").write_bytes(b'{"segment": "caf\xe9"}')
-    for path, message in ((tmp_path, "Is a directory"), (tmp_path / "no", "No such file"),
-                          (tmp_path / "latin.jsonl", "line 1 is no JSON")):  # fmt: skip
-        with pytest.raises(Ego2ExoError, match=message):
-            read_pairs(path)
+    for name, token in {
+        "": "directory",
+        "no": "No such file",
+        "empty.jsonl": "no pair",
+        "latin.jsonl": "line 1",
+    }.items():
+        with pytest.raises(Ego2ExoError, match=token):
+            read_pairs(tmp_path / name)
 
 
 def test_writing_refuses_what_reading_would(tmp_path):
     pair = Pair("a", tmp_path / "e.mp4", {"exo1": tmp_path / "x.mp4"})
-    with pytest.raises(Ego2ExoError, match="named twice: a"):
-        write_pairs(tmp_path / "p.jsonl", [pair, pair])
-    with pytest.raises(Ego2ExoError, match="no pair to write"):
-        write_pairs(tmp_path / "p.jsonl", [])
     (tmp_path / "file").write_text("")
-    with pytest.raises(Ego2ExoError, match="cannot be written"):
-        write_pairs(tmp_path / "file/p.jsonl", [pair])
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    pair = Pair("a", tmp_path / "e.mp4", {"exo1": tmp_path / "x.mp4"})
-    path = write_pairs(tmp_path / "p.jsonl", [pair])
-    before = path.read_bytes()
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(Ego2ExoError, match="No space left"):
-        write_pairs(path, [pair, Pair("b", tmp_path / "e.mp4", {"exo1": tmp_path / "x.mp4"})])
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    cases = (
+        ("p.jsonl", [pair, pair], "repeated segment.*: a"),
+        ("p.jsonl", [], "no pair"),
+        ("file/p", [pair], "written"),
+    )
+    for name, pairs, token in cases:
+        with pytest.raises(Ego2ExoError, match=token):
+            write_pairs(tmp_path / name, pairs)
+    with pytest.raises(Ego2ExoError, match="pair 'a/b': segment"):
+        Pair("a/b", "e.mp4", {"exo1": "x.mp4"})
 
 
 def test_require_files_names_every_missing_one(tmp_path):
@@ -136,23 +106,14 @@ def test_require_files_names_every_missing_one(tmp_path):
         require_files(pairs)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=6,
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.text(), max_size=2)
+RECORDS = st.fixed_dictionaries(
+    {"segment": st.text(min_size=1), "ego": st.text(min_size=1), "exo": st.dictionaries(st.text(), st.text())},
+    optional={field: VALUES for field in FIELDS[4:]},
 )
-RECORDS = st.fixed_dictionaries({}, optional={field: JSON for field in FIELDS}) | st.fixed_dictionaries(
-    {
-        "segment": st.text(min_size=1),
-        "ego": st.text(min_size=1),
-        "exo": st.dictionaries(st.text(), st.text(), min_size=1),
-    },
-    optional={key: st.none() | st.floats() | st.integers() for key in ("start_s", "end_s", "offset_s")},
-)
-ONLY_FUNCTION_FIXTURE = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@ONLY_FUNCTION_FIXTURE
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200) | st.lists(RECORDS.map(json.dumps) | st.text(max_size=20), max_size=4))
 def test_reading_raises_nothing_else_and_what_it_reads_survives_writing(tmp_path, content):
     path = tmp_path / "p.jsonl"

@@ -15,7 +15,8 @@ from llava_ego2exo.cli import main
 from llava_ego2exo.distill.pairs import cutter
 from llava_ego2exo.distill.pairs.cut import Cutters, cut_pairs
 from llava_ego2exo.distill.pairs.cutter import Cut, duration, made_as, make
-from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
+from llava_ego2exo.distill.pairs.file import read_pairs, write_pairs
+from llava_ego2exo.distill.pairs.pair import Pair
 from llava_ego2exo.video.limits import VideoLimits
 from llava_ego2exo.video.probe import probe
 
@@ -51,7 +52,7 @@ def test_cuts_are_frame_exact_and_exo_is_shifted(long, tmp_path):
     assert not seen.error and seen.frames == 18 and abs(seen.duration_s - 1.8) < 0.01 and abs(seen.rate - 10) < 0.05
 
 
-@pytest.mark.parametrize("suffix", ["ts", "avi", "mov", "mkv"])
+@pytest.mark.parametrize("suffix", ["ts", "avi"])
 def test_frame_exact_in_other_containers(tmp_path, suffix):
     source = render(tmp_path / f"s.{suffix}", 12)
     assert make(Cut(str(source), str(tmp_path / "c.mp4"), 7.3, 8.2)) == "made"
@@ -126,14 +127,8 @@ def test_a_cut_of_other_times_quality_or_source_is_made_again(long, tmp_path):
     other = {**long, "ego": render(tmp_path / "new/e.mp4", 30, shade=160)}
     again = quiet([pair(other, end_s=13.0)], tmp_path, crf=30)
     assert (again.made, again.kept) == (1, 1)
-
-
-def test_a_moved_source_needs_no_new_cut(long, tmp_path):
-    first = {"ego": render(tmp_path / "a/e.mp4", 3), "exo1": render(tmp_path / "a/x.mp4", 3, shade=9)}
-    quiet([pair(first, start_s=1, end_s=2)], tmp_path / "out")
-    (tmp_path / "a").rename(tmp_path / "b")
-    moved = {view: tmp_path / "b" / path.name for view, path in first.items()}
-    assert quiet([pair(moved, start_s=1, end_s=2)], tmp_path / "out").kept == 2
+    moved = shutil.move(other["ego"], tmp_path / "new/moved.mp4")
+    assert quiet([pair({**other, "ego": moved}, end_s=13.0)], tmp_path, crf=30).kept == 2
 
 
 def test_what_fails_is_told_and_left_out(long, tmp_path):
@@ -154,36 +149,22 @@ def test_what_fails_is_told_and_left_out(long, tmp_path):
 
 def test_refused_before_any_cut(long, tmp_path):
     write = write_pairs(tmp_path / "s_ego.mp4", [pair(long)])  # a text file in the way
-    cases = [
-        ([pair(long), pair(long, "t", ego=tmp_path / "no.mp4")], {}, "1 video.*not there: t ego"),
-        ([pair(long, offset_s=-13.0)], {}, r"1 segment\(s\) begin before their exo videos: s begins at -0.7 s"),
-        (
-            [pair(long, "a_b", exo={"c": long["exo1"]}), pair(long, "a", exo={"b_c": long["exo1"]})],
-            {},
-            "named .*a_b_c.mp4",
-        ),
-        ([pair(long)], {"crf": 99}, "--crf 99"),
-        ([pair(long)], {"tolerance_s": -1}, "--tolerance -1"),
-        ([pair(long)], {}, r"1 file\(s\) in the way are no finished cuts: .*s_ego.mp4"),
-    ]
-    for pairs, settings, message in cases:
-        with pytest.raises(Ego2ExoError, match=message):
-            quiet(pairs, tmp_path, **settings)
-    assert os.listdir(tmp_path) == ["s_ego.mp4"] and write.read_text()
-
-
-def test_a_folder_that_cannot_be_made(long, tmp_path):
+    source = render(tmp_path / "in/t_ego.mp4", 3)
     (tmp_path / "file").write_text("")
-    with pytest.raises(Ego2ExoError, match="--out .* is not a writable folder"):
-        quiet([pair(long)], tmp_path / "file/out")
-
-
-def test_a_source_is_never_overwritten(long, tmp_path):
-    source = render(tmp_path / "s_ego.mp4", 3)
-    before = source.read_bytes()
-    with pytest.raises(Ego2ExoError, match="in the way"):
-        quiet([pair(long, ego=source, start_s=1, end_s=2)], tmp_path)
-    assert source.read_bytes() == before
+    clash = [pair(long, "a_b", exo={"c": long["exo1"]}), pair(long, "a", exo={"b_c": long["exo1"]})]
+    for pairs, out, settings, token in (
+        ([pair(long), pair(long, "t", ego=tmp_path / "no.mp4")], "", {}, "1 video.*not there: t ego"),
+        ([pair(long, offset_s=-13.0)], "", {}, "s begins at -0.7 s"),
+        (clash, "", {}, "named .*a_b_c.mp4"),
+        ([pair(long)], "", {"crf": 99}, "--crf 99"),
+        ([pair(long)], "", {"tolerance_s": -1}, "--tolerance -1"),
+        ([pair(long)], "", {}, "in the way .*s_ego.mp4"),
+        ([pair(long, "t", ego=source, start_s=1, end_s=2)], "in", {}, "in the way .*t_ego.mp4"),
+        ([pair(long)], "file/out", {}, "--out .* is not a writable folder"),
+    ):
+        with pytest.raises(Ego2ExoError, match=token):
+            quiet(pairs, tmp_path / out, **settings)
+    assert sorted(os.listdir(tmp_path)) == ["file", "in", "s_ego.mp4"] and write.read_text()
 
 
 def test_a_torn_cut_is_no_cut(long, tmp_path):
@@ -226,29 +207,27 @@ def test_real_videos_are_cut_and_the_corrupted_one_is_named(real_videos, tmp_pat
     ]
     result = quiet(pairs, tmp_path)
     assert [new.segment for new in result.pairs] == ["p"] and len(result.failures) == 1
-    assert "c exo1: " in result.failures[0] and "corrupted.mp4 cannot be cut" in result.failures[0]
+    assert "c exo1: " in result.failures[0] and "corrupted.mp4 does not decode" in result.failures[0]
     assert [probe(path).frames for path in result.pairs[0].files.values()] == [30, 30]
 
 
 def test_the_same_cut_has_the_same_bytes(real_videos, tmp_path):
-    cuts = [Cut(str(real_videos / "flipping_a_pancake.mkv"), str(tmp_path / f"{n}.mp4"), 4.2, 6.2) for n in range(12)]
+    cuts = [Cut(str(real_videos / "flipping_a_pancake.mkv"), str(tmp_path / f"{n}.mp4"), 4.2, 6.2) for n in range(6)]
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(make, cuts)) == {"made"}
     assert len({open(cut.target, "rb").read() for cut in cuts}) == 1
 
 
-@pytest.mark.fault
-def test_a_decoder_that_hangs_or_crashes_fails_one_cut(long, tmp_path, monkeypatch, fault_table):
+def test_a_decoder_that_hangs_or_crashes_fails_one_cut(long, tmp_path, monkeypatch):
     failing_decoder(monkeypatch)
     names = ("does-hang", "does-crash", "does-eat")
     strange = [shutil.copy(long["ego"], tmp_path / f"{name}.mp4") for name in names]
     pairs = [pair(long, f"s{number}", ego=file) for number, file in enumerate(strange)]
     result = quiet([*pairs, pair(long)], tmp_path / "out", limits=VideoLimits(2))
-    told = ("does not decode within 2 s", "crashes the decoder (exit code -11)", "Unable to allocate")
-    survived = sum(text in line for line, text in zip(result.failures, told, strict=True))
+    errors = ("does not decode within 2 s", "crashes the decoder (exit code -11)", "Unable to allocate")
+    assert all(text in line for line, text in zip(result.failures, errors, strict=True))
     assert [new.segment for new in result.pairs] == ["s"] and result.made == 5
     assert not [name for name in os.listdir(tmp_path / "out") if not name.endswith(".mp4")]
-    fault_table("decoder hangs, crashes or eats memory: `pairs cut` fails that cut alone", len(names), survived)
 
 
 def test_a_cut_that_goes_on_is_not_stopped(long, tmp_path, monkeypatch):

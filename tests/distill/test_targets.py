@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo import cli
-from llava_ego2exo.distill.pairs.file import Pair, write_pairs
+from llava_ego2exo.distill.pairs.file import write_pairs
+from llava_ego2exo.distill.pairs.pair import Pair
 
 KINDS = ("descriptive", "temporal", "spatial")
 TEACHER = sha256(b"teacher").hexdigest()

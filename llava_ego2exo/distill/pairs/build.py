@@ -1,4 +1,4 @@
-"""From a folder or a manifest to pairs with takes and splits."""
+"""Pairs of a folder or a manifest, with their takes and splits."""
 
 from __future__ import annotations
 
@@ -11,14 +11,73 @@ from pathlib import Path
 
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
-from .discovery import EGO, Found, find_pairs
-from .file import Pair, require_files
+from .discovery import EGO, FoundPairs, find_pairs
+from .file import require_files
 from .manifest import read_manifest
-from .pair import SPLITS
-
-# Train, val and test by take: no take is in two of them.
+from .pair import SPLITS, Pair
 
 _SHARES = "shares that sum to 1, as in train=0.8,val=0.1,test=0.1"
+
+
+def build_from_folder(
+    folder: str | Path, pattern: str | None = None, ego_view: str = EGO, skip_unpaired: bool = False
+) -> FoundPairs:
+    """The pairs of a folder, by the names of its files.
+
+    Raises:
+        Ego2ExoError: as :func:`find_pairs`; no complete pair, or unpaired segments without `skip_unpaired`.
+    """
+    found = find_pairs(folder, pattern, ego_view)
+    lines = found.unpaired_lines()
+    if lines and (not skip_unpaired or not found.pairs):
+        raise Ego2ExoError(
+            f"{len(lines)} unpaired segment(s) in {folder}: {shorten_list(lines)}",
+            f"an ego video and at least one exo video of each segment ({len(found.pairs)} are complete)",
+            "add the missing files" + (", or skip these segments with --skip-unpaired" if found.pairs else ""),
+        )
+    return found
+
+
+def build_from_manifest(
+    path: str | Path, folder: str | Path | None = None, unpaired: list[str] | None = None
+) -> tuple[list[Pair], bool]:
+    """The pairs of a manifest, whose files all exist, and whether it has a column `split`.
+
+    Raises:
+        Ego2ExoError: as :func:`read_manifest` and :func:`require_files`; no complete pair.
+    """
+    pairs, has_splits = read_manifest(path, folder, unpaired)
+    if not pairs:
+        given = f"{path}: no row is a pair: {shorten_list(unpaired or [])}"
+        raise Ego2ExoError(given, "rows with ego and exo", "add the missing videos")
+    require_files(pairs, "fix the paths or remove these rows; --videos DIR sets the folder that they are relative to")
+    return pairs, has_splits
+
+
+def assign(
+    pairs: Sequence[Pair], take_pattern: str | None, shares: str | None, seed: int, has_splits: bool = False
+) -> list[Pair]:
+    """The pairs with takes by pattern and splits by shares, each where given.
+
+    Raises:
+        Ego2ExoError: a faulty pattern or share, shares for a manifest with a column `split`, or takes in several
+            splits.
+    """
+    if shares and has_splits:
+        given = f"--split {shares} for a manifest with a column `split`"
+        raise Ego2ExoError(given, "one of the two", "drop --split or the column")
+    if take_pattern:
+        pairs = take_by_pattern(pairs, take_pattern)
+    if shares:
+        return split_by_take(pairs, parse_shares(shares), seed)
+    leaking = [f"{take} ({', '.join(splits)})" for take, splits in leaks(pairs).items()]
+    if leaking:
+        raise Ego2ExoError(
+            f"{len(leaking)} take(s) are in several splits: {shorten_list(leaking)}",
+            "each take in one split: otherwise a student is tested on videos it was trained on",
+            "fix the column `split`, or drop it and pass --split",
+        )
+    return list(pairs)
 
 
 def parse_shares(text: str) -> dict[str, float]:
@@ -27,42 +86,36 @@ def parse_shares(text: str) -> dict[str, float]:
     Raises:
         Ego2ExoError: another name, another number, or a sum that is not 1.
     """
-    shares: dict[str, float] = {}
-    for part in text.split(","):
-        name, equals, number = (piece.strip() for piece in part.partition("="))
-        try:
-            share = float(number)
-        except ValueError:
-            share = math.nan
-        if not equals or not 0 <= share <= 1:
-            raise Ego2ExoError(f"--split {text}: {part.strip()!r} is no share", _SHARES, "mend the shares")
-        if name not in SPLITS:
-            raise Ego2ExoError(f"--split {text}: no split is called {name!r}", ", ".join(SPLITS), "name one of these")
-        if name in shares:
-            raise Ego2ExoError(f"--split {text}: {name} is given twice", _SHARES, "give each split once")
-        shares[name] = share
-    if not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
-        raise Ego2ExoError(f"--split {text} sums to {sum(shares.values()):g}", _SHARES, "mend the shares")
+    parts = [part.partition("=") for part in text.split(",")]
+    try:
+        shares = {name.strip(): float(share) for name, _, share in parts}
+    except ValueError:
+        shares = {}
+    right = len(shares) == len(parts) and shares.keys() <= set(SPLITS) and all(0 <= s <= 1 for s in shares.values())
+    if not right or not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
+        raise Ego2ExoError(f"--split {text}", f"{_SHARES}, of {', '.join(SPLITS)}", "fix the shares")
     return {name: shares[name] for name in SPLITS if shares.get(name)}
 
 
 def split_by_take(pairs: Sequence[Pair], shares: dict[str, float], seed: int = 0) -> list[Pair]:
-    """The pairs with their splits drawn by take; the order of the pairs stays.
+    """The pairs, in their order, with splits drawn by take.
 
-    The takes are put in the order of sha256(seed, take) and dealt out by count, so that the same takes and seed give
-    the same split everywhere. Every share gets at least one take.
+    Takes are sorted by sha256(seed, take) and dealt out by count: the same takes and seed give the same split on every
+    machine. Every share gets at least one take.
 
     Raises:
         Ego2ExoError: there are fewer takes than shares.
     """
-    takes = sorted({pair.take for pair in pairs}, key=lambda take: _rank(seed, take))
+    takes = sorted({pair.take for pair in pairs}, key=lambda take: hashlib.sha256(f"{seed}\n{take}".encode()).digest())
     if len(takes) < len(shares):
         raise Ego2ExoError(
             f"{len(takes)} take(s) cannot fill {len(shares)} splits ({', '.join(shares)})",
             "at least as many takes as splits, since a take is in one split only",
-            "ask for fewer splits, or tell takes apart with --take-pattern",
+            "ask for fewer splits, or distinguish takes with --take-pattern",
         )
-    counts = _counts(len(takes), shares)
+    counts = dict.fromkeys(shares, 1)
+    for _ in range(len(takes) - len(shares)):  # to the share that is furthest below its size
+        counts[max(shares, key=lambda name: shares[name] * len(takes) - counts[name])] += 1
     names = iter(takes)
     split_of = {next(names): split for split, count in counts.items() for _ in range(count)}
     return [replace(pair, split=split_of[pair.take]) for pair in pairs]
@@ -75,114 +128,35 @@ def take_by_pattern(pairs: Sequence[Pair], pattern: str) -> list[Pair]:
         pattern: a regular expression, searched in the name: its group `take`, else its first group, else all of it.
 
     Raises:
-        Ego2ExoError: no regular expression, or segments in which it finds nothing.
+        Ego2ExoError: no regular expression, or segments without a match.
     """
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise Ego2ExoError(
-            f"--take-pattern {pattern!r} is no regular expression: {error}", r"e.g. ^(\w+)_\d+$"
-        ) from error
-    matches = [expression.search(pair.segment) for pair in pairs]
+        given = f"--take-pattern {pattern!r} is no regular expression: {error}"
+        raise Ego2ExoError(given, r"e.g. ^(\w+)_\d+$") from error
     group = "take" if "take" in expression.groupindex else min(1, expression.groups)
-    faults = [pair.segment for pair, match in zip(pairs, matches, strict=True) if not match or not match[group]]
+    takes = [match[group] if (match := expression.search(pair.segment)) else "" for pair in pairs]
+    faults = [pair.segment for pair, take in zip(pairs, takes, strict=True) if not take]
     if faults:
         raise Ego2ExoError(
             f"--take-pattern {pattern!r} finds no take in {len(faults)} segment(s): {shorten_list(faults)}",
             "a pattern that matches every segment",
             "widen the pattern",
         )
-    return [replace(pair, take=match[group]) for pair, match in zip(pairs, matches, strict=True) if match]
+    return [replace(pair, take=take) for pair, take in zip(pairs, takes, strict=True)]
 
 
 def leaks(pairs: Sequence[Pair]) -> dict[str, list[str]]:
-    """take -> its splits, for the takes that are in more than one."""
-    splits: dict[str, list[str]] = {}
+    """take -> its splits, for takes in more than one."""
+    splits: dict[str, dict[str, None]] = {}
     for pair in pairs:
-        names = splits.setdefault(pair.take, [])
-        if pair.split not in names:
-            names.append(pair.split)
-    return {take: names for take, names in splits.items() if len(names) > 1}
-
-
-def _rank(seed: int, take: str) -> str:
-    return hashlib.sha256(f"{seed}\n{take}".encode()).hexdigest()
-
-
-def _counts(total: int, shares: dict[str, float]) -> dict[str, int]:
-    """Whole numbers of takes: one each first, then by what each share is furthest from."""
-    counts = dict.fromkeys(shares, 1)
-    for _ in range(total - len(shares)):
-        counts[max(shares, key=lambda name: shares[name] * total - counts[name])] += 1
-    return counts
-
-
-def build_from_folder(
-    folder: str | Path, pattern: str | None = None, ego_view: str = EGO, skip_unpaired: bool = False
-) -> Found:
-    """The pairs that the names of files make.
-
-    Raises:
-        Ego2ExoError: as `find_pairs`, no complete pair, or unpaired segments without `skip_unpaired`.
-    """
-    found = find_pairs(folder, pattern, ego_view)
-    lines = found.unpaired_lines()
-    if lines and (not skip_unpaired or not found.pairs):
-        raise Ego2ExoError(
-            f"{len(lines)} unpaired segment(s) in {folder}: {shorten_list(lines)}",
-            f"an ego video and at least one exo video of each segment ({len(found.pairs)} are complete)",
-            "add the missing files" + (", or leave these segments out with --skip-unpaired" if found.pairs else ""),
-        )
-    return found
-
-
-def build_from_manifest(
-    path: str | Path, folder: str | Path | None = None, unpaired: list[str] | None = None
-) -> tuple[list[Pair], bool]:
-    """The pairs of a manifest whose files are all there, and whether it says their splits.
-
-    Raises:
-        Ego2ExoError: as `read_manifest` and `require_files`, or no complete pair.
-    """
-    pairs, has_splits = read_manifest(path, folder, unpaired)
-    if not pairs:
-        raise Ego2ExoError(
-            f"{path}: no row is a pair: {shorten_list(unpaired or [])}",
-            "rows with ego and exo",
-            "add the missing videos",
-        )
-    require_files(pairs, "mend the paths or remove these rows; --videos DIR says where they count from")
-    return pairs, has_splits
-
-
-def assign(
-    pairs: Sequence[Pair], take_pattern: str | None, shares: str | None, seed: int, has_splits: bool = False
-) -> list[Pair]:
-    """The pairs with takes by pattern and splits by shares, where these are asked for.
-
-    Raises:
-        Ego2ExoError: a faulty pattern or share, shares for pairs whose manifest says their splits, or a manifest that
-            has a take in several splits.
-    """
-    if shares and has_splits:
-        given = f"--split {shares} for a manifest that has the column `split`"
-        raise Ego2ExoError(given, "one of the two", "leave out --split, or the column")
-    if take_pattern:
-        pairs = take_by_pattern(pairs, take_pattern)
-    if shares:
-        return split_by_take(pairs, parse_shares(shares), seed)
-    leaking = [f"{take} ({', '.join(splits)})" for take, splits in leaks(pairs).items()]
-    if leaking:
-        raise Ego2ExoError(
-            f"{len(leaking)} take(s) are in several splits: {shorten_list(leaking)}",
-            "each take in one split: else a student is tested on what it has seen",
-            "mend the column `split`, or leave it out and give --split",
-        )
-    return list(pairs)
+        splits.setdefault(pair.take, {})[pair.split] = None
+    return {take: list(names) for take, names in splits.items() if len(names) > 1}
 
 
 def summary(pairs: Sequence[Pair]) -> str:
-    """How many pairs, views and takes, and what each split holds."""
+    """How many pairs, views and takes there are, and the counts of each split."""
     views, takes = sum(len(pair.exo) for pair in pairs), len({pair.take for pair in pairs})
     splits = []
     for split in SPLITS:

@@ -1,10 +1,11 @@
-"""Pairs of long videos into pairs of cuts."""
+"""Pairs of long videos to pairs of cuts."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from ...video.limits import VideoLimits
 from ...video.probe import require_av
 from ...video.worker import WorkerPool
 from .cutter import Cut, duration, made_as, make_in_worker
-from .discovery import EGO
-from .file import Pair, require_files
+from .file import require_files
+from .pair import EGO, Pair
 
-# Cuts made in processes that may hang or crash without harm.
+Targets = Mapping[tuple[str, str], str]  # (segment, view) -> file
 
 
 class Cutters(WorkerPool):
@@ -37,16 +38,16 @@ class Cutters(WorkerPool):
         """Make a cut unless it exists.
 
         Args:
-            cut: what to make.
+            cut: to make.
 
         Returns:
             "kept" if the right cut existed, "made" if it was made, else the error message.
         """
-        whole = replace(cut, source=os.path.abspath(cut.source), target=os.path.abspath(cut.target))
-        part = whole.part()
-        arguments = {"cut": asdict(whole), "part": part, "limits": self.limits.to_dict()}
+        cut = replace(cut, source=os.path.abspath(cut.source), target=os.path.abspath(cut.target))
+        part = f"{cut.target}.{os.getpid()}-{threading.get_ident()}.part"
+        arguments = {"cut": asdict(cut), "part": part, "limits": self.limits.to_dict()}
         try:
-            return self.call(make_in_worker, arguments, self.limits, f"{cut.source} cannot be cut:")[0]
+            return self.call(make_in_worker, arguments, self.limits, cut.source)[0]
         except Ego2ExoError as error:
             return error.given
         finally:
@@ -71,21 +72,21 @@ class Cutters(WorkerPool):
             path: of the file.
 
         Raises:
-            Ego2ExoError: it does not decode, or its frames have no times; the message lacks the file's name.
+            Ego2ExoError: it does not decode, or its frames have no times.
         """
-        return self.call(duration, {"path": os.path.abspath(path)}, self.limits)[0]
+        return self.call(duration, {"path": os.path.abspath(path)}, self.limits, path)[0]
 
 
 @dataclass(frozen=True)
 class CutResult:
-    """What came out.
+    """The cuts of a run.
 
     Args:
-        pairs: with the cut files; without the views that failed, and without pairs whose ego or every exo failed.
+        pairs: with the cut files; without views that failed, and without pairs whose ego or every exo failed.
         made: number of cuts made now.
-        kept: number of cuts that were there already.
-        whole: number of videos that needed no cut and stay where they are.
-        failures: what went wrong, one line a cut.
+        kept: number of cuts that existed.
+        whole: number of videos that need no cut and stay where they are.
+        failures: a line for each cut that failed.
     """
 
     pairs: list[Pair]
@@ -99,109 +100,87 @@ def cut_pairs(
     pairs: Sequence[Pair], out: str | Path, crf: int = 18, tolerance_s: float = 0.5, workers: int = 0,
     progress: bool = True, limits: VideoLimits | None = None,
 ) -> CutResult:  # fmt: skip
-    """Cut every segment of every view into `<out>/<segment>_<view>.mp4`; what is there already is checked and kept.
+    """Cut every segment of every view into `<out>/<segment>_<view>.mp4`, unless that cut exists.
 
     Args:
         pairs: with `start_s`, `end_s` and `offset_s`; a pair that is a whole file in all views stays as it is.
         out: folder of the cuts.
         crf: quality of x264, 0 (lossless) to 51.
         tolerance_s: how much of a segment may be missing at the end of a video.
-        workers: cuts at a time; 0: one a processor, at most 8.
+        workers: cuts at a time; 0: one per CPU, at most 8.
         progress: show a progress bar.
-        limits: what a video may be, and seconds that a cut may stand still; then it counts as failed. None: the
-            defaults.
+        limits: of a video; a cut without progress for `video_limit_s` fails. None: the defaults.
 
     Raises:
-        Ego2ExoError: before any cut: missing videos, a segment before the start of an exo video, names that clash,
-            files in the way that are no cuts of ours, a folder that cannot be written, a number out of range, PyAV or
-            x264 missing.
+        Ego2ExoError: before any cut: missing videos, a segment before the start of an exo video, clashing names, files
+            in the way that are no cuts, a folder that cannot be written, a number out of range, no PyAV or x264.
     """
-    _check_settings(crf, tolerance_s, workers)
+    if not 0 <= crf <= 51 or tolerance_s < 0 or workers < 0:
+        given = f"--crf {crf}, --tolerance {tolerance_s:g}, --workers {workers}"
+        raise Ego2ExoError(given, "crf from 0 to 51, tolerance and workers from 0", "fix the number")
+    if "libx264" not in require_av().codecs_available:
+        remedy = "install PyAV's own wheel: pip install 'llava-ego2exo[pairs]'"
+        raise Ego2ExoError("this PyAV has no libx264", "", remedy)
     require_files(pairs)
-    whole = [pair for pair in pairs if _is_whole(pair)]
-    rest = [pair for pair in pairs if not _is_whole(pair)]
+    parts = [pair for pair in pairs if pair.start_s or pair.end_s is not None or pair.offset_s]
     targets = {
-        (pair.segment, view): str(Path(out, f"{pair.segment}_{view}.mp4")) for pair in rest for view in pair.files
+        (pair.segment, view): str(Path(out, f"{pair.segment}_{view}.mp4")) for pair in parts for view in pair.files
     }
-    jobs = [(pair, view) for pair in rest for view in pair.files]
+    jobs = [(pair, view) for pair in parts for view in pair.files]
     with Cutters(limits) as cutters:
 
         def run(job: tuple[Pair, str]) -> str:
             pair, view = job
             try:
-                cut = _cut(cutters, pair, view, targets[pair.segment, view], crf, tolerance_s)
+                # An exo view ends with its ego video, also where the pair has no `end_s`.
+                end = cutters.duration(pair.ego) if pair.end_s is None else pair.end_s
             except Ego2ExoError as error:
-                return f"{pair.ego} cannot be cut: {error.given}"
-            return cutters.make(cut)
+                return error.given
+            offset = 0.0 if view == EGO else pair.offset_s
+            start, end, target = (pair.start_s or 0.0) + offset, end + offset, targets[pair.segment, view]
+            return cutters.make(Cut(pair.files[view], target, start, end, crf, tolerance_s))
 
-        _check_targets(rest, targets, cutters)
-        _make_folder(out)
-        answers = run_all(run, jobs, workers or min(os.cpu_count() or 1, 8), "cutting", "cut", progress)
-    states = {(pair.segment, view): answer for (pair, view), answer in zip(jobs, answers, strict=True)}
-    done = {key for key, state in states.items() if state in ("made", "kept")}
+        _check_targets(parts, targets, cutters)
+        require_writable(Path(out, "pairs.jsonl"), "--out")
+        Path(out).mkdir(parents=True, exist_ok=True)
+        states = run_all(run, jobs, workers or min(os.cpu_count() or 1, 8), "cutting", "cut", progress)
+    failures = {
+        (pair.segment, view): state
+        for (pair, view), state in zip(jobs, states, strict=True)
+        if state not in ("made", "kept")
+    }
+    cut = {pair.segment: _cut_pair(pair, targets, failures) for pair in parts}
     return CutResult(
-        pairs=[new for pair in pairs if (new := pair if _is_whole(pair) else _after(pair, targets, done)) is not None],
-        made=answers.count("made"),
-        kept=answers.count("kept"),
-        whole=sum(len(pair.files) for pair in whole),
-        failures=[
-            f"{segment} {view}: {state}" for (segment, view), state in states.items() if (segment, view) not in done
-        ],
+        pairs=[new for pair in pairs if (new := cut.get(pair.segment, pair)) is not None],
+        made=states.count("made"),
+        kept=states.count("kept"),
+        whole=sum(len(pair.files) for pair in pairs if pair.segment not in cut),
+        failures=[f"{segment} {view}: {state}" for (segment, view), state in failures.items()],
     )
 
 
-def _make_folder(out: str | Path) -> None:
-    require_writable(Path(out, "pairs.jsonl"), "--out")
-    Path(out).mkdir(parents=True, exist_ok=True)
-
-
-def _is_whole(pair: Pair) -> bool:
-    return not pair.start_s and pair.end_s is None and not pair.offset_s
-
-
-def _cut(cutters: Cutters, pair: Pair, view: str, target: str, crf: int, tolerance_s: float) -> Cut:
-    offset = 0.0 if view == EGO else pair.offset_s
-    # An exo view is cut where the ego video ends, also when that is not written down.
-    end = cutters.duration(pair.ego) if pair.end_s is None else pair.end_s
-    return Cut(pair.files[view], target, (pair.start_s or 0.0) + offset, end + offset, crf, tolerance_s)
-
-
-def _after(pair: Pair, targets: dict[tuple[str, str], str], done: set[tuple[str, str]]) -> Pair | None:
-    exo = {view: targets[pair.segment, view] for view in pair.exo if (pair.segment, view) in done}
-    if not exo or (pair.segment, EGO) not in done:
+def _cut_pair(pair: Pair, targets: Targets, failures: Targets) -> Pair | None:
+    """The pair of the files that were cut; None without an ego or any exo."""
+    exo = {view: targets[pair.segment, view] for view in pair.exo if (pair.segment, view) not in failures}
+    if not exo or (pair.segment, EGO) in failures:
         return None
     return replace(pair, ego=targets[pair.segment, EGO], exo=exo, start_s=None, end_s=None, offset_s=0.0)
 
 
-def _check_settings(crf: int, tolerance_s: float, workers: int) -> None:
-    if not 0 <= crf <= 51 or tolerance_s < 0 or workers < 0:
-        given = f"--crf {crf}, --tolerance {tolerance_s:g}, --workers {workers}"
-        raise Ego2ExoError(given, "crf from 0 to 51, tolerance and workers not below 0", "mend the number")
-    av = require_av()
-    if "libx264" not in av.codecs_available:
-        raise Ego2ExoError(
-            "this PyAV has no libx264", "", "install PyAV's own wheel: pip install 'llava-ego2exo[pairs]'"
-        )
-
-
-def _check_targets(pairs: Sequence[Pair], targets: dict[tuple[str, str], str], cutters: Cutters) -> None:
-    early = [
-        f"{pair.segment} begins at {(pair.start_s or 0) + pair.offset_s:g} s of its exo videos"
-        for pair in pairs
-        if (pair.start_s or 0) + pair.offset_s < 0
-    ]
+def _check_targets(pairs: Sequence[Pair], targets: Targets, cutters: Cutters) -> None:
+    starts = {pair.segment: (pair.start_s or 0.0) + pair.offset_s for pair in pairs}
+    early = [f"{segment} begins at {start:g} s of its exo videos" for segment, start in starts.items() if start < 0]
     if early:
         given = f"{len(early)} segment(s) begin before their exo videos: {shorten_list(early)}"
-        raise Ego2ExoError(given, "start_s + offset_s of 0 or more", "begin these segments later")
+        raise Ego2ExoError(given, "start_s + offset_s of 0 or more", "let these segments begin later")
     clashes = repeated(targets.values())
     if clashes:
         raise Ego2ExoError(f"several cuts would be named {shorten_list(clashes)}", "", "rename these segments or views")
     sources = {path for pair in pairs for path in pair.files.values()}
-    there = [path for path in targets.values() if os.path.exists(path)]
-    foreign = [path for path in there if path in sources or not cutters.made_as(path)]
-    if foreign:
+    other = [p for p in targets.values() if os.path.exists(p) and (p in sources or not cutters.made_as(p))]
+    if other:
         raise Ego2ExoError(
-            f"{len(foreign)} file(s) in the way are no finished cuts: {shorten_list(foreign)}",
+            f"{len(other)} file(s) in the way are no finished cuts: {shorten_list(other)}",
             "a folder of its own for the cuts",
             "pass another --out, or remove these files",
         )

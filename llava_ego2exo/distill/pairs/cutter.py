@@ -1,16 +1,15 @@
-"""Cut segments out of long videos: frame by frame, encoded again, so that each cut holds exactly its frames.
+"""Segments cut out of long videos: frame by frame, encoded again, so that each cut holds exactly its frames.
 
-A cut is written beside its place and renamed when it is complete, and says in its own metadata what it was cut from;
-so a run that was stopped goes on where it was, and a cut of another video or other times is never taken for the right
-one.
+A cut is written beside its place and renamed when it is complete, and its metadata identify what it was cut from: a run
+that was stopped resumes, and a cut of another video or other times is made again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,12 +18,13 @@ from typing import Any
 from ...errors import Ego2ExoError
 from ...video.limits import VideoLimits
 from ...video.probe import read_header, require_av
-from ...video.worker import heartbeat, short_reason
+from ...video.worker import heartbeat
 
 TITLE = "llava-ego2exo cut"
-_EDGE = 1 << 16
-# The same bytes each time, since answers are kept by the hash of the clip: with its macroblock tree x264 gave other
-# bytes now and then when many cuts ran at a time. One thread each: the cuts are what runs side by side.
+_EDGE_BYTES = 1 << 16
+_NO_TIMES = "its frames have no times; convert it to .mp4 first"
+# The same bytes each time, since answers are stored by the hash of the clip: with its macroblock tree x264 sometimes
+# gave other bytes when many cuts ran at once. One thread each: the cuts themselves run in parallel.
 _X264 = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
 
 
@@ -49,55 +49,51 @@ class Cut:
     tolerance_s: float = 0.5
 
     def mark(self) -> str:
-        """What the cut's metadata says: source by size, first and last bytes; times; quality."""
+        """What the cut's metadata hold: source by size, first and last bytes; times; quality."""
         values = [_fingerprint(self.source), round(self.start_s, 6), self.end_s and round(self.end_s, 6), self.crf]
         return f"{TITLE} {json.dumps(values)}"
 
-    def part(self) -> str:
-        """A file beside the target, for this thread alone."""
-        return f"{self.target}.{os.getpid()}.{threading.get_ident()}.part"
-
 
 def make(cut: Cut, limits: VideoLimits | None = None, part: str = "") -> str:
-    """Make one cut where it is not there yet.
+    """Make one cut unless it exists.
 
     Args:
-        cut: what to make.
-        limits: what the source may be; None: the defaults.
-        part: file to write to first; empty: one beside the target.
+        cut: to make.
+        limits: of the source; None: the defaults.
+        part: file to write first; empty: one beside the target.
 
     Returns:
-        "kept" where the right cut was there, "made" where it was made, else what went wrong, in words.
+        "kept" if the right cut existed, else "made".
+
+    Raises:
+        Ego2ExoError: the source has no such part or exceeds the limits; the message lacks its name.
+        av.error.FFmpegError, OSError, ValueError: it does not decode.
     """
-    av = require_av()
-    part = part or cut.part()
+    if os.path.exists(cut.target) and made_as(cut.target) == cut.mark():
+        return "kept"
+    part = part or f"{cut.target}.part"
     try:
-        if os.path.exists(cut.target) and made_as(cut.target) == cut.mark():
-            return "kept"
         read_header(cut.source, limits or VideoLimits())
-        missing = _write(cut, part)
-        if missing:
-            return missing
+        _write(cut, part)
         os.replace(part, cut.target)
-    except Ego2ExoError as error:
-        return f"{cut.source} {error.given}"
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        return f"{cut.source} cannot be cut: {short_reason(error)}"
     finally:
-        if os.path.exists(part):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
     return "made"
 
 
+def make_in_worker(cut: dict[str, Any], part: str, limits: dict[str, float]) -> str:
+    """:func:`make` with JSON values."""
+    return make(Cut(**cut), VideoLimits(**limits), part)
+
+
 def made_as(path: str) -> str:
-    """The mark in a cut's metadata; empty where the file is no complete cut of ours."""
+    """The mark in a cut's metadata; empty if the file is not a complete cut."""
     av = require_av()
     try:
         with av.open(path) as container:
-            mark = container.metadata.get("comment", "")
-            return (
-                mark if mark.startswith(TITLE) and container.streams.video and container.streams.video[0].frames else ""
-            )
+            mark, streams = container.metadata.get("comment", ""), container.streams.video
+            return mark if mark.startswith(TITLE) and streams and streams[0].frames else ""
     except (av.error.FFmpegError, OSError):
         return ""
 
@@ -106,7 +102,7 @@ def duration(path: str) -> float:
     """Seconds from the first frame of a video to the end of the last; decodes only its end.
 
     Raises:
-        ValueError: it holds no frame that says its time.
+        ValueError: it holds no frame with a time.
     """
     av = require_av()
     with av.open(path) as container:
@@ -125,8 +121,7 @@ def duration(path: str) -> float:
         return float((last - first) * stream.time_base) + 1 / float(stream.average_rate or 30)
 
 
-def _write(cut: Cut, part: str) -> str:
-    """Write the cut to `part`; what went wrong, or nothing."""
+def _write(cut: Cut, part: str) -> None:
     av = require_av()
     with av.open(cut.source) as source:
         stream = source.streams.video[0]
@@ -136,10 +131,10 @@ def _write(cut: Cut, part: str) -> str:
             target.metadata["comment"] = cut.mark()
             seconds = _encode(_frames(source, stream, cut), target, stream.time_base, rate, cut.crf)
     if seconds is None:
-        return f"{cut.source} has no frame between {cut.start_s:g} and {cut.end_s or float('inf'):g} s"
-    if cut.end_s is not None and seconds < cut.end_s - cut.start_s - cut.tolerance_s:
-        return f"{cut.source} ends {cut.end_s - cut.start_s - seconds:.2f} s before the segment does ({cut.end_s:g} s)"
-    return ""
+        raise Ego2ExoError(f"has no frame between {cut.start_s:g} and {cut.end_s or float('inf'):g} s")
+    missing = (cut.end_s or 0.0) - cut.start_s - seconds
+    if missing > cut.tolerance_s:
+        raise Ego2ExoError(f"ends {missing:.2f} s before the segment does ({cut.end_s:g} s)")
 
 
 def _frames(container: Any, stream: Any, cut: Cut) -> Iterator[Any]:
@@ -159,7 +154,7 @@ def _first_time(container: Any, stream: Any) -> int:
     """When the first frame is shown, in the stream's time base; the stream's own `start_time` may be another."""
     frame = next(container.decode(stream), None)
     if frame is None or frame.pts is None:
-        raise ValueError("its frames do not say their times; convert it to .mp4 first" if frame else "holds no frame")
+        raise ValueError(_NO_TIMES if frame else "holds no frame")
     return frame.pts
 
 
@@ -170,7 +165,7 @@ def _timed(container: Any, stream: Any, first: int, ahead: int) -> Iterator[tupl
         begun = False
         for frame in container.decode(stream):
             if frame.pts is None:
-                raise ValueError("its frames do not say their times; convert it to .mp4 first")
+                raise ValueError(_NO_TIMES)
             # A format without an index may land too late; then everything from the first frame on is decoded.
             if not begun and frame.pts > goal > first:
                 break
@@ -182,18 +177,14 @@ def _timed(container: Any, stream: Any, first: int, ahead: int) -> Iterator[tupl
 
 
 def _encode(frames: Iterator[Any], target: Any, base: Fraction, rate: Fraction, crf: int) -> float | None:
-    """Encode frames with their own times, from 0; the seconds they last, None where there is none."""
+    """Encode frames with their own times, from 0; the seconds they last, or None without frames."""
     out, first, last = None, 0, 0
     for frame in frames:
         frame = _upright(frame)
         if out is None:
             out = target.add_stream("libx264", rate=rate, options={"crf": str(crf), **_X264})
             # x264 with 4:2:0 colour takes even sizes only.
-            out.width, out.height, out.pix_fmt = (
-                frame.width - frame.width % 2,
-                frame.height - frame.height % 2,
-                "yuv420p",
-            )
+            out.width, out.height, out.pix_fmt = frame.width & ~1, frame.height & ~1, "yuv420p"
             out.codec_context.time_base = base
             first = frame.pts
         last = frame.pts
@@ -206,7 +197,7 @@ def _encode(frames: Iterator[Any], target: Any, base: Fraction, rate: Fraction, 
 
 
 def _upright(frame: Any) -> Any:
-    """The frame turned as players show it: the cut has no note of rotation."""
+    """The frame turned as players show it: the cut's header has no rotation."""
     turns = round(frame.rotation / 90) % 4
     if not turns:
         return frame
@@ -221,12 +212,7 @@ def _upright(frame: Any) -> Any:
 def _fingerprint(path: str) -> str:
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        head = file.read(_EDGE)
-        file.seek(max(size - _EDGE, 0))
-        digest = hashlib.sha256(b"%d\n" % size + head + file.read(_EDGE))
+        head = file.read(_EDGE_BYTES)
+        file.seek(max(size - _EDGE_BYTES, 0))
+        digest = hashlib.sha256(b"%d\n" % size + head + file.read(_EDGE_BYTES))
     return digest.hexdigest()[:32]
-
-
-def make_in_worker(cut: dict[str, Any], part: str, limits: dict[str, float]) -> str:
-    """:func:`make` with JSON values."""
-    return make(Cut(**cut), VideoLimits(**limits), part)

@@ -1,4 +1,4 @@
-"""Find pairs in a folder by the names of its files."""
+"""Pairs in a folder, found by the names of its files."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ from pathlib import Path
 from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from ...video.limits import VIDEO_SUFFIXES
-from .file import Pair
-from .pair import record_faults
+from .pair import EGO, Pair, record_faults
 
 KEYSTEP = re.compile(r"(?:.*/)?(?P<segment>[^/]+)_(?P<view>ego|exo\d+)")
-EGO = "ego"
-_GROUPS = ("segment", "view", "take")
 _PATTERN_HELP = (
     "a regular expression with the groups (?P<segment>...) and (?P<view>...), or a template such as "
-    "{take}/{segment}_{view}; `take` may be left out"
+    "{take}/{segment}_{view}; `take` is optional"
 )
 
 
 @dataclass
-class Found:
-    """What a folder holds.
+class FoundPairs:
+    """The videos of a folder.
 
     Args:
         pairs: the complete ones, by segment.
@@ -38,65 +35,62 @@ class Found:
     other: list[str] = field(default_factory=list)
 
     def unpaired_lines(self) -> list[str]:
-        """One line for each unpaired segment, that says what it lacks."""
+        """A line for each unpaired segment, with the side it lacks."""
         return [
-            f"{segment}: {'no exo view beside' if EGO in views else 'no ego view beside'} {', '.join(views.values())}"
+            f"{segment}: no {'exo' if EGO in views else 'ego'} view beside {', '.join(views.values())}"
             for segment, views in self.unpaired.items()
         ]
 
 
-def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = EGO) -> Found:
-    """Pair the videos below `folder` by their paths.
+def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = EGO) -> FoundPairs:
+    """Pair the videos of a folder and its subfolders by their paths; names that start with a dot are skipped.
 
     Args:
-        folder: searched with its subfolders; names that start with a dot are passed over.
-        pattern: see `compile_pattern`; None: `<segment>_ego.mp4`, `<segment>_exo<N>.mp4`, with any video suffix. Where
-            takes count their segments alike, all segments are called `<take>_<segment>`.
-        ego_view: what the pattern's `view` reads for the ego camera.
+        folder: of the videos.
+        pattern: see :func:`compile_pattern`; None: `<segment>_ego.mp4`, `<segment>_exo<N>.mp4`, with any video suffix.
+            Where a segment's name is in several takes, all segments are called `<take>_<segment>`.
+        ego_view: the pattern's `view` of the ego camera.
 
     Raises:
         Ego2ExoError: no folder, no match, a faulty name, or two files for one view of a segment.
     """
     expression = compile_pattern(pattern) if pattern else KEYSTEP
-    folder = os.path.abspath(folder)
-    found = Found()
-    keyed: dict[tuple[str, str], dict[str, str]] = {}
-    clashes: list[str] = []
+    folder, found, clashes = os.path.abspath(folder), FoundPairs(), []
+    segments: dict[tuple[str, str], dict[str, str]] = {}
     for path in sorted(_videos(folder), key=_natural):
         groups = _match(expression, path.relative_to(folder).as_posix())
         if groups is None:
             found.other.append(str(path))
             continue
         segment, view = groups["segment"], EGO if groups["view"] == ego_view else groups["view"]
-        views = keyed.setdefault((groups.get("take") or segment, segment), {})
+        views = segments.setdefault((groups.get("take") or segment, segment), {})
         if view in views or (view == EGO and groups["view"] != ego_view):
             clashes.append(f"{segment} {view}: {views.get(view, 'the ego view has another name')} and {path}")
         views.setdefault(view, str(path))
-    names = _unique_names(keyed)
+    long = bool(repeated(segment for _, segment in segments))
+    names = {key: "_".join(key) if long else key[1] for key in segments}
     clashes += [f"segment {name} of several takes" for name in repeated(names.values())]
-    _refuse(folder, pattern, bool(keyed), clashes, found)
+    if clashes:
+        raise Ego2ExoError(
+            f"{len(clashes)} view(s) of a segment found twice: {shorten_list(clashes)}",
+            "one file for each view of a segment",
+            "remove one of the files, or pass a --pattern whose `take` or `segment` distinguishes them",
+        )
+    if not segments:
+        raise _no_match(folder, pattern, found.other)
     faults = []
-    for (take, segment), views in keyed.items():
-        name = names[take, segment]
+    for key, views in segments.items():
         exo = {view: path for view, path in views.items() if view != EGO}
         if EGO not in views or not exo:
-            found.unpaired[name] = views
+            found.unpaired[names[key]] = views
             continue
-        values = {"segment": name, "ego": views[EGO], "exo": exo, "take": take}
+        values = {"segment": names[key], "ego": views[EGO], "exo": exo, "take": key[0]}
         wrong = record_faults(values)
         faults += [f"{views[EGO]}: {fault}" for fault in wrong]
-        if not wrong:
-            found.pairs.append(Pair(**values))
+        found.pairs += [] if wrong else [Pair(**values)]
     if faults:
         raise Ego2ExoError(f"{len(faults)} faulty name(s): {shorten_list(faults)}", "", "rename these files")
     return found
-
-
-def _unique_names(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """(take, segment) -> name: the segment, or `<take>_<segment>` for all where takes count their segments alike."""
-    keys = list(keys)
-    alike = repeated(segment for _, segment in keys)
-    return {(take, segment): f"{take}_{segment}" if alike else segment for take, segment in keys}
 
 
 def unpaired_beside(paths: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -121,29 +115,24 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     Raises:
         Ego2ExoError: it is neither, lacks a group, or has a group of another name.
     """
-    text = pattern if "(?P<" in pattern else _from_template(pattern)
     try:
-        expression = re.compile(text)
+        expression = re.compile(pattern if "(?P<" in pattern else _from_template(pattern))
     except re.error as error:
         raise Ego2ExoError(f"--pattern {pattern!r} is no regular expression: {error}", _PATTERN_HELP) from error
     names = set(expression.groupindex)
-    if not {"segment", "view"} <= names <= set(_GROUPS):
+    if not {"segment", "view"} <= names <= {"segment", "view", "take"}:
         raise Ego2ExoError(f"--pattern {pattern!r} has the groups {sorted(names) or 'none'}", _PATTERN_HELP)
     return expression
 
 
 def _from_template(pattern: str) -> str:
-    parts = re.split(r"\{(\w+)\}", pattern)
-    seen: set[str] = set()
-    text = ""
-    for index, part in enumerate(parts):
+    text, seen = "", set()
+    for index, part in enumerate(re.split(r"\{(\w+)\}", pattern)):
         if index % 2 == 0:
             text += re.escape(part)
-        elif part in seen:
-            text += f"(?P={part})"
         else:
-            # The first takes as much as it can: `a_b_ego` by {segment}_{view} is `a_b` and `ego`.
-            text += f"(?P<{part}>[^/]+)"
+            # Greedy: `a_b_ego` by {segment}_{view} is `a_b` and `ego`.
+            text += f"(?P={part})" if part in seen else f"(?P<{part}>[^/]+)"
             seen.add(part)
     return text
 
@@ -153,11 +142,11 @@ def _match(expression: re.Pattern[str], path: str) -> dict[str, str] | None:
     return match.groupdict() if match and match["segment"] and match["view"] else None
 
 
-def _videos(folder: str | Path) -> Iterator[Path]:
+def _videos(folder: str) -> Iterator[Path]:
     if not os.path.isdir(folder):
         raise Ego2ExoError(f"--videos {folder} is no folder", "an existing folder of videos", "check the path")
     visited = set()
-    # Data sets are often put together from links to folders; a link that leads back up is walked once.
+    # Data sets are often put together from links to folders; one that leads back up is walked once.
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
         folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
@@ -171,32 +160,16 @@ def _is_video(name: str) -> bool:
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """A key by which exo2 comes before exo10."""
+    """A key that sorts exo2 before exo10."""
     pieces = re.split(r"([0-9]+)", str(path))
     return [(1, int(piece), "") if index % 2 else (0, 0, piece) for index, piece in enumerate(pieces)]
 
 
-def _refuse(
-    folder: str | Path,
-    pattern: str | None,
-    matched: bool,
-    clashes: list[str],
-    found: Found,
-) -> None:
-    if clashes:
-        raise Ego2ExoError(
-            f"{len(clashes)} view(s) of a segment found twice: {shorten_list(clashes)}",
-            "one file for each view of a segment",
-            "take one of the files away, or pass a --pattern whose `take` or `segment` tells them apart",
+def _no_match(folder: str, pattern: str | None, other: list[str]) -> Ego2ExoError:
+    if not other:
+        return Ego2ExoError(
+            f"{folder} holds no video", f"files with {' '.join(sorted(VIDEO_SUFFIXES))}", "check the path"
         )
-    if not matched:
-        wanted = f"--pattern {pattern!r}" if pattern else "<segment>_ego.mp4 and <segment>_exo<N>.mp4"
-        if not found.other:
-            raise Ego2ExoError(
-                f"{folder} holds no video",
-                f"files with the suffixes {' '.join(sorted(VIDEO_SUFFIXES))}",
-                "check the path, or rename the files",
-            )
-        names = shorten_list(found.other, 3)
-        given = f"none of {len(found.other)} video(s) in {folder} is named like {wanted}: {names}"
-        raise Ego2ExoError(given, _PATTERN_HELP, "pass --pattern or --manifest")
+    wanted = f"--pattern {pattern!r}" if pattern else "<segment>_ego.mp4 and <segment>_exo<N>.mp4"
+    given = f"none of {len(other)} video(s) in {folder} is named like {wanted}: {shorten_list(other, 3)}"
+    return Ego2ExoError(given, _PATTERN_HELP, "pass --pattern or --manifest")

@@ -1,4 +1,7 @@
-"""Pairs from a download of Ego-Exo4D: its takes, its keystep annotations and its downscaled videos."""
+"""Pairs from a download of Ego-Exo4D: its takes, its keystep annotations and its downscaled videos.
+
+Formats as in the data set's own documentation (docs/pairs.md lists what was read there, and what could not be tried).
+"""
 
 from __future__ import annotations
 
@@ -15,113 +18,23 @@ from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from .pair import Pair, record_faults
 
-# The files of Ego-Exo4D that pairs come from: takes.json and the keystep annotations.
-#
-# Formats as in the data set's own documentation (docs/pairs.md says what was read where, and what could not be tried).
-
 KEYSTEP_FILES = {"train": "annotations/keystep_train.json", "val": "annotations/keystep_val.json"}
-GET_METADATA = "mend --root, or download it: egoexo -o ROOT --parts metadata"
+DOWNSCALED = "frame_aligned_videos/downscaled/448"
+_DOWNLOAD = "download it: egoexo -o ROOT --parts metadata annotations downscaled_takes/448 --benchmarks keystep"
 # Entries beside the cameras in `frame_aligned_videos`: pictures of several cameras at once.
 _COLLAGES = frozenset({"collage", "best_exo"})
 
 
-def take_list(path: Path) -> list[dict[str, Any]]:
-    """The takes of a takes.json.
-
-    Raises:
-        Ego2ExoError: it is missing or not in the format.
-    """
-    if not path.is_file():
-        raise Ego2ExoError(f"{path} is not there", "the folder of an Ego-Exo4D download", GET_METADATA)
-    takes = read_json(path, "a file of Ego-Exo4D")
-    if not isinstance(takes, list) or not all(isinstance(take, dict) and _named(take) for take in takes):
-        given = f"{path} is no list of takes with `take_uid` and `take_name`"
-        raise Ego2ExoError(given, "Ego-Exo4D's own takes.json", GET_METADATA)
-    return takes
-
-
-def _named(take: dict[str, Any]) -> bool:
-    return all(isinstance(take.get(key), str) for key in ("take_uid", "take_name"))
-
-
-def annotations(root: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(split, take_uid, entry) of every annotated take; an entry has `segments`.
-
-    Raises:
-        Ego2ExoError: no annotation file is there, or one is not in the format.
-    """
-    there = {split: root / name for split, name in KEYSTEP_FILES.items() if (root / name).is_file()}
-    if not there:
-        raise Ego2ExoError(
-            f"{root} has none of {', '.join(KEYSTEP_FILES.values())}",
-            "one of them or both",
-            "download them: egoexo -o ROOT --parts annotations --benchmarks keystep",
-        )
-    for split, path in there.items():
-        whole = read_json(path, "a file of Ego-Exo4D")
-        entries = whole.get("annotations") if isinstance(whole, dict) else None
-        good = isinstance(entries, dict) and all(
-            isinstance(entry, dict) and isinstance(entry.get("segments"), list) for entry in entries.values()
-        )
-        if not good:
-            allowed = '{"annotations": {"<take_uid>": {"take_name", "segments": [{"start_time", "end_time"}]}}}'
-            raise Ego2ExoError(f"{path} is not in the format of keystep annotations", allowed, "download it again")
-        yield from ((split, uid, entry) for uid, entry in entries.items())
-
-
-def camera_files(take: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """The ego video (RGB stream) and the exo videos of a take, as names of files.
-
-    Returns:
-        names of ego videos (one where the take is usable), and camera -> name of its exo video.
-    """
-    cameras = _of(dict, take.get("capture")).get("cameras")
-    named = [camera for camera in _of(list, cameras) if isinstance(camera, dict)]
-    is_ego = {str(camera.get("cam_id")): camera.get("is_ego") for camera in named}
-    ego, exo = [], {}
-    for camera, streams in sorted(_of(dict, take.get("frame_aligned_videos")).items()):
-        if camera in _COLLAGES or not isinstance(streams, dict):
-            continue
-        aria = camera.startswith("aria")
-        path = _of(dict, streams.get("rgb" if aria else "0")).get("relative_path")
-        if not isinstance(path, str) or not path:
-            continue
-        name = Path(path).name
-        if is_ego.get(camera, aria):
-            ego.append((not aria, name))
-        else:
-            exo[camera] = name
-    # A GoPro on a head is an ego camera too; Aria glasses are what the annotations were made on.
-    return [name for _, name in sorted(ego)], exo
-
-
-def view_names(cameras: Sequence[str]) -> dict[str, str]:
-    """camera -> view: `exo<N>` with the number in the camera's name (cam03 is exo3), else counted from 1."""
-    numbers = [re.search(r"(\d+)$", camera) for camera in cameras]
-    values = [int(number[1]) if number else 0 for number in numbers]
-    if len(set(values)) < len(values) or 0 in values:
-        values = list(range(1, len(cameras) + 1))
-    return {camera: f"exo{value}" for camera, value in zip(cameras, values, strict=True)}
-
-
-def _of(kind: type, value: Any) -> Any:
-    """The value where it is of a kind, else an empty one: a take of another shape has no cameras, which is told."""
-    return value if isinstance(value, kind) else kind()
-
-
-DOWNSCALED = "frame_aligned_videos/downscaled/448"
-
-
 @dataclass
 class Takes:
-    """What the annotations ask for and what of it is there.
+    """The annotated segments, by whether their videos exist.
 
     Args:
-        pairs: segments in the takes' downscaled videos, with `start_s` and `end_s`; only views whose files are there.
-        missing: files that are not there, with the take's uid behind them.
-        unknown: annotated takes that takes.json does not name.
+        pairs: segments in the takes' downscaled videos, with `start_s` and `end_s`; only views whose files exist.
+        missing: missing file -> its take's uid.
+        unknown: annotated takes that are not in takes.json.
         faults: segments and takes that cannot be used, and why.
-        excluded: number of segments that the filters left out.
+        excluded: number of segments that the filters exclude.
     """
 
     pairs: list[Pair] = field(default_factory=list)
@@ -131,19 +44,19 @@ class Takes:
     excluded: int = 0
 
     def lines(self) -> list[str]:
-        """What was left out, by count and with the first few of each."""
+        """What is not among the pairs, by count and with the first few of each."""
         parts = {
             "video(s) missing": list(self.missing),
             "annotated take(s) not in takes.json": self.unknown,
             "segment(s) or take(s) not usable": self.faults,
         }
         lines = [f"{len(items)} {what}: {shorten_list(items, 3)}" for what, items in parts.items() if items]
-        return lines + [f"{self.excluded} segment(s) excluded by your filters"] * bool(self.excluded)
+        return lines + [f"{self.excluded} segment(s) excluded by filters"] * bool(self.excluded)
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which segments and views are wanted.
+    """Segments and views to read.
 
     Args:
         views: "all", "best" (the data set's own `best_exo`), or names of cameras.
@@ -161,140 +74,194 @@ class Filters:
     max_s: float = float("inf")
     essential: bool = False
 
-    def wants(self, entry: dict[str, Any], segment: dict[str, Any]) -> bool:
-        """Whether a segment of an annotated take is wanted."""
-        seconds = segment["end_time"] - segment["start_time"]
+    def accept(self, entry: Mapping[str, Any], segment: Mapping[str, Any]) -> bool:
+        """Whether to read a segment of an annotated take."""
         return (
             (self.takes is None or str(entry.get("take_name")) in self.takes)
             and (self.scenarios is None or str(entry.get("scenario")) in self.scenarios)
-            and self.min_s <= seconds <= self.max_s
+            and self.min_s <= segment["end_time"] - segment["start_time"] <= self.max_s
             and (not self.essential or bool(segment.get("is_essential")))
         )
 
+    def check(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse names of takes and scenarios that no annotated take has.
+
+        Raises:
+            Ego2ExoError: names them.
+        """
+        for flag, names, key in (("--takes", self.takes, "take_name"), ("--scenarios", self.scenarios, "scenario")):
+            known = {str(entry.get(key)) for entry in entries}
+            unknown = sorted((names or frozenset()) - known)
+            if unknown:
+                given = f"{flag}: no annotated take has {shorten_list(unknown)}"
+                raise Ego2ExoError(given, shorten_list(sorted(known), 10))
+
 
 def read_takes(root: str | Path, filters: Filters = Filters()) -> Takes:
-    """Read `takes.json` and the keystep annotations below `root`, and look which videos are there.
+    """Read `takes.json` and the keystep annotations of a download, and check which videos exist.
 
     Args:
-        root: the download.
-        filters: what is wanted.
+        root: folder of the download.
+        filters: what to read.
 
     Raises:
-        Ego2ExoError: a file is missing or not in the format, a filter names a take or scenario that is not there,
-            or no pair comes out.
+        Ego2ExoError: a file is missing or has another format, a filter names an unknown take or scenario, or there is
+            no pair.
     """
     root = Path(os.path.abspath(root))
-    by_uid = {take["take_uid"]: take for take in take_list(root / "takes.json")}
+    takes = {take["take_uid"]: take for take in take_list(root / "takes.json")}
     entries = list(annotations(root))
-    both = repeated(uid for _, uid, _ in entries)
-    if both:
-        given = f"{len(both)} take(s) stand in both annotation files: {shorten_list(both)}"
+    twice = repeated(uid for _, uid, _ in entries)
+    if twice:
+        given = f"{len(twice)} take(s) are in both annotation files: {shorten_list(twice)}"
         raise Ego2ExoError(given, "a take in one split only", "download the annotations again")
-    _check_filters(filters, [entry for _, _, entry in entries])
+    filters.check([entry for _, _, entry in entries])
     result = Takes()
     for split, uid, entry in entries:
-        wanted = list(_wanted(entry, filters, result))
-        if not wanted:
-            continue
-        if uid not in by_uid:
+        segments = list(_segments(entry, filters, result))
+        if segments and uid in takes:
+            _add_take(result, root, takes[uid], split, segments, filters)
+        elif segments:
             result.unknown.append(f"{entry.get('take_name', '?')} ({uid})")
-            continue
-        _add_take(result, root, by_uid[uid], split, wanted, filters)
     if not result.pairs:
         raise Ego2ExoError(
             f"no pair in {root}: {'; '.join(result.lines()) or 'no annotated segment'}",
             f"takes/<take_name>/{DOWNSCALED}/<camera>.mp4 for an annotated take",
-            "download them: egoexo -o ROOT --parts metadata annotations downscaled_takes/448 --benchmarks keystep",
+            _DOWNLOAD,
         )
     return result
 
 
+def take_list(path: Path) -> list[dict[str, Any]]:
+    """The takes of a takes.json.
+
+    Raises:
+        Ego2ExoError: it is missing or has another format.
+    """
+    takes = read_json(path, "an Ego-Exo4D takes.json")
+    keys = ("take_uid", "take_name")
+    if not isinstance(takes, list) or not all(
+        isinstance(take, dict) and all(isinstance(take.get(key), str) for key in keys) for take in takes
+    ):
+        given = f"{path} is not a list of takes with `take_uid` and `take_name`"
+        raise Ego2ExoError(given, "an Ego-Exo4D takes.json", _DOWNLOAD)
+    return takes
+
+
+def annotations(root: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(split, take_uid, entry) of every annotated take; an entry has `segments`.
+
+    Raises:
+        Ego2ExoError: there is no annotation file, or one has another format.
+    """
+    files = {split: root / name for split, name in KEYSTEP_FILES.items() if (root / name).is_file()}
+    if not files:
+        raise Ego2ExoError(f"{root} has none of {', '.join(KEYSTEP_FILES.values())}", "one of them or both", _DOWNLOAD)
+    for split, path in files.items():
+        content = read_json(path, "keystep annotations")
+        entries = content.get("annotations") if isinstance(content, dict) else None
+        if not isinstance(entries, dict) or not all(
+            isinstance(entry, dict) and isinstance(entry.get("segments"), list) for entry in entries.values()
+        ):
+            allowed = '{"annotations": {"<take_uid>": {"take_name", "segments": [{"start_time", "end_time"}]}}}'
+            raise Ego2ExoError(f"{path} is not in the format of keystep annotations", allowed, _DOWNLOAD)
+        yield from ((split, uid, entry) for uid, entry in entries.items())
+
+
+def _segments(entry: dict[str, Any], filters: Filters, result: Takes) -> Iterator[tuple[int, float, float]]:
+    """(index, start, end) of the segments that the filters accept."""
+    for index, segment in enumerate(entry["segments"]):
+        times = [segment.get(key) if isinstance(segment, dict) else None for key in ("start_time", "end_time")]
+        if not all(isinstance(time, (int, float)) and not isinstance(time, bool) for time in times):
+            result.faults.append(f"{entry.get('take_name')} segment {index} has the times {times}")
+        elif filters.accept(entry, segment):
+            yield index, float(times[0]), float(times[1])
+        else:
+            result.excluded += 1
+
+
 def _add_take(
-    result: Takes,
-    root: Path,
-    take: dict[str, Any],
-    split: str,
-    wanted: list[tuple[int, float, float]],
+    result: Takes, root: Path, take: dict[str, Any], split: str, segments: Sequence[tuple[int, float, float]],
     filters: Filters,
-) -> None:
-    name, uid = take["take_name"], take["take_uid"]
-    place = take.get("root_dir")
+) -> None:  # fmt: skip
+    name, place = take["take_name"], take.get("root_dir")
     folder = root / (place if isinstance(place, str) and place else f"takes/{name}") / DOWNSCALED
     ego, exo = camera_files(take)
     if not ego or not exo:
         result.faults.append(f"{name}: takes.json names {len(ego)} ego and {len(exo)} exo videos")
         return
     views = view_names(list(exo))
-    if filters.views == "best":
-        exo = {camera: file for camera, file in exo.items() if camera == take.get("best_exo")}
-    elif filters.views != "all":
-        exo = {camera: file for camera, file in exo.items() if camera in filters.views}
+    if filters.views != "all":
+        cameras = (take.get("best_exo"),) if filters.views == "best" else filters.views
+        exo = {camera: file for camera, file in exo.items() if camera in cameras}
     if not exo:
-        result.faults.append(f"{name}: none of its cameras {', '.join(views)} is wanted")
+        result.faults.append(f"{name}: the filters exclude all of its cameras {', '.join(views)}")
         return
-    paths = {camera: folder / file for camera, file in exo.items()}
-    lacking = [path for path in (folder / ego[0], *paths.values()) if not path.is_file()]
-    result.missing.update(dict.fromkeys(map(str, lacking), uid))
-    there = {views[camera]: str(path) for camera, path in paths.items() if path not in lacking}
-    if folder / ego[0] in lacking or not there:
+    paths = {"ego": folder / ego[0], **{views[camera]: folder / file for camera, file in exo.items()}}
+    result.missing.update({str(path): take["take_uid"] for path in paths.values() if not path.is_file()})
+    found = {view: str(path) for view, path in paths.items() if path.is_file()}
+    ego_file = found.pop("ego", None)
+    if not ego_file or not found:
         return
-    for index, start, end in wanted:
+    for index, start, end in segments:
         values = {
-            "segment": f"{name}_{index:04d}", "ego": str(folder / ego[0]), "exo": there, "start_s": start, "end_s": end,
+            "segment": f"{name}_{index:04d}", "ego": ego_file, "exo": found, "start_s": start, "end_s": end,
             "split": split, "take": name,
         }  # fmt: skip
         faults = record_faults(values)
         result.faults += [f"{name} segment {index}: {fault}" for fault in faults]
-        if not faults:
-            result.pairs.append(Pair(**values))
+        result.pairs += [] if faults else [Pair(**values)]
 
 
-def _wanted(entry: dict[str, Any], filters: Filters, result: Takes) -> Iterator[tuple[int, float, float]]:
-    for index, segment in enumerate(entry["segments"]):
-        times = [segment.get(key) if isinstance(segment, dict) else None for key in ("start_time", "end_time")]
-        if not all(isinstance(time, (int, float)) and not isinstance(time, bool) for time in times):
-            result.faults.append(f"{entry.get('take_name')} segment {index} has the times {times}")
-        elif filters.wants(entry, segment):
-            yield index, float(times[0]), float(times[1])
+def camera_files(take: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """File names of a take's ego videos (RGB stream; a usable take has one), and camera -> its exo video's."""
+    cameras = _of(dict, take.get("capture")).get("cameras")
+    named = [camera for camera in _of(list, cameras) if isinstance(camera, dict)]
+    is_ego = {str(camera.get("cam_id")): camera.get("is_ego") for camera in named}
+    ego, exo = [], {}
+    for camera, streams in sorted(_of(dict, take.get("frame_aligned_videos")).items()):
+        aria = camera.startswith("aria")
+        path = _of(dict, _of(dict, streams).get("rgb" if aria else "0")).get("relative_path")
+        if camera in _COLLAGES or not isinstance(path, str) or not path:
+            continue
+        if is_ego.get(camera, aria):
+            ego.append((not aria, Path(path).name))
         else:
-            result.excluded += 1
+            exo[camera] = Path(path).name
+    # A GoPro on a head is an ego camera too; Aria glasses are what the annotations were made on.
+    return [name for _, name in sorted(ego)], exo
 
 
-def _check_filters(filters: Filters, entries: list[dict[str, Any]]) -> None:
-    for flag, wanted, key in (("--takes", filters.takes, "take_name"), ("--scenarios", filters.scenarios, "scenario")):
-        known = {str(entry.get(key)) for entry in entries}
-        strange = sorted((wanted or frozenset()) - known)
-        if strange:
-            some = ", ".join(sorted(known)[:10])
-            raise Ego2ExoError(
-                f"{flag}: no annotated take has {shorten_list(strange)}", f"{some}{', ...' * (len(known) > 10)}"
-            )
+def _of(kind: type, value: Any) -> Any:
+    """The value if it is of a kind, else an empty one: a take of another shape has no cameras, which is reported."""
+    return value if isinstance(value, kind) else kind()
 
 
-# A list of videos that are missing from an Ego-Exo4D download.
+def view_names(cameras: Sequence[str]) -> dict[str, str]:
+    """camera -> view: `exo<N>` with the number in the camera's name (cam03 is exo3), else counted from 1."""
+    numbers = [re.search(r"(\d+)$", camera) for camera in cameras]
+    values = [int(number[1]) if number else 0 for number in numbers]
+    if len(set(values)) < len(values) or 0 in values:
+        values = list(range(1, len(cameras) + 1))
+    return {camera: f"exo{value}" for camera, value in zip(cameras, values, strict=True)}
 
 
 def write_missing(folder: str | Path, missing: Mapping[str, str]) -> Path:
-    """Write `<folder>/missing.txt`, or remove an old one where nothing is missing.
+    """Write `<folder>/missing.txt`, or remove it if nothing is missing.
 
     Args:
-        folder: made where it is not there.
+        folder: made if it does not exist.
         missing: path -> uid of its take.
 
     Raises:
-        Ego2ExoError: the folder or file cannot be written.
+        Ego2ExoError: the file cannot be written.
     """
-    path = Path(folder, "missing.txt")
     uids = " ".join(dict.fromkeys(missing.values()))
     head = [
         f"# {len(missing)} missing video(s). The data set's own downloader gets their takes with:",
         f"# egoexo -o ROOT --parts downscaled_takes/448 --uids {uids}",
     ]
-    if missing:
-        return write_atomic(path, "\n".join([*head, *missing, ""]))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise Ego2ExoError(f"{path} cannot be written: {error.strerror}", "a folder of yours", "mend --out") from error
+    path = write_atomic(Path(folder, "missing.txt"), "\n".join([*head, *missing, ""]))
+    if not missing:
+        path.unlink()
     return path

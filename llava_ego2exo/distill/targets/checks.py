@@ -14,7 +14,7 @@ from ...errors import Ego2ExoError
 from .samples import PLACEHOLDER
 
 if TYPE_CHECKING:
-    from ..pairs.file import Pair
+    from ..pairs.pair import Pair
     from ..teach.store import Answer
 
 

@@ -32,7 +32,7 @@ from .samples import (
 )
 
 if TYPE_CHECKING:
-    from ..pairs.file import Pair
+    from ..pairs.pair import Pair
     from ..teach.store import Answer
 
 

@@ -21,7 +21,7 @@ from ...host.preflight.data import MediaFolders, read_samples, sample_faults
 from ..teach.quality import CUT
 
 if TYPE_CHECKING:
-    from ..pairs.file import Pair
+    from ..pairs.pair import Pair
     from ..teach.store import Answer
 
 

@@ -16,7 +16,8 @@ import torch
 import llava_ego2exo
 from llava_ego2exo import Ego2ExoError, ask, cli
 from llava_ego2exo.common.record_store import PartFile
-from llava_ego2exo.distill.pairs.file import Pair, read_pairs, write_pairs
+from llava_ego2exo.distill.pairs.file import read_pairs, write_pairs
+from llava_ego2exo.distill.pairs.pair import Pair
 from llava_ego2exo.distill.teach.queries import QUERIES
 from llava_ego2exo.distill.teach.run import duration
 from llava_ego2exo.distill.teach.store import Answer, answer_store, read_answers

@@ -7,7 +7,8 @@ import pytest
 
 from llava_ego2exo import cli
 from llava_ego2exo.common.files import file_hash
-from llava_ego2exo.distill.pairs.file import Pair, write_pairs
+from llava_ego2exo.distill.pairs.file import write_pairs
+from llava_ego2exo.distill.pairs.pair import Pair
 from llava_ego2exo.distill.teach.store import Answer, write_answers
 
 from ..conftest import losses

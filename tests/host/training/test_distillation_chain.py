@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from llava_ego2exo import cli
-from llava_ego2exo.distill.pairs.file import Pair, write_pairs
+from llava_ego2exo.distill.pairs.file import write_pairs
+from llava_ego2exo.distill.pairs.pair import Pair
 
 from ..conftest import losses
 from .distillation import PLAIN

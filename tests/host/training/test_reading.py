@@ -139,7 +139,8 @@ def test_a_clip_is_decoded_once_for_all_samples_epochs_and_views(distil, read, t
 
 def test_training_takes_frames_that_teach_has_decoded(distil, read, world, tmp_path):
     from llava_ego2exo import cli
-    from llava_ego2exo.distill.pairs.file import Pair, write_pairs
+    from llava_ego2exo.distill.pairs.file import write_pairs
+    from llava_ego2exo.distill.pairs.pair import Pair
 
     folder = tmp_path / "set"
     shutil.copytree(world.videos, folder)

@@ -1,4 +1,4 @@
-"""Data files that somebody else made: links, and JSON that would break what reads it."""
+"""Data files of other people: links, absolute paths, and malformed JSON."""
 
 import dataclasses
 import json
@@ -120,7 +120,6 @@ def test_the_largest_size_is_a_flag(tmp_path, capsys):
     try:
         assert main([*check, "1"]) == 1 and "--max-json-mb" in capsys.readouterr().err
         assert main([*check, "2"]) == 0
-        assert main([*check, "0"]) == 1 and "--max-json-mb 0" in capsys.readouterr().err
         (tmp_path / "t.json").write_text(json.dumps(samples("a.mp4")) + " " * 2**20)
         with pytest.raises(Ego2ExoError, match="t.json has .*1 MiB.*--ego2exo_max_json_mb"):
             check_data(Settings(data_path=str(tmp_path / "t.json"), ego2exo_max_json_mb=1), Ego2ExoConfig())

@@ -68,7 +68,6 @@ def test_a_changed_file_or_another_limit_is_another_clip(clips, decoded, tmp_pat
         FrameCache(tmp_path / "cache", 1, VideoLimits(video_max_megapixels=0.001))(str(film))
 
 
-@pytest.mark.fault
 def test_damaged_and_foreign_files_are_misses(clips, tmp_path):
     plain = read_video(clips[0], frames_upbound=4)
     FrameCache(tmp_path, 1)(clips[0], frames_upbound=4)

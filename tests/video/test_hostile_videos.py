@@ -36,7 +36,6 @@ DECODE = {
 TURNS = {"phone left.mp4": 1, "upside down.mp4": 2}
 
 
-@pytest.mark.fault
 def test_strange_videos_decode(tmp_path):
     """As decord reads them, upright; that LLaVA-NeXT reads the same is in test_video."""
     for name, settings in DECODE.items():
@@ -82,7 +81,6 @@ def _broken(folder):
     yield folder / "nothing.mp4", "is not there"
 
 
-@pytest.mark.fault
 def test_broken_and_hostile_files_are_named(tmp_path):
     for path, reason in _broken(tmp_path):
         with pytest.raises(Ego2ExoError, match=f"{path}.*{reason}"):
@@ -119,7 +117,6 @@ FAILURES = {
 }
 
 
-@pytest.mark.fault
 def test_a_decoder_that_hangs_crashes_or_eats_memory_is_named(pool, tmp_path):
     """In threads, each with a worker of its own, and the next file is read."""
     good = str(tmp_path / "good.mp4")
@@ -173,7 +170,6 @@ class _Clips:
             return str(error)
 
 
-@pytest.mark.fault
 def test_in_a_data_loaders_workers(pool, tmp_path):
     data = pytest.importorskip("torch.utils.data", reason="no torch")
     good = str(tmp_path / "good.mp4")

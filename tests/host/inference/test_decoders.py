@@ -15,7 +15,7 @@ from ..training.distillation import PLAIN, distilling_samples, write_json
 from .asking import error_of
 from .test_teach import Setting
 
-pytestmark = [pytest.mark.usefixtures("registered", "failing"), pytest.mark.fault]
+pytestmark = pytest.mark.usefixtures("registered", "failing")
 HANGS, CRASHES = "does-hang.mp4 does not decode within 1 s", "does-crash.mp4 crashes the decoder (exit code -11)"
 
 

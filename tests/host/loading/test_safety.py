@@ -22,7 +22,6 @@ from llava_ego2exo.merge import merge
 from ..conftest import run_training
 from ..models import SEED
 
-pytestmark = pytest.mark.fault
 SHORT = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "frames_upbound": 2}
 
 

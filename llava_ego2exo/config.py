@@ -193,9 +193,9 @@ class DistillConfig(_Flags):
         """Flags that change the loss, as lines ``name: own value / other value``; folders may move."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in ("kd_weight", "kd_temperature", "kind")}
         return [
-            f"{PREFIX}{'teacher' if name == 'kind' else name}: {mine} / {theirs}"
-            for name, (mine, theirs) in pairs.items()
-            if mine != theirs
+            f"{PREFIX}{'teacher' if name == 'kind' else name}: {own} / {other_value}"
+            for name, (own, other_value) in pairs.items()
+            if own != other_value
         ]
 
 

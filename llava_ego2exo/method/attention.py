@@ -30,7 +30,7 @@ class KeyEmbedding(NamedTuple):
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype in which a matrix product of `tensor` runs: its own, or autocast's where that is on."""
-    # Asked of torch by an empty product, since the functions that tell autocast's dtype differ between versions.
+    # From an empty product: the functions that return autocast's dtype differ between versions of torch.
     return (tensor.new_empty(0, 1) @ tensor.new_empty(1, 0)).dtype
 
 

@@ -1,4 +1,4 @@
-"""Where the ego tokens look: their attention weights over all patches of a video's frames, layer by layer."""
+"""Attention maps of the ego tokens: their weights over all patches of a video's frames, layer by layer."""
 
 from __future__ import annotations
 

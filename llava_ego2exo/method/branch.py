@@ -37,7 +37,7 @@ class EgoBranch(nn.Module):
             hidden_states: layer number -> (sum of lengths, patches, D), the frames of all videos in turn.
             lengths: frames of each video.
             offload: what backward needs of the layers waits in the host's memory.
-            again: gives `hidden_states` anew; with it backward keeps nothing of them, and asks for them there. They
+            again: returns `hidden_states` again; with it nothing of them is kept until backward, which calls it. They
                 must be the same numbers, and get no gradient.
 
         Returns:

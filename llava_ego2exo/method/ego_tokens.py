@@ -70,7 +70,7 @@ def frame_embedding(frames: int, width: int, device: torch.device) -> Tensor:
     """Where in its video a frame stands: (frames, D), float32.
 
     Frames fill the first half of the channels and patch positions the second, so the two are orthogonal, and one
-    linear map tells them apart whatever their indices.
+    linear map separates them whatever their indices.
     """
     half = (width + 1) // 2
     return nn.functional.pad(sincos(torch.arange(frames, device=device), half), (0, width - half))
@@ -79,7 +79,7 @@ def frame_embedding(frames: int, width: int, device: torch.device) -> Tensor:
 def position_embedding(patches: int, width: int, device: torch.device) -> Tensor:
     """Where in its frame a patch stands: (patches, D), float32, in the second half of the channels.
 
-    A square number of patches is a grid, row by row: half of these channels tell the row and half the column.
+    A square number of patches is a grid, row by row: half of these channels encode the row and half the column.
     Any other number is taken as a sequence.
     """
     index, side, first = torch.arange(patches, device=device), isqrt(patches), (width + 1) // 2
@@ -133,7 +133,7 @@ class EgoAdaptiveTokens(nn.Module):
         for (name, value), allowed in zip(given.items(), (BLOCKS, ATTENTIONS, KEY_EMBEDDINGS), strict=True):
             if value not in allowed:
                 raise Ego2ExoError(f"{name} {value!r}", ", ".join(allowed), f"use {allowed[0]}")
-        # Kept as numbers: under ZeRO-3 and FSDP a parameter's own shape says nothing.
+        # Kept as numbers: under ZeRO-3 and FSDP a parameter's own shape is meaningless.
         self.num_tokens, self.width, self.key_embedding = num_tokens, vision_width, key_embedding
         self.blocks = nn.ModuleList(_BLOCK_TYPES[block](vision_width, num_heads, attn) for _ in self.layers)
         self.tokens = nn.Parameter(torch.empty(num_tokens, vision_width))
@@ -173,7 +173,7 @@ class EgoAdaptiveTokens(nn.Module):
 
         Args:
             hidden_states: by zero-based layer number, each (sum of lengths, patches, D): the frames of all videos in
-                turn. Any dtype and device. Each layer is asked for once, right before its use.
+                turn. Any dtype and device. Each layer is read once, right before its use.
             lengths: frames of each of the V videos; with none, nothing is read or computed, and the result is
                 (0, P, D), tied to every parameter as :meth:`unused` is.
             offload: what backward needs of a layer waits in the host's memory, see :mod:`.offload`.
@@ -190,7 +190,7 @@ class EgoAdaptiveTokens(nn.Module):
         for layer, block in zip(self.layers, self.blocks, strict=True):
             states = self._layer(hidden_states, layer, sum(lengths)) if lengths else tokens.new_empty(0, 1, self.width)
             tokens = self._read(block, tokens, states, list(lengths), offload)
-            del states  # before the next layer is asked for
+            del states  # before the next layer is read
         return tokens
 
     def _read(self, block: nn.Module, tokens: Tensor, states: Tensor, lengths: list[int], offload: bool) -> Tensor:

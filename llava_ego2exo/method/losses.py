@@ -2,7 +2,7 @@
 
 Both start from the hidden states before the language model's head, so that the logits of a whole batch (answer tokens *
 vocabulary, in float32, for student and teacher) never exist: each chunk's logits are made, reduced to two numbers and
-thrown away, and made once more when gradients are asked for.
+thrown away, and made once more for the gradients.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_ELEMENTS = 2**24
 
 
 class Teacher(Protocol):
-    """What the teacher says about M answer tokens."""
+    """The teacher's distributions over M answer tokens."""
 
     def __len__(self) -> int: ...
 
@@ -135,7 +135,7 @@ def distillation_sums(
         head: the student's, maps (n, D) to (n, V); called twice for each chunk where gradients are on.
         hidden: (N, D), the student's final hidden states that predict the tokens.
         labels: (N,) int64, the tokens.
-        teacher: what the teacher says about the first M <= N of them; the others get cross-entropy alone.
+        teacher: its distributions over the first M <= N of them; the others get cross-entropy alone.
         temperature: of the KL.
         max_elements: most logits of one chunk.
 

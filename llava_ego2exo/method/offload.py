@@ -34,7 +34,7 @@ def _is_elsewhere(tensor: Tensor) -> bool:
 
 
 class _Away:
-    """One storage, copied to the host; back on its device while its tensors are asked for."""
+    """One storage, copied to the host; back on its device while its tensors are used."""
 
     def __init__(self, tensor: Tensor) -> None:
         whole = _whole(tensor)
@@ -42,16 +42,16 @@ class _Away:
         # Pinned memory lets the copy run beside what the device computes.
         self.host = torch.empty(whole.shape, dtype=whole.dtype, pin_memory=whole.is_cuda)
         self.host.copy_(whole, non_blocking=True)
-        self.kept = self.asked = 0
+        self.kept = self.used = 0
         self._back: Tensor | None = None
 
     def back(self) -> Tensor:
         if self._back is None:
             self._back = torch.empty_like(self.host, device=self.device, pin_memory=False)
             self._back.copy_(self.host, non_blocking=True)
-        back, self.asked = self._back, self.asked + 1
-        if self.asked == self.kept:  # the host's copy stays, for a graph that is gone through twice
-            self._back, self.asked = None, 0
+        back, self.used = self._back, self.used + 1
+        if self.used == self.kept:  # the host's copy stays, for a graph that is used twice
+            self._back, self.used = None, 0
         return back
 
 

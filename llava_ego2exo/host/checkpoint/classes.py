@@ -40,7 +40,7 @@ def class_key(config: dict[str, Any], path: str) -> str | None:
     """Key in `CLASSES` for a checkpoint's config; None where it is no LLaVA model or one we do not serve.
 
     Raises:
-        Ego2ExoError: it says `llava` (as the OneVision hub configs do) and its architecture is not LLaVA's either.
+        Ego2ExoError: model_type is `llava` (as in OneVision hub configs) and the architecture is not LLaVA's.
     """
     kind = config.get("model_type", "")
     if kind != "llava":
@@ -79,7 +79,7 @@ def wrap_class(original: classmethod) -> classmethod:
         meant = llava_class(key) if key else cls
         if meant is cls or cls.__name__ not in {name for _, name in CLASSES.values()}:
             return inner(cls, path, *args, **kwargs)
-        warnings.warn(f"{path} is a {meant.__name__} by its config; the host asked for {cls.__name__}.", stacklevel=2)
+        warnings.warn(f"{path} is a {meant.__name__} by its config; LLaVA chose {cls.__name__}.", stacklevel=2)
         return meant.from_pretrained(path, *args, **kwargs)
 
     return classmethod(from_pretrained)
@@ -89,4 +89,4 @@ def _stored_key(path: str) -> str | None:
     try:
         return class_key(read_config(path), path)
     except Ego2ExoError:
-        return None  # unreadable, or not LLaVA's format: what follows says so in its own words
+        return None  # unreadable, or not LLaVA's format: the original reports it

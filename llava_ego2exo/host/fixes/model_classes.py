@@ -63,7 +63,7 @@ def wrap_model_method(original: Callable[..., Any]) -> Callable[..., Any]:
             # transformers >= 4.38 always passes it; these models derive it from the cache themselves.
             kwargs.pop("cache_position", None)
         if is_forward and "output_router_logits" not in known and kwargs.get("output_router_logits") is False:
-            del kwargs["output_router_logits"]  # Mixtral's generate passes it, though it asks for nothing
+            del kwargs["output_router_logits"]  # Mixtral's generate always passes it
         if "modalities" in known or "modalities" not in kwargs:
             return original(self, *args, **kwargs)
         token = _STASH.set(kwargs.pop("modalities"))
@@ -128,7 +128,7 @@ def wrap_from_pretrained(original: classmethod) -> classmethod:
 
 
 def take_request(kwargs: dict[str, Any]) -> Any:
-    """Remove every quantization argument and return one BitsAndBytesConfig, or None where none was asked for.
+    """Remove every quantization argument and return one BitsAndBytesConfig, or None where there was none.
 
     Raises:
         Ego2ExoError: bitsandbytes is not installed.
@@ -145,14 +145,14 @@ def take_request(kwargs: dict[str, Any]) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise Ego2ExoError("4-bit or 8-bit asked for without bitsandbytes", "", "pip install bitsandbytes") from error
+        raise Ego2ExoError("4-bit or 8-bit weights without bitsandbytes", "", "pip install bitsandbytes") from error
     given.llm_int8_skip_modules = list(SKIPPED)
     return given
 
 
 def _through_transformers(inner: Any, cls: Any, path: Any, args: Any, kwargs: dict[str, Any], request: Any) -> Any:
     """CUDA: transformers quantizes shard by shard as it loads, so that no whole copy lies in memory."""
-    if not kwargs.get("low_cpu_mem_usage"):  # training; the loader asks for it and has prepared its config itself
+    if not kwargs.get("low_cpu_mem_usage"):  # training; the loader sets it and has prepared its config itself
         kwargs["config"] = prepare_tower(kwargs.get("config") or cls.config_class.from_pretrained(path), path)
     kwargs["low_cpu_mem_usage"] = True
     kwargs.setdefault("device_map", {"": torch.cuda.current_device()})
@@ -182,19 +182,14 @@ def _quantized(linear: nn.Linear, request: Any) -> nn.Module:
     sizes = (linear.in_features, linear.out_features, bias)
     with torch.device("meta"):
         if request.load_in_4bit:
-            new = bnb.nn.Linear4bit(
-                *sizes,
-                compute_dtype=request.bnb_4bit_compute_dtype,
-                compress_statistics=request.bnb_4bit_use_double_quant,
-                quant_type=request.bnb_4bit_quant_type,
-            )
+            kind = {"quant_type": request.bnb_4bit_quant_type, "compress_statistics": request.bnb_4bit_use_double_quant}
+            new = bnb.nn.Linear4bit(*sizes, compute_dtype=request.bnb_4bit_compute_dtype, **kind)
         else:
             new = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=request.llm_int8_threshold)
             # peft 0.10 reads this switch, which bitsandbytes has dropped since.
             new.state.memory_efficient_backward = getattr(new.state, "memory_efficient_backward", False)
     weight = linear.weight.data
     if request.load_in_4bit:
-        kind = {"quant_type": request.bnb_4bit_quant_type, "compress_statistics": request.bnb_4bit_use_double_quant}
         new.weight = bnb.nn.Params4bit(weight, requires_grad=False, module=new, **kind)
     else:
         new.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
@@ -212,7 +207,7 @@ def wrap_attention(original: classmethod) -> classmethod:
 
         if kwargs.get("attn_implementation") == "flash_attention_2" and not is_flash_attn_2_available():
             reason = "flash-attn is not installed" if torch.cuda.is_available() else "there is no CUDA device"
-            warnings.warn(f"flash_attention_2 was asked for, but {reason}: using sdpa.", stacklevel=2)
+            warnings.warn(f"flash_attention_2 was requested, but {reason}: using sdpa.", stacklevel=2)
             kwargs["attn_implementation"] = "sdpa"
         return inner(cls, path, *args, **kwargs)
 

@@ -33,7 +33,7 @@ def _kind(folder: str) -> str:
     try:
         return str(read_config(folder).get("model_type", ""))
     except ValueError:
-        return ""  # no config: LLaVA's own message says what is missing
+        return ""  # no config: LLaVA's own message names what is missing
 
 
 def hf_tower(original: Callable[..., Any]) -> Callable[..., Any]:

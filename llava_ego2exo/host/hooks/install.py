@@ -21,18 +21,11 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Change:
-    """One replaced attribute.
-
-    Args:
-        owner: module, class or instance.
-        name: the attribute's.
-        own: what its own dictionary held; `_ABSENT` where it had inherited the attribute, or lacked it.
-        value: what stands there instead.
-    """
+    """One replaced attribute of a module, class or instance."""
 
     owner: Any
     name: str
-    own: Any
+    own: Any  # what the owner's dictionary held; `_ABSENT` where it had inherited the attribute, or lacked it
     value: Any
 
     def in_place(self) -> bool:
@@ -68,7 +61,7 @@ class AttributePatcher:
                 delattr(change.owner, change.name)
 
     def overwritten(self) -> list[str]:
-        """Places where something else stands by now than was put there."""
+        """Places where other code has put something else since."""
         last = {(id(change.owner), change.name): change for change in self.changes}
         return [f"{c.owner.__name__}.{c.name}" for c in last.values() if not c.in_place()]
 
@@ -89,10 +82,7 @@ def substituted(owner: Any, **values: Any) -> Iterator[None]:
 
 
 class Installation:
-    """What one `register()` has replaced, or will replace once its module is imported.
-
-    LLaVA's train module imports deepspeed and the vendored trl: inference waits for neither.
-    """
+    """What one `register()` has replaced, or will replace once its module is imported: inference loads no trainer."""
 
     def __init__(self, flavour: str, fixes: frozenset[str]) -> None:
         self.fixes, self.active = fixes, True

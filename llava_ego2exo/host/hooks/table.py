@@ -1,14 +1,14 @@
 """Every place where the plugin enters LLaVA, in one table; nothing else of the host is touched.
 
-A *hook* lets our names and models in; without them it passes everything through. A *fix* turns one upstream crash,
-silent loss or garbage into what was meant, and can be switched off: ``register(fixes="all,-key")``.
+A *hook* lets the plugin's names and models in; without these it passes everything through. A *fix* turns one upstream
+crash, silent loss or garbage into what was meant, and can be switched off: ``register(fixes="all,-key")``.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from ...errors import Ego2ExoError
 from .flavour import NEXT, PYPI
@@ -22,7 +22,7 @@ _PREPARE = "LlavaMetaForCausalLM.prepare_inputs_labels_for_multimodal"
 
 @dataclass(frozen=True)
 class Seam:
-    """One replaced attribute of the host.
+    """One attribute of the host that is replaced.
 
     Args:
         key: its name; seams that fix one fault share one.
@@ -47,18 +47,14 @@ class Seam:
     remove_when: str
 
 
-def _hook(
-    key: str, module: str, target: str, wrap: str, params: str, why: str, remove_when: str, flavours: Any = BOTH
-) -> Seam:
-    return Seam(key, "hook", module, target, wrap, tuple(params.split()), flavours, why, remove_when)
+def _seam(
+    kind: str, key: str, module: str, target: str, wrap: str, params: str, why: str, remove_when: str,
+    flavours: tuple[str, ...] = BOTH,
+) -> Seam:  # fmt: skip
+    return Seam(key, kind, module, target, wrap, tuple(params.split()), flavours, why, remove_when)
 
 
-def _fix(
-    key: str, module: str, target: str, wrap: str, params: str, why: str, remove_when: str, flavours: Any = BOTH
-) -> Seam:
-    return Seam(key, "fix", module, target, wrap, tuple(params.split()), flavours, why, remove_when)
-
-
+_hook, _fix = functools.partial(_seam, "hook"), functools.partial(_seam, "fix")
 _TABLES = "LLaVA looks these names up in a table that others can add to"
 _FORWARDS = (
     ("llava_llama", "LlavaLlamaForCausalLM", BOTH),

@@ -1,6 +1,6 @@
 """`llava.model.builder.load_pretrained_model`: the real function, with the class taken from the checkpoint's config.
 
-LLaVA-NeXT chooses classes by letters in the path, knows no Qwen with a base, asks for CUDA, and lets missing weights
+LLaVA-NeXT chooses classes by letters in the path, knows no Qwen with a base, needs CUDA, and lets missing weights
 pass as random ones. Its function still does the loading; names that it looks up are substituted while it runs.
 """
 
@@ -89,7 +89,7 @@ class Loading:
 
     @contextlib.contextmanager
     def substitutions(self) -> Any:
-        """Everything that LLaVA's function looks up by name and must find otherwise."""
+        """Names in LLaVA's modules that mean something else while its function runs."""
         proxy = ModelClassProxy(self)
         names = {name: proxy for _, name in CLASSES.values()}
         quantized = self.call["load_4bit"] or self.call["load_8bit"]
@@ -140,7 +140,7 @@ class Loading:
             )
 
     def finish(self, model: Any) -> None:
-        """Put the extra weights in at full precision, bring the tower to the model, and look for holes."""
+        """Copy the extra weights in at full precision, move the tower to the model, check that nothing is missing."""
         state = dict(model.named_parameters()) | dict(model.named_buffers())
         unknown = [n for n, t in self.extras.items() if n not in state or state[n].shape != t.shape]
         if unknown:
@@ -195,7 +195,7 @@ class ConfigProxy:
 
 
 class TokenizerProxy:
-    """In place of AutoTokenizer: reads the base's tokenizer where LLaVA asks an adapter's folder, which has none."""
+    """In place of AutoTokenizer: reads the base's tokenizer, as an adapter's folder has none."""
 
     def __init__(self, loading: Loading) -> None:
         self._loading = loading

@@ -1,4 +1,4 @@
-"""`mm_projector_type`: the registry at the place where LLaVA looks the name up, and the ego branch inside."""
+"""The projector: registered types where LLaVA chooses by `mm_projector_type`, and the ego branch inside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...method.branch import EgoBranch
 from ...method.ego_tokens import EgoAdaptiveTokens
 from ...registry import PROJECTORS
 from ..checkpoint.safety import only_weights
-from ..hooks import flavour
+from ..hooks.flavour import original_projector_builder
 from ..settings.context import SEED
 from .vision import TowerFacts, inspect_tower
 
@@ -121,15 +121,9 @@ def _unknown_type(name: str) -> Ego2ExoError:
 
 def build_branch(original: Callable[..., nn.Module], config: Any, flags: Ego2ExoConfig, facts: TowerFacts) -> EgoBranch:
     """The ego branch for a model config: reader at the encoder's width, projector of the ordinary type."""
-    reader = EgoAdaptiveTokens(
-        flags.num_tokens,
-        facts.width,
-        facts.num_heads,
-        flags.layer_indices(facts.num_layers),
-        block=flags.block,
-        attn=flags.attn,
-        key_embedding=flags.key_embedding,
-    )
+    options = {"block": flags.block, "attn": flags.attn, "key_embedding": flags.key_embedding}
+    layers = flags.layer_indices(facts.num_layers)
+    reader = EgoAdaptiveTokens(flags.num_tokens, facts.width, facts.num_heads, layers, **options)
     sized = copy.copy(config)
     # Towers that join several layers (slice...) widen mm_hidden_size; one ego token is one encoder width.
     sized.mm_hidden_size = facts.width
@@ -151,16 +145,16 @@ def attach(projector: nn.Module, branch: EgoBranch) -> nn.Module:
     return projector
 
 
-# `initialize_vision_modules`: where a model in training gets its tower and projector, and ours its ego branch.
-
-
 def wrap_initialize(original: Callable[..., None]) -> Callable[..., None]:
-    """LLaVA's own initialisation first, on the ordinary projector type; then the ego branch; then adapter files."""
+    """LLaVA's `initialize_vision_modules`, which gives a model in training its tower and projector.
+
+    First its own work on the ordinary projector type, then the ego branch, then adapter files.
+    """
 
     @functools.wraps(original)
     def initialize_vision_modules(self: Any, model_args: Any, fsdp: Any = None) -> None:
-        asked = getattr(model_args, "ego2exo", False) or getattr(self.config, "ego2exo", False)
-        if not asked and not str(model_args.mm_projector_type).startswith(PREFIX):
+        wanted = getattr(model_args, "ego2exo", False) or getattr(self.config, "ego2exo", False)
+        if not wanted and not str(model_args.mm_projector_type).startswith(PREFIX):
             return original(self, model_args, fsdp)
         adapter, model_args.pretrain_mm_mlp_adapter = model_args.pretrain_mm_mlp_adapter, None
         model_args.mm_projector_type = base_type(model_args.mm_projector_type)
@@ -180,44 +174,32 @@ def _ensure_branch(model: Any, model_args: Any) -> None:
     """Attach a fresh branch, or check that the checkpoint's own fits the flags and the tower."""
     facts = inspect_tower(model.get_vision_tower())
     trained = getattr(model.config, "ego2exo", False)
-    # Without --ego2exo an ego checkpoint goes on as it is.
+    # Without --ego2exo an ego checkpoint keeps its own settings.
     flags = Ego2ExoConfig.from_object(
         model_args if getattr(model_args, "ego2exo", False) or not trained else model.config
     )
     if ego_branch(model.mm_projector) is None:
         reference = next(model.mm_projector.parameters(), torch.empty(0))
-        config = model.config
-        branch = build_branch(flavour.original_projector_builder(), config, flags, facts)
+        branch = build_branch(original_projector_builder(), model.config, flags, facts)
         branch.reset_parameters(SEED.get())
         attach(model.mm_projector, branch.to(reference.device, reference.dtype))
     else:
-        _check_same(Ego2ExoConfig.from_object(model.config), flags, stored_facts(model.config), facts)
-        _apply_free(model, flags)
+        lines, trained_on = Ego2ExoConfig.from_object(model.config).differences(flags), stored_facts(model.config)
+        if trained_on != facts:
+            lines.append(f"vision encoder: {trained_on} / {facts}")
+        if lines:
+            raise other_settings(lines)
+        ego_branch(model.mm_projector).reader.set_attn(flags.attn)  # type: ignore[union-attr]  # shapes no weights
     store(model.config, flags, facts)
 
 
-def _check_same(trained: Ego2ExoConfig, asked: Ego2ExoConfig, trained_on: Any, found: Any) -> None:
-    lines = trained.differences(asked)
-    if trained_on != found:
-        lines.append(f"vision encoder: {trained_on} / {found}")
-    if lines:
-        raise other_settings(lines)
-
-
-def _apply_free(model: Any, flags: Ego2ExoConfig) -> None:
-    """Settings that do not shape weights follow the flags also on an existing branch."""
-    ego_branch(model.mm_projector).reader.set_attn(flags.attn)  # type: ignore[union-attr]
-
-
 def _load_adapter(model: Any, model_args: Any, fsdp: Any, path: str, original: Callable[..., None]) -> None:
-    """Let LLaVA load a projector file into the extended projector; a stock file may lack our keys, all or none."""
+    """Let LLaVA load a projector file into the extended projector; a stock file may lack the ego keys, all or none."""
 
     def allow_stock(_module: Any, incompatible: Any) -> None:
-        ours = [key for key in incompatible.missing_keys if key.startswith(CHILD + ".")]
-        total = sum(key.startswith(CHILD + ".") for key in model.mm_projector.state_dict())
-        if len(ours) == total:
-            for key in ours:
-                incompatible.missing_keys.remove(key)
+        ego = {key for key in model.mm_projector.state_dict() if key.startswith(CHILD + ".")}
+        if ego <= set(incompatible.missing_keys):
+            incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in ego]
 
     handle = model.mm_projector.register_load_state_dict_post_hook(allow_stock)
     model_args.pretrain_mm_mlp_adapter = path

@@ -73,7 +73,7 @@ class EncodedRanges:
     Args:
         ranges: (first, last + 1).
         total: number of encoded frames.
-        index: for each entry that was asked for, its range; None: as they are.
+        index: for each requested entry, its range; None: as they are.
     """
 
     ranges: list[tuple[int, int]]

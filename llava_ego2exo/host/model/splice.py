@@ -282,10 +282,10 @@ def _fill(embedding: nn.Module, tokens: _Tokens) -> Any:
         ids = pending.pop()
         if not tokens.wanted:
             return output
-        rows, ours = tokens.rows(), ids <= FIRST_ID
+        rows, is_ego = tokens.rows(), ids <= FIRST_ID
         if not rows.shape[0]:
             return torch.cat([output, rows.to(output)])
-        return output.masked_scatter(ours[..., None], rows[FIRST_ID - ids[ours]].to(output))
+        return output.masked_scatter(is_ego[..., None], rows[FIRST_ID - ids[is_ego]].to(output))
 
     handles = [embedding.register_forward_pre_hook(before), embedding.register_forward_hook(after)]
     try:

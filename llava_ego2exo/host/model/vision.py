@@ -1,4 +1,4 @@
-"""What a LLaVA vision tower is made of, and its layers' outputs as it runs anyway."""
+"""The vision tower: sizes of its encoder, and its layers' outputs, captured while LLaVA runs it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TowerFacts:
 
 
 def inspect_tower(tower: Any) -> TowerFacts:
-    """Read the sizes off the loaded encoder, never off LLaVA's own config (SigLIP's says a layer too many).
+    """Read the sizes off the loaded encoder, never off LLaVA's own config (SigLIP's has one layer too many).
 
     Raises:
         Ego2ExoError: the tower tiles its input or hides its layers.
@@ -48,14 +48,14 @@ def inspect_tower(tower: Any) -> TowerFacts:
 
 
 def check_states(states: str, tower: Any) -> None:
-    """Can the tower's layers be put away until backward, or be computed again there?
+    """Check that the tower's layers can be offloaded until backward, or recomputed there.
 
     Args:
         states: `--ego2exo_states`.
         tower: LLaVA's tower.
 
     Raises:
-        Ego2ExoError: the tower is trained, or computes anew what it then would not compute the same.
+        Ego2ExoError: the tower is trained, or recomputation would give other values (dropout).
     """
     if states == "keep":
         return
@@ -65,13 +65,13 @@ def check_states(states: str, tower: Any) -> None:
     if states == "recompute" and chance:
         raise Ego2ExoError(
             f"--ego2exo_states recompute with a vision tower that drops at random ({chance})",
-            "a tower without dropout, which computes the same twice",
+            "a tower without dropout",
             "use --ego2exo_states offload, or set its dropout to 0",
         )
 
 
 def trained_tower(states: str, what: str) -> Ego2ExoError:
-    """The refusal of `--ego2exo_states` other than keep where the tower's own backward needs its layers."""
+    """The error for `--ego2exo_states` other than keep where the tower's own backward needs its layers."""
     return Ego2ExoError(
         f"--ego2exo_states {states} with {what}",
         "a frozen vision tower; backward through a trained one keeps its layers anyway",
@@ -80,7 +80,7 @@ def trained_tower(states: str, what: str) -> Ego2ExoError:
 
 
 def _dropout(encoder: nn.Module) -> str:
-    """What of an encoder in training mode drops at random; "" for nothing."""
+    """The active dropouts of an encoder in training mode; "" without any."""
     if not encoder.training:
         return ""
     modules = [f"{name}.p {m.p}" for name, m in encoder.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]
@@ -113,19 +113,19 @@ class Captured:
         if states is None or len(states) <= self.layers[-1] + 1:
             raise Ego2ExoError(
                 f"{type(self.tower).__name__} returned {0 if states is None else len(states) - 1} layers",
-                f"at least {self.layers[-1] + 1}, as --ego2exo_layers asks",
+                f"at least {self.layers[-1] + 1}, as --ego2exo_layers needs",
             )
         # hidden_states[0] is the embedding; layer l's output is entry l + 1.
         self.calls.append({layer: states[layer + 1] for layer in self.layers})
         self.inputs.append((args, kwargs))
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Drop all references."""
         self.calls.clear()
         self.inputs.clear()
 
     def again(self, chosen: list[tuple[int, int]], total: int) -> Callable[[], Mapping[int, Tensor]]:
-        """What gives :meth:`frames` anew, by running the encoder once more on the same inputs, without gradients.
+        """A function that gives :meth:`frames` again by another run of the encoder on its inputs, without gradients.
 
         The same numbers, bit for bit, for a frozen encoder without dropout: its batch is the same too.
         """
@@ -145,10 +145,10 @@ class Captured:
         Args:
             chosen: (first, last + 1) frame ranges among all frames that went through the tower.
             total: how many frames went through it.
-            once: each layer can be taken once, and nothing here holds it from then on.
+            once: each layer can be taken once, and is not referenced here afterwards.
 
         Returns:
-            layer -> (chosen frames, patches, D), made when it is asked for.
+            layer -> (chosen frames, patches, D), computed on access.
 
         Raises:
             Ego2ExoError: the tower encoded other pictures than the batch holds, or gave other patches than it has.

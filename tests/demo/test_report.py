@@ -151,7 +151,7 @@ def test_texts_of_a_run_stay_text():
                    teacher_answer=EVIL, student_answer=EVIL)  # fmt: skip
     results = Results(
         {EVIL: {EVIL: [50.0]}}, {EVIL: 50.0}, {EVIL: {"none": {EVIL: [50.0]}}}, {EVIL: [[(1, 2.0), (2, 1.0)]]},
-        [item], [replace(bad.attention[0], title=EVIL, layers=[EVIL] * 4)], {EVIL: EVIL}, [EVIL], {EVIL: 1.0},
+        [item], [replace(bad.attention[0], title=EVIL, layers=[EVIL] * 3)], {EVIL: EVIL}, [EVIL], {EVIL: 1.0},
     )  # fmt: skip
     assert "<script" not in report_html(results) and Page(report_html(results)).text.count("alert('x')") > 20
     assert "<script" not in picture(results)

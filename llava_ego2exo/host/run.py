@@ -74,7 +74,7 @@ def _prepare_folder(settings: Settings, checked: Checked) -> None:
         for line in set_aside(settings["output_dir"], checked.found):
             _say(f"ego2exo: {line}")
     if checked.found.last is not None:
-        _say(f"ego2exo: goes on from {checked.found.last}")
+        _say(f"ego2exo: resumes {checked.found.last}")
     if checked.changed:
         _say(f"ego2exo: from here on with other flags than before (checkpoint / now): {'; '.join(checked.changed)}")
 

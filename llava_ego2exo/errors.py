@@ -20,3 +20,17 @@ class Ego2ExoError(ValueError):
         if remedy:
             parts.append(f"What to do: {remedy.rstrip('.')}")
         super().__init__(". ".join(parts) + ".")
+
+
+def refuse(*cases: tuple[object, str, str, str]) -> None:
+    """Raise for the first case that holds.
+
+    Args:
+        cases: whether it holds, and the error's `given`, `allowed` and `remedy`.
+
+    Raises:
+        Ego2ExoError: one holds.
+    """
+    for holds, given, allowed, remedy in cases:
+        if holds:
+            raise Ego2ExoError(given, allowed, remedy)

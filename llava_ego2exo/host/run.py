@@ -1,4 +1,4 @@
-"""`llava.train.train.train`: a run's checks before, inheritance on its command line, the loader call after."""
+"""`llava.train.train.train`: checks before it, inherited flags on its command line, the loader call after it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..config import DistillConfig
+from ..common.processes import is_first
 from ..errors import Ego2ExoError
 from .checkpoint.safety import only_weights
-from .preflight.checks import Checked, check_run
+from .preflight.checks import CheckedRun, check_run
 from .preflight.teacher import refuse_without_tokens
-from .resume.checkpoints import full_disk, set_aside
+from .resume.checkpoints import full_disk, quarantine
 from .settings.command_line import Settings, as_arguments, inherit, read
 from .settings.context import DISTILL, RUN, SEED, Run
 from .training.verification import verify_saved
@@ -38,18 +38,19 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
         checked = check_run(settings)
         if "ego2exo" not in settings.given:
             inherited["ego2exo"] = True
-        _say(f"ego2exo: inherited from {settings['model_name_or_path']}: {_listed(inherited)}")
+        names = ", ".join(f"{name}={value}" for name, value in sorted(inherited.items())) or "nothing"
+        _print(f"inherited from {settings['model_name_or_path']}: {names}")
         if needs_plain_ddp(settings):
             inherited["ddp_find_unused_parameters"] = False
             if "LOCAL_RANK" in os.environ:
-                _say("ego2exo: set --ddp_find_unused_parameters False (LoRA, gradient checkpointing, torchrun)")
-        run = Run(checked.identity)
+                _print("set --ddp_find_unused_parameters False (LoRA, gradient checkpointing, torchrun)")
+        run = Run(checked.signature)
         _prepare_folder(settings, checked)
         set_seed(int(settings["seed"]))  # LoRA draws its weights before LLaVA's trainer does this
-        with _known(int(settings["seed"]), checked.distilling, run), _command_line(sys.argv + as_arguments(inherited)):
+        with _context(settings, checked, run), _command_line(sys.argv + as_arguments(inherited)):
             _train(original, args, kwargs, settings)
             verify_saved(settings, run)
-        _say(loader_call(settings))
+        _print(loader_call(settings))
         return None
 
     return train
@@ -68,21 +69,21 @@ def _train(original: Callable[..., None], args: Any, kwargs: Any, settings: Sett
         raise refusal from error
 
 
-def _prepare_folder(settings: Settings, checked: Checked) -> None:
-    """Take unfinished and damaged checkpoints out of LLaVA's sight, and tell what is gone on from."""
-    if os.environ.get("RANK", "0") == "0":
-        for line in set_aside(settings["output_dir"], checked.found):
-            _say(f"ego2exo: {line}")
-    if checked.found.last is not None:
-        _say(f"ego2exo: resumes {checked.found.last}")
+def _prepare_folder(settings: Settings, checked: CheckedRun) -> None:
+    """Hide unfinished and damaged checkpoints from LLaVA; report which one is resumed."""
+    if is_first():
+        for line in quarantine(settings["output_dir"], checked.scan):
+            _print(line)
+    if checked.scan.last is not None:
+        _print(f"resuming {checked.scan.last}")
     if checked.changed:
-        _say(f"ego2exo: from here on with other flags than before (checkpoint / now): {'; '.join(checked.changed)}")
+        _print(f"resuming with changed flags (checkpoint / now): {'; '.join(checked.changed)}")
 
 
 @contextlib.contextmanager
-def _known(seed: int, distilling: DistillConfig, run: Run) -> Iterator[None]:
-    """What the seams and the trainer of a run look up."""
-    tokens = SEED.set(seed), DISTILL.set(distilling), RUN.set(run)
+def _context(settings: Settings, checked: CheckedRun, run: Run) -> Iterator[None]:
+    """What the hooks and the trainer of a run look up."""
+    tokens = SEED.set(int(settings["seed"])), DISTILL.set(checked.distilling), RUN.set(run)
     try:
         yield
     finally:
@@ -95,7 +96,7 @@ def needs_plain_ddp(settings: Settings) -> bool:
 
     transformers lets DDP search for unused parameters in every PEFT model, which reentrant checkpointing forbids. There
     is nothing to find: a batch without a video still ties the ego tokens to its loss. A tuned vision tower has layers
-    behind the chosen one, so there the choice stays the user's.
+    after the chosen one, so there the choice stays the user's.
     """
     tower = "mm_vision_tower" in (settings["mm_tunable_parts"] or "")
     asked = "ddp_find_unused_parameters" in settings.given or settings["gradient_checkpointing_kwargs"]
@@ -109,13 +110,9 @@ def run_train() -> None:
     train()
 
 
-def _say(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(text, flush=True)  # noqa: T201
-
-
-def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in sorted(values.items())) or "nothing"
+def _print(text: str) -> None:
+    if is_first():
+        print(f"ego2exo: {text}", flush=True)  # noqa: T201
 
 
 @contextlib.contextmanager
@@ -135,7 +132,7 @@ def loader_call(settings: Settings) -> str:
     name = "llava_ego2exo" + ("_lora" if lora else "")
     return "\n".join(
         [
-            f"ego2exo: saved to {folder}; load it with:",
+            f"saved to {folder}; load it with:",
             "  import llava_ego2exo; llava_ego2exo.register()",
             "  from llava.model.builder import load_pretrained_model",
             "  tokenizer, model, image_processor, context_len = load_pretrained_model(",

@@ -18,7 +18,7 @@ from ..video.cache import cache_stats, format_stats
 from .checkpoint.classes import torch_dtype
 from .model.answer_pass import llava_model
 from .model.projector import CHILD
-from .resume.state import resuming
+from .resume.state import ResumeMixin
 from .settings.context import RUN
 from .training.answer_tokens import AnswerContent
 from .training.dataset import get_reader
@@ -241,10 +241,7 @@ class DistillingMixin:
 def build_trainer(llava_trainer: type) -> type:
     """The trainer `ego2exo`: LLaVA's that distils and resumes, with its optimizer groups split, checked and shown."""
 
-    class DistillingTrainer(DistillingMixin, llava_trainer):  # type: ignore[misc, valid-type]
-        pass
-
-    class Ego2ExoTrainer(SkipUnreadableMixin, resuming(DistillingTrainer)):  # type: ignore[misc, valid-type]
+    class Ego2ExoTrainer(SkipUnreadableMixin, ResumeMixin, DistillingMixin, llava_trainer):  # type: ignore[misc, valid-type]
         def create_optimizer(self) -> Any:
             super().create_optimizer()
             split_ego_groups(self.model, self.optimizer, getattr(self.model.config, "ego2exo_lr", None))

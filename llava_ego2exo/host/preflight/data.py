@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...common.json_io import read_json, read_json_lines, set_max_mb
@@ -15,11 +15,14 @@ from ..settings.data_paths import data_files
 if TYPE_CHECKING:
     from ..settings.command_line import Settings
 
-
-# Whether the videos and images of a training file are there.
-
 KINDS = ("video", "image")
-GONE = "is not there"
+_ABSENT = "is not there"
+_LIST = "put the samples in [...], or check the path"
+_FORM = (
+    '{"id", "video" or "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, '
+    '{"from": "gpt", "value": "..."}]} with files under --video_folder and --image_folder'
+)
+MAX_JSON_MB = f"{PREFIX}max_json_mb"
 
 
 class MediaFolders:
@@ -42,16 +45,11 @@ class MediaFolders:
         """
         path = os.path.join(self._folders[kind], str(file))
         if "\0" in path or not os.path.exists(path):
-            yield f"{name or kind} {path} {GONE}"
+            yield f"{name or kind} {path} {_ABSENT}"
 
 
-_LIST = "put the samples in [...], or check the path"
-_MEND = "mend or remove these samples"
-MAX_JSON_MB = f"{PREFIX}max_json_mb"
-
-
-class Further(Protocol):
-    """What else a run asks of a sample whose form is right.
+class ExtraCheck(Protocol):
+    """What else a run requires of a sample whose form is right; yields its faults.
 
     Args:
         allowed: what would have been accepted.
@@ -61,51 +59,47 @@ class Further(Protocol):
     allowed: str
     remedy: str
 
-    def __call__(self, sample: dict[str, Any]) -> Iterator[str]:
-        """The sample's faults, in words."""
-        ...
+    def __call__(self, sample: dict[str, Any]) -> Iterator[str]: ...
 
 
-def check_data(
-    settings: Settings, flags: Ego2ExoConfig, further: Further | None = None,
-    see: Callable[[dict[str, Any]], None] | None = None,
-) -> None:  # fmt: skip
+def check_data(settings: Settings, flags: Ego2ExoConfig, extra: ExtraCheck | None = None) -> list[dict[str, Any]]:
     """Every sample's conversations, placeholders and files.
 
     Args:
         settings: the run's.
         flags: the plugin's.
-        further: what else may be wrong with a sample whose form is right.
-        see: gets each sample without fault.
+        extra: what else may be wrong with a sample whose form is right.
+
+    Returns:
+        All samples.
 
     Raises:
         Ego2ExoError: names the first few faulty samples by file and index, and counts the rest.
     """
-    faults: list[str] = []
-    kl, media = False, MediaFolders(settings)
+    media, samples, faults, extra_faults = MediaFolders(settings), [], [], 0
     if settings[MAX_JSON_MB] is not None:
         set_max_mb(settings[MAX_JSON_MB], f"--{MAX_JSON_MB}")
     for file in data_files(settings["data_path"], lists="mm_newline_position" in settings.values):
         for index, sample in enumerate(read_samples(file)):
             found = list(sample_faults(sample, media, flags))
-            more = list(further(sample)) if further is not None and not found else []
-            found, kl = found + more, kl or bool(more)
-            if see is not None and not found:
-                see(sample)
+            if extra is not None and not found:
+                found = list(extra(sample))
+                extra_faults += len(found)
             faults += [f"{file}[{index}]: {fault}" for fault in found]
+            samples.append(sample)
     if faults:
+        more = [extra] if extra is not None and extra_faults else []
         raise Ego2ExoError(
             f"{len(faults)} fault(s) in the training data: {shorten_list(faults)}",
-            '{"id", "video" or "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, '
-            '{"from": "gpt", "value": "..."}]} with files under --video_folder and --image_folder'
-            + (f", and {further.allowed}" if kl and further is not None else ""),
-            "; ".join([*_where(faults, settings), *([further.remedy] if kl and further is not None else []), _MEND]),
+            ", and ".join([_FORM, *(one.allowed for one in more)]),
+            "; ".join([*_folders(faults, settings), *(one.remedy for one in more), "fix or remove these samples"]),
         )
+    return samples
 
 
-def _where(faults: list[str], settings: Settings) -> list[str]:
-    """Which folders to look at where files are not there."""
-    named = [fault.split(": ", 1)[-1] for fault in faults if fault.endswith(GONE)]
+def _folders(faults: list[str], settings: Settings) -> list[str]:
+    """Which folders to check where files are not there."""
+    named = [fault.split(": ", 1)[-1] for fault in faults if fault.endswith(_ABSENT)]
     kinds = [kind for kind in KINDS if any(text.startswith((kind, f"ego_{kind}")) for text in named)]
     return [f"check --{kind}_folder ({settings[f'{kind}_folder'] or 'not given'})" for kind in kinds]
 
@@ -129,7 +123,7 @@ def read_samples(file: str) -> list[Any]:
 
 
 def sample_faults(sample: Any, media: MediaFolders, flags: Ego2ExoConfig) -> Iterator[str]:
-    """What is wrong with one sample, in words: its form, its placeholders and its files.
+    """What is wrong with one sample: its form, its placeholders and its files.
 
     Args:
         sample: one object of the JSON list.

@@ -1,8 +1,8 @@
-"""What can be known of a teacher to fail before any weight loads."""
+"""Faults of a teacher, its stored answers and their samples, found before any weight loads."""
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...config import PREFIX, DistillConfig, ReadingConfig
-from ...errors import Ego2ExoError
+from ...errors import Ego2ExoError, refuse
 from ...method.losses import require_equal_vocabularies
 from ...video.limits import VideoLimits
 from ..checkpoint.classes import class_key
@@ -22,8 +22,8 @@ from ..settings.command_line import Settings
 from ..training.dataset import has_teacher
 from ..training.stored_answers import TurnRow, beginnings, find_turn, is_key, read_logits
 from .data import MediaFolders
-from .sharding import zero_stage
-from .templates import Rehearsal
+from .processes import data_parallel, zero_stage
+from .templates import PreprocessPreview
 
 _FLAGS = tuple(DistillConfig().to_dict())
 
@@ -42,7 +42,7 @@ def refuse_without_tokens(settings: Settings) -> None:
 
 
 def check_distilling(settings: Settings) -> DistillConfig:
-    """Flags, student and teacher; the samples are left to :func:`sample_check`.
+    """Flags, student and teacher; the samples are left to :class:`SampleCheck`.
 
     Raises:
         Ego2ExoError: they cannot work together.
@@ -53,7 +53,7 @@ def check_distilling(settings: Settings) -> DistillConfig:
         raise Ego2ExoError(
             f"{_flags(others)} with --{PREFIX}kd_weight 0",
             f"--{PREFIX}kd_weight above 0 with these flags",
-            "set a weight, or leave the other flags out: at weight 0 no teacher is asked",
+            "set a weight, or leave the other flags out: at weight 0 there is no teacher",
         )
     config = DistillConfig(**{name.removeprefix(PREFIX): settings[name] for name in _FLAGS})
     if config.on:
@@ -67,35 +67,25 @@ def _flags(names: list[str]) -> str:
 
 
 def _check_run(settings: Settings) -> None:
-    """What no KL can work with, whoever teaches."""
-    trainer = settings["trainer_type"]
-    stage = zero_stage(settings["deepspeed"])
-    cases = (
-        (trainer not in (None, "ego2exo"), f"--trainer_type {trainer}", "that trainer computes no KL", "leave it out"),
-        (settings["label_smoothing_factor"], f"--label_smoothing_factor {settings['label_smoothing_factor']}",
-         "it replaces the loss that the KL is added to", "leave it out"),
-        (settings["fsdp"], f"--fsdp {settings['fsdp']}", "the teacher's pass needs whole weights",
+    """What no KL works with, whichever the teacher."""
+    trainer, smoothing, config = settings["trainer_type"], settings["label_smoothing_factor"], settings["deepspeed"]
+    base, kl = settings.base, f"with --{PREFIX}kd_weight above 0"
+    refuse(
+        (trainer not in (None, "ego2exo"), f"--trainer_type {trainer} {kl}: that trainer computes no KL", "",
+         "leave it out"),
+        (smoothing, f"--label_smoothing_factor {smoothing} {kl}: it replaces the loss that the KL is added to", "",
+         "leave it out"),
+        (settings["fsdp"], f"--fsdp {settings['fsdp']} {kl}: the teacher's pass needs whole weights", "",
          "use torchrun without FSDP"),
-        (stage == 3, f"--deepspeed {settings['deepspeed']}", "stage 3 partitions the weights the teacher needs",
+        (zero_stage(config) == 3, f"--deepspeed {config} {kl}: stage 3 partitions the weights the teacher needs", "",
          "use stage 2, or torchrun alone"),
-        (settings.base.get("pretraining_tp", 1) > 1, f"pretraining_tp {settings.base.get('pretraining_tp')} in the "
-         "base's config.json", "its head is not called as a module", "set it to 1"),
-        (settings.base.get("output_router_logits"), "output_router_logits true in the base's config.json",
-         "the router's loss would be lost", "set it to false"),
-        (data_parallel(settings), "several GPUs in one process", "the batch would be split behind the teacher's back",
-         "start with torchrun, or show one GPU (CUDA_VISIBLE_DEVICES=0)"),
+        (base.get("pretraining_tp", 1) > 1, f"pretraining_tp {base.get('pretraining_tp')} in the base's config.json "
+         f"{kl}: its head is not called as a module", "", "set it to 1"),
+        (base.get("output_router_logits"), f"output_router_logits true in the base's config.json {kl}: the router's "
+         "loss would be lost", "", "set it to false"),
+        (data_parallel(settings), f"several GPUs in one process {kl}: DataParallel splits the batch, so that teacher "
+         "rows no longer match", "", "start with torchrun, or show one GPU (CUDA_VISIBLE_DEVICES=0)"),
     )  # fmt: skip
-    for wrong, given, reason, remedy in cases:
-        if wrong:
-            raise Ego2ExoError(f"{given} with --{PREFIX}kd_weight above 0: {reason}", "", remedy)
-
-
-def data_parallel(settings: Settings) -> bool:
-    """Whether transformers would split each batch among several GPUs of one process."""
-    import torch
-
-    alone = "LOCAL_RANK" not in os.environ and not settings["use_cpu"] and not settings["no_cuda"]
-    return bool(alone and torch.cuda.device_count() > 1)
 
 
 def _check_self(settings: Settings, config: DistillConfig) -> None:
@@ -181,10 +171,11 @@ class SampleCheck:
             made += f" from {config.answers}, whose answers `teach --top-k` gave logits"
         self.remedy = f"{made}, or set --{PREFIX}kd_weight 0"
         self.taught = 0
-        self._answers: Any = None
+        self._widths: set[int] = set()
+        self._tokenizer = functools.cache(lambda: read_tokenizer(str(settings["model_name_or_path"])))
 
     def __call__(self, sample: dict[str, Any]) -> Iterator[str]:
-        """The faults of a sample whose form is right."""
+        """The faults of a sample."""
         if not isinstance(sample.get("replay", False), bool):
             yield f"has {sample['replay']!r} as replay, which is true or false"
         elif not sample.get("replay", False):
@@ -192,7 +183,7 @@ class SampleCheck:
             yield from self._stored(sample) if self.config.kind == "cached" else self._ego(sample)
 
     def finish(self) -> None:
-        """Refuse a file without anything to teach.
+        """Refuse a file without a sample that has a teacher.
 
         Raises:
             Ego2ExoError: every sample is a replayed one.
@@ -215,31 +206,7 @@ class SampleCheck:
             yield from self._media.faults("video", ego, "ego_video")
 
     def _stored(self, sample: dict[str, Any]) -> Iterator[str]:
-
-        if self._answers is None:
-            tokenizer = read_tokenizer(str(self.settings["model_name_or_path"]))
-            self._answers = StoredAnswers(str(self.config.answers), tokenizer, self.settings.base.get("vocab_size"))
-        yield from self._answers.faults(sample)
-
-
-# Whether the stored logits of a sample are those of its own answers.
-
-
-class StoredAnswers:
-    """The logits of an answers folder against a training file.
-
-    Args:
-        folder: the answers folder.
-        tokenizer: the student's.
-        vocabulary: tokens of the student; None where its config does not say.
-    """
-
-    def __init__(self, folder: str, tokenizer: Any, vocabulary: int | None) -> None:
-        self.folder, self.tokenizer, self.vocabulary = folder, tokenizer, vocabulary
-        self._widths: set[int] = set()
-
-    def faults(self, sample: dict[str, Any]) -> Iterator[str]:
-        """What is wrong with a sample's `answer_keys`, in words."""
+        """Whether the stored logits are those of the sample's own answers."""
         answers = [turn["value"] for turn in sample["conversations"] if turn["from"] in ("gpt", "assistant")]
         keys = sample.get("answer_keys")
         if not isinstance(keys, list):
@@ -248,46 +215,48 @@ class StoredAnswers:
             yield f"has {len(keys)} answer_keys for {len(answers)} answer(s)"
         else:
             for key, answer in zip(keys, answers, strict=True):
-                yield from self._key_faults(key, answer)
+                yield from self._answer(key, answer)
 
-    def _key_faults(self, key: Any, answer: str) -> Iterator[str]:
+    def _answer(self, key: Any, answer: str) -> Iterator[str]:
         if not is_key(key):
             yield f"has {key!r} among its answer_keys, which are 32 hex digits"
             return
         try:
-            arrays = read_logits(self.folder, key)
+            arrays = read_logits(str(self.config.answers), key)
         except Ego2ExoError as error:
             yield error.given
             return
         self._widths.add(arrays["ids"].shape[1])
         top = max(arrays["ids"].max(initial=0), arrays["tokens"].max(initial=0))
-        if self.vocabulary is not None and top >= self.vocabulary:
-            yield f"answer {key} speaks of token {top}, and the student's vocabulary has {self.vocabulary}"
+        vocabulary = self.settings.base.get("vocab_size")
+        text = self._tokenizer().decode(arrays["tokens"].tolist(), skip_special_tokens=True)
+        if vocabulary is not None and top >= vocabulary:
+            yield f"answer {key} has the token {top}, and the student's vocabulary has {vocabulary}"
         elif len(self._widths) > 1:
             yield f"answer {key} has another k than those before it: {sorted(self._widths)}"
-        elif _letters(self.tokenizer.decode(arrays["tokens"].tolist(), skip_special_tokens=True)) != _letters(answer):
+        elif "".join(text.split()) != "".join(answer.split()):  # tokenizers add and drop blanks at their edges
             yield f"answer {key} is another text than the sample's, or of another tokenizer"
 
 
-def count_found(folder: str, samples: Sequence[dict[str, Any]], rehearsal: Rehearsal) -> tuple[int, int]:
-    """Of how many answers the stored tokens stand in what the student will read, and how many answers there are.
+def count_aligned(folder: str, samples: Sequence[dict[str, Any]], preview: PreprocessPreview) -> tuple[int, int]:
+    """How many answers' stored tokens stand in what the student will read, and how many answers there are.
 
     Args:
         folder: the answers folder.
         samples: without fault.
-        rehearsal: of the run.
+        preview: of the run.
 
     Raises:
         Ego2ExoError: LLaVA cannot write a sample.
     """
     found = total = 0
     for sample in filter(has_teacher, samples):
-        labels = rehearsal.labels(sample)
+        labels = preview.labels(sample)
         places = (labels >= 0).nonzero()[:, 0]
         row, cursor = TurnRow(labels[places].tolist(), places.tolist(), cut=False), 0
         for key in sample["answer_keys"]:
             tokens = torch.from_numpy(read_logits(folder, key)["tokens"])
-            turn = {"tokens": tokens, "beginnings": beginnings(tokens.tolist(), rehearsal.tokenizer)}
+            turn = {"tokens": tokens, "beginnings": beginnings(tokens.tolist(), preview.tokenizer)}
             start, part = find_turn(row, turn, cursor)
             cursor = start + part.stop - part.start if part.stop > part.start else cursor
             found += part.stop > part.start
@@ -295,23 +264,18 @@ def count_found(folder: str, samples: Sequence[dict[str, Any]], rehearsal: Rehea
     return found, total
 
 
-def require_found(folder: str, samples: Sequence[dict[str, Any]], rehearsal: Rehearsal) -> str:
-    """How many answers will have a KL, in words.
+def require_alignment(folder: str, samples: Sequence[dict[str, Any]], preview: PreprocessPreview) -> str:
+    """How many of the samples' answers will have a KL, as text.
 
     Raises:
-        Ego2ExoError: none of those looked at.
+        Ego2ExoError: none.
     """
-    found, total = count_found(folder, samples, rehearsal)
-    text = f"KL found for {found} of {total} answers looked at"
+    found, total = count_aligned(folder, samples, preview)
+    text = f"stored logits match {found} of {total} sampled answers"
     if total and not found:
         raise Ego2ExoError(
             f"{text}: as the student reads them, they are other tokens than the teacher wrote in {folder}",
-            "answers that the student's tokenizer and --version cut as the teacher did",
+            "answers that the student's tokenizer and --version split as the teacher did",
             "take the teacher's own base as student, or its checkpoint as --ego2exo_teacher, or --ego2exo_kd_weight 0",
         )
     return text
-
-
-def _letters(text: str) -> str:
-    """A text without its blanks, which tokenizers add and drop at their edges."""
-    return "".join(text.split())

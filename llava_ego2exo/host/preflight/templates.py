@@ -1,4 +1,4 @@
-"""Whether `--version` names the conversation template by which the base can be taught."""
+"""Whether `--version` names the conversation template that the base can be trained with."""
 
 from __future__ import annotations
 
@@ -23,29 +23,11 @@ from ..settings.command_line import Settings
 from ..training.answer_tokens import AnswerContent
 from .base_class import LLAMA, MISTRAL, QWEN, class_of
 
-# Samples written as the student will read them, before any weight loads.
-
-LOOKED_AT = 256
+_LEGACY = ("v0", "v0.5")
 
 
-class Spread:
-    """At most `limit` things of a stream, evenly spaced."""
-
-    def __init__(self, limit: int = LOOKED_AT) -> None:
-        self.limit, self.stride, self.count = limit, 1, 0
-        self.kept: list[Any] = []
-
-    def add(self, thing: Any) -> None:
-        """See one more."""
-        if self.count % self.stride == 0:
-            self.kept.append(thing)
-        self.count += 1
-        if len(self.kept) > self.limit:
-            self.kept, self.stride = self.kept[::2], 2 * self.stride
-
-
-class Rehearsal:
-    """LLaVA's own preprocessing with the run's tokenizer and conversation template.
+class PreprocessPreview:
+    """LLaVA's own preprocessing with the run's tokenizer and conversation template: samples as the student reads them.
 
     Args:
         settings: the run's.
@@ -84,7 +66,7 @@ class Rehearsal:
                 f"--version {self.settings['version']}: LLaVA cannot write the sample with the id {sample.get('id')!r} "
                 f"by this template and the tokenizer of {self.settings['model_name_or_path']} ({reason})",
                 "the conversation template that the base was trained with, and samples that it can write",
-                "give another --version, or mend the sample",
+                "give another --version, or fix the sample",
             ) from error
 
 
@@ -110,9 +92,6 @@ def student_tokenizer(settings: Settings) -> Any:
     elif tokenizer.unk_token is not None or version == "v0.5" or detect() == PYPI:
         tokenizer.pad_token = tokenizer.unk_token
     return tokenizer
-
-
-_LEGACY = ("v0", "v0.5")
 
 
 def check_version(settings: Settings) -> None:
@@ -144,33 +123,33 @@ def check_version(settings: Settings) -> None:
     if not plain and (given is None or given.version != conv_templates[meant].version):
         warnings.warn(
             f"--version {version}: {settings['model_name_or_path']} is of a class that LLaVA trains with {meant}; the "
-            "student must be asked by the template that it is trained with.",
+            "student must be prompted with the template that it is trained with.",
             stacklevel=2,
         )
 
 
-def check_lessons(settings: Settings, rehearsal: Rehearsal, samples: Sequence[dict[str, Any]]) -> None:
-    """Whether LLaVA leaves answers to learn from: with a template that does not fit it masks whole samples.
+def check_supervision(settings: Settings, preview: PreprocessPreview, samples: Sequence[dict[str, Any]]) -> None:
+    """Whether LLaVA leaves answer tokens to train on: with a template that does not fit it masks whole samples.
 
     Args:
         settings: the run's.
-        rehearsal: of the run.
+        preview: of the run.
         samples: some of its samples.
 
     Raises:
         Ego2ExoError: none of the samples has a supervised token of its answers, or LLaVA cannot write one.
     """
-    silent = [sample for sample in samples if not bool(rehearsal.content.own(rehearsal.labels(sample)[None]).any())]
-    given = f"--version {settings['version']}: {len(silent)} of {len(samples)} samples looked at teach nothing"
-    if samples and len(silent) == len(samples):
+    masked = [sample for sample in samples if not bool(preview.content.own(preview.labels(sample)[None]).any())]
+    given = f"--version {settings['version']}: {len(masked)} of {len(samples)} samples have no token to train on"
+    if samples and len(masked) == len(samples):
         raise Ego2ExoError(
             f"{given}: LLaVA masks their answers with this template and the tokenizer of "
             f"{settings['model_name_or_path']}",
             "the conversation template that the base was trained with",
             _give(CERTAIN.get(class_of(settings) or "")),
         )
-    if silent:
-        names = shorten_list([f"id {sample.get('id')!r}" for sample in silent])
+    if masked:
+        names = shorten_list([f"id {sample.get('id')!r}" for sample in masked])
         warnings.warn(f"{given}: LLaVA masks their answers ({names}).", stacklevel=2)
 
 

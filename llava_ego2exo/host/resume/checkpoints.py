@@ -1,4 +1,4 @@
-"""Which `checkpoint-N` of a run are whole: each is written beside, listed in a file of its own, and renamed last."""
+"""Which `checkpoint-N` of a run are complete: each is written beside, listed in a file of its own, and renamed last."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ from ..checkpoint.files import LORA_EXTRAS, PROJECTOR
 MANIFEST = "ego2exo_checkpoint.json"
 UNFINISHED = "unfinished"
 _ASIDE = "damaged-"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
-class Found:
-    """What lies in a run's folder.
+class CheckpointScan:
+    """The checkpoints in a run's folder.
 
     Args:
-        whole: checkpoints that can be resumed, oldest first.
+        complete: checkpoints that can be resumed, oldest first.
         damaged: checkpoints that cannot, each with the reason.
         unfinished: names of checkpoints that were being written when a run ended.
     """
 
-    whole: tuple[Path, ...]
+    complete: tuple[Path, ...]
     damaged: tuple[tuple[Path, str], ...]
     unfinished: tuple[str, ...]
 
     @property
     def last(self) -> Path | None:
-        """The checkpoint that a run goes on from."""
-        return self.whole[-1] if self.whole else None
+        """The checkpoint that a run resumes."""
+        return self.complete[-1] if self.complete else None
 
 
-def look(folder: str | Path, required: Sequence[str] = ()) -> Found:
-    """Look through a run's folder.
+def scan(folder: str | Path, required: Sequence[str] = ()) -> CheckpointScan:
+    """Check every checkpoint in a run's folder.
 
     Args:
         folder: `--output_dir`; may be missing.
@@ -52,16 +53,16 @@ def look(folder: str | Path, required: Sequence[str] = ()) -> Found:
     root = Path(folder)
     numbered = [path for path in root.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     numbered = sorted((path for path in numbered if path.is_dir()), key=lambda path: int(path.name.split("-")[1]))
-    reasons = {path: fault(path, required) for path in numbered}
-    return Found(
+    reasons = {path: defect(path, required) for path in numbered}
+    return CheckpointScan(
         tuple(path for path in numbered if reasons[path] is None),
         tuple((path, reason) for path, reason in reasons.items() if reason is not None),
         tuple(sorted(path.name for path in (root / UNFINISHED).glob("*"))),
     )
 
 
-def fault(folder: Path, required: Sequence[str] = ()) -> str | None:
-    """Why a checkpoint is not whole, in words; None where it is.
+def defect(folder: Path, required: Sequence[str] = ()) -> str | None:
+    """Why a checkpoint is not complete; None where it is.
 
     Args:
         folder: `checkpoint-N`.
@@ -88,7 +89,7 @@ def required_files(lora: bool, adapter_alone: bool) -> tuple[str, ...]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """A checkpoint's list of its files and what it says of its run; None where there is none to be read."""
+    """A checkpoint's list of its files and its run's signature; None where there is none to be read."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return found if isinstance(found["files"], dict) and isinstance(found["run"], dict) else None
@@ -96,15 +97,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def finish(part: Path, target: Path, run: dict[str, Any]) -> None:
+def commit(part: Path, target: Path, run: dict[str, Any]) -> None:
     """List a checkpoint's files in it, wait for the disk, and move it to its place.
 
-    A process that is killed before the last line leaves no `checkpoint-N`, and behind it a whole one.
+    A process that is killed before the last line leaves no `checkpoint-N`, and after it a complete one.
 
     Args:
         part: the folder as it was written.
         target: `checkpoint-N`; one that is there already is replaced.
-        run: what to keep about the run.
+        run: its signature.
     """
     files = sorted(path for path in part.rglob("*") if path.is_file() and path.name != MANIFEST)
     sizes = {path.relative_to(part).as_posix(): path.stat().st_size for path in files}
@@ -125,32 +126,25 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def set_aside(folder: str | Path, found: Found) -> list[str]:
-    """Take out of LLaVA's sight what must not be resumed; LLaVA takes the highest `checkpoint-*` that it sees.
+def quarantine(folder: str | Path, found: CheckpointScan) -> list[str]:
+    """Hide from LLaVA what must not be resumed: it resumes the highest `checkpoint-*`.
 
-    A checkpoint that was never finished is deleted, a damaged one renamed.
+    An unfinished checkpoint is deleted, a damaged one renamed.
 
     Returns:
-        What was done, in words.
+        What was done, as lines.
     """
     lines = []
-    on = "the run begins anew" if found.last is None else f"the run goes on from {found.last.name}"
+    then = "the run starts anew" if found.last is None else f"the run resumes {found.last.name}"
     if found.unfinished:
         shutil.rmtree(Path(folder, UNFINISHED), ignore_errors=True)
-        lines.append(f"{', '.join(found.unfinished)} was being written when the run ended; {on}")
+        lines.append(f"{', '.join(found.unfinished)} was being written when the run ended; {then}")
     for path, reason in found.damaged:
         aside = path.with_name(_ASIDE + path.name)
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
-        lines.append(f"{path.name} is damaged ({reason}) and is now called {aside.name}; {on}")
-    if lines:
-        lines.append(f"checkpoints that were not used: {len(found.damaged) + len(found.unfinished)}")
+        lines.append(f"{path.name} is damaged ({reason}) and was renamed to {aside.name}; {then}")
     return lines
-
-
-# Errors of a full disk, with the checkpoint that is left.
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def full_disk(what: str, error: BaseException, folder: str | Path) -> Ego2ExoError | None:
@@ -170,7 +164,7 @@ def full_disk(what: str, error: BaseException, folder: str | Path) -> Ego2ExoErr
             reason = again
     if reason is None or reason.errno not in _FULL:
         return None
-    last = look(folder).last
+    last = scan(folder).last
     left = "no complete checkpoint is left" if last is None else f"{last.name} is complete"
     return Ego2ExoError(
         f"{what} could not be written: {os.strerror(reason.errno)}; {left}",

@@ -1,4 +1,4 @@
-"""What makes a run this run: its flags, its data, the weights it began with and the teacher it learns from."""
+"""A run's signature: its flags, data, base weights and teacher. A checkpoint with another signature is not resumed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from ..fixes.trainer import adapter_only
 from ..settings.command_line import Settings
 from ..settings.data_paths import data_files
 from ..training.stored_answers import file_of
-from .checkpoints import Found, look, read_manifest, required_files
-from .state import require_resumable
+from .checkpoints import CheckpointScan, read_manifest, required_files, scan
 
-# Which samples come when, and what is trained: with another value a checkpoint stands for no step of this run.
+# Which samples come when, and what is trained: with another value a checkpoint is no step of this run.
 _PLACE = (
     "seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last",
     "group_by_length", "group_by_modality_length", "group_by_modality_length_auto", "group_by_varlen",
@@ -43,8 +42,8 @@ _FREE_BEGINNINGS = ("logging_", "save_", "dataloader_num", "dataloader_p", "eval
 _SAMPLED = 16
 
 
-def run_identity(settings: Settings, distilling: DistillConfig, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """A run's identity, as a checkpoint keeps it.
+def run_signature(settings: Settings, distilling: DistillConfig, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """A run's signature, as a checkpoint keeps it.
 
     Args:
         settings: the run's.
@@ -105,12 +104,12 @@ def differences(old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str,
     """What differs between a checkpoint's run and this one, as ``name: checkpoint's / now`` lines.
 
     Args:
-        old: the checkpoint's identity.
+        old: the checkpoint's signature.
         new: this run's.
         defaults: of this run's flags. A checkpoint that lacks one was made where it did not exist yet.
 
     Returns:
-        What makes it another run; what changes it from here on.
+        What makes it another run; what may change when a run is resumed.
     """
     now = new["flags"]
     before = {name: old.get("flags", {}).get(name, defaults.get(name)) for name in now}
@@ -145,42 +144,44 @@ def _place(flags: dict[str, Any]) -> Any:
     return Path(str(flags.get(f"{PREFIX}{'answers' if _kind(flags) == 'cached' else 'teacher'}")))
 
 
-# LLaVA resumes by itself from the highest checkpoint in the output folder; it must be a whole one of this run.
-
-
 def check_resume(
-    settings: Settings, flags: Ego2ExoConfig, distilling: DistillConfig, identity: dict[str, Any]
-) -> tuple[Found, list[str]]:
-    """Look for the checkpoint that the run will go on from.
+    settings: Settings, flags: Ego2ExoConfig, distilling: DistillConfig, signature: dict[str, Any]
+) -> tuple[CheckpointScan, list[str]]:
+    """Find the checkpoint that LLaVA will resume: a complete one, the newest, and of this run.
 
     Args:
         settings: the run's.
         flags: the plugin's.
         distilling: how it distils.
-        identity: of the run.
+        signature: of the run.
 
     Returns:
-        What lies in the output folder; flags that change the run from here on, in words.
+        The checkpoints in the output folder; changed flags that a resumed run may have, as text.
 
     Raises:
-        Ego2ExoError: no checkpoint is whole, or the last whole one is of another run; says what differs.
+        Ego2ExoError: no checkpoint is complete, or the last one is of another run; names what differs.
     """
     alone = adapter_only(SimpleNamespace(**settings.values))
-    found = look(settings["output_dir"], required_files(bool(settings["lora_enable"]), alone))
+    found = scan(settings["output_dir"], required_files(bool(settings["lora_enable"]), alone))
     if found.last is None:
         if found.damaged:
             path, reason = found.damaged[-1]
             raise Ego2ExoError(
-                f"{path} cannot be resumed: {reason}; no other checkpoint in {path.parent} is whole",
-                "a whole checkpoint-N, or none",
+                f"{path} cannot be resumed: {reason}; no other checkpoint in {path.parent} is complete",
+                "a complete checkpoint-N, or none",
                 "put the file back, or remove the checkpoint to start anew",
             )
         return found, []
     manifest = read_manifest(found.last)
     run = {} if manifest is None else manifest["run"]
+    if run.get("flags", {}).get("save_only_model"):
+        raise Ego2ExoError(
+            f"{found.last} holds weights without the optimizer's state (--save_only_model True) and cannot be resumed",
+            "a checkpoint with its optimizer",
+            "give another --output_dir, and start from the merged checkpoint if you like",
+        )
     if run:
-        require_resumable(run, str(found.last))
-        lines, changed = differences(run, identity, plain_flags(settings.defaults))
+        lines, changed = differences(run, signature, plain_flags(settings.defaults))
     else:
         lines, changed = _by_config(found.last, flags, distilling), []
     if lines:
@@ -194,7 +195,7 @@ def check_resume(
 
 
 def _by_config(checkpoint: Path, flags: Ego2ExoConfig, distilling: DistillConfig) -> list[str]:
-    """What differs, of a checkpoint that says nothing of its run but in its config."""
+    """What differs, of a checkpoint without a manifest: LLaVA wrote it without this plugin's trainer."""
     if not os.path.isfile(checkpoint / "config.json"):
         return []
     config = read_config(str(checkpoint))

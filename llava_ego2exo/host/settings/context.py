@@ -14,11 +14,11 @@ class Run:
     """One call of LLaVA's `train()` with ego tokens.
 
     Args:
-        identity: what makes it this run, see :mod:`.identity`.
+        signature: what makes it this run, see :func:`~..resume.signature.run_signature`.
         trainer: the one that it trains with, once it is made.
     """
 
-    identity: dict[str, Any] = field(default_factory=dict)
+    signature: dict[str, Any] = field(default_factory=dict)
     trainer: Any = None
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.resume import checkpoints, state
-from llava_ego2exo.host.resume.checkpoints import MANIFEST, UNFINISHED, look, set_aside
+from llava_ego2exo.host.resume.checkpoints import MANIFEST, UNFINISHED, quarantine, scan
 from llava_ego2exo.merge import merge
 
 from .test_resume import PROJECTOR, logged, weights
@@ -63,7 +63,7 @@ def test_a_run_killed_at_a_random_step_ends_as_if_it_had_not_been(world, train, 
     train(tmp_path / "whole", **flags)
     log = again.communicate()[0]
     assert again.returncode == 0, log[-3000:]
-    assert "resumes" in log, f"killed behind step {step}"
+    assert "resuming" in log, f"killed behind step {step}"
     ours, theirs = student_of(tmp_path / "cut"), student_of(tmp_path / "whole")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert logs_of(tmp_path / "cut") == logs_of(tmp_path / "whole")
@@ -92,13 +92,13 @@ def test_a_checkpoint_cut_at_any_moment_is_never_taken_for_complete(train, tmp_p
             shutil.copytree(out, snapshots / f"{len(os.listdir(snapshots)):03d}")
             _watched[:] = watch
 
-    finish = checkpoints.finish
+    commit = checkpoints.commit
 
     def counting(part, target, run):
-        finish(part, target, run)
+        commit(part, target, run)
         _watched[:] = [snap] if target.name == "checkpoint-3" else []
 
-    monkeypatch.setattr(state, "finish", counting)
+    monkeypatch.setattr(state, "commit", counting)
     train(out, **SIX, **PROJECTOR)
     _watched[:] = []
     taken = sorted(snapshots.iterdir())
@@ -108,7 +108,7 @@ def test_a_checkpoint_cut_at_any_moment_is_never_taken_for_complete(train, tmp_p
         for cut in [None, *(path for path in (snapshot / UNFINISHED).rglob("*") if path.is_file())]:
             if cut is not None:
                 os.truncate(cut, cut.stat().st_size // 2)
-            found = look(snapshot)
+            found = scan(snapshot)
             assert found.last is not None and not found.damaged, (snapshot, cut)
             if found.last.name == "checkpoint-6":
                 assert {path.name: path.stat().st_size for path in found.last.iterdir()} == files
@@ -125,11 +125,11 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(train, tmp_path, c
             os.truncate(damaged, file.stat().st_size // 2)
         else:
             damaged.unlink()
-        found = look(out, ("mm_projector.bin", "optimizer.pt"))
+        found = scan(out, ("mm_projector.bin", "optimizer.pt"))
         if file.name == MANIFEST and not damaged.exists():  # as LLaVA alone writes one
             assert found.last == last
         else:
-            assert [path.name for path in found.whole] == ["checkpoint-3"] and found.damaged[0][0] == last, file.name
+            assert [path.name for path in found.complete] == ["checkpoint-3"] and found.damaged[0][0] == last, file.name
         shutil.copy(file, damaged)
     (last / "mm_projector.bin").unlink()
     capsys.readouterr()
@@ -169,17 +169,17 @@ def error_in_child(work):
 @pytest.mark.parametrize("writer", ["torch", "json"])
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(writer, train, tmp_path, monkeypatch):
     """The operating system itself refuses bytes (RLIMIT_FSIZE): torch drops its error number, Python does not."""
-    finish, limit = checkpoints.finish, {"torch": 3000, "json": 100}[writer]
+    commit, limit = checkpoints.commit, {"torch": 3000, "json": 100}[writer]
 
     def limited(part, target, run):
-        finish(part, target, run)
+        commit(part, target, run)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
-    monkeypatch.setattr(state, "finish", limited)
+    monkeypatch.setattr(state, "commit", limited)
     kind, given, remedy = error_in_child(lambda: train(tmp_path / "s", **SIX, **PROJECTOR))
     assert kind == "Ego2ExoError" and "could not be written" in given and "checkpoint-3" in given
     assert "free some space" in remedy and "checkpoint-3" in remedy
-    assert look(tmp_path / "s").last == tmp_path / "s" / "checkpoint-3" and not (tmp_path / "s" / UNFINISHED).exists()
+    assert scan(tmp_path / "s").last == tmp_path / "s" / "checkpoint-3" and not (tmp_path / "s" / UNFINISHED).exists()
 
 
 def test_old_checkpoints_are_removed_and_the_last_ones_merge(world, train, tmp_path):
@@ -192,7 +192,7 @@ def test_old_checkpoints_are_removed_and_the_last_ones_merge(world, train, tmp_p
 
 def test_an_unfinished_checkpoint_is_removed_and_reported_once(tmp_path):
     (tmp_path / UNFINISHED / "checkpoint-4").mkdir(parents=True)
-    found = look(tmp_path)
+    found = scan(tmp_path)
     assert found.last is None and found.unfinished == ("checkpoint-4",)
-    assert "checkpoint-4" in set_aside(tmp_path, found)[0]
-    assert set_aside(tmp_path, look(tmp_path)) == [] and look(tmp_path / "gone").last is None
+    assert "checkpoint-4" in quarantine(tmp_path, found)[0]
+    assert quarantine(tmp_path, scan(tmp_path)) == [] and scan(tmp_path / "gone").last is None

@@ -145,16 +145,16 @@ def _render(args: argparse.Namespace) -> tuple[str, int]:
 
 
 def _rescore(args: argparse.Namespace) -> tuple[str, int]:
-    from ..evaluation.report.tables import table
+    from ..evaluation.report.tables import table_text
     from ..evaluation.results import rescore
 
     finished = rescore(args.rescore, args.parser, _judge(args), args.compare_to)
-    return "\n\n".join([table(finished.metrics), *_missing(finished.metrics), f"{args.rescore}/report.html"]), 0
+    return "\n\n".join([table_text(finished.metrics), *_missing(finished.metrics), f"{args.rescore}/report.html"]), 0
 
 
 def _ask(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.job import EvalJob, models_of
-    from ..evaluation.report.tables import table
+    from ..evaluation.report.tables import table_text
     from ..evaluation.run import evaluate
 
     _need(args, *_ASK)
@@ -170,7 +170,7 @@ def _ask(args: argparse.Namespace) -> tuple[str, int]:
         reading=take_reader_settings(dict(vars(args))), **values,
     )  # fmt: skip
     measured = evaluate(job)
-    return "\n\n".join([table(measured), *_missing(measured), f"{args.out}/report.html"]), 0
+    return "\n\n".join([table_text(measured), *_missing(measured), f"{args.out}/report.html"]), 0
 
 
 def _missing(measured: dict[str, Any]) -> list[str]:

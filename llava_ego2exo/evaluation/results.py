@@ -19,7 +19,7 @@ from .judge.settings import JudgeSettings
 from .manifest import MANIFEST, read_manifest
 from .preparation import ITEMS, EvalPreparation, ModelRun
 from .replies.parser import PARSERS
-from .report.report import write_report
+from .report.report import write_evaluation_report
 from .store import ORIGIN, Reply, read_replies, reply_store
 
 
@@ -125,7 +125,7 @@ def report(
         described += descriptions(items, own, model)
     outcomes, described, provenance = _judged(folder, outcomes, described, manifest, judge)
     write_atomic(folder / "results.jsonl", "".join(json_line(_result(one)) for one in (*outcomes, *described)))
-    write_report(folder, outcomes, described, provenance, compare_to)
+    write_evaluation_report(folder, outcomes, described, provenance, compare_to)
     measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return EvalResults(outcomes, described, measured)
 

@@ -20,7 +20,7 @@ from llava_ego2exo.evaluation.items import Described, Item, Outcome
 from llava_ego2exo.evaluation.judge import prompts
 from llava_ego2exo.evaluation.judge.judge import Judge
 from llava_ego2exo.evaluation.judge.merging import chunks, clip_notes
-from llava_ego2exo.evaluation.judge.prompts import messages_of, parse_answer, shortened
+from llava_ego2exo.evaluation.judge.prompts import messages_of, parse_judgment, shortened
 from llava_ego2exo.evaluation.judge.settings import JudgeSettings
 
 from .mock_judge import HTTP, MockJudge, body, status
@@ -346,12 +346,12 @@ def test_the_judge_reads_replies_that_the_parser_could_not(tmp_path, monkeypatch
 
 def test_answers_in_other_forms():
     fenced = ['```json\n{"score": 3}\n```', '<think>{"score": 0}?\nNo.</think>\n\n{"score": 3.5}']
-    assert [parse_answer("detail", text) for text in fenced] == [3.0, 3.5]
-    digits = [parse_answer("choice", f'{{"choice": {one}}}', ("1", "2")) for one in ("2", '"1"', "null")]
+    assert [parse_judgment("detail", text) for text in fenced] == [3.0, 3.5]
+    digits = [parse_judgment("choice", f'{{"choice": {one}}}', ("1", "2")) for one in ("2", '"1"', "null")]
     assert digits == ["2", "1", None]
     for wrong in ("3", "true", "1.0", '"(1)"', "[1]"):
         with pytest.raises(ValueError, match="not one of 1, 2 or null"):
-            parse_answer("choice", f'{{"choice": {wrong}}}', ("1", "2"))
+            parse_judgment("choice", f'{{"choice": {wrong}}}', ("1", "2"))
 
 
 def test_a_reply_cannot_end_its_own_quotation_nor_grow_without_bound(tmp_path, monkeypatch):
@@ -369,7 +369,7 @@ def test_a_reply_cannot_end_its_own_quotation_nor_grow_without_bound(tmp_path, m
     assert 6000 <= len(longest) < 6100 and "characters left out" in longest
     assert shortened("abcdefg", 5) == "abc\n[... 2 characters left out ...]\nfg"
     (row,), _ = score(tmp_path, [description(reply="a lone surrogate \ud83d and a zero \x00")])
-    assert row.state == "judged" and parse_answer("merge", '{"summary": "\\ud83d x"}') == "? x"
+    assert row.state == "judged" and parse_judgment("merge", '{"summary": "\\ud83d x"}') == "? x"
 
 
 def test_key_and_address_stay_out_of_files_and_messages(tmp_path, monkeypatch):

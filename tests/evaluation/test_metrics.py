@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.evaluation.items import FAILED, GENERATE, LIKELIHOOD, MODES, PARSED, UNPARSED
-from llava_ego2exo.evaluation.report.tables import table
+from llava_ego2exo.evaluation.report.tables import table_text
 from llava_ego2exo.evaluation.stats.intervals import difference_interval, share_interval
-from llava_ego2exo.evaluation.stats.metrics import metrics
+from llava_ego2exo.evaluation.stats.metrics import compute_metrics
 
 from .made_up_outcomes import PROVENANCE, described, item, made_up, made_up_rows, outcome
 
@@ -47,7 +47,7 @@ def small():
 
 class TestAccuracy:
     def test_by_hand(self, small):
-        found = metrics(small, [], {})
+        found = compute_metrics(small, [], {})
         row = only(found["accuracy"], model="base", category="all")
         counts = {"n": 5, "videos": 3, "right": 2, "parsed": 3, "unparsed": 1, "failed": 1, "judged": 1}
         assert {name: row[name] for name in counts} == counts
@@ -59,11 +59,11 @@ class TestAccuracy:
         assert found["models"] == ["base", "student"] and found["compare_to"] == "base" and not found["notes"]
 
     def test_one_video_has_no_interval_and_an_empty_category_no_number(self, small):
-        found = metrics([replace(one, item=replace(one.item, video="b")) for one in small], [], {})
+        found = compute_metrics([replace(one, item=replace(one.item, video="b")) for one in small], [], {})
         assert {row["interval"] for row in (*found["accuracy"], *found["differences"])} == {None}
-        assert "–" in table(found)
+        assert "–" in table_text(found)
         further = outcome(item(9, video="d", category="z"), "student", "A")
-        found = metrics([*small, further], [], {})
+        found = compute_metrics([*small, further], [], {})
         row = only(found["accuracy"], model="base", category="z")
         assert row["n"] == row["parsed"] == row["videos"] == 0
         assert row["accuracy"] is row["interval"] is row["chance"] is None
@@ -72,7 +72,7 @@ class TestAccuracy:
     def test_views_and_modes_stand_apart(self):
         outcomes = made_up(count=24, models=("base", "student"), modes=MODES)
         ego = [replace(one, item=replace(one.item, view="ego", id=f"ego{one.item.id}")) for one in outcomes[::2]]
-        found = metrics(outcomes + ego, [], {})
+        found = compute_metrics(outcomes + ego, [], {})
         alls = [row for row in found["accuracy"] if row["category"] == "all"]
         assert {(row["model"], row["mode"], row["view"]): row["n"] for row in alls} == {
             ("base", GENERATE, "exo"): 24, ("student", GENERATE, "exo"): 24, ("base", LIKELIHOOD, "exo"): 24,
@@ -87,7 +87,7 @@ class TestAccuracy:
             outcome(item(number, answer=answer, video=str(video), category=category), picked=picked, state=state)
             for number, (answer, picked, state, video, category) in enumerate(drawn)
         ]
-        found = metrics(outcomes, [], {})
+        found = compute_metrics(outcomes, [], {})
         total, *parts = found["accuracy"]
         for row in found["accuracy"]:
             assert row["parsed"] + row["unparsed"] + row["failed"] == row["n"] and row["right"] <= row["parsed"]
@@ -100,37 +100,37 @@ class TestAccuracy:
 
 class TestDifferences:
     def test_by_hand(self, small):
-        row = only(metrics(small, [], {})["differences"], category="all")
+        row = only(compute_metrics(small, [], {})["differences"], category="all")
         assert (row["model"], row["against"], row["n"], row["videos"]) == ("student", "base", 5, 3)
         assert (row["difference"], row["better"], row["worse"]) == (40, 2, 0)
         first, second = [True] * 4 + [False], [True, False, False, True, False]
         assert row["interval"] == percent(difference_interval(first, second, list("aabbc")))
 
-        row = only(metrics(small, [], {}, compare_to="student")["differences"], category="all")
+        row = only(compute_metrics(small, [], {}, compare_to="student")["differences"], category="all")
         assert (row["model"], row["against"], row["difference"]) == ("base", "student", -40)
         with pytest.raises(Ego2ExoError) as caught:
-            metrics(small, [], {}, compare_to="nobody")
+            compute_metrics(small, [], {}, compare_to="nobody")
         assert "nobody" in caught.value.given and caught.value.allowed == "base, student"
 
     def test_only_on_items_that_both_were_asked_in_one_mode(self, small):
-        found = metrics(small[:-3], [], {})
+        found = compute_metrics(small[:-3], [], {})
         row = only(found["differences"], category="all")
         assert (row["n"], row["difference"]) == (2, 50)
         assert len(found["notes"]) == 1 and "all 5 items: student 2" in found["notes"][0]
-        assert found["notes"][0] in table(found)
+        assert found["notes"][0] in table_text(found)
 
         other = [replace(one, mode=LIKELIHOOD) if one.model == "student" else one for one in small]
-        assert metrics(other, [], {})["differences"] == []
+        assert compute_metrics(other, [], {})["differences"] == []
 
 
 def test_positions(small):
-    rows = metrics(small, [], {})["positions"]
+    rows = compute_metrics(small, [], {})["positions"]
     base = [row for row in rows if row["model"] == "base"]
     assert [(row["key"], row["picked"], row["right"]) for row in base] == [
         ("A", 3, 2), ("B", 0, 1), ("C", 0, 1), ("D", 0, 1), ("E", 0, 0),
     ]  # fmt: skip
     assert base[0]["picked_share"] == 100 and base[0]["right_share"] == 40
-    assert "100.0 (40.0)" in table(metrics(small, [], {}))
+    assert "100.0 (40.0)" in table_text(compute_metrics(small, [], {}))
 
 
 class TestDescriptions:
@@ -140,7 +140,7 @@ class TestDescriptions:
             described(2, marks=None, state=FAILED, error="no video"), described(3, marks=None),
         ]  # fmt: skip
         rows[3] = replace(rows[3], state="unjudged", error="no judge")
-        found = metrics([], rows, {})
+        found = compute_metrics([], rows, {})
         row = only(found["descriptions"], aspect="correctness", category="all")
         assert (row["n"], row["judged"], row["missing"], row["failed"]) == (4, 2, 1, 1)
         assert row["mean"] == pytest.approx(20 * (5 + 3 + 0) / 3)  # a failure is 0, what is missing is not
@@ -156,27 +156,27 @@ class TestDescriptions:
         rows = [described(number, model, (mark + (model == "b"), 2, 2, 2, 2))
                 for number, mark in enumerate((0, 2, 4, 1)) for model in "ab"]  # fmt: skip
         rows.append(described(9, "b", (0, 0, 0, 0, 0)))
-        found = metrics([], rows, {})["descriptions"]
+        found = compute_metrics([], rows, {})["descriptions"]
         row = only(found, model="b", aspect="correctness", category="all")
         assert (row["against"], row["difference"], row["pairs"], row["n"]) == ("a", 20, 4, 5)
         assert row["difference_interval"] is None  # all alike
         assert only(found, model="a", aspect="detail", category="all")["against"] is None
 
     def test_adds_up(self):
-        found = metrics([], made_up_rows(count=17), {})
+        found = compute_metrics([], made_up_rows(count=17), {})
         assert {row["aspect"] for row in found["descriptions"]} == {
             "correctness", "detail", "context", "temporal", "consistency", "mean of aspects",
         }  # fmt: skip
         for row in found["descriptions"]:
             assert row["judged"] + row["missing"] + row["failed"] == row["n"] == 17
         assert json.loads(json.dumps(found, allow_nan=False)) == found
-        assert "missing" in table(found) and "mean of aspects" in table(found)
+        assert "missing" in table_text(found) and "mean of aspects" in table_text(found)
 
     def test_an_aspect_that_no_row_has_is_not_missing_and_without_a_judge_nothing_is_zero(self):
-        found = metrics([], [replace(described(n), marks={"detail": 2, "context": n}) for n in range(3)], {})
+        found = compute_metrics([], [replace(described(n), marks={"detail": 2, "context": n}) for n in range(3)], {})
         assert {row["aspect"] for row in found["descriptions"]} == {"detail", "context", "mean of aspects"}
         assert {row["missing"] for row in found["descriptions"]} == {0}
-        found = metrics([], [replace(described(n, marks=None), state="unjudged") for n in range(3)], {})
+        found = compute_metrics([], [replace(described(n, marks=None), state="unjudged") for n in range(3)], {})
         assert {(row["mean"], row["missing"]) for row in found["descriptions"]} == {(None, 3)}
 
 
@@ -204,20 +204,20 @@ OUTCOME, ROW = outcome(item(0)), described(0)
 )
 def test_what_contradicts_itself_is_refused(outcomes, rows, token):
     with pytest.raises(Ego2ExoError) as caught:
-        metrics(outcomes, rows, {})
+        compute_metrics(outcomes, rows, {})
     assert token in caught.value.given
 
 
 def test_nothing_at_all():
-    found = metrics([], [], {}, compare_to="base")
+    found = compute_metrics([], [], {}, compare_to="base")
     assert found["accuracy"] == found["descriptions"] == [] and found["benchmark"] == ""
-    assert "nothing" in table(found)
+    assert "nothing" in table_text(found)
 
 
 def test_the_table_shows_the_metrics(tmp_path):
-    found = metrics(made_up(count=60), [], {**PROVENANCE, "folder": tmp_path})
+    found = compute_metrics(made_up(count=60), [], {**PROVENANCE, "folder": tmp_path})
     assert found["provenance"] == {**PROVENANCE, "folder": str(tmp_path)}
-    text = table(found)
+    text = table_text(found)
     for row in found["accuracy"]:
         low, high = row["interval"]
         assert f"{row['accuracy']:.1f}  [{low:.1f}, {high:.1f}]" in text

@@ -12,7 +12,7 @@ import pytest
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.evaluation.items import FAILED, GENERATE, LIKELIHOOD, MODES, UNPARSED
 from llava_ego2exo.evaluation.report import cards
-from llava_ego2exo.evaluation.report.report import write_report
+from llava_ego2exo.evaluation.report.report import write_evaluation_report
 
 from ..videos import COLOURS, render_clip
 from .made_up_outcomes import PROVENANCE, described, item, made_up, made_up_rows, outcome
@@ -67,7 +67,7 @@ def outcomes(videos):
 
 @pytest.fixture(scope="module")
 def written(outcomes, tmp_path_factory):
-    return write_report(tmp_path_factory.mktemp("report"), outcomes, [], PROVENANCE)
+    return write_evaluation_report(tmp_path_factory.mktemp("report"), outcomes, [], PROVENANCE)
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +87,18 @@ def test_the_same_numbers_in_every_file_and_the_same_bytes_again(written, page, 
     for row in found["differences"]:
         shown = f"{row['difference']:+.1f}".replace("-", "−") if abs(row["difference"]) >= 0.05 else "0.0"
         assert f"| {shown} |" in text and f" {shown} [" in page.text
-    again = write_report(tmp_path, outcomes, [], PROVENANCE)
+    again = write_evaluation_report(tmp_path, outcomes, [], PROVENANCE)
     assert all((again.parent / file.name).read_bytes() == file.read_bytes() for file in written.parent.iterdir())
 
 
 def test_a_page_that_cannot_be_drawn_leaves_the_numbers_and_what_cannot_be_counted_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(Ego2ExoError) as caught:
-        write_report(tmp_path, made_up(count=6), [], {})
+        write_evaluation_report(tmp_path, made_up(count=6), [], {})
     assert "matplotlib" in caught.value.given
     assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.json", "report.md"]
     with pytest.raises(Ego2ExoError):
-        write_report(tmp_path / "out", [outcome(item(0))] * 2, [], {})
+        write_evaluation_report(tmp_path / "out", [outcome(item(0))] * 2, [], {})
     assert not (tmp_path / "out").exists()
 
 
@@ -143,7 +143,7 @@ def test_replies_as_given_and_as_read(tmp_path):
         outcome(one, "empty", state=UNPARSED, flags=("empty",)),
         outcome(one, "base", picked="B", mode=LIKELIHOOD, scores=scores),
     ]
-    text = Page(write_report(tmp_path, outcomes, [], {})).text
+    text = Page(write_evaluation_report(tmp_path, outcomes, [], {})).text
     assert "(B) as I see it" in text and f"B: {one.choices['B']}" in text and "read by the judge" in text
     assert "(99,400 more characters)" in text and "length limit" in text and "empty reply" in text
     assert "B −0.25, A −2.00, C −3.50, D −9.00" in re.sub(r"\s+(?=,)", "", text)
@@ -151,10 +151,10 @@ def test_replies_as_given_and_as_read(tmp_path):
 
 
 def test_failures_by_cause(tmp_path):
-    page = Page(write_report(tmp_path, made_up(count=60), [], {}))
+    page = Page(write_evaluation_report(tmp_path, made_up(count=60), [], {}))
     assert "18 without a reply, from 1 cause" in page.text and "moov atom not found" in page.text
     failed = [outcome(item(number), state=FAILED, error=f"cause {number}", picked=None) for number in range(120)]
-    text = Page(write_report(tmp_path, failed, [], {})).text
+    text = Page(write_evaluation_report(tmp_path, failed, [], {})).text
     assert "120 causes" in text and "cause 49 " in text and "cause 50 " not in text
     assert "cause 49 " in (tmp_path / "report.md").read_text()
 
@@ -167,7 +167,7 @@ def test_frames_are_of_the_part_and_decoded_once(videos, tmp_path, monkeypatch):
     assert part.frames[0] == (whole.frames[1][0], 0.0)
     read, kept = [], cards.read_video
     monkeypatch.setattr(cards, "read_video", lambda *given: read.append(given[0]) or kept(*given))
-    write_report(tmp_path, made_up(videos, count=60), [], {})
+    write_evaluation_report(tmp_path, made_up(videos, count=60), [], {})
     assert sorted(read) == sorted(str(path) for path in videos)
 
 
@@ -175,7 +175,7 @@ def test_a_clip_that_cannot_be_shown_says_so(videos, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     outcomes = [outcome(item(number, path=path)) for number, path in enumerate((str(tmp_path / "bad.mp4"), ""))]
     outcomes.append(outcome(item(2, path=str(videos[0]), start_s=4.0, end_s=90.0)))
-    page = Page(write_report(tmp_path / "out", outcomes, [], {}))
+    page = Page(write_evaluation_report(tmp_path / "out", outcomes, [], {}))
     assert len(page.cards) == 3 and not page.frames
     assert "bad.mp4 does not decode" in page.text and "the video was not found" in page.text
     assert "lasts 6.00 s, but the segment is 4 s to 90 s" in page.text
@@ -186,10 +186,10 @@ def test_the_page_stays_small(videos, tmp_path, monkeypatch):
         replace(one, reply="word " * 20_000 if one.mode == GENERATE else "")
         for one in made_up(count=200, models=("base", "student"), modes=MODES)
     ]
-    page = write_report(tmp_path, long, [], {}, samples=1000)
+    page = write_evaluation_report(tmp_path, long, [], {}, samples=1000)
     assert page.stat().st_size < 5_000_000 and len(Page(page).cards) <= cards.MAX_CARDS
     monkeypatch.setattr(cards, "BUDGET", 200_000)
-    page = Page(write_report(tmp_path, made_up(videos, count=200), [], {}))
+    page = Page(write_evaluation_report(tmp_path, made_up(videos, count=200), [], {}))
     assert len(page.html) < 400_000 and 2 < len(page.cards) < 30
 
 
@@ -203,8 +203,8 @@ def test_what_data_and_models_say_stays_text(tmp_path, videos):
         outcome(two, EVIL, state=FAILED, error=EVIL),
         outcome(one, "b", EVIL, mode=LIKELIHOOD, scores={EVIL: -1.0, "A": -2.0}),
     ]
-    path = write_report(tmp_path, given, [], {"models": [{"name": EVIL, EVIL: EVIL}, {"name": "b"}], EVIL: EVIL})
-    page = Page(path)
+    provenance = {"models": [{"name": EVIL, EVIL: EVIL}, {"name": "b"}], EVIL: EVIL}
+    page = Page(write_evaluation_report(tmp_path, given, [], provenance))
     assert page.html.count("<script") == page.html.count("</script>") == 1 and "alert" not in "".join(page.scripts)
     assert page.text.count("alert('x')") > 20 and "half a pair ? \N{REPLACEMENT CHARACTER}" in page.text
     text = (tmp_path / "report.md").read_text()
@@ -215,19 +215,19 @@ def test_what_data_and_models_say_stays_text(tmp_path, videos):
 
 
 def test_other_runs(tmp_path, videos):
-    page = Page(write_report(tmp_path, [], [], {}))
+    page = Page(write_evaluation_report(tmp_path, [], [], {}))
     assert "Nothing was asked." in page.text and not page.cards and not page.all("script", "svg", "table")
-    page = Page(write_report(tmp_path, made_up(videos, count=30, models=("base",)), [], {}))
+    page = Page(write_evaluation_report(tmp_path, made_up(videos, count=30, models=("base",)), [], {}))
     assert "differs" not in page.text and "difference" not in (tmp_path / "report.md").read_text()
     outcomes = made_up(videos, count=24, models=("base", "student"), modes=MODES)
     ego = [replace(one, item=replace(one.item, view="ego", id=f"ego:{one.item.row}")) for one in outcomes]
-    page = Page(write_report(tmp_path, outcomes + ego, [], {}, samples=2, compare_to="student"))
+    page = Page(write_evaluation_report(tmp_path, outcomes + ego, [], {}, samples=2, compare_to="student"))
     assert len(page.all("svg")) == 4 and "mode likelihood, ego view" in page.text
     assert "points against student" in page.text and {f"{asker}:right" for asker in range(4)} <= page.words
 
 
 def test_descriptions(tmp_path, videos):
-    page = Page(write_report(tmp_path, [], made_up_rows(videos), {}))
+    page = Page(write_evaluation_report(tmp_path, [], made_up_rows(videos), {}))
     assert [attrs["href"] for attrs in page.all("a")] == ["#descriptions", "#failures", "#items"]
     assert "A person opens the fridge, takes a bottle" in page.text and "She opens the fridge." in page.text
     assert re.search(r"correctness [1-4] detail [1-4] context [1-4] temporal missing", page.text)
@@ -239,7 +239,7 @@ def test_descriptions(tmp_path, videos):
         for n in range(20)
     )
     row = replace(first, items=parts, replies=tuple(f"part {n} of it" for n in range(20)), summary="All in short.")
-    page = Page(write_report(tmp_path, [], [row], {}))
+    page = Page(write_evaluation_report(tmp_path, [], [row], {}))
     assert "All in short." in page.text and "and 12 more replies" in page.text and len(page.frames) == 6
     assert "part 7 of it" in page.text and "part 8 of it" not in page.text and "0.0 s to 5.0 s" in page.text
 

@@ -20,7 +20,7 @@ from ...common.processes import run_all
 from ...common.record_store import content_key
 from ...errors import Ego2ExoError
 from ..store import ORIGIN
-from .prompts import CHECK, PROMPT_VERSION, Messages, encodable, messages_of, parse_answer
+from .prompts import CHECK, PROMPT_VERSION, Messages, encodable, messages_of, parse_judgment
 from .settings import NO_KEY, JudgeSettings, shown_url
 
 CACHE_FILE = "judge_cache.jsonl"
@@ -54,7 +54,7 @@ class JudgeRequest:
 
     def parse(self, answer: str) -> Any:
         """The value of an answer; raises ValueError where it is not valid."""
-        return parse_answer(self.kind, answer, self.options)
+        return parse_judgment(self.kind, answer, self.options)
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def shortened(text: str, limit: int) -> str:
     return text[: limit - limit // 2] + gap + text[len(text) - limit // 2 :]
 
 
-def parse_answer(kind: str, answer: str, options: Collection[str] = ()) -> float | str | None:
+def parse_judgment(kind: str, answer: str, options: Collection[str] = ()) -> float | str | None:
     """The value in a judge's answer: the score, the summary, or the key of the option (None: no option).
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 from ...common.files import write_atomic
 from ...pages.templating import templates
 from ..items import Described, Outcome
-from ..stats.metrics import metrics
+from ..stats.metrics import compute_metrics
 from .cards import asked_columns, sampled_cards
 from .failures import SHOWN, Failure, failure_counts, failures
 from .markdown import markdown
@@ -21,7 +21,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SAMPLES = 8
 
 
-def write_report(
+def write_evaluation_report(
     out: str | Path,
     outcomes: Sequence[Outcome],
     described: Sequence[Described],
@@ -35,7 +35,7 @@ def write_report(
         out: the folder, made where it is not there.
         outcomes: of multiple-choice items, of one benchmark.
         described: rows of a description benchmark.
-        provenance: all that the numbers depend on, see `metrics.metrics`.
+        provenance: all that the numbers depend on, see `compute_metrics`.
         compare_to: the model that differences are taken against; None: the first.
         samples: most questions shown of each model, mode, view and result; fewer where the page would grow too large.
 
@@ -46,14 +46,14 @@ def write_report(
         Ego2ExoError: outcomes contradict each other, matplotlib is not installed, or a file cannot be written.
     """
     folder = Path(out)
-    found = metrics(outcomes, described, provenance, compare_to)
+    found = compute_metrics(outcomes, described, provenance, compare_to)
     failed = failures(outcomes, described)
     write_atomic(folder / "metrics.json", json.dumps(found, indent=1) + "\n")
     write_atomic(folder / "report.md", readable(markdown(found, failed)))
-    return write_atomic(folder / "report.html", report_html(found, failed, outcomes, described, samples))
+    return write_atomic(folder / "report.html", evaluation_page(found, failed, outcomes, described, samples))
 
 
-def report_html(
+def evaluation_page(
     found: Mapping[str, Any],
     failed: Sequence[Failure],
     outcomes: Sequence[Outcome],
@@ -63,11 +63,11 @@ def report_html(
     """The page as text.
 
     Args:
-        found: what `metrics.metrics` gave for these outcomes.
+        found: what `compute_metrics` gave for these outcomes.
         failed: what `failures.failures` gave.
         outcomes: of multiple-choice items.
         described: rows of descriptions.
-        samples: as for `write_report`.
+        samples: as for `write_evaluation_report`.
     """
     from ...pages.drawing import require_matplotlib
 

@@ -41,7 +41,7 @@ class Table:
     left: int = 1
 
 
-def table(metrics: Mapping[str, Any]) -> str:
+def table_text(metrics: Mapping[str, Any]) -> str:
     """All tables as plain text, and the notes."""
     parts = [f"{one.caption}\n\n{aligned_table(one.head, one.rows, one.left)}" for one in tables(metrics)]
     parts += [f"note: {note}" for note in metrics["notes"]]

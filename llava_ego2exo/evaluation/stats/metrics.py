@@ -16,7 +16,7 @@ FORMAT = 1
 Group = tuple[str, str, str]
 
 
-def metrics(
+def compute_metrics(
     outcomes: Sequence[Outcome],
     described: Sequence[Described],
     provenance: Mapping[str, Any],

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainerCallback
 
 from ..common.processes import Ranks
 from ..config import DistillConfig
-from ..errors import Ego2ExoError
 from ..registry import TRAINERS
 from ..video.cache import cache_stats, format_stats
 from .checkpoint.classes import torch_dtype
 from .model.answer_pass import llava_model
-from .model.projector import CHILD
 from .resume.state import ResumeMixin
 from .settings.context import RUN
 from .training.answer_tokens import AnswerContent
@@ -33,6 +29,7 @@ from .training.losses import (
     scaled_to_reference,
 )
 from .training.monitor import TrainingMonitor
+from .training.optimizer import check_groups, split_ego_groups, trainable_table
 from .training.plots import plot_losses
 from .training.teachers import build_teacher
 from .training.unreadable_samples import SkipUnreadableMixin
@@ -58,7 +55,7 @@ def cast_tower(args: Any, model: Any) -> None:
 def wrap_trainer(original: type) -> type:
     """LLaVA's `LLaVATrainer` name in its train module; calling it builds the registered trainer where one is meant.
 
-    It stays a class, so that code which subclasses or checks against that name goes on working.
+    It stays a class, so that code which subclasses or checks against that name keeps working.
     """
 
     class Lookup(type(original)):  # type: ignore[misc]
@@ -72,17 +69,6 @@ def wrap_trainer(original: type) -> type:
 
     found = Lookup(original.__name__, (original,), {"__wrapped__": original, "__module__": original.__module__})
     return found
-
-
-def group_name(parameter: str) -> str:
-    """The part of the model a parameter belongs to, by its name."""
-    for key, name in (("lora_", "lora"), (f"mm_projector.{CHILD}", CHILD), ("mm_projector", "mm_projector")):
-        if key in parameter:
-            return name
-    for name in ("vision_resampler", "vision_tower"):
-        if name in parameter:
-            return name
-    return "language_model"
 
 
 class StartCallback(TrainerCallback):
@@ -253,54 +239,3 @@ def build_trainer(llava_trainer: type) -> type:
 
 
 TRAINERS.add("ego2exo", build_trainer)
-
-
-def split_ego_groups(model: nn.Module, optimizer: Any, rate: float | None) -> None:
-    """Give the ego tokens' parameters groups of their own, at `--ego2exo_lr` where it is set.
-
-    Groups that LLaVA leaves empty go: DeepSpeed drops them too, and the scheduler would then count one rate too many.
-    """
-    ego = {id(p) for n, p in model.named_parameters() if group_name(n) == CHILD}
-    groups = []
-    for group in optimizer.param_groups:
-        ours = [p for p in group["params"] if id(p) in ego]
-        group["params"] = [p for p in group["params"] if id(p) not in ego]
-        groups += [group] if group["params"] else []
-        if ours:
-            groups.append({**group, "params": ours, **({} if rate is None else {"lr": rate})})
-    optimizer.param_groups[:] = groups
-
-
-def check_groups(model: nn.Module, optimizer: Any, lora: bool) -> None:
-    """Every trainable parameter is in exactly one group, frozen ones in none.
-
-    Raises:
-        Ego2ExoError: naming the parameters; also where LoRA is on and weights of the language model itself train.
-    """
-    counts = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
-    wrong = [n for n, p in model.named_parameters() if counts[id(p)] != int(p.requires_grad)]
-    if wrong:
-        raise Ego2ExoError(f"not in exactly one optimizer group: {', '.join(wrong[:5])}", "", "report this as a bug")
-    base = [n for n, p in model.named_parameters() if p.requires_grad and group_name(n) == "language_model"]
-    if lora and base:
-        raise Ego2ExoError(
-            f"--lora_enable True, and {len(base)} weights of the language model itself would train: {base[0]}, ...",
-            "LoRA weights alone",
-            "leave --unfreeze_language_model and modules_to_save out",
-        )
-
-
-def trainable_table(model: nn.Module, optimizer: Any) -> list[str]:
-    """Trainable parameters per part of the model and optimizer group."""
-    names = {id(p): n for n, p in model.named_parameters()}
-    rows: dict[tuple[str, float, float], list[int]] = {}
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            key = (group_name(names[id(p)]), group["lr"], group.get("weight_decay", 0.0))
-            row = rows.setdefault(key, [0, 0])
-            row[0] += 1
-            row[1] += getattr(p, "ds_numel", p.numel())
-    lines = [f"{'trainable':<18}{'tensors':>8}{'parameters':>14}{'lr':>10}{'decay':>8}"]
-    for (name, rate, decay), (tensors, size) in sorted(rows.items()):
-        lines.append(f"{name:<18}{tensors:>8}{size:>14,}{rate:>10.2g}{decay:>8.2g}")
-    return lines

@@ -208,7 +208,7 @@ class QuantizedLinear(nn.Module):
         with torch.autocast("cpu", enabled=False):
             out = _Dequantized.apply(x.to(torch.bfloat16), self)
         out = out if self.bias is None else out + self.bias
-        # bitsandbytes returns the type it was given: float32 behind a float32 norm. peft clones that before adding.
+        # bitsandbytes returns the type it was given: float32 after a float32 norm. peft clones that before adding.
         return out.to(x.dtype).clone()
 
 

@@ -1,4 +1,4 @@
-"""One forward pass of a LLaVA model whose head is asked only where answers stand.
+"""One forward pass of a LLaVA model whose head runs at answer positions only.
 
 LLaVA expands each placeholder inside `forward`, so that only there is it known which positions predict answer tokens.
 For the time of a pass the model's input preparation records the expanded labels, and the head is exchanged for a
@@ -92,7 +92,7 @@ class Answers:
     cut: list[bool]
 
     def row(self, index: int) -> Tensor:
-        """(n,), where in `tokens` a row's tokens stand."""
+        """(n,), indices of a row's tokens in `tokens`."""
         return (self.rows == index).nonzero()[:, 0]
 
 
@@ -109,7 +109,7 @@ class AnswerPass:
 
     Args:
         expanded: filled before the head's turn comes.
-        function: (answers, hidden (N, D)) -> what stands for the logits.
+        function: (answers, hidden (N, D)) -> what takes the place of the logits.
     """
 
     expanded: ExpandedLabels

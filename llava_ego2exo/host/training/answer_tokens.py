@@ -1,4 +1,4 @@
-"""The tokens of answers: told apart from the conversation template around them, and paired with the teacher's."""
+"""Answer tokens: separated from the conversation template around them, and paired with the teacher's."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..model.answer_pass import Answers
 
 
 class AnswerContent:
-    """Tells the tokens of answers from those of the template around them.
+    """Separates the tokens of answers from those of the template, which LLaVA-NeXT supervises too.
 
-    Special tokens, tokens without any visible letter, and the role's name behind a special token are the template's.
+    Special tokens, tokens without any visible letter, and the role's name after a special token belong to the template.
 
     Args:
         tokenizer: the student's.
@@ -46,7 +46,7 @@ class AnswerContent:
         return self._empty[token]
 
     def _roles(self, labels: Tensor, special: Tensor) -> Tensor:
-        """Where the role's name stands directly behind a special token."""
+        """Where the role's name directly follows a special token."""
         found, length, span = torch.zeros_like(special), labels.shape[1], len(self.role)
         if not span or length <= span:
             return found
@@ -65,7 +65,7 @@ def _among(labels: Tensor, ids: Any) -> Tensor:
 def align_answers(student: Answers, teacher: Answers, rows: list[int]) -> tuple[Tensor, Tensor, int]:
     """Pair the supervised tokens of two batches, row by row and in order.
 
-    A row that was cut at the model's length keeps its head, so the common head of both rows is used.
+    A row that was cut at the model's length keeps its beginning, so the common beginning of both rows is used.
 
     Args:
         student: the student's.
@@ -73,19 +73,19 @@ def align_answers(student: Answers, teacher: Answers, rows: list[int]) -> tuple[
         rows: the student's row of each of the teacher's.
 
     Returns:
-        Where in the student's tokens the pairs stand (M,), where in the teacher's (M,), and how many tokens of the
-        student's in these rows have no partner.
+        Indices of the pairs in the student's tokens (M,), in the teacher's (M,), and how many of the student's tokens
+        in these rows have no partner.
 
     Raises:
         Ego2ExoError: the tokens themselves differ.
     """
-    ours, theirs, unmatched = [student.tokens[:0]], [teacher.tokens[:0]], 0
+    student_at, teacher_at, unmatched = [student.tokens[:0]], [teacher.tokens[:0]], 0
     for index, row in enumerate(rows):
         mine, other = student.row(row), teacher.row(index)
         count = min(len(mine), len(other))
         unmatched += len(mine) - count
-        ours.append(mine[:count])
-        theirs.append(other[:count])
+        student_at.append(mine[:count])
+        teacher_at.append(other[:count])
         found, expected = student.tokens[mine[:count]], teacher.tokens[other[:count]].to(student.tokens.device)
         if not torch.equal(found, expected):
             first = int((found != expected).nonzero()[0])
@@ -95,4 +95,4 @@ def align_answers(student: Answers, teacher: Answers, rows: list[int]) -> tuple[
                 "the same answer tokens for both",
                 "use one tokenizer and one conversation template; prompts that differ must not be supervised",
             )
-    return torch.cat(ours), torch.cat(theirs), unmatched
+    return torch.cat(student_at), torch.cat(teacher_at), unmatched

@@ -37,10 +37,10 @@ class LossStats:
         kl_tokens: of these, the ones with a KL.
         unmatched: the ones that should have a KL and have none, because a row was cut or tokens were not found.
         samples: rows.
-        positions: of the expanded rows, padding left out.
+        positions: of the expanded rows, without padding.
         masked: rows without any token of an answer's own text: they train nothing.
         cut: rows that are as long as a row can be, so that their end is missing.
-        unreadable: rows that stand for samples that cannot be read; they are in no other number.
+        unreadable: rows in place of samples that cannot be read; they are in no other number.
     """
 
     ce: float = 0.0
@@ -60,7 +60,7 @@ class LossStats:
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     def mark_unreadable(self, rows: int) -> None:
-        """Of the last batch that was added so many rows stand for samples that cannot be read."""
+        """Move rows of the last batch that was added from `masked` to `unreadable`."""
         self.samples -= rows
         self.masked -= rows
         self.unreadable += rows

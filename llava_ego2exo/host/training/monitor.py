@@ -90,19 +90,14 @@ class TrainingMonitor(TrainerCallback):
     def _not_finite(self, stats: LossStats, step: int) -> Ego2ExoError:
         model, args = self.trainer.model, self.trainer.args
         broken = [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(torch.isfinite(p).all())]
-        if broken:
-            cause = f"{len(broken)} weights are not finite: {shorten_list(broken)}"
-            remedy = "lower the learning rates or add --warmup_ratio" if step > 1 else "take an intact base checkpoint"
-        elif isfinite(stats.ce):
-            cause, remedy = "only the KL is not finite", "run the teacher in --bf16, or store its logits again"
-        else:
-            cause, remedy = "all weights are finite", "use --bf16 in place of --fp16, or lower the learning rates"
+        cause = f"{len(broken)} weights are not finite: {shorten_list(broken)}" if broken else "all weights are finite"
         before = "" if self.last is None else f", after {self.last:.4g} in the step before"
         return Ego2ExoError(
             f"the loss of step {step} is not finite{before} (cross-entropy {stats.ce:.4g}, KL {stats.kl:.4g}, "
             f"{stats.tokens:.0f} answer tokens); {cause}",
             "a finite loss",
-            f"{remedy} (--learning_rate {args.learning_rate})",
+            f"lower --learning_rate {args.learning_rate} or add --warmup_ratio, use --bf16 in place of --fp16, and check "
+            "the base checkpoint",
         )
 
 

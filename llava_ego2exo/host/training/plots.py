@@ -9,7 +9,7 @@ from typing import Any
 
 from ...common.files import write_atomic
 
-# What is drawn, in order, with its title; what a run has not logged is left out.
+# Curves in order, with their titles; those that a run has not logged are omitted.
 CURVES = {
     "loss": "what is minimised, at each step",
     "loss_ce": "cross-entropy (nats a token)",

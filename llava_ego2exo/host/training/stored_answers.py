@@ -1,4 +1,4 @@
-"""Teacher answers on disk with the top-k logits of their tokens, and where those tokens stand in the student's.
+"""Teacher answers on disk, with the top-k logits of their tokens, and how they are found in the student's rows.
 
 `teach --top-k` writes one file an answer: `top_k/<first 2 of key>/<key>.npz`.
 """
@@ -25,7 +25,7 @@ def file_of(folder: str | Path, key: str) -> Path:
 
 
 def is_key(key: Any) -> bool:
-    """Whether this is an answer's key, and no path in disguise."""
+    """Whether this is an answer's key, which becomes part of a path."""
     return isinstance(key, str) and re.fullmatch(r"[0-9a-f]{32}", key) is not None
 
 
@@ -44,7 +44,7 @@ def read_logits(folder: str | Path, key: str) -> dict[str, Any]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ARRAYS}
-    except Exception as error:  # changed bytes make zip, zlib and numpy throw whatever they like, MemoryError too
+    except Exception as error:  # on a damaged file zip, zlib and numpy raise many kinds, MemoryError too
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Ego2ExoError(f"{file} is damaged: {reason}", "", f"delete it, and {remedy}") from error
     tokens, ids, logits = (arrays[name] for name in ARRAYS)
@@ -62,11 +62,10 @@ def align_turns(
 ) -> tuple[Tensor, list[tuple[Turn, slice]], int]:
     """Find stored answers inside the supervised tokens.
 
-    LLaVA supervises an answer together with tokens of the conversation template around it. A stored answer is looked
-    for as one unbroken run of its row's supervised tokens, behind the turn before it; at the end of a row that was cut,
-    its head is enough. Of an answer that differs in the blanks at its beginning alone, all but the first tokens are
-    found. One whose text makes other tokens than the teacher wrote (the same letters can be cut in other ways) is not
-    found, and has no KL.
+    LLaVA supervises an answer together with tokens of the conversation template around it. A stored answer is searched
+    as one contiguous run of its row's supervised tokens, after the turn before it; at the end of a row that was cut,
+    its beginning is enough. Of an answer that differs in leading blanks alone, all but the first tokens are found. One
+    that is tokenized differently than the teacher wrote it is not found, and has no KL.
 
     Args:
         student: the student's answer tokens.
@@ -74,10 +73,10 @@ def align_turns(
         turns: for each its turns in order, with `tokens` (T,) and perhaps what :func:`beginnings` gives.
 
     Returns:
-        Where in the student's tokens the found ones stand (M,), the turns with which tokens of each, in the same order,
-        and how many tokens of stored answers were not found.
+        Indices of the found ones in the student's tokens (M,), the turns with the slice of each, in the same order, and
+        how many tokens of stored answers were not found.
     """
-    ours, parts, unmatched = [student.tokens[:0]], [], 0
+    found, parts, unmatched = [student.tokens[:0]], [], 0
     for row, stored in zip(rows, turns, strict=True):
         mine = student.row(row)
         text = TurnRow(student.tokens[mine].tolist(), student.places[mine].tolist(), student.cut[row])
@@ -88,21 +87,21 @@ def align_turns(
             unmatched += len(turn["tokens"]) - count
             if count:
                 cursor = start + count
-                ours.append(mine[start:cursor])
+                found.append(mine[start:cursor])
                 parts.append((turn, part))
-    return torch.cat(ours), parts, unmatched
+    return torch.cat(found), parts, unmatched
 
 
 def beginnings(tokens: list[int], tokenizer: Any) -> list[tuple[int, list[int]]]:
-    """How a stored answer may begin once blanks before its first letter are gone, as they are in a training file.
+    """How a stored answer may begin without the blanks before its first letter, as in a training file.
 
     Args:
         tokens: the answer's.
         tokenizer: the student's.
 
     Returns:
-        How many of the tokens are written otherwise, and the tokens in their place; those that keep most first, none
-        where the answer begins without a blank.
+        How many tokens are replaced, and the tokens in their place; those that keep most first, none if the answer
+        begins without a blank.
     """
     blank = 0
     while blank < len(tokens) and not tokenizer.decode([tokens[blank]]).strip():
@@ -115,10 +114,10 @@ def beginnings(tokens: list[int], tokenizer: Any) -> list[tuple[int, list[int]]]
 
 
 def find_turn(row: TurnRow, turn: Turn, cursor: int) -> tuple[int, slice]:
-    """Where a stored answer stands at or behind `cursor`, and which of its tokens; an empty slice where it does not."""
+    """Where a stored answer starts from `cursor` on, and which of its tokens; an empty slice if it is not found."""
     wanted = turn["tokens"].tolist()
     for skip, head in [(0, []), *turn.get("beginnings", [])]:
-        # Behind a blank, an end token alone would be found after any turn.
+        # Without its first token, an end token alone would be found after any turn.
         if skip and len(head) + len(wanted) - skip < 2:
             continue
         start, count = row.find([*head, *wanted[skip:]], cursor)
@@ -133,7 +132,7 @@ class TurnRow:
 
     Args:
         tokens: in order.
-        places: where each stands in the row.
+        places: positions in the row.
         cut: whether the row's end may be missing.
     """
 
@@ -142,17 +141,17 @@ class TurnRow:
     cut: bool
 
     def find(self, wanted: list[int], cursor: int) -> tuple[int, int]:
-        """Where `wanted` stands at or behind `cursor`, and how much of it; (cursor, 0) where it does not."""
+        """Where `wanted` starts from `cursor` on, and how much of it is there; (cursor, 0) if it is not found."""
         for start in range(cursor, len(self.tokens) - len(wanted) + 1):
-            if self._stands(wanted, start):
+            if self._matches(wanted, start):
                 return start, len(wanted)
         for start in range(max(cursor, len(self.tokens) - len(wanted) + 1), len(self.tokens) if self.cut else 0):
             count = len(self.tokens) - start
-            if self._stands(wanted[:count], start):
+            if self._matches(wanted[:count], start):
                 return start, count
         return cursor, 0
 
-    def _stands(self, wanted: list[int], start: int) -> bool:
+    def _matches(self, wanted: list[int], start: int) -> bool:
         end = start + len(wanted)
         unbroken = bool(wanted) and self.places[end - 1] - self.places[start] == len(wanted) - 1
         return unbroken and self.tokens[start:end] == wanted

@@ -29,8 +29,8 @@ class TeacherTargets(Protocol):
         """Find the targets of the student's answers.
 
         Returns:
-            Where in the answers the tokens with targets stand (M,), the targets, and how many tokens should have
-            targets and have none.
+            Indices of the answers' tokens with targets (M,), the targets, and how many tokens should have targets and
+            have none.
         """
         ...
 
@@ -50,8 +50,8 @@ class StateTargets:
 
     def align(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
         """See :class:`TeacherTargets`."""
-        ours, theirs, unmatched = align_answers(answers, self.answers, self.rows)
-        return ours, FullTeacher(self.head, self.hidden[theirs.to(self.hidden.device)]), unmatched
+        at, theirs, unmatched = align_answers(answers, self.answers, self.rows)
+        return at, FullTeacher(self.head, self.hidden[theirs.to(self.hidden.device)]), unmatched
 
 
 class StoredTargets:
@@ -67,11 +67,11 @@ class StoredTargets:
 
     def align(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
         """See :class:`TeacherTargets`."""
-        ours, parts, unmatched = align_turns(answers, self.rows, self.turns)
+        at, parts, unmatched = align_turns(answers, self.rows, self.turns)
         if not parts:
-            return ours, None, unmatched
+            return at, None, unmatched
         ids, logits = (torch.cat([turn[name][part] for turn, part in parts]) for name in ("ids", "logits"))
-        return ours, TopKTeacher(ids.to(ours.device, torch.int64), logits.to(ours.device)), unmatched
+        return at, TopKTeacher(ids.to(at.device, torch.int64), logits.to(at.device)), unmatched
 
 
 class SelfTeacher:
@@ -150,7 +150,7 @@ class StoredTeacher:
 
 
 def split_rows(batch: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
-    """The student's rows that a teacher's batch stands for, and its model inputs."""
+    """The student's rows of a teacher's batch, and its model inputs."""
     return batch["rows"], {name: value for name, value in batch.items() if name != "rows"}
 
 

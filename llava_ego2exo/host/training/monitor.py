@@ -96,8 +96,7 @@ class TrainingMonitor(TrainerCallback):
             f"the loss of step {step} is not finite{before} (cross-entropy {stats.ce:.4g}, KL {stats.kl:.4g}, "
             f"{stats.tokens:.0f} answer tokens); {cause}",
             "a finite loss",
-            f"lower --learning_rate {args.learning_rate} or add --warmup_ratio, use --bf16 in place of --fp16, and check "
-            "the base checkpoint",
+            f"lower --learning_rate {args.learning_rate}, use --bf16 in place of --fp16, or check the base checkpoint",
         )
 
 

@@ -42,28 +42,19 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..distill.targets.run import Mix, run_targets
+    from ..distill.targets.replay import Mix
+    from ..distill.targets.run import run_targets
     from ..errors import Ego2ExoError
 
     given = [name for name in ("mix_ratio", "mix_video_folder", "mix_image_folder") if getattr(args, name) is not None]
     if given and args.mix is None:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise Ego2ExoError(f"{flags} without --mix", "--mix JSON with it", "say which file to replay")
+        raise Ego2ExoError(f"{flags} without --mix", "--mix JSON with it", "pass the file to replay")
     ratio = MIX_RATIO if args.mix_ratio is None else args.mix_ratio
     mix = Mix(args.mix, ratio, args.mix_video_folder, args.mix_image_folder) if args.mix is not None else None
-    written = run_targets(
-        args.pairs,
-        args.answers,
-        args.out,
-        split=args.split,
-        views=args.views,
-        turns=args.turns,
-        flagged=args.flagged,
-        teacher=args.teacher,
-        seed=args.seed,
-        video_folder=args.video_folder,
-        mix=mix,
-        allow_missing=args.allow_missing,
-    )
-    print(written.text)
+    report = run_targets(
+        args.pairs, args.answers, args.out, split=args.split, views=args.views, turns=args.turns, flagged=args.flagged,
+        teacher=args.teacher, seed=args.seed, video_folder=args.video_folder, mix=mix, allow_missing=args.allow_missing,
+    )  # fmt: skip
+    print(report)
     return 0

@@ -1,4 +1,4 @@
-"""Random draws that hang on a seed and names alone: not on order, machine, Python's `hash` or any draw before."""
+"""Deterministic random draws: each depends on a seed and names alone, not on order, machine or earlier draws."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def draw(choices: Sequence[Value], *names: int | str) -> Value:
     """One of the choices.
 
     Args:
-        choices: at least one; give them in an order of their own, such as sorted.
-        names: the seed and what is drawn for.
+        choices: one or more, in an order that is always the same, such as sorted.
+        names: the seed, and what is drawn for.
     """
     return choices[int(shuffle_key(*names), 16) % len(choices)]
 
 
 def shuffle_key(*names: int | str) -> str:
-    """What to sort by to shuffle: 64 hex digits from the seed and the names."""
+    """A sort key that shuffles: 64 hex digits from the seed and the names."""
     return sha256(json.dumps(names).encode()).hexdigest()

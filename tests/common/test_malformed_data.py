@@ -12,7 +12,7 @@ from llava_ego2exo.config import Ego2ExoConfig
 from llava_ego2exo.distill.pairs.egoexo4d import take_list
 from llava_ego2exo.distill.pairs.file import read_pairs, require_files, write_pairs
 from llava_ego2exo.distill.pairs.manifest import read_manifest
-from llava_ego2exo.distill.targets.samples import draw_replayed
+from llava_ego2exo.distill.targets.replay import Mix, draw_replayed
 from llava_ego2exo.distill.teach.queries import read_queries
 from llava_ego2exo.distill.teach.store import Answer, open_folder, read_answers
 from llava_ego2exo.errors import Ego2ExoError
@@ -52,7 +52,7 @@ def test_links_and_absolute_paths_work(tmp_path):
         require_files(read_pairs(write_pairs(folder / "p.jsonl", pairs)))
         (folder / "t.json").write_text(json.dumps(samples(path)))
         check_data(Settings(data_path=str(folder / "t.json"), video_folder=str(folder)), Ego2ExoConfig())
-        assert draw_replayed(str(folder / "t.json"), 1, 0, str(folder), str(folder))
+        assert draw_replayed(Mix(str(folder / "t.json"), 0.5), 1, 0)
 
 
 MALFORMED = {

@@ -229,15 +229,15 @@ def test_flagged_answers_are_dropped_and_named_or_kept(material, capsys):
     material.of("t1_0001", "spatial").update(flags=["repeats", "cut"])
     assert len(material.run()) == 10
     report = capsys.readouterr().out
-    assert "left out, cut: 2 answer(s): t0_0001 temporal; t1_0001 spatial" in report
-    assert "left out, repeats: 1 answer(s): t1_0001 spatial" in report
+    assert "dropped, cut: 2 answer(s): t0_0001 temporal; t1_0001 spatial" in report
+    assert "dropped, repeats: 1 answer(s): t1_0001 spatial" in report
     turns = {sample["segment"]: sample for sample in material.run("--turns", "all")}
     assert len(turns["t0_0001"]["answer_keys"]) == 2
     material.of("t2_0001", "spatial").update(answer="I see <image> here.")  # never used, flagged or not
     capsys.readouterr()
     assert len(material.run("--flagged", "keep")) == 11
     report = capsys.readouterr().out
-    assert "kept though flagged: cut 2, repeats 1" in report and "left out, placeholder: 1 answer(s)" in report
+    assert "kept though flagged: cut 2, repeats 1" in report and "dropped, placeholder: 1 answer(s)" in report
 
 
 def test_no_answer_left(material, capsys):

@@ -17,7 +17,6 @@ from ...common.record_store import RecordStore, content_key
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..pairs.file import Pair
-from .top_k import top_k_path
 
 MANIFEST, FAILURES = "manifest.json", "failures.json"
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -128,6 +127,8 @@ def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
 
 def completed_keys(folder: Path, found: Sequence[Answer], top_k: int) -> set[str]:
     """Keys whose answer is there, with its logits where these are wanted."""
+    from .top_k import top_k_path  # brings torch, which `pairs check` and `targets` do without
+
     return {a.key for a in found if not top_k or top_k_path(folder, a.key).is_file()}
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -24,42 +23,12 @@ from llava_ego2exo.demo.results import (
     table,
 )
 
+from ..pages import Page
 from .made_up import CHANCE, MEANS, made_up
 
-VOID = {"meta", "img", "br", "wbr", "link", "hr", "input"}
 FEW = {"variants": ("base", "distill+tokens"), "examples": 1, "attention": 0}  # quicker to draw
 EVIL = "<script>alert('x')</script> & \"quoted\" $x_1$"
 NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and text; refuses tags that do not close in order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.texts = [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-        self.text = re.sub(r"\s+", " ", " ".join(self.texts))
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open[-1] == tag, f"</{tag}> inside {self.open}"
-        self.open.pop()
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-    def all(self, *names):
-        return [attrs for tag, attrs in self.tags if tag in names]
 
 
 @pytest.fixture(scope="module")

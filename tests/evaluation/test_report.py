@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
@@ -14,42 +13,21 @@ from llava_ego2exo.evaluation.items import FAILED, GENERATE, LIKELIHOOD, MODES, 
 from llava_ego2exo.evaluation.report import cards
 from llava_ego2exo.evaluation.report.report import write_evaluation_report
 
+from ..pages import Page
 from ..videos import COLOURS, render_clip
 from .made_up_outcomes import PROVENANCE, described, item, made_up, made_up_rows, outcome
 
-VOID = {"meta", "img", "br", "wbr", "link", "hr", "input"}
 EVIL = "</script><script>alert('x')</script> & \"quoted\" | *bold* $x_1$"
 
 
-class Page(HTMLParser):
-    """Tags with their attributes, and text; refuses tags that do not close in order."""
+class ReportPage(Page):
+    """A written report, and its cards."""
 
     def __init__(self, path):
-        super().__init__()
-        self.html = path.read_text()
-        self.tags, self.open, texts, self.scripts = [], [], [], []
-        self.handle_data = lambda data: (self.scripts if self.open[-1:] == ["script"] else texts).append(data)
-        self.feed(self.html)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-        self.text = re.sub(r"\s+", " ", " ".join(texts))
+        super().__init__(path.read_text())
         self.cards = [attrs for attrs in self.all("details") if attrs.get("class") == "card"]
         self.words = {word for attrs in self.cards for word in attrs["data-words"].split()}
         self.frames = [attrs for attrs in self.all("img") if attrs["alt"].startswith("frame at")]
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag
-
-    def all(self, *names):
-        return [attrs for tag, attrs in self.tags if tag in names]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +50,7 @@ def written(outcomes, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(written):
-    return Page(written)
+    return ReportPage(written)
 
 
 def test_the_same_numbers_in_every_file_and_the_same_bytes_again(written, page, outcomes, tmp_path):
@@ -143,7 +121,7 @@ def test_replies_as_given_and_as_read(tmp_path):
         outcome(one, "empty", state=UNPARSED, flags=("empty",)),
         outcome(one, "base", picked="B", mode=LIKELIHOOD, scores=scores),
     ]
-    text = Page(write_evaluation_report(tmp_path, outcomes, [], {})).text
+    text = ReportPage(write_evaluation_report(tmp_path, outcomes, [], {})).text
     assert "(B) as I see it" in text and f"B: {one.choices['B']}" in text and "read by the judge" in text
     assert "(99,400 more characters)" in text and "length limit" in text and "empty reply" in text
     assert "B −0.25, A −2.00, C −3.50, D −9.00" in re.sub(r"\s+(?=,)", "", text)
@@ -151,10 +129,10 @@ def test_replies_as_given_and_as_read(tmp_path):
 
 
 def test_failures_by_cause(tmp_path):
-    page = Page(write_evaluation_report(tmp_path, made_up(count=60), [], {}))
+    page = ReportPage(write_evaluation_report(tmp_path, made_up(count=60), [], {}))
     assert "18 without a reply, from 1 cause" in page.text and "moov atom not found" in page.text
     failed = [outcome(item(number), state=FAILED, error=f"cause {number}", picked=None) for number in range(120)]
-    text = Page(write_evaluation_report(tmp_path, failed, [], {})).text
+    text = ReportPage(write_evaluation_report(tmp_path, failed, [], {})).text
     assert "120 causes" in text and "cause 49 " in text and "cause 50 " not in text
     assert "cause 49 " in (tmp_path / "report.md").read_text()
 
@@ -175,7 +153,7 @@ def test_a_clip_that_cannot_be_shown_says_so(videos, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     outcomes = [outcome(item(number, path=path)) for number, path in enumerate((str(tmp_path / "bad.mp4"), ""))]
     outcomes.append(outcome(item(2, path=str(videos[0]), start_s=4.0, end_s=90.0)))
-    page = Page(write_evaluation_report(tmp_path / "out", outcomes, [], {}))
+    page = ReportPage(write_evaluation_report(tmp_path / "out", outcomes, [], {}))
     assert len(page.cards) == 3 and not page.frames
     assert "bad.mp4 does not decode" in page.text and "the video was not found" in page.text
     assert "lasts 6.00 s, but the segment is 4 s to 90 s" in page.text
@@ -187,9 +165,9 @@ def test_the_page_stays_small(videos, tmp_path, monkeypatch):
         for one in made_up(count=200, models=("base", "student"), modes=MODES)
     ]
     page = write_evaluation_report(tmp_path, long, [], {}, samples=1000)
-    assert page.stat().st_size < 5_000_000 and len(Page(page).cards) <= cards.MAX_CARDS
+    assert page.stat().st_size < 5_000_000 and len(ReportPage(page).cards) <= cards.MAX_CARDS
     monkeypatch.setattr(cards, "BUDGET", 200_000)
-    page = Page(write_evaluation_report(tmp_path, made_up(videos, count=200), [], {}))
+    page = ReportPage(write_evaluation_report(tmp_path, made_up(videos, count=200), [], {}))
     assert len(page.html) < 400_000 and 2 < len(page.cards) < 30
 
 
@@ -204,7 +182,7 @@ def test_what_data_and_models_say_stays_text(tmp_path, videos):
         outcome(one, "b", EVIL, mode=LIKELIHOOD, scores={EVIL: -1.0, "A": -2.0}),
     ]
     provenance = {"models": [{"name": EVIL, EVIL: EVIL}, {"name": "b"}], EVIL: EVIL}
-    page = Page(write_evaluation_report(tmp_path, given, [], provenance))
+    page = ReportPage(write_evaluation_report(tmp_path, given, [], provenance))
     assert page.html.count("<script") == page.html.count("</script>") == 1 and "alert" not in "".join(page.scripts)
     assert page.text.count("alert('x')") > 20 and "half a pair ? \N{REPLACEMENT CHARACTER}" in page.text
     text = (tmp_path / "report.md").read_text()
@@ -215,19 +193,19 @@ def test_what_data_and_models_say_stays_text(tmp_path, videos):
 
 
 def test_other_runs(tmp_path, videos):
-    page = Page(write_evaluation_report(tmp_path, [], [], {}))
+    page = ReportPage(write_evaluation_report(tmp_path, [], [], {}))
     assert "Nothing was asked." in page.text and not page.cards and not page.all("script", "svg", "table")
-    page = Page(write_evaluation_report(tmp_path, made_up(videos, count=30, models=("base",)), [], {}))
+    page = ReportPage(write_evaluation_report(tmp_path, made_up(videos, count=30, models=("base",)), [], {}))
     assert "differs" not in page.text and "difference" not in (tmp_path / "report.md").read_text()
     outcomes = made_up(videos, count=24, models=("base", "student"), modes=MODES)
     ego = [replace(one, item=replace(one.item, view="ego", id=f"ego:{one.item.row}")) for one in outcomes]
-    page = Page(write_evaluation_report(tmp_path, outcomes + ego, [], {}, samples=2, compare_to="student"))
+    page = ReportPage(write_evaluation_report(tmp_path, outcomes + ego, [], {}, samples=2, compare_to="student"))
     assert len(page.all("svg")) == 4 and "mode likelihood, ego view" in page.text
     assert "points against student" in page.text and {f"{asker}:right" for asker in range(4)} <= page.words
 
 
 def test_descriptions(tmp_path, videos):
-    page = Page(write_evaluation_report(tmp_path, [], made_up_rows(videos), {}))
+    page = ReportPage(write_evaluation_report(tmp_path, [], made_up_rows(videos), {}))
     assert [attrs["href"] for attrs in page.all("a")] == ["#descriptions", "#failures", "#items"]
     assert "A person opens the fridge, takes a bottle" in page.text and "She opens the fridge." in page.text
     assert re.search(r"correctness [1-4] detail [1-4] context [1-4] temporal missing", page.text)
@@ -239,7 +217,7 @@ def test_descriptions(tmp_path, videos):
         for n in range(20)
     )
     row = replace(first, items=parts, replies=tuple(f"part {n} of it" for n in range(20)), summary="All in short.")
-    page = Page(write_evaluation_report(tmp_path, [], [row], {}))
+    page = ReportPage(write_evaluation_report(tmp_path, [], [row], {}))
     assert "All in short." in page.text and "and 12 more replies" in page.text and len(page.frames) == 6
     assert "part 7 of it" in page.text and "part 8 of it" not in page.text and "0.0 s to 5.0 s" in page.text
 

@@ -7,28 +7,30 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import Ego2ExoError
 from .json_io import parse_json, read_raw_lines
 from .text import shorten_list
 
+if TYPE_CHECKING:  # in `typing` from Python 3.11 on
+    from typing_extensions import Self
+
 Record = TypeVar("Record")
-_BLOCK = 1 << 20
 
 
 def json_line(record: Any) -> str:
-    """One record as it stands in a file."""
+    """A record as a line of a file."""
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def record_of(kind: type[Record], value: Any, types: Mapping[str, tuple[type, ...]]) -> Record:
-    """A dataclass from a JSON object that has exactly its fields; a list becomes a tuple.
+    """A dataclass of a JSON object with exactly its fields; a list becomes a tuple.
 
     Args:
         kind: the dataclass.
-        value: what was read.
-        types: field -> types of its value; those that are not named are strings.
+        value: JSON value.
+        types: field -> types of its value; other fields are strings.
 
     Raises:
         ValueError: it is no such object.
@@ -48,14 +50,15 @@ class AppendFile:
     """Appends records to a file; a line that a killed run left torn is dropped first.
 
     Args:
-        path: made, with its folders, if it is not there; removed again by `close` where it stayed empty.
+        path: made, with its folders, if it does not exist; `close` removes it if it is empty.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("ab+")
-        self._drop_torn_line()
+        self._file.seek(0)
+        self._file.truncate(self._file.read().rfind(b"\n") + 1)
 
     def append(self, records: Iterable[Any]) -> None:
         """Add records; when this returns they are on disk."""
@@ -64,43 +67,29 @@ class AppendFile:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file; an empty one is removed."""
-        empty = self._file.tell() == 0
+        """Close the file, and remove it if it is empty."""
         self._file.close()
-        if empty:
-            self.path.unlink(missing_ok=True)
+        if not self.path.stat().st_size:
+            self.path.unlink()
 
-    def __enter__(self) -> AppendFile:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _drop_torn_line(self) -> None:
-        end = self._file.seek(0, os.SEEK_END)
-        while end:
-            start = max(end - _BLOCK, 0)
-            self._file.seek(start)
-            found = self._file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                end = start + found + 1
-                break
-            end = start
-        self._file.truncate(end)
-        self._file.seek(0, os.SEEK_END)
 
 
 def read_lines(path: Path, parse: Callable[[Any], Record], torn: bool, origin: str) -> Iterator[Record]:
-    """The records of one file.
+    """The records of a file.
 
     Args:
         path: of the file.
-        parse: one JSON value -> record; raises ValueError or TypeError where it is none.
-        torn: whether the last line may be torn, and is then left out.
-        origin: the command that writes such files, for messages.
+        parse: JSON value -> record; raises ValueError or TypeError if it is none.
+        torn: skip a torn last line.
+        origin: command that writes such files, for messages.
 
     Raises:
-        Ego2ExoError: at the end, naming every damaged line.
+        Ego2ExoError: at the end, naming the damaged lines.
     """
     faults: list[str] = []
     for number, line in enumerate(read_raw_lines(path, f"what `{origin}` writes"), 1):

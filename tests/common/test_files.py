@@ -20,13 +20,13 @@ def read(path, torn=False):
     return list(read_lines(path, parse, torn, "llava-ego2exo x"))
 
 
-def test_write_whole_replaces_and_leaves_nothing_beside(tmp_path):
+def test_write_atomic_replaces_and_leaves_nothing_beside(tmp_path):
     path = write_atomic(tmp_path / "deep" / "file.txt", "first")
     assert write_atomic(path, b"second\xff").read_bytes() == b"second\xff"
     assert os.listdir(path.parent) == ["file.txt"]
 
 
-def test_write_whole_says_why_not(tmp_path):
+def test_write_atomic_names_the_reason(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Ego2ExoError, match="cannot be written: "):
         write_atomic(tmp_path / "file" / "below.txt", "x")

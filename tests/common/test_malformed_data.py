@@ -1,24 +1,16 @@
 """Data files of other people: links, absolute paths, and malformed JSON."""
 
-import dataclasses
 import json
-from collections.abc import Callable
 
 import pytest
 
 from llava_ego2exo.cli import main
 from llava_ego2exo.common.json_io import DEFAULT_MAX_MB, read_json, set_max_mb
 from llava_ego2exo.config import Ego2ExoConfig
-from llava_ego2exo.distill.pairs.egoexo4d import take_list
 from llava_ego2exo.distill.pairs.file import read_pairs, require_files, write_pairs
 from llava_ego2exo.distill.pairs.manifest import read_manifest
 from llava_ego2exo.distill.targets.replay import Mix, draw_replayed
-from llava_ego2exo.distill.teach.queries import read_queries
-from llava_ego2exo.distill.teach.store import Answer, open_folder, read_answers
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.evaluation.benchmarks.registry import read_benchmark
-from llava_ego2exo.evaluation.manifest import read_manifest as read_run
-from llava_ego2exo.evaluation.store import read_replies
 from llava_ego2exo.host.preflight.data import check_data
 
 from ..evaluation.rows import CURRENT
@@ -75,42 +67,6 @@ def test_malformed_json_is_refused_by_the_files_name(content, tmp_path):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(Ego2ExoError, match="data.json is no"):
         read_json(path, "a JSON file")
-
-
-def lines(reader):
-    """A reader of a file in a folder of its own."""
-    return lambda path: reader(path.parent)
-
-
-FILES: dict[str, tuple[str, Callable]] = {
-    "pairs": ("p.jsonl", read_pairs),
-    "manifest": ("m.json", read_manifest),
-    "manifest of lines": ("m.jsonl", read_manifest),
-    "manifest table": ("m.csv", read_manifest),
-    "answers": ("answers.jsonl", lines(read_answers)),
-    "answers' manifest": ("manifest.json", lambda path: open_folder(_answered(path.parent), {})),
-    "replies": ("replies.jsonl", lines(read_replies)),
-    "queries": ("q.json", read_queries),
-    "evaluation's manifest": ("run.json", lines(read_run)),
-    "takes": ("takes.json", take_list),
-    "benchmark": ("b.json", lambda path: read_benchmark("adlx-tsu-tc", path)),
-    "training file": ("t.json", lambda path: check_data(Settings(data_path=str(path)), Ego2ExoConfig())),
-}
-
-
-def _answered(folder):
-    if not (folder / "answers.jsonl").exists():
-        record = Answer("k", "s", "train", "a", "q", "x", (), 1, "v", None, None, "t", {})
-        (folder / "answers.jsonl").write_text(json.dumps(dataclasses.asdict(record)) + "\n")
-    return folder
-
-
-@pytest.mark.parametrize("reader", FILES)
-def test_every_reader_names_a_file_that_is_cut(reader, tmp_path):
-    name, read = FILES[reader]
-    (tmp_path / name).write_text('[{"segment": "a\n')
-    with pytest.raises(Ego2ExoError, match=name):
-        read(tmp_path / name)
 
 
 def test_the_largest_size_is_a_flag(tmp_path, capsys):

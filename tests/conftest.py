@@ -23,16 +23,6 @@ def real_videos() -> Path:
     return REAL_VIDEOS
 
 
-@pytest.fixture
-def fault_table():
-    """Checks that all faults of a kind were survived, and that some were tried."""
-
-    def check(title: str, tried: int, survived: int) -> None:
-        assert tried > 0 and survived == tried, f"{title}: {tried} tried, {survived} survived"
-
-    return check
-
-
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="no CUDA device")

@@ -1,4 +1,4 @@
-"""What `llava-ego2exo eval --check` says of a benchmark's data and videos, without a model."""
+"""`llava-ego2exo eval --check`: a benchmark's data and videos, checked without a model."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..common.text import shorten_list
+from ..common.text import aligned_table, shorten_list
 from ..video.limits import VideoLimits
 from .benchmarks.registry import BENCHMARKS, BenchmarkData, read_benchmark
 from .items import CHOICE, Item
-from .videos import Found, find_videos
+from .videos import FoundVideos, find_videos
 
 _SHOWN = 20
-# How much a video may be shorter than a clip in it says: the last frame's length is a guess.
+# How much earlier than a clip in it a video may end: the last frame's length is a guess.
 _MISSING_S = 0.5
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What came of a check.
+class DataCheck:
+    """The result of a check.
 
     Args:
         text: for the terminal.
@@ -38,13 +38,13 @@ def check(
     name: str, data: str | Path, videos: str | Path | None = None, views: Sequence[str] = ("exo",), *,
     categories: Sequence[str] | None = None, max_bad: int = 0, probe: bool = False, limits: VideoLimits | None = None,
     workers: int = 0, progress: bool = True,
-) -> Checked:  # fmt: skip
+) -> DataCheck:  # fmt: skip
     """Read and validate a benchmark, and its videos where a folder is given.
 
     Args:
         name: of the benchmark.
         data: its file, or a folder that holds it.
-        videos: folder of its videos; None: they are not looked for.
+        videos: folder of its videos; None: they are not checked.
         views: cameras to ask on, for benchmarks with two.
         categories: those to ask about; None: all.
         max_bad: malformed rows that may be left out.
@@ -67,9 +67,10 @@ def check(
         faults += decoded or []
     lines.append("")
     lines += [f"  {fault}" for fault in faults[:_SHOWN]]
-    lines += [f"  and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN)
-    lines.append(f"{len(faults)} fault(s)" if faults else "nothing is wrong")
-    return Checked("\n".join(lines), faults)
+    if len(faults) > _SHOWN:
+        lines.append(f"  and {len(faults) - _SHOWN} more")
+    lines.append(f"{len(faults)} fault(s)" if faults else "no faults found")
+    return DataCheck("\n".join(lines), faults)
 
 
 def _about_data(name: str, read: BenchmarkData) -> Iterator[str]:
@@ -86,8 +87,8 @@ def _about_data(name: str, read: BenchmarkData) -> Iterator[str]:
     groups: dict[tuple[str, str], list[Item]] = {}
     for item in items:
         groups.setdefault((item.category, item.view or "-"), []).append(item)
-    rows = [[*group, str(len(members)), str(len(_videos(members)))] for group, members in groups.items()]
-    yield from _table(["category", "view", "questions", "videos"], rows)
+    rows = [[*group, len(members), len(_videos(members))] for group, members in groups.items()]
+    yield aligned_table(["category", "view", "questions", "videos"], rows, left=2, rule=True)
     yield ""
     a_video = Counter(item.video for item in items).values()
     yield f"questions a video: {min(a_video)} to {max(a_video)}, {len(items) / len(a_video):.1f} on average"
@@ -107,7 +108,7 @@ def _about_options(items: Sequence[Item]) -> Iterator[str]:
     yield f"right by chance: {100 * chance:.1f}%; by always answering {key}: {100 * most / len(items):.1f}%"
 
 
-def _missing(found: Found) -> list[str]:
+def _missing(found: FoundVideos) -> list[str]:
     """One line for each missing video, with what asks about it."""
     asked: dict[str, list[Item]] = {}
     for item in found.missing:
@@ -118,14 +119,14 @@ def _missing(found: Found) -> list[str]:
     ]
 
 
-def _about_videos(found: Found, decoded: list[str] | None) -> Iterator[str]:
+def _about_videos(found: FoundVideos, decoded: list[str] | None) -> Iterator[str]:
     there, missing = _videos([item for item in found.items if item.path]), _videos(found.missing)
     yield f"videos: {len(there)} there, {len(missing)} missing ({len(found.missing)} question(s))"
     if decoded is not None:
         yield f"decoded whole: {len({item.path for item in found.items if item.path})} file(s), {len(decoded)} fault(s)"
 
 
-def _probe_faults(found: Found, limits: VideoLimits | None, workers: int, progress: bool) -> list[str]:
+def _probe_faults(found: FoundVideos, limits: VideoLimits | None, workers: int, progress: bool) -> list[str]:
     from ..video.probe import probe_files
 
     there = [item for item in found.items if item.path]
@@ -143,15 +144,3 @@ def _probe_faults(found: Found, limits: VideoLimits | None, workers: int, progre
 def _videos(items: Sequence[Item]) -> set[str]:
     return {item.video for item in items}
 
-
-def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    lines = [head, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    lines.insert(1, ["-" * width for width in widths])
-    for line in lines:
-        # Names to the left, numbers to the right.
-        cells = [
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()

@@ -1,4 +1,4 @@
-"""One question about one clip: what every benchmark is read into."""
+"""Questions of a benchmark, and what came of them with one model in one mode."""
 
 from __future__ import annotations
 
@@ -50,8 +50,6 @@ class Item:
     path: str = ""
 
 
-# What came of one item with one model in one mode: what a report is made of.
-
 PARSED, UNPARSED, FAILED = "parsed", "unparsed", "failed"
 GENERATE, LIKELIHOOD = "generate", "likelihood"
 MODES = (GENERATE, LIKELIHOOD)
@@ -101,8 +99,8 @@ class Described:
         replies: of each item, as the model gave it; "" where it failed.
         summary: what was judged, where replies were merged first; "" otherwise.
         marks: aspect ("correctness", "detail", "context", "temporal", "consistency") -> 0 to 5; None: missing.
-        state: "judged" (all marks there), "unjudged" (some or all missing), "failed" (a reply is missing; marks 0 are
-            given by nobody, so it counts as 0 in the mean, and is counted).
+        state: "judged" (all marks there), "unjudged" (some or all missing), "failed" (a reply is missing; it counts
+            as 0 in the mean, and is reported).
         error: why it failed, or why marks are missing.
     """
 

@@ -57,15 +57,15 @@ class EvalJob:
         bits: 4, 8 or 16.
         frames_upbound: most frames of a clip; 0 for no bound.
         video_fps: frames taken a second.
-        force_sample: always take `frames_upbound` frames; None: as each checkpoint's config says.
-        time_instruction: give the model the times of the frames; None: as each checkpoint's config says.
+        force_sample: always take `frames_upbound` frames; None: from each checkpoint's config.
+        time_instruction: give the model the times of the frames; None: from each checkpoint's config.
         max_new_tokens: most tokens of a reply; None: 64 for multiple choice, 256 for descriptions.
         batch_size: clips that go through the model together, each with all its questions.
         workers: threads that read clips.
         reading: how they are read.
         max_failures: how many questions may stay without a reply.
         max_bad_rows: how many malformed rows of the data may be left out.
-        judge: of descriptions, and of replies that the parser cannot read where it says so; None: none.
+        judge: of descriptions, and of unparsed replies where its settings include them; None: none.
         compare_to: name of the model that the others are compared with; None: the first.
     """
 
@@ -127,7 +127,7 @@ class EvalJob:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse names of models that cannot be folders, or stand twice.
+    """Refuse names of models that cannot be folders, or occur twice.
 
     Raises:
         Ego2ExoError: naming them.
@@ -149,15 +149,15 @@ def models_of(given: Sequence[str], bases: Sequence[str]) -> tuple[EvalModel, ..
         bases: of the models of the same name; one without a name is for every other model that holds no whole one.
 
     Raises:
-        Ego2ExoError: a name is none, or stands twice, or a base is of no model.
+        Ego2ExoError: a name is invalid or occurs twice, or a base has no model.
     """
     named = [_named(text) for text in given]
     models = {name or _last(path): path for name, path in named}
     names = [name or _last(path) for name, path in named]
     check_names(names)
     own = dict(_named(text) for text in bases)
-    strangers = [str(name) for name in own if name and name not in models]
-    if strangers or len(own) < len(bases):
+    unknown = [str(name) for name in own if name and name not in models]
+    if unknown or len(own) < len(bases):
         raise Ego2ExoError(
             f"--model-base {shorten_list([*bases])}",
             f"one base for all adapters, or NAME=BASE with NAME of {', '.join(names)}, each once",

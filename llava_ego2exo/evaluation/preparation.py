@@ -128,14 +128,14 @@ def _items(job: EvalJob) -> tuple[list[Item], BenchmarkData]:
             f"--mode {LIKELIHOOD} with {job.benchmark}, whose questions have no options", "generate", "leave it out"
         )
     read = read_benchmark(job.benchmark, job.data, job.views, job.categories or None, job.max_bad_rows)
-    # All are looked for: whether a file name leaves no doubt hangs on all names in the data.
+    # All are looked for: whether a file name is ambiguous depends on all names in the data.
     items = find_videos(read.items, job.videos, read.precut).items[: job.limit or None]
     missing = [f"{item.video} ({item.source})" for item in items if not item.path]
     if len(missing) > job.max_failures:
         raise Ego2ExoError(
             f"{len(missing)} question(s) about videos that are not in {job.videos}: {shorten_list(missing)}",
             f"at most {job.max_failures} (--max-failures)",
-            "mend --videos, or allow as many failures; each counts as wrong",
+            "correct --videos, or allow as many failures; each counts as wrong",
         )
     return split_long(items, job.clip_seconds, job.reading.limits), read
 

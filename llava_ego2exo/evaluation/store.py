@@ -14,7 +14,7 @@ _TYPES: dict[str, tuple[type, ...]] = {"scores": (dict,), "flags": (list,), "tok
 
 @dataclass(frozen=True)
 class Reply:
-    """What one model gave to one question.
+    """What one model replied to one question.
 
     Args:
         id: of the item.

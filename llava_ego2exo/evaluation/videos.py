@@ -14,11 +14,9 @@ from ..video.limits import VIDEO_SUFFIXES
 from .benchmarks.files import parts_of, suffix_of, without_suffix
 from .items import Item
 
-MAX_FILES = 2_000_000
-
 
 @dataclass(frozen=True)
-class Found:
+class FoundVideos:
     """Where videos are.
 
     Args:
@@ -30,7 +28,7 @@ class Found:
     missing: list[Item]
 
 
-def find_videos(items: Sequence[Item], folder: str | Path, precut: Mapping[str, str] | None = None) -> Found:
+def find_videos(items: Sequence[Item], folder: str | Path, precut: Mapping[str, str] | None = None) -> FoundVideos:
     """Find the items' videos in a folder and the folders in it.
 
     A name is taken as a path below the folder, else as the end of one; then by the file's own name, where only one name
@@ -42,7 +40,7 @@ def find_videos(items: Sequence[Item], folder: str | Path, precut: Mapping[str, 
         precut: item's id -> name of its clip as a file of its own, which is taken where the whole video is not there.
 
     Raises:
-        Ego2ExoError: there is no folder, it holds no video or too many files, or several files fit one name.
+        Ego2ExoError: there is no folder, it holds no video, or several files fit one name.
     """
     index = _Index(folder, {item.video for item in items})
     found: list[Item] = []
@@ -57,11 +55,11 @@ def find_videos(items: Sequence[Item], folder: str | Path, precut: Mapping[str, 
             "one file for each",
             "pass the folder from which the data's paths count, or rename files",
         )
-    return Found(found, [item for item in found if not item.path])
+    return FoundVideos(found, [item for item in found if not item.path])
 
 
 class _Index:
-    """All videos of a folder; nothing else is ever looked up.
+    """All videos of a folder; nothing outside it is searched.
 
     Args:
         folder: that is searched, once.
@@ -85,7 +83,7 @@ class _Index:
         self._known: dict[str, str] = {"": ""}
 
     def path(self, name: str) -> str:
-        """Absolute path of a name's file; "" where there is none, or several, which are then noted."""
+        """Absolute path of a name's file; "" where there is none, or several, which are added to `clashes`."""
         if name not in self._known:
             files = self._fitting(name)
             if len(files) > 1:
@@ -124,8 +122,7 @@ def _videos(folder: str) -> Iterator[tuple[str, ...]]:
     if not os.path.isdir(folder):
         reason = "is not there" if not os.path.exists(folder) else "is no folder"
         raise Ego2ExoError(f"--videos {folder} {reason}", "the folder of the benchmark's videos", "check the path")
-    count, visited = 0, set()
-    waiting = [folder]
+    visited, waiting = set(), [folder]
     while waiting:
         links = []
         for root, folders, files in os.walk(waiting.pop(0), onerror=_refuse):
@@ -136,11 +133,6 @@ def _videos(folder: str) -> Iterator[tuple[str, ...]]:
             visited.add(real)
             links += [path for path in (os.path.join(root, name) for name in sorted(folders)) if os.path.islink(path)]
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            count += len(files)
-            if count > MAX_FILES:
-                raise Ego2ExoError(
-                    f"--videos {folder} holds more than {MAX_FILES} files", "fewer", "pass a folder in it"
-                )
             place = os.path.relpath(root, folder)
             above = () if place == "." else tuple(place.split(os.sep))
             yield from ((*above, name) for name in sorted(files) if suffix_of(name) and not name.startswith("."))
@@ -149,7 +141,5 @@ def _videos(folder: str) -> Iterator[tuple[str, ...]]:
 
 def _refuse(error: OSError) -> None:
     raise Ego2ExoError(
-        f"{error.filename} cannot be read: {error.strerror}",
-        "folders of yours",
-        "mend its rights, or pass another folder",
+        f"{error.filename} cannot be read: {error.strerror}", "readable folders", "fix its permissions"
     ) from error

@@ -7,7 +7,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.evaluation import videos
 from llava_ego2exo.evaluation.items import Item
 from llava_ego2exo.evaluation.videos import find_videos
 
@@ -131,13 +130,6 @@ def test_folders_that_hold_nothing(tmp_path, name, message):
     (tmp_path / "e/notes.txt").touch()
     with pytest.raises(Ego2ExoError, match=f"--videos .*{message}"):
         find_videos(items("a"), tmp_path / name)
-
-
-def test_a_folder_has_an_end(folder, monkeypatch):
-    monkeypatch.setattr(videos, "MAX_FILES", 2)
-    assert find_videos(items("a"), folder("x/a.mp4", "y/b.mp4")).missing == []
-    with pytest.raises(Ego2ExoError, match="more than 2 files"):
-        find_videos(items("a"), folder("z/c.txt"))
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -25,8 +25,8 @@ class TeachJob:
         split: "train", "val", "test" or "all".
         frames_upbound: most frames of a clip; 0 for no bound.
         video_fps: frames taken a second.
-        force_sample: always take `frames_upbound` frames; None: as the checkpoint's config says.
-        time_instruction: give the model the times of the frames; None: as the checkpoint's config says.
+        force_sample: always take `frames_upbound` frames; None: from the checkpoint's config.
+        time_instruction: give the model the times of the frames; None: from the checkpoint's config.
         max_new_tokens: most tokens of an answer.
         batch_size: clips that go through the model together, each with all its queries.
         top_k: how many logits of each answer token to keep; 0: none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ...errors import Ego2ExoError
 
 Queries = dict[str, tuple[str, ...]]
 
-# The paper's three kinds; our own words.
+# The paper's three kinds, in wordings of this package.
 QUERIES: Queries = {
     "descriptive": (
         "Describe in detail what the person in the video does.",
@@ -37,11 +38,10 @@ QUERIES: Queries = {
     ),
 }
 _EXAMPLE = '{"descriptive": ["What does the person do?", ...], "temporal": [...]}'
-_PLACEHOLDERS = ("<image>", "<video>")
 
 
 def read_queries(path: str | Path | None) -> Queries:
-    """A user's queries, or our own where there is no path: kind -> wordings, kinds in the file's order.
+    """A user's queries, or :data:`QUERIES` where there is no path: kind -> wordings, kinds in the file's order.
 
     Raises:
         Ego2ExoError: the file cannot be read, or is no such object; names the first faults and counts the rest.
@@ -51,7 +51,7 @@ def read_queries(path: str | Path | None) -> Queries:
     content = read_json(path, f"a JSON file of queries: {_EXAMPLE}")
     faults = _faults(content)
     if faults:
-        raise Ego2ExoError(f"{path}: {len(faults)} fault(s): {shorten_list(faults)}", _EXAMPLE, "mend the file")
+        raise Ego2ExoError(f"{path}: {len(faults)} fault(s): {shorten_list(faults)}", _EXAMPLE, "fix the file")
     return {kind: tuple(wordings) for kind, wordings in content.items()}
 
 
@@ -72,16 +72,14 @@ def _faults(content: Any) -> list[str]:
             continue
         faults += [f"kind {kind!r}: {fault}" for wording in wordings if (fault := _wording_fault(wording))]
         twice = repeated(w for w in wordings if isinstance(w, str))
-        faults += [f"kind {kind!r}: {wording[:40]!r} stands twice" for wording in twice]
+        faults += [f"kind {kind!r}: {wording[:40]!r} occurs twice" for wording in twice]
     return faults
 
 
 def _wording_fault(wording: Any) -> str:
     if not isinstance(wording, str) or not wording.strip():
         return f"{ascii(wording)[:40]} is no text"
-    if wording != wording.strip():
-        return f"{ascii(wording)[:40]} has blanks at its ends"
-    if any(ord(letter) < 32 and letter != "\n" or 0xD800 <= ord(letter) <= 0xDFFF for letter in wording):
-        return f"{ascii(wording)[:40]} holds control characters or is no valid Unicode"
-    held = [placeholder for placeholder in _PLACEHOLDERS if placeholder in wording]
-    return f"{wording[:40]!r} holds {held[0]}, which is put in front of every query anyway" if held else ""
+    if wording != wording.strip() or any(unicodedata.category(c) in ("Cc", "Cs") and c != "\n" for c in wording):
+        return f"{ascii(wording)[:40]} has blanks at its ends, control characters or invalid Unicode"
+    held = [placeholder for placeholder in ("<image>", "<video>") if placeholder in wording]
+    return f"{wording[:40]!r} holds {held[0]}, which is added to every query" if held else ""

@@ -148,16 +148,16 @@ class Answerer:
         return pad if pad is not None else (self.stops or [0])[0]
 
     def _generations(self, out: Tensor, steps: list[tuple[Tensor, Tensor]]) -> list[Generation]:
-        texts, said = [], []
+        texts, rest = [], []
         top = [torch.stack(part, 1).cpu() for part in zip(*steps, strict=True)] if steps else None
         for index, row in enumerate(out):
             ends = torch.isin(row, torch.tensor(self.stops)).nonzero()[:1, 0].tolist()
             length = ends[0] + 1 if ends else len(row)
             texts.append(row[:length])
             kept = [part[index, :length] for part in top] if top else [None, None]
-            said.append((bool(ends), *kept))
+            rest.append((bool(ends), *kept))
         words = self.tokenizer.batch_decode(texts, skip_special_tokens=True)
-        return [Generation(w.strip(), t.clone(), *rest) for w, t, rest in zip(words, texts, said, strict=True)]
+        return [Generation(w.strip(), t.clone(), *r) for w, t, r in zip(words, texts, rest, strict=True)]
 
     @contextlib.contextmanager
     def checked_lengths(self, owners: list[int]) -> Iterator[None]:

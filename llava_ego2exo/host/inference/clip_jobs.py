@@ -107,7 +107,7 @@ def prepare_clip(
 
     Args:
         part: which.
-        settings: which frames of it, and whether the model is told their times.
+        settings: which frames of it, and whether the model is given their times.
         preprocess: (T, H, W, 3) uint8 -> (T, 3, H, W).
         read: what reads it; None: it is decoded, within the default limits.
 
@@ -121,7 +121,7 @@ def prepare_clip(
 
 
 def preface_of(clip: Clip, settings: InferenceSettings) -> str:
-    """What is put in front of each question about a clip: its length and the times of its frames, or nothing."""
+    """What stands in front of each question about a clip: its length and the times of its frames, or nothing."""
     return f"{time_instruction(clip)}\n" if settings.time_instruction else ""
 
 
@@ -192,7 +192,7 @@ class ClipProgress:
 
 @dataclass(frozen=True)
 class ClipJob(ABC, Generic[Q]):
-    """What one process needs to answer its batches. A subclass says what a record is.
+    """What one process needs to answer its batches. A subclass defines its records.
 
     Args:
         answerer: the loaded model.

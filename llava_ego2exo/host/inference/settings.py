@@ -77,8 +77,8 @@ def resolve_inference_settings(
         template: LLaVA's conversation template; None: that of its class where only one fits.
         dtype: of weights that are not quantized; None: bfloat16 on a GPU, else float32.
         bits: 4, 8 or 16.
-        force_sample: always take the most frames; None: as its config says.
-        time_instruction: give it the times of the frames; None: as its config says.
+        force_sample: always take the most frames; None: from its config.
+        time_instruction: give it the times of the frames; None: from its config.
         others: further fields of :class:`InferenceSettings`.
 
     Raises:

@@ -61,14 +61,16 @@ def test_reading_runs_ahead_but_not_far():
     assert sorted(read) == sorted(task for batch in batches for task in batch)
 
 
-def test_an_error_while_reading_is_raised_and_leaves_no_thread():
+def test_an_error_of_a_clip_is_its_result_and_any_other_is_raised():
     before = threading.active_count()
 
     def load(task):
-        raise MemoryError(f"task {task}")
+        raise Ego2ExoError("broken") if task == 1 else MemoryError(f"task {task}")
 
-    with pytest.raises(MemoryError, match="task 1"):
-        list(read_ahead([(1,), (2,)], load, 2))
+    reading = read_ahead([(1,), (2,)], load, 2)
+    assert next(reading)[1][0].given == "broken"
+    with pytest.raises(MemoryError, match="task 2"):
+        next(reading)
     time.sleep(0.1)
     assert threading.active_count() <= before
 

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -79,9 +81,6 @@ def test_videos_are_decoded(tmp_path, real_videos):
 
 
 def test_the_whole_check_needs_no_torch(tmp_path):
-    import subprocess
-    import sys
-
     path = written(tmp_path / "a.json", [CURRENT])
     code = (
         "import sys; from llava_ego2exo.evaluation.check import check;"

@@ -1,9 +1,10 @@
 """Videos: found by the data's names and nothing else; what is missing or fits twice is said."""
 
 import os
+from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
@@ -36,7 +37,6 @@ def paths(found, folder):
 @pytest.mark.parametrize(
     ("name", "files", "expected"),
     [
-        ("a.mp4", ["a.mp4"], "a.mp4"),
         ("a.mp4", ["x/y/a.mp4"], "x/y/a.mp4"),
         ("a", ["x/a.webm"], "x/a.webm"),
         ("a.mp4", ["a.MP4", "a.mkv"], "a.MP4"),
@@ -47,9 +47,7 @@ def paths(found, folder):
         ("/data/set/mp4/a.mp4", ["x/a.mp4", "y/b.mp4"], "x/a.mp4"),
         ("x\\a.mp4", ["x/a.mp4", "y/a.mp4"], "x/a.mp4"),
         ("x/a.mp4", ["flat/a.mp4", "flat/b.mp4"], "flat/a.mp4"),
-        ("../../x/a.mp4", ["x/a.mp4", "y/a.mp4"], "x/a.mp4"),
         ("a.mp4", [".a.mp4", ".x/a.mp4", "a.txt", "a", "b.mp4"], None),
-        ("x/a.mp4", ["y/a.mp4", "z/b.mp4"], None),
     ],
 )
 def test_names(folder, name, files, expected):
@@ -59,26 +57,14 @@ def test_names(folder, name, files, expected):
     assert found.missing == (found.items if expected is None else [])
 
 
-def test_items_keep_their_order_and_all_else(folder):
-    place = folder("a.mp4", "b.mp4")
-    asked = items("b.mp4", "c.mp4", "a", "b.mp4")
-    found = find_videos(asked, str(place))
-    assert paths(found, place) == ["b.mp4", None, "a.mp4", "b.mp4"]
-    assert [item.source for item in found.items] == [item.source for item in asked]
-    assert [item.video for item in found.missing] == ["c.mp4"]
-    assert os.path.isabs(found.items[0].path)
-
-
-def test_a_clip_of_another_video_is_never_taken(folder):
+def test_a_clip_of_another_video_is_never_taken_and_items_keep_their_order(folder):
     """TSU-TC's names differ by their folders alone."""
     place = folder("P2/T1/clips/clip_3.mp4")
-    found = find_videos(items("P1/T1/clips/clip_3.mp4", "P2/T1/clips/clip_3.mp4"), place)
-    assert paths(found, place) == [None, "P2/T1/clips/clip_3.mp4"]
-    assert paths(find_videos(items("P1/T1/clips/clip_3.mp4", "P3/T1/clips/clip_3.mp4"), folder()), place) == [
-        None,
-        None,
-    ]
-    assert paths(find_videos(items("/d/P1/clip_3.mp4", "/d/P3/clip_3.mp4"), place), place) == [None, None]
+    asked = items("P1/T1/clips/clip_3.mp4", "P2/T1/clips/clip_3.mp4", "/d/P1/clip_3.mp4", "/d/P3/clip_3.mp4")
+    found = find_videos(asked, str(place))
+    assert paths(found, place) == [None, "P2/T1/clips/clip_3.mp4", None, None]
+    assert [item.source for item in found.items] == [item.source for item in asked]
+    assert [item.video for item in found.missing] == [asked[n].video for n in (0, 2, 3)]
 
 
 def test_two_files_for_one_name_are_refused(folder):
@@ -89,9 +75,7 @@ def test_two_files_for_one_name_are_refused(folder):
 
 def test_the_clip_as_a_file_of_its_own(folder):
     place = folder("lemma/v1_0_552.mp4", "lemma/v2.mp4", "lemma/v2_0_9.mp4")
-    spans = [
-        Item(f"i:{n}", "b", "c", "", name, "q", start_s=1.0, end_s=2.0) for n, name in enumerate(["v1", "v2", "v3"])
-    ]
+    spans = [replace(item, start_s=1.0, end_s=2.0) for item in items("v1", "v2", "v3")]
     names = {"i:0": "v1_0_552.mp4", "i:1": "v2_0_9.mp4", "i:2": "v3_0_9.mp4"}
     found = find_videos(spans, place, names)
     assert paths(found, place) == ["lemma/v1_0_552.mp4", "lemma/v2.mp4", None]
@@ -116,13 +100,6 @@ def test_links(folder, tmp_path):
     assert os.path.realpath(found.items[0].path) == os.path.realpath(place / "real/a.mp4")
 
 
-def test_nothing_outside_is_found(folder, tmp_path):
-    place = folder("a.mp4")
-    (tmp_path / "secret.mp4").touch()
-    names = ("../secret.mp4", f"{tmp_path}/secret.mp4", "x/../../secret.mp4", "..", "/", "", "../v")
-    assert paths(find_videos(items(*names), place), place) == [None] * len(names)
-
-
 @pytest.mark.parametrize(("name", "message"), [("no", "is not there"), ("f.mp4", "is no folder"), ("e", "no video")])
 def test_folders_that_hold_nothing(tmp_path, name, message):
     (tmp_path / "f.mp4").touch()
@@ -132,13 +109,14 @@ def test_folders_that_hold_nothing(tmp_path, name, message):
         find_videos(items("a"), tmp_path / name)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text("ab./\\:~*[\0 ", max_size=8) | st.text(max_size=4), max_size=4))
-def test_any_name_is_looked_up_without_harm(folder, names):
+@example(["../secret.mp4", "x/../../secret.mp4", "..", "/", "", "../v"])
+def test_no_name_finds_anything_outside(folder, names):
     place = folder("a.mp4", "a/b.mkv", "b/ab.mp4")
+    (place.parent / "secret.mp4").touch()
     try:
         found = find_videos(items(*names), place)
     except Ego2ExoError:
         return
-    for item in found.items:
-        assert not item.path or os.path.realpath(item.path).startswith(str(place))
+    assert all(not item.path or os.path.realpath(item.path).startswith(str(place)) for item in found.items)

@@ -13,6 +13,20 @@ from llava_ego2exo import cli
 from llava_ego2exo.host.inference.prompts import prompt
 
 
+def command_line(command: str, given: dict) -> list[str]:
+    """Flags of a dict: None leaves one out, True gives it without value, a list gives it several times."""
+    parts = [command]
+    for name, value in given.items():
+        for one in value if isinstance(value, list) else [value]:
+            parts += [] if one is None else [f"--{name.replace('_', '-')}", *([] if one is True else str(one).split())]
+    return parts
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    """Every file below a folder with its content."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def error_of(capsys) -> str:
     """What the console script says of an error."""
     return capsys.readouterr().err.split("llava-ego2exo: error: ")[-1]

@@ -9,6 +9,7 @@ from llava_ego2exo import cli
 from tests.videos import COLOURS, MOVES, render_clip
 
 from ..models import is_next
+from .asking import command_line
 
 QUESTIONS = (("colour", "Which colour has the block?", COLOURS), ("move", "Where does the block move?", MOVES))
 
@@ -59,17 +60,12 @@ class Setting:
         self.data = self.data.rename(self.root / name)
 
     def command(self, out: str = "out", **flags) -> list[str]:
-        """Flags override; None leaves one out, True gives it without value, a list gives it several times."""
+        """Flags override, see `command_line`."""
         values = {
             "benchmark": "ego-in-exo", "data": self.data, "videos": self.videos, "model": [f"base={self.model}"],
-            "template": self.template, "out": out and self.root / out, "max-new-tokens": 6, "frames-upbound": 3,
-            **{name.replace("_", "-"): value for name, value in flags.items()},
+            "template": self.template, "out": out and self.root / out, "max_new_tokens": 6, "frames_upbound": 3,
         }  # fmt: skip
-        parts = ["eval"]
-        for name, value in values.items():
-            for one in value if isinstance(value, list) else [value]:
-                parts += [] if one is None else [f"--{name}"] if one is True else [f"--{name}", *str(one).split()]
-        return parts
+        return command_line("eval", {**values, **flags})
 
     def eval(self, out: str = "out", **flags) -> int:
         return cli.main(self.command(out, **flags))

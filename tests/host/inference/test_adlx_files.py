@@ -22,19 +22,17 @@ LIMIT = int(os.environ.get("EGO2EXO_ADLX_QUESTIONS", "16"))
 def named_clips(items, folder: Path) -> None:
     """A few different clips under all the names."""
     folder.mkdir()
-    kinds = [folder / f"kind{number}" for number in range(4)]
+    kinds = [folder / f"kind{number}.mp4" for number in range(4)]
     for number, file in enumerate(kinds):
-        render_clip(file.with_suffix(".mp4"), list(COLOURS)[number], list(MOVES)[number], frames=4, seed=number)
+        render_clip(file, list(COLOURS)[number], list(MOVES)[number], frames=4, seed=number)
     for number, video in enumerate(dict.fromkeys(item.video for item in items)):
-        name = Path(video).name
-        target = folder / (name if name.endswith(".mp4") else f"{name}.mp4")
-        os.link(kinds[number % 4].with_suffix(".mp4"), target)
+        os.link(kinds[number % 4], folder / f"{Path(video).name.removesuffix('.mp4')}.mp4")
     for file in kinds:
-        file.with_suffix(".mp4").unlink()
+        file.unlink()
 
 
 @pytest.mark.parametrize("benchmark", ["adlx-charades-ar", "adlx-smarthome-ar"])
-def test_asked_end_to_end_and_numbers_add_up(benchmark, tmp_path, world, capsys):
+def test_checked_whole_and_one_asked_end_to_end(benchmark, tmp_path, world, capsys):
     if not DATA.is_dir():
         pytest.skip(f"no ADL-X files at {DATA} (set EGO2EXO_SHARED)")
     items = read_benchmark(benchmark, DATA).items
@@ -44,6 +42,8 @@ def test_asked_end_to_end_and_numbers_add_up(benchmark, tmp_path, world, capsys)
     check = ["eval", "--check", "--benchmark", benchmark, "--data", str(DATA), "--videos", str(videos)]
     assert cli.main(check) == 0
     assert f"{len(items)}" in capsys.readouterr().out.replace(",", "")
+    if benchmark != "adlx-smarthome-ar":
+        return
     flags = {"benchmark": benchmark, "data": DATA, "videos": videos, "batch_size": 8, "mode": "generate likelihood"}
     assert setting.eval(**flags, limit=LIMIT) == 0
     asked = LIMIT or len(items)

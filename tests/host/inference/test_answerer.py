@@ -8,7 +8,7 @@ import torch
 import llava_ego2exo
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.checkpoint.config import read_config
-from llava_ego2exo.host.inference.answerer import Answerer, last_logits, load, load_answerer
+from llava_ego2exo.host.inference.answerer import Answerer, load, load_answerer
 from llava_ego2exo.host.inference.prompts import choose_template, prompt, stop_ids
 from llava_ego2exo.host.inference.settings import InferenceSettings
 from llava_ego2exo.host.model.shared_encoding import shared_encoding
@@ -93,16 +93,19 @@ def test_a_batch_answers_as_one_by_one_and_encodes_each_clip_once(any_model, cli
     model, side = loaded[1], "left" if is_ego(loaded) else "right"
     model.config.tokenizer_padding_side = side
     wanted = one_by_one(loaded, clips)
-    assert len({text for row in wanted for text in row}) > 3, "answers that hang on clip and question"
-    seen, made = [], []
+    assert len({text for row in wanted for text in row}) > 3, "answers that depend on clip and question"
+    seen, made, places = [], [], []
     handles = [model.get_vision_tower().vision_tower.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))]
     if is_ego(loaded):
         handles += [branch_of(model).register_forward_hook(lambda _m, args, out: made.append((args[1], out.shape[0])))]
-    said = Answerer(loaded, template(loaded), NEW).answer(clips, QUESTIONS)
+    head = model.get_output_embeddings()
+    handles.append(head.register_forward_hook(lambda _m, _a, out: places.append(out.shape[1])))
+    answers = Answerer(loaded, template(loaded), NEW).answer(clips, QUESTIONS)
     for handle in handles:
         handle.remove()
-    assert [[answer.text for answer in row] for row in said] == wanted
+    assert [[answer.text for answer in row] for row in answers] == wanted
     assert [frames.shape[0] for frames in seen] == [4 + 3 + 2]
+    assert places == [1] * NEW, "logits of the last place alone"
     assert made == ([([4, 3, 2], 3)] if is_ego(loaded) else [])
     assert model.config.tokenizer_padding_side == side
     assert "forward" not in vars(model.get_vision_tower()) and hooks_of(model) == 0
@@ -120,6 +123,8 @@ def test_top_k_are_the_models_own_logits(any_model, clips):
     torch.testing.assert_close(answer.logits.float(), wanted.values, atol=1e-2, rtol=1e-2)
     assert torch.equal(answer.ids[:, 0], answer.tokens.int())
     assert answer.ids.shape == (len(answer.tokens), 5)
+    with pytest.raises(Ego2ExoError, match="--top-k 99999"):
+        Answerer(any_model, template(any_model), NEW, top_k=99999)
 
 
 def test_an_answer_ends_with_its_end_token_or_is_cut(loaded, clips):
@@ -157,9 +162,8 @@ def test_a_clip_too_long_is_an_error_of_its_own(loaded, clips):
     assert model.config.tokenizer_model_max_length == 3
 
 
-@pytest.mark.parametrize("rows", [("..V.", ".V...", "V."), (".V.V.", "..V", ".I.")], ids=str)
-def test_sharing_without_repeats_changes_nothing(rows):
-    model, batch = build(), Batch(*rows)
+def test_sharing_without_repeats_changes_nothing():
+    model, batch = build(), Batch(".V.V.", "..V", ".I.")
     with shared_encoding(model, batch.images):
         check_rows(model, batch)
 
@@ -168,34 +172,23 @@ def test_sharing_refuses_other_images(loaded, clips):
     model = loaded[1]
     with (
         shared_encoding(model, [clips[0], clips[0]]),
-        pytest.raises(Ego2ExoError, match="3 pictures where the clips to share hold 8"),
+        pytest.raises(Ego2ExoError, match="3 pictures"),
     ):
         model.get_vision_tower()(clips[1])
 
 
-def test_the_head_sees_the_last_place_alone(loaded, clips):
-    teacher, seen = Answerer(loaded, template(loaded), NEW), []
-    handle = teacher.model.get_output_embeddings().register_forward_hook(lambda _m, _a, out: seen.append(out.shape[1]))
-    teacher.answer(clips, QUESTIONS)
-    handle.remove()
-    assert seen == [1] * NEW
-    with last_logits(teacher.model, 0, []):
-        pass
-    assert hooks_of(teacher.model) == 0
-
-
 def test_templates(world, kinds, tmp_path):
-    with pytest.raises(Ego2ExoError, match="without chat template.*v1.*--template"):
+    with pytest.raises(Ego2ExoError, match="--template"):
         template_of(world.base("llama"), None)
     assert template_of(world.base("llama"), "v1") == "v1"
     if "qwen" in kinds:
         assert template_of(world.base("qwen"), None) == "qwen_1_5"
-        with pytest.raises(Ego2ExoError, match="'llava_llama_3' cannot write a prompt"):
+        with pytest.raises(Ego2ExoError, match="llava_llama_3"):
             template_of(world.base("qwen"), "llava_llama_3")
-    with pytest.raises(Ego2ExoError, match="template 'qwen_9'.*v1"):
+    with pytest.raises(Ego2ExoError, match="qwen_9"):
         template_of(world.base("llama"), "qwen_9")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(Ego2ExoError, match="is a llama model.*a LLaVA checkpoint"):
+    with pytest.raises(Ego2ExoError, match="a llama model"):
         template_of(tmp_path, "v1")
 
 
@@ -207,11 +200,6 @@ def test_the_templates_separator_ends_an_answer(loaded, monkeypatch):
     monkeypatch.setattr(model.generation_config, "eos_token_id", None)
     end = tokenizer.convert_tokens_to_ids("</s>" if name == "v1" else "<|im_end|>")
     assert set(stop_ids(model, tokenizer, name)) == {tokenizer.eos_token_id, end}
-
-
-def test_top_k_beyond_the_vocabulary(loaded):
-    with pytest.raises(Ego2ExoError, match="--top-k 99999.*the vocabulary"):
-        Answerer(loaded, template(loaded), NEW, top_k=99999)
 
 
 @pytest.mark.gpu

@@ -29,7 +29,7 @@ from tests.videos import COLOURS, MOVES, render_clip
 
 from ..models import is_next
 from ..resume.killing import killed_at
-from .asking import error_of, generate, in_two_processes
+from .asking import command_line, error_of, files_in, generate, in_two_processes
 
 pytestmark = pytest.mark.usefixtures("registered")
 KINDS = list(QUERIES)
@@ -55,14 +55,11 @@ class Setting:
         self.change(*pairs)
 
     def command(self, out: str = "out", **flags) -> list[str]:
-        """Flags override; None leaves one out."""
         values = {
             "pairs": self.pairs, "model": self.model, "template": self.template, "out": self.root / out,
-            "batch-size": 2, "max-new-tokens": NEW, "frames-upbound": 3, "workers": 2,
-            **{name.replace("_", "-"): value for name, value in flags.items()},
+            "batch_size": 2, "max_new_tokens": NEW, "frames_upbound": 3, "workers": 2,
         }  # fmt: skip
-        given = {name: value for name, value in values.items() if value is not None}
-        return ["teach", *(part for name, value in given.items() for part in (f"--{name}", str(value)))]
+        return command_line("teach", {**values, **flags})
 
     def teach(self, out: str = "out", **flags) -> int:
         return cli.main(self.command(out, **flags))
@@ -75,9 +72,6 @@ class Setting:
 
     def change(self, *pairs: Pair) -> None:
         write_pairs(self.pairs, pairs)
-
-    def files(self) -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in self.out.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +135,10 @@ def test_answers_are_the_models_own_in_order_and_asked_once(setting, no_model, c
     assert len({answer.answer for answer in answers}) > 10
     out = capsys.readouterr().out
     assert "15 of 15 answers" in out and "cut 15" in out and f"--max-new-tokens {NEW}" in out
-    before = setting.files()
+    before = files_in(setting.out)
     no_model()
     assert setting.teach() == 0
-    assert setting.files() == before and "nothing to do" in capsys.readouterr().out
+    assert files_in(setting.out) == before and "nothing to do" in capsys.readouterr().out
 
 
 def test_killed_and_resumed_equals_uninterrupted(setting, answered):
@@ -175,16 +169,16 @@ def test_two_processes_equal_one(setting, answered):
 
 
 @pytest.mark.slow
-def test_a_lora_teacher_with_its_base(world, train, tmp_path):
+def test_a_lora_teacher_with_its_base(world, student, tmp_path):
     """It answers the videos that it was trained on by heart, and its likeliest tokens are its answer's."""
-    train(tmp_path / "student", num_train_epochs=30, per_device_train_batch_size=2)
+    teacher = student()
     captions = {s["video"]: s["conversations"][1]["value"] for s in json.loads(world.data.read_text())}
     pairs = [Pair(Path(name).stem, str(world.videos / name), {"exo1": str(world.videos / name)}) for name in captions]
     write_pairs(world.root / "pairs.jsonl", pairs)
     (tmp_path / "queries.json").write_text('{"what": ["What moves, and where to?"]}')
     command = [
-        "teach", "--pairs", world.root / "pairs.jsonl", "--model", tmp_path / "student", "--model-base",
-        world.base(), "--template", "v1", "--out", tmp_path / "out", "--queries", tmp_path / "queries.json",
+        "teach", "--pairs", world.root / "pairs.jsonl", "--model", teacher.folder, "--model-base",
+        teacher.base, "--template", "v1", "--out", tmp_path / "out", "--queries", tmp_path / "queries.json",
         "--frames-upbound", "4", "--max-new-tokens", "40", "--batch-size", "3", "--top-k", "2",
     ]  # fmt: skip
     assert cli.main([str(part) for part in command]) == 0
@@ -245,8 +239,7 @@ class TestOneFolder:
     @pytest.mark.parametrize(
         ("flags", "differences"),
         [
-            ({"frames_upbound": 2, "dtype": "bfloat16"}, ["frames_upbound: 3, now 2", 'dtype: "float32", now "bfl']),
-            ({"time_instruction": "True"}, ["time_instruction: false, now true"]),
+            ({"frames_upbound": 2, "time_instruction": "True"}, ["frames_upbound: 3, now 2", "time_instruction"]),
             ({"seed": 5}, ["seed: 0, now 5"]),
             ({"top_k": 3}, ["top_k: 2, now 3"]),
         ],
@@ -403,15 +396,12 @@ def test_ask_asks_as_teach_does(setting, asked, tmp_path):
     ("flags", "tokens"),
     [
         ({"model": "nowhere"}, ["nowhere"]),
-        ({"template": "qwen_99"}, ["qwen_99"]),
         ({"split": "val"}, ["--split val", "train, all"]),
         ({"frames_upbound": 0, "force_sample": "True"}, ["--force-sample True", "--frames-upbound 0"]),
-        ({"video_fps": 0}, ["--video-fps 0"]),
         ({"max_new_tokens": 100000}, ["--max-new-tokens 100000", "2048"]),
         ({"batch_size": 0}, ["--batch-size 0"]),
         ({"top_k": 99999}, ["--top-k 99999"]),
         ({"queries": "nowhere.json"}, ["nowhere.json"]),
-        ({"pairs": "nowhere.jsonl"}, ["nowhere.jsonl"]),
     ],
     ids=str,
 )

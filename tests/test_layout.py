@@ -4,8 +4,6 @@ import ast
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import pytest
-
 import llava_ego2exo
 
 ROOT = Path(llava_ego2exo.__file__).parent
@@ -117,7 +115,6 @@ def test_folders_are_small():
     assert all(count <= 12 for count in counts.values()), counts.most_common(3)
 
 
-@pytest.mark.xfail(strict=False, reason="the clean-up of the layout is under way")
 def test_a_class_name_stands_for_one_class():
     places = defaultdict(list)
     for module, file in MODULES.items():

@@ -2,13 +2,15 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from llava_ego2exo import cli
+from llava_ego2exo.host.resume.checkpoints import UNFINISHED
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 
@@ -63,33 +65,35 @@ def run_training(run, world, tmp_path):
 
 
 @pytest.mark.slow
-def test_slurm_goes_on_from_the_newest_whole_checkpoint(run_training):
+def test_slurm_resumes_the_newest_complete_checkpoint(run_training, tmp_path):
     """With one process: transformers cannot resume several that have no GPU (torch knows no device "cpu:0")."""
-    told, out = run_training("slurm_train.sh", "1", max_steps=2, save_strategy="steps", save_steps=1)
-    (out / "checkpoint-3").mkdir()
-    (out / "checkpoint-3/adapter_config.json").write_text("{}")
-    told, out = run_training("slurm_train.sh", "1", max_steps=4, save_strategy="steps", save_steps=1)
-    assert "checkpoint-3 is damaged (it has no non_lora_trainables.bin) and is now called damaged-checkpoint-3" in told
-    steps = json.loads((out / "checkpoint-4/trainer_state.json").read_text())["log_history"]
-    assert [entry["step"] for entry in steps] == [1, 2, 3, 4]
-    assert len(re.findall(r"'loss': ", told)) == 2  # steps 3 and 4 alone
+    saving = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    out = tmp_path / "runs/llava-qwen-ego2exo"
+    (out / UNFINISHED / "checkpoint-3").mkdir(parents=True)
+    log, _ = run_training("slurm_train.sh", "1", **saving)
+    assert "checkpoint-3" in log and not (out / UNFINISHED).exists()
+    (out / "checkpoint-2" / "trainer_state.json").unlink()
+    log, _ = run_training("slurm_train.sh", "1", **saving)
+    assert "damaged-checkpoint-2" in log and f"resuming {Path('runs', out.name, 'checkpoint-1')}" in log
+    steps = json.loads((out / "checkpoint-2/trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in steps] == [1, 2] and log.count("'loss': ") == 1
 
 
 @pytest.mark.slow
-def test_from_paired_videos_to_a_student(run, run_training, world, tmp_path):
+def test_from_paired_videos_to_a_student(run, run_training, world, monkeypatch, tmp_path):
     """Every step, with the paths that the scripts share; the untrained teacher's answers are flagged, so not used."""
     videos, teacher = tmp_path / "data/videos", world.base()
     videos.mkdir(parents=True)
     for number, file in enumerate(sorted(world.videos.glob("*.mp4"))[:4]):
         shutil.copy(file, videos / f"t{number // 2}_0001_{('ego', 'exo1')[number % 2]}.mp4")
-    asked = ("--model", teacher, "--template", world.template("llama"), "--frames-upbound", "4")
-    told = run("teach.sh", "1", *asked, "--max-new-tokens", "8", fails="no answer is left to train on (left out: ")
-    assert "3 of 3 answers in data/answers/answers.jsonl" in told
+    model = ("--model", teacher, "--template", world.template("llama"), "--frames-upbound", "4")
+    log = run("teach.sh", "1", *model, "--max-new-tokens", "8", fails="no answer is left to train on (left out: ")
+    assert "3 of 3 answers in data/answers/answers.jsonl" in log
+    monkeypatch.chdir(tmp_path)
     files = ["--pairs", "data/pairs.jsonl", "--answers", "data/answers", "--out", "data/train.json"]
-    command = [tmp_path / "bin/llava-ego2exo", "targets", *files, "--video-folder", "data/videos", "--flagged", "keep"]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    told, student = run_training(
-        "train_torchrun.sh", "2", data_path=None, video_folder=None, model_name_or_path=teacher, max_steps=2
+    assert cli.main(["targets", *files, "--video-folder", "data/videos", "--flagged", "keep"]) == 0
+    log, student = run_training(
+        "train_torchrun.sh", "1", data_path=None, video_folder=None, model_name_or_path=teacher, max_steps=2
     )
-    assert told.count("load_pretrained_model(") == 1 and (student / "non_lora_trainables.bin").is_file()
+    assert log.count("load_pretrained_model(") == 1 and (student / "non_lora_trainables.bin").is_file()
     assert json.loads((student / "adapter_config.json").read_text())["r"] == 16

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
-from ..host.inference.clip_jobs import PreparedClip, prepare_clip, read_ahead
+from ..host.inference.clip_jobs import ClipTask, PreparedClip, clip_batches, prepare_clip, read_ahead
 from ..host.inference.settings import InferenceSettings
 
 if TYPE_CHECKING:
@@ -37,16 +38,6 @@ class GenerationRequest:
     new_tokens: int
 
 
-@dataclass(frozen=True)
-class _VideoRequests:
-    """A whole video and the places of the requests about it."""
-
-    path: str
-    places: tuple[int, ...]
-    start_s: float | None = None
-    end_s: float | None = None
-
-
 def max_new_tokens(wanted: Mapping[str, Any], task: str) -> int:
     """Most tokens of a reply.
 
@@ -67,13 +58,13 @@ def max_new_tokens(wanted: Mapping[str, Any], task: str) -> int:
 
 
 def generate_replies(
-    teacher: Answerer, settings: InferenceSettings, requests: Sequence[GenerationRequest], batch_size: int,
+    answerer: Answerer, settings: InferenceSettings, requests: Sequence[GenerationRequest], batch_size: int,
     quiet: bool = False,
 ) -> list[str]:  # fmt: skip
     """Replies in the order of the requests.
 
     Args:
-        teacher: the model.
+        answerer: the model.
         settings: how clips are read.
         requests: about any videos, in any order.
         batch_size: clips at once.
@@ -87,46 +78,35 @@ def generate_replies(
     replies = [""] * len(requests)
     with tqdm(total=len(requests), desc="llava_ego2exo", unit="question", disable=quiet) as bar:
         for length in dict.fromkeys(request.new_tokens for request in requests):
-            teacher.max_new_tokens = length
-            same = replace(settings, max_new_tokens=length)
-            for places, texts in _replies_by_batch(teacher, same, requests, batch_size):
-                for place, text in zip(places, texts, strict=True):
-                    replies[place] = text
-                bar.update(len(places))
+            places: dict[str, list[int]] = {}
+            for place, request in enumerate(requests):
+                if request.new_tokens == length:
+                    places.setdefault(request.path, []).append(place)
+            answerer.max_new_tokens = length
+            tasks = [ClipTask(path, None, None, "", tuple(own)) for path, own in places.items()]
+            prepare = functools.partial(prepare_clip, settings=settings, preprocess=answerer.preprocess)
+            for batch, clips in read_ahead(clip_batches(tasks, batch_size), prepare, 2):
+                asked = [task.questions for task in batch]
+                good = [_unless_error(task.path, clip) for task, clip in zip(batch, clips, strict=True)]
+                texts = [[clip.preface + requests[n].text for n in own] for clip, own in zip(good, asked, strict=True)]
+                for task, found in zip(batch, _answer(answerer, good, texts), strict=True):
+                    for place, reply in zip(task.questions, _unless_error(task.path, found), strict=True):
+                        replies[place] = reply.text
+                bar.update(sum(map(len, asked)))
     return replies
 
 
-def _replies_by_batch(
-    teacher: Answerer, settings: InferenceSettings, requests: Sequence[GenerationRequest], batch_size: int
-) -> Iterator[tuple[list[int], list[str]]]:
-    """Of the requests of one length, batch after batch: places and replies."""
-    places: dict[str, list[int]] = {}
-    for place, request in enumerate(requests):
-        if request.new_tokens == settings.max_new_tokens:
-            places.setdefault(request.path, []).append(place)
-    clips = [_VideoRequests(path, tuple(own)) for path, own in places.items()]
-    batches = [tuple(clips[first : first + batch_size]) for first in range(0, len(clips), batch_size)]
-    for batch, seen in read_ahead(batches, lambda clip: prepare_clip(clip, settings, teacher.preprocess), 2):
-        good = [_unless_error(clip, one) for clip, one in zip(batch, seen, strict=True)]
-        texts = [
-            [one.preface + requests[place].text for place in clip.places]
-            for clip, one in zip(batch, good, strict=True)
-        ]
-        said = [_unless_error(clip, own) for clip, own in zip(batch, _answer(teacher, good, texts), strict=True)]
-        yield [place for clip in batch for place in clip.places], [one.text for own in said for one in own]
-
-
-def _answer(teacher: Answerer, clips: Sequence[PreparedClip], texts: Sequence[Sequence[str]]) -> list[Any]:
+def _answer(answerer: Answerer, clips: Sequence[PreparedClip], texts: Sequence[Sequence[str]]) -> list[Any]:
     from ..host.inference.answerer import explain_oom
 
-    remedy = "give a smaller --batch_size, fewer max_frames_num, or load_4bit=True"
+    remedy = "pass a smaller --batch_size, fewer max_frames_num, or load_4bit=True"
     with explain_oom(len(clips), sum(map(len, texts)), remedy):
-        return teacher.answer([clip.pixels for clip in clips], texts)
+        return answerer.answer([clip.pixels for clip in clips], texts)
 
 
-def _unless_error(clip: _VideoRequests, found: Any) -> Any:
-    """What was found; raises where it is an error, naming the clip."""
+def _unless_error(path: str, found: Any) -> Any:
+    """What was found; raises where it is an error, naming the video."""
     if isinstance(found, Ego2ExoError):
-        named = found.given if clip.path in found.given else f"{clip.path}: {found.given}"
-        raise Ego2ExoError(named, found.allowed, found.remedy)
+        given = found.given if path in found.given else f"{path}: {found.given}"
+        raise Ego2ExoError(given, found.allowed, found.remedy)
     return found

@@ -53,13 +53,13 @@ class LlavaEgo2Exo(lmms):
                 pretrained, model_base, conv_template, dtype, 4 if load_4bit else 8 if load_8bit else 16, force_sample,
                 time_instruction, frames_upbound=max_frames_num, video_fps=video_fps,
             )  # fmt: skip
-            self._teacher = _load(pretrained, model_base, self._settings)
+            self._answerer = _load(pretrained, model_base, self._settings)
             _check_device(device, self.device)
 
     @property
     def device(self) -> Any:
         """Where the model is."""
-        return self._teacher.model.device
+        return self._answerer.model.device
 
     @property
     def batch_size(self) -> int:
@@ -74,7 +74,7 @@ class LlavaEgo2Exo(lmms):
         """
         with _stopping():
             questions = [self._generation_request(request.args) for request in requests]
-            return generate_replies(self._teacher, self._settings, questions, self._batch_size, quiet=self.rank != 0)
+            return generate_replies(self._answerer, self._settings, questions, self._batch_size, quiet=self.rank != 0)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Not offered: the tasks are read from generated text."""

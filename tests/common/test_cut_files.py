@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llava_ego2exo.common.files import HASHES, _stored_hashes, video_hashes, write_atomic
-from llava_ego2exo.common.jsonl import json_line, read_lines
+from llava_ego2exo.common.jsonl import AppendFile, json_line, read_lines
 from llava_ego2exo.distill.pairs.egoexo4d import write_missing
 from llava_ego2exo.distill.pairs.file import read_pairs, write_pairs
 from llava_ego2exo.distill.pairs.pair import Pair
@@ -23,7 +23,7 @@ from llava_ego2exo.distill.teach.store import (
 from llava_ego2exo.distill.teach.top_k import TopK, load_top_k, save_top_k
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.evaluation.items import Item
-from llava_ego2exo.evaluation.judge.client import CachedAnswer, JudgeCache
+from llava_ego2exo.evaluation.judge.client import CachedAnswer, read_cache
 from llava_ego2exo.evaluation.manifest import read_manifest
 from llava_ego2exo.evaluation.results import _item
 from llava_ego2exo.evaluation.store import Reply, read_replies, reply_store
@@ -58,11 +58,10 @@ def stored(store, records):
 
 
 def judged(folder):
-    cache = JudgeCache(folder)
-    for kept in KEPT:
-        cache.add(kept)
-    cache.close()
-    return cache.path
+    path = folder / "judge_cache.jsonl"
+    with AppendFile(path) as file:
+        file.append(map(dataclasses.asdict, KEPT))
+    return path
 
 
 def hashed(folder):
@@ -88,7 +87,7 @@ KINDS = {
     "replies of a finished run": (
         lambda f: reply_store(f).finish(REPLIES), lambda f: list(read_replies(f).values()), LINES,
     ),
-    "answers of a judge": (judged, lambda f: list(JudgeCache(f).answers.values()), LINES),
+    "answers of a judge": (judged, lambda f: list(read_cache(f / "judge_cache.jsonl").values()), LINES),
     "items of eval": (
         lambda f: write_atomic(f / "items.jsonl", "".join(json_line(dataclasses.asdict(item)) for item in ITEMS)),
         lambda f: list(read_lines(f / "items.jsonl", _item, torn=False, origin="llava-ego2exo eval")), LINES,

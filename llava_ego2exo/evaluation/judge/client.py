@@ -59,12 +59,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a request.
-
-    Args:
-        value: as parsed; None where the judge failed (and where an answer may be None).
-        error: why it failed; "" otherwise.
-    """
+    """The result of a request: its value, or the error why there is none."""
 
     value: Any = None
     error: str = ""
@@ -89,37 +84,15 @@ class CachedAnswer:
     sent: dict[str, Any]
 
 
-class JudgeCache:
-    """Answers of one folder, by key; threads may use it at once.
-
-    Args:
-        folder: of the results; the file is created with the first answer.
+def read_cache(path: Path) -> dict[str, CachedAnswer]:
+    """The answers in a file by their keys.
 
     Raises:
         Ego2ExoError: a line is damaged. The last one may be torn.
     """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder, CACHE_FILE)
-        self._lock = threading.Lock()
-        self._file: AppendFile | None = None
-        self.answers: dict[str, CachedAnswer] = {}
-        if self.path.is_file():
-            parse = functools.partial(record_of, CachedAnswer, types={"sent": (dict,)})
-            self.answers = {one.key: one for one in read_lines(self.path, parse, torn=True, origin=ORIGIN)}
-
-    def add(self, answer: CachedAnswer) -> None:
-        """Keep an answer; when this returns it is on disk."""
-        with self._lock:
-            self._file = self._file or AppendFile(self.path)
-            self._file.append([asdict(answer)])
-            self.answers[answer.key] = answer
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    parse = functools.partial(record_of, CachedAnswer, types={"sent": (dict,)})
+    lines = read_lines(path, parse, torn=True, origin=ORIGIN) if path.is_file() else ()
+    return {answer.key: answer for answer in lines}
 
 
 class JudgeClient:
@@ -138,7 +111,9 @@ class JudgeClient:
         # Of the answers in use; settings as JSON, since a dict cannot be a key.
         self.sent: dict[str, dict[str, Any]] = {}
         self.models: set[str] = set()
-        self._cache = JudgeCache(folder)
+        self._path = Path(folder, CACHE_FILE)
+        self._answers = read_cache(self._path)
+        self._file: AppendFile | None = None
         self._key = ""
         self._api: Any = None
         self._settings_sent: dict[str, Any] = {**settings.sampling(), "response_format": {"type": "json_object"}}
@@ -189,7 +164,9 @@ class JudgeClient:
 
     def close(self) -> None:
         """Close the cache and the connections."""
-        self._cache.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         if self._api is not None:
             self._api.close()
             self._api = None
@@ -198,7 +175,7 @@ class JudgeClient:
         return content_key([PROMPT_VERSION, self.settings.model, request.messages, self.settings.sampling()])
 
     def _cached(self, key: str, request: JudgeRequest) -> Verdict | None:
-        answer = self._cache.answers.get(key)
+        answer = self._answers.get(key)
         if answer is None:
             return None
         try:
@@ -221,8 +198,11 @@ class JudgeClient:
         except ValueError as error:
             return self._failed(f"no valid answer: {error}")
         answer = CachedAnswer(key, request.kind, text, model, self._settings_sent)
-        self._cache.add(answer)
-        self._failures_in_a_row = 0
+        with self._lock:
+            self._file = self._file or AppendFile(self._path)
+            self._file.append([asdict(answer)])
+            self._answers[key] = answer
+            self._failures_in_a_row = 0
         self._use(answer)
         return Verdict(value)
 

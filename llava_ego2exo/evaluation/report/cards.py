@@ -27,17 +27,10 @@ Column = tuple[str, str]
 
 @dataclass(frozen=True)
 class CardClip:
-    """The video of a card, or a part of it.
+    """The video of a card, or a part of it from `start_s` to `end_s` seconds; None: the video's own start or end."""
 
-    Args:
-        path: of the file; "" where it was not found.
-        video: as the data names it; plays no part in whether two clips are the same.
-        start_s: where it begins, in seconds; None: at the start.
-        end_s: where it ends; None: at the end.
-    """
-
-    path: str
-    video: str = field(compare=False)
+    path: str  # "" where it was not found
+    video: str = field(compare=False)  # as the data names it
     start_s: float | None
     end_s: float | None
 
@@ -60,56 +53,32 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class CardAnswer:
-    """What came of a question with one model in one mode.
+    """What came of a question with one model in one mode."""
 
-    Args:
-        asker: number of the model and mode among those of the report.
-        result: "right", "wrong", "unparsed", "failed", or of a description "judged", "unjudged", "failed".
-        replies: (question, where there are several; reply).
-        more: how many further replies there are.
-        read: what was read from it: the option's key and text.
-        notes: what is odd about it.
-        scores: (option's key, log-probability), the most likely first.
-        summary: what was judged in place of the replies.
-        marks: aspect -> 0 to 5, or None for a missing one.
-    """
-
-    asker: int
-    result: str
-    replies: tuple[tuple[Excerpt, Excerpt], ...] = ()
-    more: int = 0
-    read: tuple[str, Excerpt] | None = None
+    asker: int  # number of the model and mode among those of the report
+    result: str  # "right", "wrong", "unparsed", "failed"; of a description "judged", "unjudged", "failed"
+    replies: tuple[tuple[Excerpt, Excerpt], ...] = ()  # (question, where there are several; reply)
+    more: int = 0  # further replies
+    read: tuple[str, Excerpt] | None = None  # key and text of the option that was read from the reply
     notes: tuple[str, ...] = ()
-    scores: tuple[tuple[str, float], ...] = ()
-    summary: Excerpt = Excerpt()
-    marks: tuple[tuple[str, float | None], ...] = ()
+    scores: tuple[tuple[str, float], ...] = ()  # (option's key, log-probability), the most likely first
+    summary: Excerpt = Excerpt()  # judged in place of the replies
+    marks: tuple[tuple[str, float | None], ...] = ()  # (aspect, 0 to 5); None: missing
 
 
 @dataclass(frozen=True)
 class Card:
-    """One question, or one row of descriptions.
+    """One question, or one row of descriptions."""
 
-    Args:
-        name: id of the item, or of the row.
-        clip: whose frames are shown.
-        category: of the item.
-        view: of the item.
-        question: as the data asks it.
-        options: (key, text, whether it is the right one).
-        reference: of a description.
-        answers: of each model and mode that was asked.
-        words: "ASKER:RESULT", as the page's filter compares them.
-    """
-
-    name: str
+    name: str  # id of the item, or of the row
     clip: CardClip
     category: str
     view: str
     question: Excerpt
-    options: tuple[tuple[str, Excerpt, bool], ...]
-    reference: Excerpt
+    options: tuple[tuple[str, Excerpt, bool], ...]  # (key, text, whether it is the right one)
+    reference: Excerpt  # of a description
     answers: tuple[CardAnswer, ...]
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # "ASKER:RESULT", as the page's filter compares them
 
 
 def asked_columns(outcomes: Iterable[Outcome], described: Iterable[Described]) -> list[Column]:

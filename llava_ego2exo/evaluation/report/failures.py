@@ -13,23 +13,14 @@ NO_REPLY, NO_MARKS = "no reply", "marks missing"
 
 @dataclass(frozen=True)
 class Failure:
-    """One cause.
+    """One cause that kept outcomes of one video from a reply or a mark."""
 
-    Args:
-        what: "no reply" or "marks missing".
-        video: as the data names it.
-        models: that met it.
-        count: of outcomes.
-        error: the cause.
-        example: id of the first item.
-    """
-
-    what: str
+    what: str  # "no reply" or "marks missing"
     video: str
     models: tuple[str, ...]
-    count: int
+    count: int  # of outcomes
     error: str
-    example: str
+    example: str  # id of the first item
 
 
 def failures(outcomes: Iterable[Outcome], described: Iterable[Described]) -> list[Failure]:

@@ -51,7 +51,7 @@ def test_other_samples_are_left_to_llava(rows):
     assert ids[0] == ids[1]
 
 
-def test_the_mend_can_be_switched_off(rows, monkeypatch):
+def test_the_fix_can_be_switched_off(rows, monkeypatch):
     llava_ego2exo.unregister()
     monkeypatch.setenv("LLAVA_EGO2EXO_FIXES", "all,-placement")
     llava_ego2exo.register()
@@ -60,7 +60,6 @@ def test_the_mend_can_be_switched_off(rows, monkeypatch):
 
 
 def test_what_llava_puts_around_the_placeholder_goes_along(registered):
-    """And turns where the placeholder is not alone at the end are LLaVA's to arrange."""
     from types import SimpleNamespace
 
     from llava.train import train as host

@@ -67,12 +67,6 @@ def test_alone_takes_the_ordinary_tokens_away():
     assert embeds.shape[1] < inputs(model, batch)[0].shape[1]
 
 
-def test_alone_where_an_image_would_vanish():
-    model, batch = build(), Batch("..V.", ".I.")
-    with pytest.raises(Ego2ExoError, match="--ego2exo_modalities"), ablated(model, "alone"):
-        inputs(model, batch)
-
-
 def state(model):
     return vars(model.config).copy(), {k: v.clone() for k, v in model.state_dict().items()}, hooks_of(model)
 
@@ -90,22 +84,17 @@ def test_all_is_as_before_afterwards():
         assert same(inputs(model, batch), whole)
 
 
-def test_answers_and_loss_follow():
-    """Through the model's own forward and generate, and through a LoRA wrapper, as an evaluation calls them."""
+def test_losses_follow():
+    """Through the model's own forward, and through a LoRA wrapper, as an evaluation calls them."""
     peft = pytest.importorskip("peft")
-    model, batch = build(config={"tokenizer_padding_side": "left"}), Batch(*ROWS, left=True)
+    model, batch = build(), Batch(*ROWS)
     wrapped = peft.get_peft_model(build(), peft.LoraConfig(target_modules=r".*layers\.\d+\.self_attn\.q_proj"))
-    losses, logits = [], []
+    losses = []
     for mode in ABLATIONS:
-        with torch.no_grad(), ablated(model, mode):
+        with torch.no_grad(), ablated(model, mode), ablated(wrapped, mode):
             losses.append(model(**batch.call()).loss.item())
-            settings = {"output_logits": True, "return_dict_in_generate": True}
-            logits.append(model.generate(**batch.asked(max_new_tokens=2, **settings)).logits[0])
-        with torch.no_grad(), ablated(wrapped, mode):
-            torch.testing.assert_close(wrapped(**Batch(*ROWS).call()).loss.item(), losses[-1], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(wrapped(**batch.call()).loss.item(), losses[-1], rtol=1e-4, atol=1e-4)
     assert len(set(losses)) == len(ABLATIONS)
-    for index, mine in enumerate(logits):
-        assert all((mine - other).abs().max() > 1e-4 for other in logits[:index])
 
 
 def test_other_clip_needs_other_clips():

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.method import attention
-from llava_ego2exo.method.attention import CrossAttention, KeyEmbedding, Projection, compute_dtype, resolve
+from llava_ego2exo.method.attention import CrossAttention, KeyEmbedding, compute_dtype, resolve
 
 from . import reference
 
@@ -116,17 +116,6 @@ def test_key_embedding_is_added_to_the_keys_alone(path, fake_flash):
     torch.testing.assert_close(module(tokens, states, lengths, extra), module(tokens, states, lengths))
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_a_batch_equals_each_video_alone(path, fake_flash):
-    lengths = [3, 1, 2]
-    module, (tokens, states), extra = built(path), inputs(lengths), embedding(3)
-    together = module(tokens, states, lengths, extra)
-    alone = [
-        module(row[None], part, [len(part)], extra) for row, part in zip(tokens, states.split(lengths), strict=True)
-    ]
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
-
-
 @settings(max_examples=15, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 4), min_size=1, max_size=3),
@@ -204,7 +193,7 @@ def test_folded_costs_what_the_rule_counts(attn):
 )
 def test_auto_folds_by_count(tokens, heads, width, folded, no_flash):
     assert (2 * tokens * heads * width < 2 * width**2 + 2 * tokens * width) is folded  # the costs, written out
-    assert resolve("auto", tokens, heads, width, torch.zeros(1)) == ("folded" if folded else "sdpa")
+    assert resolve("auto", tokens, heads, width, torch.zeros(1)) == ("folded" if folded else "sdpa")  # no flash-attn
 
 
 def test_auto_takes_flash_where_it_runs_and_many_tokens_ask(fake_flash):
@@ -227,21 +216,6 @@ def test_flash_needs_cuda_and_half_precision(monkeypatch, fake_flash):
         monkeypatch.setattr(attention, "compute_dtype", lambda _, dtype=dtype: dtype)
         assert attention._flash_runs(on_gpu, 72) is runs
     assert not attention._flash_runs(on_gpu, 257)
-
-
-def test_auto_without_flash_attn_still_computes(no_flash, monkeypatch):
-    monkeypatch.setattr(attention, "_flash_device", lambda tensor: True)
-    module, (tokens, states) = built("auto"), inputs([2], tokens=40)
-    assert resolve("auto", 40, HEADS, WIDTH, states) == "sdpa"
-    torch.testing.assert_close(module(tokens, states, [2]), plain(module, tokens, states, [2]), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("heads", [1, 3])
-def test_projection_by_heads_is_the_plain_layer_in_slices(heads):
-    layer, x = Projection(WIDTH, WIDTH), torch.randn(2, heads, TOKENS, WIDTH)
-    torch.nn.init.normal_(layer.bias)
-    rows = layer(x).unflatten(-1, (heads, -1))
-    torch.testing.assert_close(layer(x, fold="contexts"), torch.stack([rows[:, h, :, h] for h in range(heads)], 1))
 
 
 def test_what_cannot_work_is_refused(no_flash, monkeypatch):

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.method.attention import CrossAttention
 from llava_ego2exo.method.branch import EgoBranch
-from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens, frame_embedding, position_embedding, sincos
+from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens, frame_embedding, position_embedding
 
 from . import reference
 
@@ -104,12 +104,6 @@ def test_frames_and_positions_are_orthogonal_and_each_is_distinct(width):
     assert (frame @ position.T == 0).all()
     for table in (frame, position):
         assert torch.cdist(table, table).fill_diagonal_(9).min() > 1e-2
-
-
-def test_sincos_by_hand():
-    row = sincos(torch.tensor([3]), 4)[0].tolist()
-    assert row == pytest.approx([math.sin(3), math.sin(0.03), math.cos(3), math.cos(0.03)], abs=1e-6)
-    assert sincos(torch.arange(4), 0).shape == (4, 0)
 
 
 @both_blocks

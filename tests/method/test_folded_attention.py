@@ -1,13 +1,11 @@
 """The folded attention piece by piece, and what each way of attending keeps for backward."""
 
-import contextlib
 import sys
 import types
 import weakref
 
 import pytest
 import torch
-from torch import nn
 
 from llava_ego2exo.method import attention, folded_attention, offload
 from llava_ego2exo.method.attention import CrossAttention
@@ -195,17 +193,6 @@ def test_what_is_offloaded_leaves_its_device_and_parameters_stay(elsewhere):
     out.sum().backward()  # a second time through the same graph
     for parameter, grad in zip(module.parameters(), once, strict=True):
         torch.testing.assert_close(parameter.grad, 2 * grad)
-
-
-def test_on_a_cpu_offloading_copies_nothing():
-    module, states = EgoAdaptiveTokens(2, 8, 2, (0,)), torch.randn(2, LARGE, 8)
-    found, _ = kept_storages(lambda: module([states], [2], offload=True), module)
-    assert not found  # the inner hooks have taken all
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(offload.offloaded(states))
-        assert offload._Block(states.numel()).pack(states) is states
-        parameter = nn.Parameter(states)
-        assert offload._Block(1).pack(parameter) is parameter
 
 
 def test_a_batch_keeps_no_copy_of_the_weights_for_each_video():

@@ -41,8 +41,14 @@ def quiet(pairs, out, **settings):
 
 
 def test_cuts_are_frame_exact_and_exo_is_shifted(long, tmp_path):
-    result = quiet([pair(long), pair(long, "t", start_s=None, end_s=2.0, offset_s=0.0)], tmp_path)
-    assert (result.made, result.kept, result.failures) == (4, 0, [])
+    """Without an end the exo ends with the ego; whole files stay where they are."""
+    whole = pair(long, "whole", start_s=0.0, end_s=None, offset_s=0.0)
+    open_end = pair(long, "o", ego=render(tmp_path / "in/short.mp4", 3), start_s=1.0, end_s=None)
+    parts = [pair(long), pair(long, "t", start_s=None, end_s=2.0, offset_s=0.0), open_end, whole]
+    result = quiet(parts, tmp_path)
+    assert (result.made, result.kept, result.whole, result.failures) == (6, 0, 2, []) and result.pairs[3] == whole
+    assert numbers(tmp_path / "o_ego.mp4") == list(range(10, 30))
+    assert numbers(tmp_path / "o_exo1.mp4") == list(range(15, 35))
     assert numbers(tmp_path / "s_ego.mp4") == list(range(123, 141))
     assert numbers(tmp_path / "s_exo1.mp4") == list(range(128, 146))
     assert numbers(tmp_path / "t_exo1.mp4") == list(range(20))
@@ -77,21 +83,6 @@ class _Late:
 
     def decode(self, stream):
         return self.container.decode(stream)
-
-
-def test_without_an_end_the_exo_ends_with_the_ego(long, tmp_path):
-    ego = render(tmp_path / "short.mp4", 3)
-    result = quiet([pair(long, ego=ego, start_s=1.0, end_s=None)], tmp_path / "out")
-    assert numbers(tmp_path / "out/s_ego.mp4") == list(range(10, 30))
-    assert numbers(tmp_path / "out/s_exo1.mp4") == list(range(15, 35)) and not result.failures
-
-
-def test_whole_files_stay_where_they_are(long, tmp_path):
-    whole = pair(long, start_s=0.0, end_s=None, offset_s=0.0)
-    result = quiet([whole, pair(long, "t")], tmp_path)
-    assert (
-        result.pairs[0] == whole and result.whole == 2 and sorted(os.listdir(tmp_path)) == ["t_ego.mp4", "t_exo1.mp4"]
-    )
 
 
 def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(long, tmp_path, monkeypatch):
@@ -167,22 +158,16 @@ def test_refused_before_any_cut(long, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "in", "s_ego.mp4"] and write.read_text()
 
 
-def test_a_torn_cut_is_no_cut(long, tmp_path):
-    cut = Cut(str(long["ego"]), str(tmp_path / "c.mp4"), 1.0, 2.0)
-    assert make(cut) == "made" and made_as(cut.target) == cut.mark() and make(cut) == "kept"
-    data = (tmp_path / "c.mp4").read_bytes()
-    (tmp_path / "c.mp4").write_bytes(data[: len(data) // 2])
-    assert made_as(cut.target) == "" and make(cut) == "made" and numbers(cut.target) == list(range(10, 20))
-
-
-def test_odd_sizes(tmp_path):
+def test_odd_sizes_and_a_torn_cut(tmp_path):
     source = render(tmp_path / "odd.mkv", 25.0, size=(63, 161), pix_fmt="yuv444p")
     assert duration(str(source)) == pytest.approx(25.0, abs=0.01)
-    assert make(Cut(str(source), str(tmp_path / "c.mp4"), 24.0, 24.5)) == "made"
-    seen = probe(str(tmp_path / "c.mp4"))
-    assert (seen.error, seen.height, seen.width) == ("", 62, 160) and numbers(tmp_path / "c.mp4") == list(
-        range(240, 245)
-    )
+    cut = Cut(str(source), str(tmp_path / "c.mp4"), 24.0, 24.5)
+    assert make(cut) == "made" and made_as(cut.target) == cut.mark() and make(cut) == "kept"
+    seen = probe(cut.target)
+    assert (seen.error, seen.height, seen.width) == ("", 62, 160) and numbers(cut.target) == list(range(240, 245))
+    data = (tmp_path / "c.mp4").read_bytes()
+    (tmp_path / "c.mp4").write_bytes(data[: len(data) // 2])
+    assert made_as(cut.target) == "" and make(cut) == "made" and numbers(cut.target) == list(range(240, 245))
 
 
 def test_a_rotated_video_is_cut_as_players_show_it(tmp_path):
@@ -207,7 +192,7 @@ def test_real_videos_are_cut_and_the_corrupted_one_is_named(real_videos, tmp_pat
     ]
     result = quiet(pairs, tmp_path)
     assert [new.segment for new in result.pairs] == ["p"] and len(result.failures) == 1
-    assert "c exo1: " in result.failures[0] and "corrupted.mp4 does not decode" in result.failures[0]
+    assert "c exo1: " in result.failures[0] and "corrupted.mp4 cannot be cut" in result.failures[0]
     assert [probe(path).frames for path in result.pairs[0].files.values()] == [30, 30]
 
 
@@ -246,7 +231,7 @@ def test_command(long, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["pairs", "cut", "--pairs", str(path), "--out", str(out), "--workers", "1"]) == 1
     text = capsys.readouterr().out
-    assert "2 cut(s) made, 0 kept" in text and "failed: late ego" in text and "1 pair(s) are left out" in text
+    assert "2 cut(s) made, 0 kept" in text and "failed: late ego" in text and "2 cut(s) failed" in text
     assert [new.segment for new in read_pairs(out / "pairs.jsonl")] == ["s"]
     write_pairs(path, [pair(long)])
     assert main(["pairs", "cut", "--pairs", str(path), "--out", str(out)]) == 0

@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import Ego2ExoError
 from ...video.limits import VideoLimits
 from ...video.probe import read_header, require_av
-from ...video.worker import heartbeat
+from ...video.worker import heartbeat, short_reason
 
 TITLE = "llava-ego2exo cut"
 _EDGE_BYTES = 1 << 16
@@ -66,9 +66,10 @@ def make(cut: Cut, limits: VideoLimits | None = None, part: str = "") -> str:
         "kept" if the right cut existed, else "made".
 
     Raises:
-        Ego2ExoError: the source has no such part or exceeds the limits; the message lacks its name.
-        av.error.FFmpegError, OSError, ValueError: it does not decode.
+        Ego2ExoError: the source has no such part, exceeds the limits or does not decode, or the target cannot be
+            written; the message lacks the source's name.
     """
+    av = require_av()
     if os.path.exists(cut.target) and made_as(cut.target) == cut.mark():
         return "kept"
     part = part or f"{cut.target}.part"
@@ -76,6 +77,8 @@ def make(cut: Cut, limits: VideoLimits | None = None, part: str = "") -> str:
         read_header(cut.source, limits or VideoLimits())
         _write(cut, part)
         os.replace(part, cut.target)
+    except (av.error.FFmpegError, OSError) as error:
+        raise Ego2ExoError(f"cannot be cut: {short_reason(error)}") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)

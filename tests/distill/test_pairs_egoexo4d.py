@@ -108,6 +108,16 @@ def test_filters(download):
             segments(**{name: frozenset(values) for name, values in filters.items()})
 
 
+def test_faulty_segments_are_listed_and_the_rest_is_kept(download):
+    good = entry("cmu_bike01_2", "u1", (0, 1), (2, 1), (None, 3), (-1, 2))
+    good["segments"].append("text")
+    faulty = take("x", "u5", exo=("best_exo",))
+    write(download, [take("cmu_bike01_2", "u1"), faulty], keystep(good, entry("x", "u5", (0, 1))))
+    takes = read_takes(download, Filters(min_s=float("-inf")))
+    assert [pair.segment for pair in takes.pairs] == ["cmu_bike01_2_0000"] and len(takes.faults) == 5
+    assert "end_s 1 is not after start_s 2" in "\n".join(takes.faults)
+
+
 def test_cameras():
     assert view_names(["cam01", "cam04"]) == {"cam01": "exo1", "cam04": "exo4"}
     assert view_names(["cam01", "gp01", "mobile"]) == {"cam01": "exo1", "gp01": "exo2", "mobile": "exo3"}
@@ -121,19 +131,6 @@ def test_cameras():
     assert camera_files({"take_name": "t"}) == ([], {})
     del odd["frame_aligned_videos"]["aria01"]["rgb"], odd["capture"]
     assert camera_files(odd) == ([], {"cam01": "cam01.mp4", "cam02": "cam02.mp4"})
-
-
-def test_faulty_segments_are_listed_and_the_rest_is_kept(download):
-    good = entry("cmu_bike01_2", "u1", (0, 1), (2, 1), (None, 3), (-1, 2))
-    good["segments"].append("text")
-    write(
-        download,
-        [take("cmu_bike01_2", "u1"), take("x", "u5", exo=("best_exo",))],
-        keystep(good, entry("x", "u5", (0, 1))),
-    )
-    takes = read_takes(download, Filters(min_s=float("-inf")))
-    assert [pair.segment for pair in takes.pairs] == ["cmu_bike01_2_0000"] and len(takes.faults) == 5
-    assert "end_s 1 is not after start_s 2" in "\n".join(takes.faults)
 
 
 @pytest.mark.parametrize(

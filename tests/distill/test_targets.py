@@ -94,16 +94,12 @@ def general(root, count=30, kind="image"):
     folder.mkdir(exist_ok=True)
     (folder / "a.png").write_text("picture")
     samples = [
-        {
-            "id": f"general_{i}",
-            **({kind: "a.png"} if kind else {}),
-            "conversations": [
-                {"from": "human", "value": f"{'<image>' if kind else ''}\nQuestion {i}?"},
-                {"from": "gpt", "value": f"Answer {i}."},
-            ],
-        }
+        {"id": f"general_{i}", **({kind: "a.png"} if kind else {}), "conversations": [
+            {"from": "human", "value": f"{'<image>' if kind else ''}\nQuestion {i}?"},
+            {"from": "gpt", "value": f"Answer {i}."},
+        ]}
         for i in range(count)
-    ]
+    ]  # fmt: skip
     (folder / "other.json").write_text(json.dumps(samples))
     return folder / "other.json"
 
@@ -133,12 +129,7 @@ def test_a_sample(material, capsys):
     assert report.splitlines()[-1] == f"  --data_path {material.root}/train.json --video_folder {material.root}"
 
 
-def test_all_views(material):
-    seen = Counter((sample["segment"], sample["view"]) for sample in material.run("--views", "all"))
-    assert seen == {(pair.segment, view): 3 for pair in material.pairs for view in ("exo1", "exo2")}
-
-
-def test_all_turns_of_a_segment_in_one_conversation(tmp_path):
+def test_all_turns_of_a_segment_in_one_conversation_and_all_views(tmp_path):
     material = Material(tmp_path, segments=40)
     samples = material.run("--turns", "all")
     assert [sample["segment"] for sample in samples] == [pair.segment for pair in material.pairs]
@@ -153,6 +144,8 @@ def test_all_turns_of_a_segment_in_one_conversation(tmp_path):
         assert queries == [record["query"] for record in asked]
         orders[tuple(record["kind"] for record in asked)] += 1
     assert len(orders) == 6  # every order of three turns occurs
+    seen = Counter((sample["segment"], sample["view"]) for sample in material.run("--views", "all"))
+    assert seen == {(pair.segment, view): 3 for pair in material.pairs for view in ("exo1", "exo2")}
 
 
 def test_splits_and_video_folders(material, tmp_path, capsys):
@@ -184,13 +177,9 @@ def test_draws_are_fair_independent_and_of_the_seed(tmp_path):
         for value in values:
             assert 0.35 < sum(count for key, count in counts.items() if key[place] == value) / len(samples) < 0.65
     assert material.run("--seed", "1") != samples
-
-
-def test_a_pair_more_changes_no_other_sample(material):
-    before = material.run()
-    material.pairs.insert(1, material.pair("new_0001"))
+    material.pairs.insert(1, material.pair("new_0001"))  # one pair more changes no other sample
     material.records += [material.record(material.pairs[1], kind) for kind in KINDS]
-    assert [sample for sample in material.run() if sample["segment"] != "new_0001"] == before
+    assert [sample for sample in material.run() if sample["segment"] != "new_0001"] == samples
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -238,11 +227,9 @@ def test_flagged_answers_are_dropped_and_named_or_kept(material, capsys):
     assert len(material.run("--flagged", "keep")) == 11
     report = capsys.readouterr().out
     assert "kept though flagged: cut 2, repeats 1" in report and "dropped, placeholder: 1 answer(s)" in report
-
-
-def test_no_answer_left(material, capsys):
     for record in material.records:
         record["flags"] = ["repeats"]
+    (material.root / "train.json").unlink()
     error = material.fail(capsys=capsys)
     assert "repeats 12" in error and "--flagged keep" in error and "--max-new-tokens" not in error
     material.records[3]["flags"] = ["cut"]
@@ -275,9 +262,6 @@ def test_what_is_replayed(material, capsys):
     capsys.readouterr()
     assert sum("replay" in sample for sample in material.run("--mix", general(material.root, kind=None))) == 3
     assert "--image_folder" not in capsys.readouterr().out  # text alone needs none
-
-
-def test_replayed_videos_are_found_from_the_same_folder(material):
     file = general(material.root, kind="video")
     (material.root / "general/a.png").rename(material.root / "a.png")
     flags = ("--mix", file, "--mix-video-folder", material.root)

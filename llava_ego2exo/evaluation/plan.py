@@ -48,7 +48,7 @@ class EvalPlan:
 
     Args:
         tasks: each clip once, in order of the items.
-        keys: item's id -> key of its reply.
+        keys: item's id -> key of its reply, in order of the items.
     """
 
     tasks: list[ClipTask[ItemQuestion]] = field(default_factory=list)
@@ -64,15 +64,16 @@ def make_plan(items: Sequence[Item], hashes: Mapping[str, str], asking: Sequence
         asking: all that a reply depends on beside clip and question: mode, model, settings.
     """
     clips: dict[tuple[str, float | None, float | None], list[ItemQuestion]] = {}
+    keys = {}
     for item in items:
         text, options = prompt_of(item), tuple(item.choices)
         # As floats: 3 and 3.0 are one moment.
         span = [None if second is None else float(second) for second in (item.start_s, item.end_s)]
-        key = content_key([item.id, hashes[item.path], *span, text, options, VERSION, *asking])
+        keys[item.id] = key = content_key([item.id, hashes[item.path], *span, text, options, VERSION, *asking])
         questions = clips.setdefault((item.path, item.start_s, item.end_s), [])
         questions.append(ItemQuestion(item.id, key, text, options))
     tasks = [ClipTask(*place, hashes[place[0]], tuple(questions)) for place, questions in clips.items()]
-    return EvalPlan(tasks, {question.id: question.key for task in tasks for question in task.questions})
+    return EvalPlan(tasks, keys)
 
 
 def split_long(items: Sequence[Item], seconds: float = 1.0, limits: VideoLimits | None = None) -> list[Item]:

@@ -65,6 +65,7 @@ def test_replies_are_the_models_own_and_asked_once(answered, no_model, capsys):
     loaded = answerer.load(str(answered.model), torch_dtype="float32")
     results = [row for row in answered.results() if row["mode"] == "generate"]
     assert [row["view"] for row in results] == ["exo", "ego"] * 8
+    assert [json.loads(line)["id"] for line in answered.replies().splitlines()] == [row["id"] for row in results]
     for row in results:
         assert row["video"].endswith(f"{row['view']}1.mp4" if row["view"] == "exo" else "ego.mp4")
         frames = read_video(str(answered.videos / row["video"]), frames_upbound=3).frames

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, patching
-from .common.git import commit_of
 from .errors import Ego2ExoError
+from .host.hooks.flavour import commit_of
 
 GIB = 2**30
 

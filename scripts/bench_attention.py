@@ -181,7 +181,7 @@ def grown(args: argparse.Namespace, sizes: tuple[int, int, int], setting: dict[s
 
 def draw(growth: dict, path: Path) -> None:
     """Four panels of time above four of memory; a thin line shows growth in proportion, from the smallest setting."""
-    from llava_ego2exo.pages.drawing import drawing
+    from llava_ego2exo.common.pages import drawing
 
     with drawing(10, 4.6) as figure:
         axes = figure.subplots(2, 4, sharey="row")

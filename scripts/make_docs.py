@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT))
 
 from llava_ego2exo import doctor  # noqa: E402
 from llava_ego2exo.common.text import markdown_table as table  # noqa: E402
+from llava_ego2exo.host import arguments, settings  # noqa: E402
 from llava_ego2exo.host.hooks.table import FIXES, HOOKS, Seam  # noqa: E402
-from llava_ego2exo.host.settings import arguments, command_line  # noqa: E402
 
 MARK = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -43,7 +43,7 @@ def default(value: object) -> str:
 
 def inherited() -> str:
     """Flags that are taken from the base checkpoint when they are not given."""
-    rows = ((code(f"--{flag}"), code(key)) for flag, key in command_line.INHERITED.items())
+    rows = ((code(f"--{flag}"), code(key)) for flag, key in settings.INHERITED.items())
     return table(("flag", "key in config.json"), rows)
 
 

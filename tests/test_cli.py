@@ -70,7 +70,7 @@ def merge(monkeypatch):
     """Replaces what `merge` runs by a function."""
 
     def put(function):
-        module = types.ModuleType("llava_ego2exo.merge")
+        module = types.ModuleType("llava_ego2exo.host.merge")
         module.merge = function
         monkeypatch.setitem(sys.modules, module.__name__, module)
 

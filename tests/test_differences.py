@@ -1,6 +1,6 @@
 """What differs between two sets of settings, by name and both values."""
 
-from llava_ego2exo.common.differences import differences
+from llava_ego2exo.common.record_store import differences
 
 
 def test_only_what_differs_is_listed_with_both_values():

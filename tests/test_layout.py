@@ -13,20 +13,21 @@ ROOT = Path(llava_ego2exo.__file__).parent
 FLOORS = """
 errors
 registry common
-config pages patching
+config patching
 method video
 host.hooks
-host.checkpoint
+host.checkpoint host.arguments
 host.settings host.fixes
 host.model
-host.loading
+host.loader
+host.merge
 host.inference
 host.training
 host.resume
 host.preflight
 host.trainer
 host.run
-planning doctor merge train ask
+planning doctor train
 distill evaluation
 lmms demo
 commands

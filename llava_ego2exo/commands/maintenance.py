@@ -42,7 +42,7 @@ def _patch(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from ..merge import merge
+    from ..host.merge import merge
 
     out = merge(args.adapter, args.base, args.out, dtype=args.dtype)
     print(f"merged into {out}; load it with load_pretrained_model({str(out)!r}, None, 'llava_ego2exo')")

@@ -77,3 +77,31 @@ class RecordStore(Generic[Record]):
 
     def _record(self, value: Any) -> Record:
         return record_of(self.kind, value, self.types)
+
+
+# What differs between the settings that a folder was made with and those of this run.
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line for each value that is not the same, as ``settings.dtype: "float32", now "bfloat16"``.
+
+    Mappings inside are compared key by key; everything else, lists included, as a whole.
+
+    Args:
+        old: as stored. A key that only one side has counts as null on the other.
+        new: of this run.
+        prefix: put in front of every name.
+    """
+    lines = []
+    for name in dict.fromkeys([*old, *new]):
+        before, now = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            lines += differences(before, now, f"{prefix}{name}.")
+        elif before != now:
+            lines.append(f"{prefix}{name}: {_short(before)}, now {_short(now)}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -19,9 +19,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import Ego2ExoError
-from .jobs import shell_text
 from .models import cache_folder, get_base
-from .pipeline import SeedRun, run_seed
+from .pipeline import SeedRun, run_seed, shell_text
 from .results import MEAN, Results, ablation_table, table, with_mean
 from .variants import DEFAULT, FULL, QUICK, DemoPlan, added_variant
 from .world import QUESTION_TYPES, chance
@@ -87,7 +86,7 @@ def run(out: Path, args: argparse.Namespace) -> int:
         out: folder for everything.
         args: of :func:`parse`.
     """
-    from ..pages.drawing import require_matplotlib
+    from ..common.pages import require_matplotlib
     from .report import write_report
 
     require_matplotlib()

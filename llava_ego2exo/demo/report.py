@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.files import write_atomic
-from ..pages.templating import SHARED, templates
+from ..common.pages import INK, SERIES, SHARED, drawing, svg, templates
 from .results import (
     ABLATIONS,
     CHANCE,
@@ -19,16 +19,19 @@ from .results import (
     Example,
     Results,
     ablation_rows,
+    cell,
     differences,
     legend,
     metrics,
     rows,
+    spread,
     table,
     with_mean,
 )
 
 if TYPE_CHECKING:
     import numpy as np
+
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH, MARGIN, FRAMES = 960, 12, 4  # of the picture, in pixels; frames shown of a clip
@@ -56,9 +59,7 @@ def write_report(results: Results, out: str | Path) -> Path:
 
 def report_html(results: Results) -> str:
     """The report as text."""
-    from ..pages.drawing import require_matplotlib
-    from ..pages.thumbnails import gradient
-    from .figures import curves
+    from ..common.pages import gradient, require_matplotlib
 
     require_matplotlib()
     values = {
@@ -94,7 +95,6 @@ def _panels(results: Results) -> list[tuple[str, dict[str, list[float]], float]]
 
 
 def _bars(results: Results) -> Iterator[str]:
-    from .figures import bars
 
     for number, (column, values, chance) in enumerate(_panels(results) if results.variants else ()):
         title = "mean over question types" if column == MEAN else column
@@ -103,7 +103,6 @@ def _bars(results: Results) -> Iterator[str]:
 
 
 def _ablation_bars(results: Results) -> Iterator[str]:
-    from .figures import bars
 
     chance = rows(results)[CHANCE][MEAN]["mean"]
     for number, (variant, ablated) in enumerate(ablation_rows(results).items()):
@@ -114,14 +113,14 @@ def _ablation_bars(results: Results) -> Iterator[str]:
 
 
 def _example(example: Example) -> dict[str, Any]:
-    from ..pages.thumbnails import picture_uri
+    from ..common.pages import picture_uri
 
     views = {"ego": example.ego_frames, "exo": example.exo_frames}
     return {"question": example, **{view: [picture_uri(frame) for frame in frames] for view, frames in views.items()}}
 
 
 def _attention(clip: ClipAttention) -> dict[str, Any]:
-    from ..pages.thumbnails import heat, picture_uri
+    from ..common.pages import heat, picture_uri
 
     layers = []
     for name, layer in zip(clip.layers, clip.maps, strict=True):
@@ -148,8 +147,7 @@ def picture(results: Results) -> str:
 
     Below 150 kB, on a light ground, without fonts or anything from elsewhere.
     """
-    from ..pages.drawing import require_matplotlib
-    from .figures import bars
+    from ..common.pages import require_matplotlib
 
     require_matplotlib()
     light = (SHARED / "page.css").read_text(encoding="utf-8").split("@media")[0]
@@ -170,7 +168,7 @@ def picture(results: Results) -> str:
 
 def _strips(results: Results) -> list[dict[str, Any]]:
     """The first example's clips, and the last layer of the first clip with attention: title and frames as data URIs."""
-    from ..pages.thumbnails import picture_uri
+    from ..common.pages import picture_uri
 
     found = []
     for example in results.examples[:1]:
@@ -191,7 +189,7 @@ def overlaid(clip: ClipAttention, layer: int) -> np.ndarray:
     """A layer's attention laid over the frames: (T, H, W, 3) uint8."""
     import numpy as np
 
-    from ..pages.thumbnails import heat
+    from ..common.pages import heat
 
     height, width = clip.frames.shape[1:3]
     down, across = clip.maps.shape[2:]
@@ -199,3 +197,84 @@ def overlaid(clip: ClipAttention, layer: int) -> np.ndarray:
     over = heat(scaled(clip.maps[layer])[0]).astype(float)[:, row[:, None], column[None, :]]
     alpha = over[..., 3:] / 255
     return (over[..., :3] * alpha + clip.frames * (1 - alpha)).round().astype(np.uint8)
+
+
+# Figures of the demo's report, as SVG that takes its colours from the page.
+
+_DASHES = ("-", "--", "-.", ":")
+POINTS = 150  # of a curve: more are averaged in blocks
+
+
+def bars(
+    panels: Sequence[tuple[str, Mapping[str, Sequence[float]], float]],
+    colours: Sequence[int],
+    name: str,
+    label: str,
+    width: float = 3.4,
+) -> str:
+    """Bars side by side, each panel with the same rows: mean, standard deviation, a dot a seed, and chance dashed.
+
+    Args:
+        panels: (title, row -> percent of each seed, chance).
+        colours: of each row, by number.
+        name: for ids inside the page.
+        label: what a screen reader says.
+        width: inches.
+
+    Returns:
+        An `<svg>` element.
+    """
+    rows = list(panels[0][1])
+    with drawing(width, 0.25 * len(rows) + 0.55) as figure:
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for place, (title, values, chance) in zip(axes, panels, strict=True):
+            for row, (seeds, colour) in enumerate(zip(values.values(), colours, strict=True)):
+                _bar(place, row, seeds, SERIES[colour % 8])
+            place.axvline(chance, color=INK, linewidth=1, linestyle="--", zorder=4)
+            place.set_title(title)
+            place.set_xlim(0, 100)
+            place.set_xticks([0, 50, 100])
+            place.set_ylim(len(rows) - 0.5, -0.5)
+            place.set_yticks(range(len(rows)), rows)
+            place.tick_params(axis="y", length=0)
+        return svg(figure, name, label)
+
+
+def _bar(axes: Any, row: int, seeds: Sequence[float], colour: str) -> None:
+    value = spread(seeds)
+    axes.barh(row, value["mean"], height=0.68, color=colour, alpha=0.6, linewidth=0)
+    if value["n"] > 1:
+        axes.errorbar(value["mean"], row, xerr=value["std"], color=INK, linewidth=1, capsize=2, zorder=3)
+        axes.plot(seeds, [row] * len(seeds), ".", color=INK, markersize=3, zorder=3)
+    # Outside the axes, where no line crosses it.
+    axes.text(1.04, row, cell(value), transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+
+
+def curves(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], colours: Sequence[str], name: str) -> str:
+    """Training loss by step, a line a seed; a variant has one colour and one dash.
+
+    Args:
+        runs: variant -> for each seed (step, loss) pairs.
+        colours: names in the order of their colours, as in the bars.
+        name: for ids inside the page.
+    """
+    with drawing(4.6, 3.0) as figure:
+        axes = figure.subplots()
+        for variant, seeds in runs.items():
+            index = colours.index(variant) if variant in colours else len(colours)
+            look = {"color": SERIES[index % 8], "linestyle": _DASHES[index % 4], "linewidth": 1.3}
+            for number, seed in enumerate(seeds):
+                steps, losses = zip(*_thinned(seed), strict=True) if seed else ((), ())
+                axes.plot(steps, losses, **look, **({"alpha": 0.5} if number else {"label": variant}))
+        axes.set_xlabel("step")
+        axes.set_ylabel("training loss")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, fontsize=8, handlelength=3)
+        return svg(figure, name, f"Training loss by step of {', '.join(runs)}")
+
+
+def _thinned(curve: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """At most `POINTS` points, each the mean of as many neighbours."""
+    size = -(-len(curve) // POINTS)
+    blocks = [curve[start : start + size] for start in range(0, len(curve), size or 1)]
+    return [tuple(sum(values) / len(block) for values in zip(*block, strict=True)) for block in blocks]

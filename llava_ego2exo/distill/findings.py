@@ -10,7 +10,7 @@ from ..video.probe import Probe
 from .pairs.build import leaks
 from .pairs.file import PairLines
 from .pairs.pair import EGO, Pair
-from .teach.quality import CUT, EMPTY, REPEATS
+from .teach.job import CUT, EMPTY, REPEATS
 from .teach.store import Answer
 
 # Kind of finding -> its meaning in the report; each has its own paragraph in docs/pairs.md.

@@ -143,4 +143,3 @@ def _probe_faults(found: FoundVideos, limits: VideoLimits | None, workers: int, 
 
 def _videos(items: Sequence[Item]) -> set[str]:
     return {item.video for item in items}
-

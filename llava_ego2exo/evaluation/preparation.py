@@ -17,13 +17,11 @@ from ..common.text import shorten_list
 from ..errors import Ego2ExoError
 from ..host.inference.settings import InferenceSettings
 from .benchmarks.registry import BenchmarkData, benchmark_of, read_benchmark
-from .items import CHOICE, DESCRIPTION, LIKELIHOOD, Item
+from .items import CHOICE, DESCRIPTION, LIKELIHOOD, Item, read_replies
 from .job import EvalJob, EvalModel
 from .judge.judge import open_judge
-from .manifest import MANIFEST, joined, models_by_name, new_manifest
-from .plan import EvalPlan, make_plan, split_long
+from .plan import MANIFEST, EvalPlan, joined, make_plan, models_by_name, new_manifest, split_long
 from .replies.parser import PARSERS
-from .store import read_replies
 from .videos import find_videos
 
 ITEMS = "items.jsonl"
@@ -113,8 +111,7 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
 
 def _check_packages(job: EvalJob) -> None:
     """What reading replies and the report need, so that a run of hours does not end without one."""
-    from ..pages.drawing import require_matplotlib
-    from ..pages.templating import require_jinja
+    from ..common.pages import require_jinja, require_matplotlib
 
     require_matplotlib()
     require_jinja()

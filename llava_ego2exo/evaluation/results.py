@@ -13,14 +13,26 @@ from typing import Any
 from ..common.files import file_hash, locked, write_atomic
 from ..common.jsonl import json_line, read_lines, record_of
 from ..errors import Ego2ExoError
-from .items import CHOICE, FAILED, LIKELIHOOD, PARSED, UNPARSED, Described, Item, Outcome
+from .items import (
+    CHOICE,
+    FAILED,
+    LIKELIHOOD,
+    ORIGIN,
+    PARSED,
+    UNPARSED,
+    Described,
+    Item,
+    Outcome,
+    Reply,
+    read_replies,
+    reply_store,
+)
 from .judge.judge import open_judge
 from .judge.settings import JudgeSettings
-from .manifest import MANIFEST, read_manifest
+from .plan import MANIFEST, read_manifest
 from .preparation import ITEMS, EvalPreparation, ModelRun
 from .replies.parser import PARSERS
 from .report.report import write_evaluation_report
-from .store import ORIGIN, Reply, read_replies, reply_store
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,11 @@ from ..common.text import shorten_list
 from ..errors import Ego2ExoError
 from ..host.inference.clip_jobs import ClipJob, ClipTask, PreparedClip, clip_batches, pending
 from ..video.cache import Reader, cache_stats, format_stats
-from .items import FAILED, LIKELIHOOD
+from .items import FAILED, LIKELIHOOD, Reply, reply_store
 from .job import EvalJob
-from .manifest import MANIFEST
-from .plan import ItemQuestion
+from .plan import MANIFEST, ItemQuestion
 from .preparation import EvalPreparation, ModelRun, prepare
 from .results import EvalResults, finish
-from .store import Reply, reply_store
 
 __all__ = ["evaluate"]
 

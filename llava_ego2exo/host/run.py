@@ -16,8 +16,7 @@ from .checkpoint.safety import only_weights
 from .preflight.checks import CheckedRun, check_run
 from .preflight.teacher import refuse_without_tokens
 from .resume.checkpoints import full_disk, quarantine
-from .settings.command_line import Settings, as_arguments, inherit, read
-from .settings.context import DISTILL, RUN, SEED, Run
+from .settings import DISTILL, RUN, SEED, Run, Settings, as_arguments, inherit, read
 from .training.verification import verify_saved
 
 

@@ -12,11 +12,10 @@ from ..common.processes import Ranks
 from ..config import DistillConfig
 from ..registry import TRAINERS
 from ..video.cache import cache_stats, format_stats
-from .checkpoint.classes import torch_dtype
-from .model.answer_pass import llava_model
+from .checkpoint.config import torch_dtype
+from .model.answer_tokens import AnswerContent, llava_model
 from .resume.state import ResumeMixin
-from .settings.context import RUN
-from .training.answer_tokens import AnswerContent
+from .settings import RUN
 from .training.dataset import get_reader
 from .training.losses import (
     REFERENCE,
@@ -28,8 +27,7 @@ from .training.losses import (
     plain_loss,
     scaled_to_reference,
 )
-from .training.monitor import TrainingMonitor
-from .training.optimizer import check_groups, split_ego_groups, trainable_table
+from .training.monitor import TrainingMonitor, check_groups, split_ego_groups, trainable_table
 from .training.plots import plot_losses
 from .training.teachers import build_teacher
 from .training.unreadable_samples import SkipUnreadableMixin

@@ -104,9 +104,7 @@ def _check(pretrained: str, others: dict[str, Any], batch_size: int | str, both:
     if not pretrained:
         raise Ego2ExoError("no checkpoint", "--model_args pretrained=CKPT", "give one")
     if others:
-        raise Ego2ExoError(
-            f"--model_args {', '.join(others)}", "those of docs/lmms-eval.md", "correct or drop them"
-        )
+        raise Ego2ExoError(f"--model_args {', '.join(others)}", "those of docs/lmms-eval.md", "correct or drop them")
     if not str(batch_size).isdigit() or int(batch_size) < 1:
         raise Ego2ExoError(f"--batch_size {batch_size}", "1 or more", "give a number of clips")
     if both:

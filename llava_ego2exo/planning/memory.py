@@ -17,8 +17,7 @@ from torch.utils._pytree import tree_leaves
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
 from ..method.attention import CrossAttention
-from ..method.branch import EgoBranch
-from ..method.ego_tokens import EgoAdaptiveTokens
+from ..method.ego_tokens import EgoAdaptiveTokens, EgoBranch
 from ..method.losses import distillation_sums
 from .shapes import Shapes
 

@@ -1,8 +1,7 @@
 """Video clips: sampled frames decoded in separate processes, limits of a video, and a cache of decoded frames."""
 
 from .limits import VideoLimits
-from .reader import Clip, read_video, require_decoders, time_instruction, video_seconds
-from .sampling import sample_indices
+from .reader import Clip, read_video, require_decoders, sample_indices, time_instruction, video_seconds
 
 __all__ = [
     "Clip",

@@ -14,19 +14,20 @@ from llava_ego2exo.distill.pairs.pair import Pair
 from llava_ego2exo.distill.targets.samples import write_samples
 from llava_ego2exo.distill.teach.store import (
     Answer,
+    TopK,
     answer_store,
+    load_top_k,
     open_folder,
     read_answers,
+    save_top_k,
     write_answers,
     write_failures,
 )
-from llava_ego2exo.distill.teach.top_k import TopK, load_top_k, save_top_k
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.evaluation.items import Item
+from llava_ego2exo.evaluation.items import Item, Reply, read_replies, reply_store
 from llava_ego2exo.evaluation.judge.client import CachedAnswer, read_cache
-from llava_ego2exo.evaluation.manifest import read_manifest
+from llava_ego2exo.evaluation.plan import read_manifest
 from llava_ego2exo.evaluation.results import _item
-from llava_ego2exo.evaluation.store import Reply, read_replies, reply_store
 from llava_ego2exo.host.preflight.data import read_samples
 
 

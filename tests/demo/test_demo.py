@@ -12,8 +12,7 @@ import pytest
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.demo import __main__ as demo
 from llava_ego2exo.demo import models, pipeline
-from llava_ego2exo.demo.jobs import Command, losses, run_all, shell_text, usable_cores
-from llava_ego2exo.demo.pipeline import read_tests, write_material
+from llava_ego2exo.demo.pipeline import Command, losses, read_tests, run_all, shell_text, usable_cores, write_material
 from llava_ego2exo.demo.variants import DEFAULT, FULL_VARIANTS, QUICK, TRAINED, DemoPlan
 from llava_ego2exo.demo.world import HANDS, HELD_OUT, OBJECTS, QUESTION_TYPES, REGIONS, chance, vocabulary
 

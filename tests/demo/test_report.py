@@ -13,15 +13,7 @@ import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.demo.report import overlaid, picture, report_html, write_report
-from llava_ego2exo.demo.results import (
-    ABLATIONS,
-    ClipAttention,
-    Results,
-    ablation_table,
-    differences,
-    metrics,
-    table,
-)
+from llava_ego2exo.demo.results import ABLATIONS, ClipAttention, Results, ablation_table, differences, metrics, table
 
 from ..pages import Page
 from .made_up import CHANCE, MEANS, made_up

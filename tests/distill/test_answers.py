@@ -6,8 +6,17 @@ import json
 import numpy as np
 import pytest
 
-from llava_ego2exo.distill.teach.store import Answer, answer_key, answer_store, read_answers, write_answers
-from llava_ego2exo.distill.teach.top_k import TopK, load_top_k, save_top_k, top_k_path
+from llava_ego2exo.distill.teach.store import (
+    Answer,
+    TopK,
+    answer_key,
+    answer_store,
+    load_top_k,
+    read_answers,
+    save_top_k,
+    top_k_path,
+    write_answers,
+)
 from llava_ego2exo.errors import Ego2ExoError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llava_ego2exo.distill.teach.quality import flags, repeats
+from llava_ego2exo.distill.teach.job import flags, repeats
 
 LOOPS = {
     "a phrase": "The person takes the knife " * 3,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llava_ego2exo.distill.teach.queries import QUERIES, draw_queries, read_queries
+from llava_ego2exo.distill.teach.job import QUERIES, draw_queries, read_queries
 from llava_ego2exo.errors import Ego2ExoError
 
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.evaluation.benchmarks.current import QUESTION, split_into_clips
 from llava_ego2exo.evaluation.benchmarks.fields import numbered_lists
+from llava_ego2exo.evaluation.benchmarks.layouts import QUESTION, split_into_clips
 from llava_ego2exo.evaluation.benchmarks.registry import BENCHMARKS, data_file, read_benchmark
 from llava_ego2exo.evaluation.items import Item
 

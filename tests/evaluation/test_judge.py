@@ -18,8 +18,7 @@ pytest.importorskip("openai")
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.evaluation.items import Described, Item, Outcome
 from llava_ego2exo.evaluation.judge import prompts
-from llava_ego2exo.evaluation.judge.judge import Judge
-from llava_ego2exo.evaluation.judge.merging import chunks, clip_notes
+from llava_ego2exo.evaluation.judge.judge import Judge, chunks, clip_notes
 from llava_ego2exo.evaluation.judge.prompts import messages_of, parse_judgment, shortened
 from llava_ego2exo.evaluation.judge.settings import JudgeSettings
 

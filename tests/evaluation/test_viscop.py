@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_ego2exo.evaluation.replies.parser import parse_answer
-from llava_ego2exo.evaluation.replies.viscop import parse_viscop
+from llava_ego2exo.evaluation.replies.parser import parse_answer, parse_viscop
 
 LETTERS = {"A": "pouring from kettle", "B": "walk", "C": "sit down", "D": "drinking from cup"}
 NUMBERS = {str(number): text for number, text in enumerate(LETTERS.values(), 1)}

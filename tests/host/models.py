@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from llava_ego2exo.demo.models import language_sizes, tiny_tower
-from llava_ego2exo.host.loading.loader import llava_class
+from llava_ego2exo.host.loader import llava_class
 
 SEED = int(os.environ.get("EGO2EXO_TEST_SEED", time.time_ns() % 2**31))  # fresh; shown on failure, set to repeat
 VOCABULARY, P, PATCHES, PLACEHOLDER = 96, 3, 16, -200

@@ -12,8 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.method.attention import CrossAttention
-from llava_ego2exo.method.branch import EgoBranch
-from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens, frame_embedding, position_embedding
+from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens, EgoBranch, frame_embedding, position_embedding
 
 from . import reference
 

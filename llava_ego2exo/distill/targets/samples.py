@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...common.draws import draw, shuffle_key
 from ...common.files import write_atomic
 from ...errors import Ego2ExoError
-from ..teach.quality import CUT
+from ..teach.job import CUT
 
 if TYPE_CHECKING:
     from ..pairs.pair import Pair

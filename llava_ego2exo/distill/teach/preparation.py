@@ -17,8 +17,7 @@ from ...host.inference.clip_jobs import ClipTask
 from ...host.inference.settings import InferenceSettings
 from ..pairs.file import read_pairs
 from ..pairs.pair import Pair
-from .job import TeachJob
-from .queries import Queries, draw_queries, read_queries
+from .job import Queries, TeachJob, draw_queries, read_queries
 from .store import answer_key, completed_keys, open_folder
 
 

@@ -12,11 +12,10 @@ from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ...host.inference.clip_jobs import Batch, ClipJob, ClipProgress, ClipTask, clip_batches, pending
 from ...video.cache import Reader, cache_stats, format_stats
-from . import quality
+from . import job as quality
 from .job import TeachJob
 from .preparation import TeacherQuery, TeachPreparation, failure_line, failure_of, prepare
-from .store import Answer, AnswerCounts, answer_store, finish_folder, write_failures
-from .top_k import TopK, save_top_k
+from .store import Answer, AnswerCounts, TopK, answer_store, finish_folder, save_top_k, write_failures
 
 __all__ = ["TeachJob", "teach"]
 # Compressed: an id, a half-precision logit and what the container adds.

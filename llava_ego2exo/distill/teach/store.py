@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.differences import differences
 from ...common.files import write_atomic
 from ...common.json_io import read_json
-from ...common.record_store import RecordStore, content_key
+from ...common.record_store import RecordStore, content_key, differences
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
+from ...host.training.stored_answers import file_of as top_k_path
+from ...host.training.stored_answers import read_logits
 from ..pairs.file import Pair
 
 MANIFEST, FAILURES = "manifest.json", "failures.json"
@@ -127,7 +129,6 @@ def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
 
 def completed_keys(folder: Path, found: Sequence[Answer], top_k: int) -> set[str]:
     """Keys whose answer is there, with its logits where these are wanted."""
-    from .top_k import top_k_path  # brings torch, which `pairs check` and `targets` do without
 
     return {a.key for a in found if not top_k or top_k_path(folder, a.key).is_file()}
 
@@ -227,3 +228,57 @@ def _about_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _about(teacher: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"teacher": teacher, **settings}
+
+
+# The k likeliest tokens at each place of an answer, on disk: what logit distillation needs without a teacher.
+
+__all__ = ["TopK", "load_top_k", "save_top_k", "top_k_path"]
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Teacher logits of one answer, as numpy arrays.
+
+    Args:
+        ids: (T, k) int32, token ids, likeliest first.
+        logits: (T, k) float16, their logits before softmax, descending.
+        tokens: (T,) int32, the answer's own tokens, its end token included where there is one.
+    """
+
+    ids: Any
+    logits: Any
+    tokens: Any
+
+
+def save_top_k(folder: str | Path, key: str, top: TopK) -> Path:
+    """Write one answer's logits; a half-written file never stands at the place.
+
+    Raises:
+        Ego2ExoError: the shapes do not fit each other.
+    """
+    import numpy as np
+
+    _check_top_k(top, f"answer {key}")
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        ids=np.asarray(top.ids, np.int32),
+        logits=np.asarray(top.logits, np.float16),
+        tokens=np.asarray(top.tokens, np.int32),
+    )
+    return write_atomic(top_k_path(folder, key), content.getvalue())
+
+
+def load_top_k(folder: str | Path, key: str) -> TopK:
+    """Read one answer's logits, as the trainer does.
+
+    Raises:
+        Ego2ExoError: there are none, or the file is damaged.
+    """
+    return TopK(**read_logits(folder, key))
+
+
+def _check_top_k(top: TopK, where: str) -> None:
+    ids, logits, tokens = (tuple(value.shape) for value in (top.ids, top.logits, top.tokens))
+    if len(ids) != 2 or ids != logits or tokens != ids[:1]:
+        raise Ego2ExoError(f"{where}: top-k ids {ids}, logits {logits}, tokens {tokens}", "(T, k), (T, k) and (T,)")

@@ -9,10 +9,9 @@ from pathlib import Path
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..items import CHOICE, DESCRIPTION, Item
-from .current import CHARADES_DESCRIPTION, CURRENT, EGO_IN_EXO, TSU_DESCRIPTION
 from .files import EGO, EXO, find_data_file
 from .layout import Layout, parse_file
-from .legacy import LEGACY_LAYOUTS
+from .layouts import CHARADES_DESCRIPTION, CURRENT, EGO_IN_EXO, LEGACY_LAYOUTS, TSU_DESCRIPTION
 
 # Every malformed row is named, up to this many.
 _SHOWN = 1000

@@ -19,7 +19,7 @@ from ...common.jsonl import AppendFile, read_lines, record_of
 from ...common.processes import run_all
 from ...common.record_store import content_key
 from ...errors import Ego2ExoError
-from ..store import ORIGIN
+from ..items import ORIGIN
 from .prompts import CHECK, PROMPT_VERSION, Messages, encodable, messages_of, parse_judgment
 from .settings import NO_KEY, JudgeSettings, shown_url
 

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
+from ...common.pages import picture_uri
 from ...common.processes import run_all
 from ...errors import Ego2ExoError
-from ...pages.thumbnails import picture_uri
 from ...video import read_video
 from ..items import FAILED, PARSED, Described, Item, Outcome
-from ..stats.checks import row_id
+from ..stats.rows import row_id
 
 FRAMES, SIDE, QUALITY = 6, 176, 72  # of a clip; pixels; JPEG quality
 LONGEST, LONGEST_QUESTION, LONGEST_OPTION = 600, 1500, 300  # characters

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..items import FAILED, MODES, PARSED, UNPARSED, Described, Item, Outcome
-from .checks import ALL, base_model, only_benchmark, require_countable
-from .descriptions import description_rows
 from .intervals import LEVEL, difference_interval, share_interval
+from .rows import ALL, base_model, description_rows, only_benchmark, require_countable
 
 FORMAT = 1
 # (model, mode, view)

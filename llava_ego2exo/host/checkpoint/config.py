@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
+import warnings
 from typing import Any
+
+import torch
 
 from ...common.json_io import read_json
 from ...errors import Ego2ExoError
@@ -48,3 +53,111 @@ def _why_no_config(path: str, error: Exception) -> tuple[str, str]:
         return "no such folder", "check the path"
     offline = "no such folder here, and the hub was not reached or has no such model"
     return offline, "check the path, or, if it is a hub name, that the hub can be reached"
+
+
+# A checkpoint's tokenizer, or the reason why there is none.
+
+
+def read_tokenizer(path: str, **options: Any) -> Any:
+    """A checkpoint's tokenizer.
+
+    Args:
+        path: folder or hub name.
+        options: of transformers' AutoTokenizer.
+
+    Raises:
+        Ego2ExoError: it has none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Ego2ExoError(
+            f"no readable tokenizer in {path} ({reason})",
+            "a checkpoint with its tokenizer",
+            "copy it there, or install what its tokenizer needs",
+        ) from error
+
+
+# Which of LLaVA's classes, and which dtype, a checkpoint means: read from its config, never from its path.
+
+# model_type -> (module below llava.model.language_model, class). MPT is broken upstream in both flavours.
+CLASSES = {
+    "llava_llama": ("llava_llama", "LlavaLlamaForCausalLM"),
+    "llava_qwen": ("llava_qwen", "LlavaQwenForCausalLM"),
+    "llava_mistral": ("llava_mistral", "LlavaMistralForCausalLM"),
+    "llava_mixtral": ("llava_mixtral", "LlavaMixtralForCausalLM"),
+    "llava_gemma": ("llava_gemma", "LlavaGemmaForCausalLM"),
+    "llava_qwen_moe": ("llava_qwen_moe", "LlavaQwenMoeForCausalLM"),
+}
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def torch_dtype(value: Any, given_as: str = "torch_dtype") -> torch.dtype:
+    """The dtype meant by LLaVA's `torch_dtype` argument; unset is its default, float16.
+
+    Raises:
+        Ego2ExoError: it is neither a float dtype nor the name of one.
+    """
+    found = _DTYPES.get(str(value or "float16").removeprefix("torch."))
+    if found is None:
+        raise Ego2ExoError(f"{given_as} {value!r}", ", ".join(_DTYPES), "pass one of these")
+    return found
+
+
+def class_key(config: dict[str, Any], path: str) -> str | None:
+    """Key in `CLASSES` for a checkpoint's config; None where it is no LLaVA model or one we do not serve.
+
+    Raises:
+        Ego2ExoError: model_type is `llava` (as in OneVision hub configs) and the architecture is not LLaVA's.
+    """
+    kind = config.get("model_type", "")
+    if kind != "llava":
+        return kind if kind in CLASSES else None
+    architectures = config.get("architectures") or ["?"]
+    for key, (_, name) in CLASSES.items():
+        if architectures[0] == name:
+            return key
+    raise Ego2ExoError(
+        f"{path}: model_type 'llava' with architecture {architectures[0]}",
+        ", ".join(name for _, name in CLASSES.values()),
+        "take the original LLaVA weights; transformers' own `LlavaForConditionalGeneration` format is another one",
+    )
+
+
+def llava_class(key: str) -> Any:
+    """The host's class for a key of `CLASSES`.
+
+    Raises:
+        Ego2ExoError: the installed llava or transformers has no such model.
+    """
+    module, name = CLASSES[key]
+    try:
+        return getattr(importlib.import_module(f"llava.model.language_model.{module}"), name)
+    except ImportError as error:
+        raise Ego2ExoError(f"the installed llava has no {name} ({error})", "", "install LLaVA-NeXT") from error
+
+
+def wrap_class(original: classmethod) -> classmethod:
+    """Fix: training chooses the class by letters anywhere in the path; this takes the one that the config names."""
+    inner = original.__func__
+
+    @functools.wraps(inner)
+    def from_pretrained(cls: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+        key = _stored_key(path) if isinstance(path, str) else None
+        meant = llava_class(key) if key else cls
+        if meant is cls or cls.__name__ not in {name for _, name in CLASSES.values()}:
+            return inner(cls, path, *args, **kwargs)
+        warnings.warn(f"{path} is a {meant.__name__} by its config; LLaVA chose {cls.__name__}.", stacklevel=2)
+        return meant.from_pretrained(path, *args, **kwargs)
+
+    return classmethod(from_pretrained)
+
+
+def _stored_key(path: str) -> str | None:
+    try:
+        return class_key(read_config(path), path)
+    except Ego2ExoError:
+        return None  # unreadable, or not LLaVA's format: the original reports it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,18 @@ def original_projector_builder() -> Callable[..., Any]:
     from llava.model import llava_arch
 
     return inspect.unwrap(llava_arch.build_vision_projector)
+
+
+# Which commit a checkout is at.
+
+
+def commit_of(folder: Path) -> str | None:
+    """Commit of the checkout that a package folder lies in directly; None where it is installed otherwise."""
+    if not (folder.parent / ".git").exists():  # not further up: site-packages may lie in another project's checkout
+        return None
+    command = ["git", "-C", str(folder.parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

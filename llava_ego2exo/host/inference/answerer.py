@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from ...errors import Ego2ExoError
-from ..checkpoint.classes import torch_dtype
+from ..checkpoint.config import torch_dtype
 from ..hooks.install import register, substituted
 from ..model.shared_encoding import shared_encoding
-from .prompts import prompt, stop_ids
-from .settings import InferenceSettings, positions, require_room
+from .settings import InferenceSettings, positions, prompt, require_room, stop_ids
 
 
 @dataclass(frozen=True)

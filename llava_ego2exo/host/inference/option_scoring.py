@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ...errors import Ego2ExoError
 from ..hooks.install import substituted
-from ..model.answer_pass import IGNORE_INDEX, Answers, answer_pass
+from ..model.answer_tokens import IGNORE_INDEX, Answers, answer_pass
 from ..model.shared_encoding import shared_encoding
 from .answerer import Answerer
-from .prompts import prompt
+from .settings import prompt
 
 
 def option_scores(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.classes import llava_class
+from ..checkpoint.config import llava_class
 from ..hooks.install import substituted
-from .answer_pass import IGNORE_INDEX
+from .answer_tokens import IGNORE_INDEX
 
 
 def assemble(key: str, folder: Path, language: dict[str, Any], tower: Path, seed: int = 0, **settings: Any) -> Path:

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from ...config import PREFIX, Ego2ExoConfig, base_type, other_settings
 from ...errors import Ego2ExoError
-from ...method.branch import EgoBranch
-from ...method.ego_tokens import EgoAdaptiveTokens
+from ...method.ego_tokens import EgoAdaptiveTokens, EgoBranch
 from ...registry import PROJECTORS
 from ..checkpoint.safety import only_weights
 from ..hooks.flavour import original_projector_builder
-from ..settings.context import SEED
+from ..settings import SEED
 from .vision import TowerFacts, inspect_tower
 
 CHILD = "ego_tokens"

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from ...config import Ego2ExoConfig
 from ...errors import Ego2ExoError
-from ...method.branch import EgoBranch
+from ...method.ego_tokens import EgoBranch
 from ..fixes.model_classes import bind, stashed_modalities
 from ..hooks.install import substituted
-from .answer_pass import IGNORE_INDEX
+from .answer_tokens import IGNORE_INDEX
 from .inspection import tokens_are_off
 from .projector import ego_branch
 from .shared_encoding import encoded_ranges

@@ -23,13 +23,12 @@ from ..model.projector import check_type
 from ..model.vision import trained_tower
 from ..resume.checkpoints import CheckpointScan
 from ..resume.signature import check_resume, run_signature
-from ..settings.command_line import Settings
+from ..settings import Settings
 from ..training.verification import require_choice
-from .base_class import check_class
 from .data import check_data
 from .processes import check_sharding, data_parallel
 from .teacher import SampleCheck, check_distilling, require_alignment
-from .templates import PreprocessPreview, check_supervision, check_version, student_tokenizer
+from .templates import PreprocessPreview, check_class, check_supervision, check_version, student_tokenizer
 
 _PREVIEWED = 256  # samples
 
@@ -156,9 +155,7 @@ def _check_trained_parts(settings: Settings, flags: Ego2ExoConfig) -> None:
         )
     tuned = "mm_vision_tower" in str(parts).split(",")
     if flags.states != "keep" and (tuned or settings["unfreeze_mm_vision_tower"]):
-        raise trained_tower(
-            flags.states, f"--mm_tunable_parts {parts}" if tuned else "--unfreeze_mm_vision_tower True"
-        )
+        raise trained_tower(flags.states, f"--mm_tunable_parts {parts}" if tuned else "--unfreeze_mm_vision_tower True")
 
 
 def _check_bits(settings: Settings) -> None:

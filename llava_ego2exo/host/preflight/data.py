@@ -10,10 +10,10 @@ from ...common.json_io import read_json, read_json_lines, set_max_mb
 from ...common.text import shorten_list
 from ...config import PREFIX, Ego2ExoConfig
 from ...errors import Ego2ExoError
-from ..settings.data_paths import data_files
+from ..settings import data_files
 
 if TYPE_CHECKING:
-    from ..settings.command_line import Settings
+    from ..settings import Settings
 
 KINDS = ("video", "image")
 _ABSENT = "is not there"

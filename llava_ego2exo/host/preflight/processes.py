@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import refuse
-from ..settings.command_line import Settings
+from ..settings import Settings
 
 
 def check_sharding(settings: Settings) -> None:

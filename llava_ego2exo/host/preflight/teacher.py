@@ -13,12 +13,10 @@ from ...config import PREFIX, DistillConfig, ReadingConfig
 from ...errors import Ego2ExoError, refuse
 from ...method.losses import require_equal_vocabularies
 from ...video.limits import VideoLimits
-from ..checkpoint.classes import class_key
-from ..checkpoint.config import read_config
+from ..checkpoint.config import class_key, read_config, read_tokenizer
 from ..checkpoint.files import describe
-from ..checkpoint.tokenizers import read_tokenizer
-from ..loading.loader import check_base
-from ..settings.command_line import Settings
+from ..loader import check_base
+from ..settings import Settings
 from ..training.dataset import has_teacher
 from ..training.stored_answers import TurnRow, beginnings, find_turn, is_key, read_logits
 from .data import MediaFolders

@@ -7,6 +7,7 @@ import copy
 import io
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,14 +15,68 @@ from torch import Tensor
 
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
-from ..checkpoint.tokenizers import read_tokenizer
+from ..checkpoint.config import CLASSES, class_key, read_tokenizer
 from ..fixes.data import placement_of
-from ..hooks.flavour import PYPI, detect
+from ..hooks.flavour import NEXT, PYPI, detect
 from ..hooks.install import substituted
-from ..inference.prompts import CERTAIN
-from ..settings.command_line import Settings
-from ..training.answer_tokens import AnswerContent
-from .base_class import LLAMA, MISTRAL, QWEN, class_of
+from ..inference.settings import CERTAIN
+from ..model.answer_tokens import AnswerContent
+from ..settings import Settings
+
+# The class and tokenizer that LLaVA's train script would choose for a base, by letters in its path.
+
+# In the order in which the script looks for them; it has none for Gemma's tokenizer.
+MISTRAL = ("mistral", "mixtral", "zephyr")
+QWEN = ("qwen",)
+LLAMA = ("wizardlm-2", "vicuna", "llama", "yi")
+_LETTERS = {
+    "llava_llama": "llama", "llava_qwen": "qwen", "llava_qwen_moe": "qwen", "llava_mistral": "mistral",
+    "llava_mixtral": "mixtral", "llava_gemma": "gemma-qwen",
+}  # fmt: skip
+# Language models that LLaVA gives eyes to: model_type -> the class's key.
+_PLAIN = {
+    "llama": "llava_llama", "qwen2": "llava_qwen", "qwen2_moe": "llava_qwen_moe", "mistral": "llava_mistral",
+    "mixtral": "llava_mixtral", "gemma": "llava_gemma",
+}  # fmt: skip
+
+
+def check_class(settings: Settings) -> None:
+    """Refuse a base whose class or tokenizer LLaVA's train script would not find.
+
+    Raises:
+        Ego2ExoError: the base is no LLaVA model, `--model_class_name` is given, or the path lacks the letters.
+    """
+    path, kind = str(settings["model_name_or_path"]), class_of(settings)
+    name = settings["model_class_name"]
+    if name is not None:
+        raise Ego2ExoError(
+            f"--model_class_name {name} with --ego2exo True: it names a class of transformers, without a vision tower",
+            "the class that the base's config.json says",
+            "leave it out",
+        )
+    model_type = str(settings.base.get("model_type", "?"))
+    if kind is None and not model_type.startswith("llava"):
+        raise Ego2ExoError(
+            f"--model_name_or_path {path} is a {model_type!r} model",
+            f"a LLaVA checkpoint ({', '.join(CLASSES)}) or a language model that LLaVA trains ({', '.join(_PLAIN)})",
+            "pass the checkpoint to start from",
+        )
+    if detect() != NEXT or any(letters in path.lower() for letters in (*MISTRAL, *QWEN, *LLAMA)):
+        return
+    wanted, folder = _LETTERS.get(kind or "", "qwen"), Path(path)
+    raise Ego2ExoError(
+        f"--model_name_or_path {path} (by its config {kind or model_type}): LLaVA-NeXT's train script finds the "
+        "tokenizer by letters in this path, and there are none that it knows",
+        f"a path that holds {wanted!r}",
+        f"rename the folder, or pass a link to it: ln -s {folder.name} {folder.parent / (folder.name + '-' + wanted)}",
+    )
+
+
+def class_of(settings: Settings) -> str | None:
+    """Key of the class that the base is trained as; None where its config says none that we know."""
+    found = class_key(settings.base, str(settings["model_name_or_path"]))
+    return found or _PLAIN.get(str(settings.base.get("model_type")))
+
 
 _LEGACY = ("v0", "v0.5")
 

@@ -18,8 +18,7 @@ from ...video.limits import VideoLimits
 from ..checkpoint.config import read_config
 from ..checkpoint.files import fingerprint
 from ..fixes.trainer import adapter_only
-from ..settings.command_line import Settings
-from ..settings.data_paths import data_files
+from ..settings import Settings, data_files
 from ..training.stored_answers import file_of
 from .checkpoints import CheckpointScan, read_manifest, required_files, scan
 

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from ..checkpoint.safety import only_weights
 from ..hooks.install import substituted
-from ..settings.context import RUN
+from ..settings import RUN
 from ..training.losses import LossStats
 from .checkpoints import UNFINISHED, commit, full_disk
 

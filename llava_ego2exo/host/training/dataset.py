@@ -15,7 +15,7 @@ from ...video import Clip, read_video, time_instruction
 from ...video.cache import Reader, ReaderSettings
 from ...video.limits import VideoLimits
 from ..fixes.data import placement_of
-from ..settings.context import DISTILL
+from ..settings import DISTILL
 from .stored_answers import beginnings, read_logits
 from .unreadable_samples import EXO, skip_unreadable, unreadable_error
 

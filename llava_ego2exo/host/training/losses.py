@@ -18,8 +18,7 @@ from torch import Tensor
 from ...config import DistillConfig
 from ...errors import Ego2ExoError
 from ...method.losses import distillation_sums
-from ..model.answer_pass import Answers, ExpandedLabels, answer_pass, capture_labels, llava_model
-from .answer_tokens import AnswerContent
+from ..model.answer_tokens import AnswerContent, Answers, ExpandedLabels, answer_pass, capture_labels, llava_model
 
 # Any number serves; near a batch's tokens it keeps float16 in range, and a power of two rounds nothing.
 REFERENCE = 256.0

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import Ego2ExoError
-from ..model.answer_pass import Answers
+from ..model.answer_tokens import Answers
 
 ARRAYS = ("tokens", "ids", "logits")
 

@@ -14,11 +14,10 @@ from ...config import DistillConfig
 from ...errors import Ego2ExoError
 from ...method.losses import FullTeacher, Teacher, TopKTeacher, require_equal_vocabularies
 from ..hooks.install import substituted
-from ..loading.merge import device_options
-from ..model.answer_pass import Answers, answer_states, llava_model
+from ..merge import device_options
+from ..model.answer_tokens import Answers, align_answers, answer_states, llava_model
 from ..model.inspection import tokens_off
 from ..model.projector import CHILD
-from .answer_tokens import align_answers
 from .stored_answers import align_turns
 
 

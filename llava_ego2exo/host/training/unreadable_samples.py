@@ -20,8 +20,8 @@ from ...common.processes import Ranks
 from ...common.text import shorten_list
 from ...config import PREFIX, ReadingConfig
 from ...errors import Ego2ExoError
-from ..model.answer_pass import IGNORE_INDEX
-from ..settings.context import DISTILL
+from ..model.answer_tokens import IGNORE_INDEX
+from ..settings import DISTILL
 from .losses import LossStats
 
 # In a row and in a batch: which samples were skipped.

@@ -12,10 +12,9 @@ from ...common.processes import is_first
 from ...config import PREFIX
 from ...errors import Ego2ExoError
 from ..checkpoint.files import describe
-from ..loading.merge import device_options
-from ..model.answer_pass import answer_states, llava_model
-from ..settings.command_line import Settings
-from ..settings.context import Run
+from ..merge import device_options
+from ..model.answer_tokens import answer_states, llava_model
+from ..settings import Run, Settings
 from .losses import asks_head_at_answers
 from .teachers import evaluating
 

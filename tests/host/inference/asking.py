@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from llava_ego2exo import cli
-from llava_ego2exo.host.inference.prompts import prompt
+from llava_ego2exo.host.inference.settings import prompt
 
 
 def command_line(command: str, given: dict) -> list[str]:

@@ -9,8 +9,7 @@ import llava_ego2exo
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.checkpoint.config import read_config
 from llava_ego2exo.host.inference.answerer import Answerer, load, load_answerer
-from llava_ego2exo.host.inference.prompts import choose_template, prompt, stop_ids
-from llava_ego2exo.host.inference.settings import InferenceSettings
+from llava_ego2exo.host.inference.settings import InferenceSettings, choose_template, prompt, stop_ids
 from llava_ego2exo.host.model.shared_encoding import shared_encoding
 from llava_ego2exo.video import read_video
 

@@ -11,9 +11,9 @@ from llava_ego2exo import cli
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.evaluation import EvalJob, EvalModel, evaluate
 from llava_ego2exo.evaluation.benchmarks.registry import read_benchmark
+from llava_ego2exo.evaluation.items import read_replies
 from llava_ego2exo.evaluation.plan import prompt_of
 from llava_ego2exo.evaluation.replies import text as option_texts
-from llava_ego2exo.evaluation.store import read_replies
 from llava_ego2exo.host.inference import answerer
 from llava_ego2exo.video import read_video, reader
 from tests.evaluation.mock_judge import MockJudge

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.inference import prompts
+from llava_ego2exo.host.inference import settings
 from llava_ego2exo.host.inference.answerer import Answerer, load
 from llava_ego2exo.host.inference.option_scoring import MultipleChoiceQuestion, letter_scores, option_scores
 
@@ -62,7 +62,7 @@ def _plain(teacher, clip, text, answer):
     """LLaVA's own loss on one row alone, times its answer tokens: nothing shared, batched or left out."""
     from llava.mm_utils import tokenizer_image_token
 
-    head = prompts.prompt(text, teacher.template)
+    head = settings.prompt(text, teacher.template)
     joint = "" if head.endswith("\n") else " "
     ids = tokenizer_image_token(f"{head}{joint}{answer}", teacher.tokenizer, return_tensors="pt")[None]
     labels = ids.clone()

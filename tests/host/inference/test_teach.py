@@ -18,10 +18,9 @@ from llava_ego2exo import Ego2ExoError, ask, cli
 from llava_ego2exo.common.record_store import PartFile
 from llava_ego2exo.distill.pairs.file import read_pairs, write_pairs
 from llava_ego2exo.distill.pairs.pair import Pair
-from llava_ego2exo.distill.teach.queries import QUERIES
+from llava_ego2exo.distill.teach.job import QUERIES
 from llava_ego2exo.distill.teach.run import duration
-from llava_ego2exo.distill.teach.store import Answer, answer_store, read_answers
-from llava_ego2exo.distill.teach.top_k import load_top_k
+from llava_ego2exo.distill.teach.store import Answer, answer_store, load_top_k, read_answers
 from llava_ego2exo.host.checkpoint.files import fingerprint
 from llava_ego2exo.host.inference import answerer
 from llava_ego2exo.video import read_video

@@ -9,8 +9,8 @@ import torch
 
 from llava_ego2exo.demo.models import language_sizes, tiny_tower
 from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.merge import merge
 from llava_ego2exo.host.model.pretraining import assemble
-from llava_ego2exo.merge import merge
 
 
 def load(path, base=None, name="x", **kwargs):

@@ -12,12 +12,12 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 import llava_ego2exo
-from llava_ego2exo.distill.teach.top_k import load_top_k
+from llava_ego2exo.distill.teach.store import load_top_k
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.checkpoint.files import describe, extra_weights
 from llava_ego2exo.host.checkpoint.safety import only_weights, require_whole_weights
+from llava_ego2exo.host.merge import merge
 from llava_ego2exo.host.resume.checkpoints import MANIFEST
-from llava_ego2exo.merge import merge
 
 from ..conftest import run_training
 from ..models import SEED

@@ -9,9 +9,9 @@ import torch
 
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.checkpoint.config import read_config
+from llava_ego2exo.host.model.answer_tokens import AnswerContent
 from llava_ego2exo.host.preflight.templates import PreprocessPreview, check_supervision, check_version
-from llava_ego2exo.host.settings.command_line import Settings
-from llava_ego2exo.host.training.answer_tokens import AnswerContent
+from llava_ego2exo.host.settings import Settings
 
 from ..training.distillation import distilling_samples
 
@@ -111,4 +111,3 @@ def test_a_run_is_refused_before_weights_load(world, train, no_weights, tmp_path
         with pytest.raises(Ego2ExoError) as error:
             train(tmp_path / "out", **flags)
         assert given in error.value.given and not (tmp_path / "out").exists()
-

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.merge import merge
 from llava_ego2exo.host.resume import checkpoints, state
 from llava_ego2exo.host.resume.checkpoints import MANIFEST, UNFINISHED, quarantine, scan
-from llava_ego2exo.merge import merge
 
 from .test_resume import PROJECTOR, logged, weights
 

@@ -5,8 +5,7 @@ import torch
 
 from llava_ego2exo.demo.models import tiny_tokenizer
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.model.answer_pass import Answers, ExpandedLabels, answers_of
-from llava_ego2exo.host.training.answer_tokens import align_answers
+from llava_ego2exo.host.model.answer_tokens import Answers, ExpandedLabels, align_answers, answers_of
 from llava_ego2exo.host.training.stored_answers import align_turns, beginnings
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.model.answer_pass import answer_states
+from llava_ego2exo.host.model.answer_tokens import answer_states
 from llava_ego2exo.host.model.projector import ego_branch
 from llava_ego2exo.host.training.losses import asks_head_at_answers
 from llava_ego2exo.host.training.plots import plot_losses
@@ -315,7 +315,7 @@ def test_rows_that_are_cut_use_their_common_head(distil, shared):
 
 def test_stored_answers_whose_first_token_had_a_blank(distil, kinds, world, tmp_path):
     """The first token alone has no KL, as its logits are those of another token's place."""
-    from llava_ego2exo.host.checkpoint.tokenizers import read_tokenizer
+    from llava_ego2exo.host.checkpoint.config import read_tokenizer
 
     kind = kinds[-1]
     tokenizer, samples, kept = read_tokenizer(str(world.base(kind))), distilling_samples(world), 0

@@ -8,7 +8,7 @@ import pytest
 
 from llava_ego2exo.config import DistillConfig
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.checkpoint.tokenizers import read_tokenizer
+from llava_ego2exo.host.checkpoint.config import read_tokenizer
 from llava_ego2exo.host.preflight.processes import zero_stage
 from llava_ego2exo.registry import TRAINERS
 

@@ -10,7 +10,7 @@ import torch
 
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host import run as run_module
-from llava_ego2exo.host.settings.context import Run
+from llava_ego2exo.host.settings import Run
 from llava_ego2exo.host.trainer import DistillingMixin
 from llava_ego2exo.host.training import verification
 from llava_ego2exo.host.training.losses import LossStats
@@ -40,7 +40,7 @@ def test_a_weight_that_is_no_number_stops_the_run(train, tmp_path, monkeypatch):
 
 def test_ego_tokens_cut_off_from_the_loss(train, tmp_path, monkeypatch):
     """Without the check such a run ends like a good one."""
-    from llava_ego2exo.method.branch import EgoBranch
+    from llava_ego2exo.method.ego_tokens import EgoBranch
 
     forward = EgoBranch.forward
 

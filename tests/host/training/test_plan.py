@@ -45,7 +45,7 @@ def measured(train, monkeypatch, tmp_path, sized):
         def training_step(self, model, inputs, *args):
             if self.state.global_step == 0:
                 return original(self, model, inputs, *args)
-            from llava_ego2exo.host.model.answer_pass import capture_labels, llava_model
+            from llava_ego2exo.host.model.answer_tokens import capture_labels, llava_model
 
             before = held_bytes(model, self.optimizer) + sum(image.nbytes for image in inputs["images"])
             with LiveBytes(block=1) as live, capture_labels(llava_model(model)) as seen:

@@ -5,7 +5,7 @@ import torch
 
 from llava_ego2exo import ask
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.model.answer_pass import llava_model
+from llava_ego2exo.host.model.answer_tokens import llava_model
 from tests.videos import QUESTION, sample, write_samples
 
 from ..conftest import STUDENTS, losses

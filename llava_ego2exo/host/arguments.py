@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Optional
 
-from ...config import PREFIX, DistillConfig, Ego2ExoConfig, ReadingConfig
-from ...video.limits import VideoLimits
+from ..config import PREFIX, DistillConfig, Ego2ExoConfig, ReadingConfig
+from ..video.limits import VideoLimits
 
 _TYPES: dict[str, Any] = {
     "int": int, "str": str, "bool": bool, "float": float,

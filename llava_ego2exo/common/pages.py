@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+
 
 # What is drawn in these becomes the page's own colour, by name; none of them is ever shown.
 INK, SOFT = "#0a0b01", "#0a0b02"
@@ -64,3 +68,77 @@ def svg(figure: Figure, name: str, label: str) -> str:
     for colour, variable in _NAMES.items():
         text = text.replace(colour, f"var(--{variable})")
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+
+
+# Self-contained pages from templates, in one style.
+
+SHARED = Path(__file__).parent / "templates"
+
+
+def require_jinja() -> None:
+    """Ask for what pages are made with; to be called before a long run.
+
+    Raises:
+        Ego2ExoError: jinja2 is not installed.
+    """
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise Ego2ExoError("jinja2 is not installed", "", "pip install 'llava-ego2exo[report]'") from error
+
+
+def templates(folder: Path, **filters: Any) -> Any:
+    """The templates of a folder and the shared `page.css`; all is escaped that is not markup of our own.
+
+    Args:
+        folder: of the templates.
+        filters: further ones, by name.
+    """
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, SHARED]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(filters)
+    return made
+
+
+# Frames and attention as small pictures inside a page.
+
+
+def picture_uri(picture: np.ndarray, limit: int = 256, quality: int | None = None) -> str:
+    """A picture (H, W, 3 or 4) uint8 as a data URI, made smaller where a side is longer than `limit` pixels.
+
+    Small ones stay exact (PNG); larger ones, and all where `quality` is given, are JPEG.
+    """
+    from PIL import Image
+
+    image, out = Image.fromarray(picture), io.BytesIO()
+    image.thumbnail((limit, limit))
+    kind = "PNG" if quality is None and (max(image.size) <= 96 or image.mode == "RGBA") else "JPEG"
+    options = {"quality": quality or 90, "subsampling": 0} if kind == "JPEG" else {"optimize": True}
+    image.save(out, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def heat(weights: np.ndarray) -> np.ndarray:
+    """Colours to lay over a frame: (..., 4) uint8 of numbers from 0 to 1, stronger ones also more opaque."""
+    import matplotlib
+    import numpy as np
+
+    weights = np.clip(weights, 0, 1)
+    colours = matplotlib.colormaps["inferno"](0.25 + 0.7 * weights)
+    colours[..., 3] = 0.1 + 0.75 * weights
+    return (colours * 255).round().astype(np.uint8)
+
+
+def gradient(steps: int = 9) -> str:
+    """The colours of :func:`heat` from 0 to 1, as stops of a CSS gradient."""
+    import numpy as np
+
+    stops = heat(np.linspace(0, 1, steps))
+    return ", ".join(f"rgb({r} {g} {b} / {a / 255:.2f})" for r, g, b, a in stops.tolist())

@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 
-from ...common.json_io import read_json
-from ...errors import Ego2ExoError
-from ..checkpoint.classes import CLASSES, class_key, llava_class, torch_dtype
-from ..checkpoint.config import read_config
-from ..checkpoint.files import Checkpoint, describe, extra_weights
-from ..checkpoint.safety import check_tower_code, only_weights, require_whole_weights
-from ..fixes.towers import prepare_tower
-from ..hooks.install import substituted
+from ..common.json_io import read_json
+from ..errors import Ego2ExoError
+from .checkpoint.config import CLASSES, class_key, llava_class, read_config, torch_dtype
+from .checkpoint.files import Checkpoint, describe, extra_weights
+from .checkpoint.safety import check_tower_code, only_weights, require_whole_weights
+from .fixes.towers import prepare_tower
+from .hooks.install import substituted
 
 
 def wrap_loader(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.classes import torch_dtype
-from ..checkpoint.config import read_config
-from ..checkpoint.files import describe, extra_weights, weight_names
+from ..common.files import require_writable
+from ..errors import Ego2ExoError
+from .checkpoint.config import read_config, torch_dtype
+from .checkpoint.files import describe, extra_weights, weight_names
 
 
 def write_merged(adapter: str, base: str, out: Path, dtype: str | None) -> None:
@@ -60,3 +62,34 @@ def device_options(loader: Callable[..., Any], device: torch.device) -> dict[str
         index = device.index or 0
         return {"device": f"cuda:{index}"} if named else {"device_map": {"": index}}
     return {"device": "cpu"} if named else {"device_map": "cpu"} if torch.cuda.is_available() else {}
+
+
+# `llava-ego2exo merge`: an adapter and its base as one self-contained LLaVA directory.
+
+
+def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
+    """Merge a LoRA or projector checkpoint into its base and write a directory that loads without a base.
+
+    The sum is formed in float32 and rounded once; the directory appears whole or not at all.
+
+    Args:
+        adapter: folder that training wrote, or one of its `checkpoint-*`.
+        base: the checkpoint that training started from.
+        out: new folder.
+        dtype: of the written weights; None keeps the one that was trained with.
+
+    Returns:
+        `out`.
+
+    Raises:
+        Ego2ExoError: `out` is not empty, or adapter and base do not fit.
+    """
+    from .. import register
+
+    target = Path(os.path.abspath(out))
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Ego2ExoError(f"--out {out} exists and is not empty", "a new or empty folder", "choose another")
+    require_writable(target.parent, "--out", folder=True)
+    register()
+    write_merged(adapter, base, target, dtype)
+    return target

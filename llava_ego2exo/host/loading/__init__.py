@@ -1,1 +1,0 @@
-"""From a checkpoint folder to a verified model, and to a merged one."""

@@ -1,1 +1,0 @@
-"""Pages that open from disk: templates in one style, small pictures, drawings in the page's colours."""

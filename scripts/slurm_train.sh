@@ -16,7 +16,7 @@
 #   sbatch scripts/slurm_train.sh
 #   sbatch scripts/slurm_train.sh --max_steps 10     # further flags go to the training command
 #
-# A preempted job is queued again by SLURM, and one that nears its time limit queues itself again; both go on from the
+# A preempted job is queued again by SLURM, and one that nears its time limit queues itself again; both resume from the
 # newest whole checkpoint in OUT, so at most SAVE_STEPS steps are lost. OUT and the data lie where all nodes see them.
 # It was not run on a cluster or a GPU yet; the tests run it with stubs in place of srun and scontrol, and stop and
 # resume a tiny model on a CPU.

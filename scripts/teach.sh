@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a folder of paired videos to a training file: find the pairs, look at every file, let the teacher answer about the
+# From a folder of paired videos to a training file: find the pairs, check every file, let the teacher answer about the
 # ego clips, join its answers with the exo clips. Edit the variables, then run it where LLaVA-NeXT and this package are
 # installed:
 #

@@ -5,7 +5,7 @@
 #   bash scripts/train_qlora.sh
 #   bash scripts/train_qlora.sh --max_steps 10 --output_dir runs/try     # further flags go to the training command
 #
-# The training file is what scripts/teach.sh writes. Run again, it goes on from the newest checkpoint in OUT.
+# The training file is what scripts/teach.sh writes. Run again, it resumes from the newest checkpoint in OUT.
 # It uses the environment that it is called in, not the scripts' .venv. It was not run on a GPU yet; the tests run it
 # with a stub in place of torchrun.
 set -euo pipefail

@@ -5,7 +5,7 @@
 #   bash scripts/train_torchrun.sh
 #   GPUS=4 bash scripts/train_torchrun.sh --max_steps 10     # further flags go to the training command
 #
-# The training file is what scripts/teach.sh writes. Run again, it goes on from the newest checkpoint in OUT.
+# The training file is what scripts/teach.sh writes. Run again, it resumes from the newest checkpoint in OUT.
 # It was not run on a GPU yet; the tests run it on a CPU with two processes and a tiny model.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_recipe.sh"

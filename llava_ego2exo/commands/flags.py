@@ -79,7 +79,7 @@ def add_model_flags(group: Any) -> None:
     group.add_argument("--video-fps", type=int, default=1, metavar="N", help="frames a second (default: 1)")
     sample = "always take --frames-upbound frames (default: as the checkpoint's config says)"
     group.add_argument("--force-sample", type=boolean, metavar="True|False", help=sample)
-    times = "tell the model the times of its frames (default: as the checkpoint's config says)"
+    times = "give the model the times of its frames (default: as the checkpoint's config says)"
     group.add_argument("--time-instruction", type=boolean, metavar="True|False", help=times)
     add_video_limits(group)
     cache = "folder where decoded frames are kept, which training can share (default: none are kept)"

@@ -9,7 +9,7 @@ import sys
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """``plan --model CKPT [--frames-upbound N ...] [--bits 4 16] [--card-gb GB] [...]``"""
-    text = "tell the memory that training a checkpoint takes, without loading its weights"
+    text = "estimate the memory that training a checkpoint takes, without loading its weights"
     parser = subparsers.add_parser("plan", help=text)
     parser.add_argument("--model", required=True, metavar="CKPT", help="the LLaVA checkpoint to train from")
     tower = "folder of its vision tower (default: the one that the checkpoint names)"

@@ -157,7 +157,7 @@ def vocabulary() -> list[str]:
 def words(scene: Scene, view: str, index: int) -> set[str]:
     """Words of one frame for the encoder's pretraining.
 
-    The exo camera's are its large colours alone: what hangs on the wall the language model has to read off the patches,
+    The exo camera's are its large colours alone: what is on the wall the language model has to read off the patches,
     as it will have to read what small hands hold.
 
     Args:

@@ -1,4 +1,9 @@
-"""The one exception type of the package."""
+"""The one exception type of the package, and the check for optional packages that raises it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 
 class Ego2ExoError(ValueError):
@@ -34,3 +39,21 @@ def refuse(*cases: tuple[object, str, str, str]) -> None:
     for holds, given, allowed, remedy in cases:
         if holds:
             raise Ego2ExoError(given, allowed, remedy)
+
+
+def require_package(module: str, extra: str) -> Any:
+    """An optional package as a module; to be called before a long run that needs it.
+
+    Args:
+        module: its name, as it is imported.
+        extra: of this package, that installs it.
+
+    Raises:
+        Ego2ExoError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise Ego2ExoError(
+            f"{module} is not installed ({error})", remedy=f"pip install 'llava-ego2exo[{extra}]'"
+        ) from error

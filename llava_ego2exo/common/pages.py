@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Ego2ExoError
-
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
@@ -27,18 +25,6 @@ _STYLE = {
     **{"axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK},
     **{"axes.spines.top": False, "axes.spines.right": False, "xtick.major.size": 2, "ytick.major.size": 2},
 }
-
-
-def require_matplotlib() -> None:
-    """Ask for what the report draws with; to be called before a long run.
-
-    Raises:
-        Ego2ExoError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise Ego2ExoError("matplotlib is not installed", "", "pip install 'llava-ego2exo[report]'") from error
 
 
 @contextmanager
@@ -73,18 +59,6 @@ def svg(figure: Figure, name: str, label: str) -> str:
 # Self-contained pages from templates, in one style.
 
 SHARED = Path(__file__).parent / "templates"
-
-
-def require_jinja() -> None:
-    """Ask for what pages are made with; to be called before a long run.
-
-    Raises:
-        Ego2ExoError: jinja2 is not installed.
-    """
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise Ego2ExoError("jinja2 is not installed", "", "pip install 'llava-ego2exo[report]'") from error
 
 
 def templates(folder: Path, **filters: Any) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
-from ..errors import Ego2ExoError
+from ..errors import Ego2ExoError, require_package
 from .models import cache_folder, get_base
 from .pipeline import SeedRun, run_seed, shell_text
 from .results import MEAN, Results, ablation_table, table, with_mean
@@ -86,10 +86,9 @@ def run(out: Path, args: argparse.Namespace) -> int:
         out: folder for everything.
         args: of :func:`parse`.
     """
-    from ..common.pages import require_matplotlib
     from .report import write_report
 
-    require_matplotlib()
+    require_package("matplotlib", "report")
     plan, cache, seconds = plan_of(args), Path(args.cache or cache_folder()).absolute(), {}
     runs = []
     for seed in range(args.first_seed, args.first_seed + args.seeds):

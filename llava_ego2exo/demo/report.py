@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.files import write_atomic
 from ..common.pages import INK, SERIES, SHARED, drawing, svg, templates
+from ..errors import require_package
 from .results import (
     ABLATIONS,
     CHANCE,
@@ -59,9 +60,9 @@ def write_report(results: Results, out: str | Path) -> Path:
 
 def report_html(results: Results) -> str:
     """The report as text."""
-    from ..common.pages import gradient, require_matplotlib
+    from ..common.pages import gradient
 
-    require_matplotlib()
+    require_package("matplotlib", "report")
     values = {
         "results": results, "rows": rows(results), "ablations": ablation_rows(results),
         "differences": differences(results), "legend": legend(results), "bars": list(_bars(results)),
@@ -147,9 +148,8 @@ def picture(results: Results) -> str:
 
     Below 150 kB, on a light ground, without fonts or anything from elsewhere.
     """
-    from ..common.pages import require_matplotlib
 
-    require_matplotlib()
+    require_package("matplotlib", "report")
     light = (SHARED / "page.css").read_text(encoding="utf-8").split("@media")[0]
     colours = dict(re.findall(r"--(\w+): (#\w+)", light))
     svg = bars(_panels(results), range(len(results.variants)), "picture", "bars", width=10.4)

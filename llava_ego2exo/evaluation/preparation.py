@@ -14,7 +14,7 @@ from typing import Any
 from ..common.files import file_hash, locked, video_hashes, write_atomic
 from ..common.jsonl import json_line
 from ..common.text import shorten_list
-from ..errors import Ego2ExoError
+from ..errors import Ego2ExoError, require_package
 from ..host.inference.settings import InferenceSettings
 from .benchmarks.registry import BenchmarkData, benchmark_of, read_benchmark
 from .items import CHOICE, DESCRIPTION, LIKELIHOOD, Item, read_replies
@@ -111,10 +111,8 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
 
 def _check_packages(job: EvalJob) -> None:
     """What reading replies and the report need, so that a run of hours does not end without one."""
-    from ..common.pages import require_jinja, require_matplotlib
-
-    require_matplotlib()
-    require_jinja()
+    require_package("matplotlib", "report")
+    require_package("jinja2", "report")
     # Reading one reply asks for all that reading any needs.
     PARSERS[job.parser]("walking to the door", {"A": "walk", "B": "sit"})
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..common.files import file_hash
 from ..common.processes import run_all
-from ..errors import Ego2ExoError
+from ..errors import Ego2ExoError, require_package
 from .limits import VideoLimits, raising
 from .worker import WorkerPool, short_reason
 
@@ -94,16 +94,12 @@ def check_memory(frames: int, header: Header, limits: VideoLimits) -> None:
 
 
 def require_av() -> Any:
-    """The module `av`.
+    """The module `av` (PyAV).
 
     Raises:
         Ego2ExoError: it is not installed.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise Ego2ExoError("PyAV is not installed", "", "pip install 'llava-ego2exo[pairs]'") from error
-    return av
+    return require_package("av", "pairs")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 from ...common.jsonl import AppendFile, read_lines, record_of
 from ...common.processes import run_all
 from ...common.record_store import content_key
-from ...errors import Ego2ExoError
+from ...errors import Ego2ExoError, require_package
 from ..items import ORIGIN
 from .prompts import CHECK, PROMPT_VERSION, Messages, encodable, messages_of, parse_judgment
 from .settings import NO_KEY, JudgeSettings, shown_url
@@ -147,7 +147,7 @@ class JudgeClient:
         Raises:
             Ego2ExoError: there is no answer, or the `openai` package is missing.
         """
-        openai = _openai()
+        openai = require_package("openai", "judge")
         self._key = self.settings.key()
         self._api = openai.OpenAI(
             base_url=self.settings.url, api_key=self._key, timeout=self.settings.timeout_s,
@@ -191,7 +191,7 @@ class JudgeClient:
             return self._failed(self._down)
         try:
             value, text, model = self._valid_answer(request)
-        except _openai().OpenAIError as error:
+        except require_package("openai", "judge").OpenAIError as error:
             reason = self._reason(error)
             self._note_failure(getattr(error, "status_code", 0), reason)
             return self._failed(reason)
@@ -262,7 +262,7 @@ class JudgeClient:
 
     def _reason(self, error: Exception) -> str:
         """One line, without the key."""
-        openai = _openai()
+        openai = require_package("openai", "judge")
         if isinstance(error, openai.APITimeoutError):
             return f"no reply within {self.settings.timeout_s:g} s"
         if isinstance(error, openai.APIStatusError):
@@ -293,18 +293,6 @@ class JudgeClient:
             "an OpenAI-compatible endpoint that answers",
             remedy,
         )
-
-
-def _openai() -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise Ego2ExoError(
-            f"a judge needs the package `openai`, which cannot be imported: {error}",
-            "version 1.30 or later",
-            "pip install 'llava-ego2exo[judge]'",
-        ) from error
-    return openai
 
 
 def _text_of(reply: Any) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import Ego2ExoError
+from ...errors import require_package
 
 _THOUGHT = re.compile(r"<think(?:ing)?>|</think(?:ing)?>", re.IGNORECASE)
 _ANSWER = re.compile(r"<answer>([^<]*)(?:</answer>|$)", re.IGNORECASE)
@@ -93,11 +93,7 @@ def _stem(word: str) -> str:
 
 @functools.cache
 def _stemmer() -> Any:
-    try:
-        import snowballstemmer
-    except ImportError as error:
-        raise Ego2ExoError("snowballstemmer is not installed", "", "pip install 'llava-ego2exo[eval]'") from error
-    return snowballstemmer.stemmer("english")
+    return require_package("snowballstemmer", "eval").stemmer("english")
 
 
 NEGATIONS = frozenset("not never neither nor without cannot no none".split())

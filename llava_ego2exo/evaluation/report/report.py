@@ -13,6 +13,7 @@ from typing import Any
 from ...common.files import write_atomic
 from ...common.pages import INK, SERIES, SOFT, drawing, svg, templates
 from ...common.text import markdown_table
+from ...errors import require_package
 from ..items import Described, Outcome
 from ..stats.metrics import compute_metrics
 from .cards import asked_columns, sampled_cards
@@ -193,9 +194,7 @@ def evaluation_page(
         described: rows of descriptions.
         samples: as for `write_evaluation_report`.
     """
-    from ...common.pages import require_matplotlib
-
-    require_matplotlib()
+    require_package("matplotlib", "report")
     cards, frames, left_out = sampled_cards(outcomes, described, found["compare_to"], samples)
     columns = asked_columns(outcomes, described)
     several = len({mode for _, mode in columns}) > 1

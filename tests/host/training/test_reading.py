@@ -189,7 +189,7 @@ def test_without_a_decoder_no_weight_is_loaded(train, tmp_path, monkeypatch):
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 
     loads = classmethod(lambda *_args, **_kwargs: pytest.fail("weights were loaded"))
-    with monkeypatch.context() as patch, pytest.raises(Ego2ExoError, match="PyAV is not installed"):
+    with monkeypatch.context() as patch, pytest.raises(Ego2ExoError, match="av is not installed"):
         patch.setattr(reader, "_DECODERS", {"decord": "decord", "no_such_module": "PyAV"})
         patch.setattr(LlavaLlamaForCausalLM, "from_pretrained", loads)
         train(tmp_path / "s")

@@ -13,24 +13,17 @@ from ..conftest import losses
 from .distillation import PLAIN
 
 
-def test_stored_logits_of_teach(world, train, kinds, tmp_path, capsys):
+def test_stored_logits_of_teach(world, train, student, kinds, tmp_path):
     kind, videos = kinds[-1], sorted(map(str, world.videos.glob("*.mp4")))
-    train(tmp_path / "teacher", kind, num_train_epochs=40, lora_enable=False, learning_rate=2e-3)
+    teacher = str(student(kind, "full").folder)
     pairs = [Pair(f"t{i}", videos[i], {"exo1": videos[(i + 1) % 4]}) for i in range(4)]
     write_pairs(tmp_path / "pairs.jsonl", pairs)
     (tmp_path / "queries.json").write_text(json.dumps({"what": ["What moves, and where to?"]}))
     common = ["--pairs", str(tmp_path / "pairs.jsonl")]
     vocabulary = json.loads((world.base(kind) / "config.json").read_text())["vocab_size"]
-    told = [
-        "--model",
-        str(tmp_path / "teacher"),
-        "--out",
-        str(tmp_path / "answers"),
-        "--template",
-        world.template(kind),
-    ]
-    told += ["--queries", str(tmp_path / "queries.json"), "--top-k", str(vocabulary), "--frames-upbound", "4"]
-    assert cli.main(["teach", *common, *told]) == 0
+    model = ["--model", teacher, "--template", world.template(kind), "--top-k", str(vocabulary)]
+    asked = ["--out", str(tmp_path / "answers"), "--queries", str(tmp_path / "queries.json"), "--frames-upbound", "4"]
+    assert cli.main(["teach", *common, *model, *asked]) == 0
     made = ["--answers", str(tmp_path / "answers"), "--out", str(tmp_path / "train.json")]
     assert cli.main(["targets", *common, *made, "--video-folder", str(world.videos)]) == 0
     samples = json.loads((tmp_path / "train.json").read_text())
@@ -41,7 +34,7 @@ def test_stored_logits_of_teach(world, train, kinds, tmp_path, capsys):
     flags = {**PLAIN, "data_path": tmp_path / "train.json", "ego2exo_kd_weight": 1.0, "num_train_epochs": 3}
     teachers = {
         "cached": {"ego2exo_teacher": "cached", "ego2exo_answers": tmp_path / "answers"},
-        "path": {"ego2exo_teacher": tmp_path / "teacher"},
+        "path": {"ego2exo_teacher": teacher},
     }
     runs = {}
     for name, teacher in teachers.items():

@@ -200,7 +200,7 @@ def test_tokens_that_the_loader_cuts_off_are_no_difference():
             require_same(logits, wrong, "full", "s")
 
 
-def test_a_checkpoint_of_another_run_is_refused_by_what_differs(world, train, tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_of_other_files_is_refused(world, train, tmp_path, monkeypatch):
     samples = distilling_samples(world)
     flags = {"data_path": write_json(tmp_path / "d.json", samples), "save_strategy": "steps", "save_steps": 1}
     flags["max_steps"] = 1
@@ -209,17 +209,12 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(world, train, tm
     manifest = tmp_path / "s" / "checkpoint-1" / "ego2exo_checkpoint.json"
     stored = json.loads(manifest.read_text())
 
-    def refused(difference, run=(), **given):
+    def refused(word, run=(), **given):
         manifest.write_text(json.dumps({**stored, "run": {**stored["run"], **dict(run)}}))
-        with pytest.raises(Ego2ExoError, match=difference):
+        with pytest.raises(Ego2ExoError) as caught:
             train(tmp_path / "s", **{**flags, **given})
+        assert word in caught.value.given
 
-    refused("seed.*42.*7", seed=7)
-    refused("ego2exo_kd_weight.*0.0.*0.5", ego2exo_kd_weight=0.5)
-    refused("data_path.*less.json", data_path=write_json(tmp_path / "less.json", samples[:3]))
-    refused("model_name_or_path.*ffff", {"base": "f" * 32})
+    refused("less.json", data_path=write_json(tmp_path / "less.json", samples[:3]))
+    refused("f" * 32, {"base": "f" * 32})
     refused("optimizer", {"flags": {**stored["run"]["flags"], "save_only_model": True}})
-    manifest.write_text(json.dumps(stored))
-    with pytest.raises(pytest.fail.Exception):
-        train(tmp_path / "s", **{**flags, "learning_rate": 1e-3, "max_steps": 2})
-    assert "learning_rate" in capsys.readouterr().out

@@ -62,6 +62,12 @@ class World:
     def template(self, kind: str) -> str:
         return {"llama": "v1", "qwen": "qwen_1_5"}[kind]
 
+    def use_template(self, kind: str) -> None:
+        """Put LLaVA's global template back, for samples of a run that is not the last one."""
+        from llava import conversation
+
+        conversation.default_conversation = conversation.conv_templates[self.template(kind)]
+
     def arguments(self, out: Path, kind: str = "llama", **flags) -> list[str]:
         """A training command line; `flags` overrides, None leaves a flag out."""
         values = {
@@ -149,6 +155,7 @@ def student(world, train, trained_students):
             folder = world.root / "students" / f"{way}_{kind}"
             trainer = train(folder, kind, **{"num_train_epochs": 40, **STUDENTS[way]})
             trained_students[kind, way] = Student(folder, None if way == "full" else world.base(kind), kind, trainer)
+        world.use_template(kind)
         return trained_students[kind, way]
 
     return get

@@ -58,10 +58,11 @@ def trained():
 
 
 @pytest.fixture
-def shared(distil, trained):
+def shared(distil, trained, world):
     def get(name):
         if name not in trained:
             trained[name] = distil(name, **SHARED[name], num_train_epochs=3)
+        world.use_template("llama")
         return trained[name]
 
     return get

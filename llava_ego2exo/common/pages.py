@@ -1,4 +1,4 @@
-"""Drawing for pages: SVG that takes its colours from the page's style."""
+"""Self-contained HTML pages: templates in one style, SVG drawings in the page's colours, small pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-
+SHARED = Path(__file__).parent / "templates"
 # What is drawn in these becomes the page's own colour, by name; none of them is ever shown.
 INK, SOFT = "#0a0b01", "#0a0b02"
 SERIES = [f"#0a0c{index:02x}" for index in range(8)]
@@ -56,11 +56,6 @@ def svg(figure: Figure, name: str, label: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
 
 
-# Self-contained pages from templates, in one style.
-
-SHARED = Path(__file__).parent / "templates"
-
-
 def templates(folder: Path, **filters: Any) -> Any:
     """The templates of a folder and the shared `page.css`; all is escaped that is not markup of our own.
 
@@ -79,9 +74,6 @@ def templates(folder: Path, **filters: Any) -> Any:
     )
     made.filters.update(filters)
     return made
-
-
-# Frames and attention as small pictures inside a page.
 
 
 def picture_uri(picture: np.ndarray, limit: int = 256, quality: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""One row's values, each checked as it is taken out; all that is wrong with the row is collected."""
+"""The values of a row and its options, each checked as it is read; all that is wrong with the row is collected."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ MAX_SECONDS = 1e7
 _NUMBER = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})?")
 _NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
 _CONTROL = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")
+_KEY = re.compile(r"[A-Za-z]|[0-9]{1,2}")
+_LABELLED = re.compile(r"\(?([A-Za-z]|[0-9]{1,2})(?:[.:]\s+|\)\s*)(\S.*)", re.DOTALL)
+_STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_NUMBERED = re.compile(rf"\s*([0-9]{{1,2}})\.\s*(\[\s*(?:{_STRING}\s*(?:,\s*{_STRING}\s*)*(?:,\s*)?)?\])\s*", re.DOTALL)
 
 
 class Fields:
@@ -117,14 +121,6 @@ def short(value: Any) -> str:
         return f"{value:g}" if math.isfinite(value) and abs(value) <= MAX_SECONDS else "(too large)"
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-# Options of a multiple-choice row, and which of them its data calls right.
-
-_KEY = re.compile(r"[A-Za-z]|[0-9]{1,2}")
-_LABELLED = re.compile(r"\(?([A-Za-z]|[0-9]{1,2})(?:[.:]\s+|\)\s*)(\S.*)", re.DOTALL)
-_STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-_NUMBERED = re.compile(rf"\s*([0-9]{{1,2}})\.\s*(\[\s*(?:{_STRING}\s*(?:,\s*{_STRING}\s*)*(?:,\s*)?)?\])\s*", re.DOTALL)
 
 
 def take_choices(fields: Fields, key: str, lists: bool = False) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Layouts that benchmarks are published in today: multiple choice, and descriptions."""
+"""The published layouts of benchmark files: the current ones, and the first ones of ADL-X's multiple choice."""
 
 from __future__ import annotations
 
@@ -78,45 +78,6 @@ class _TsuLayout(Layout):
         return super().fits(row) and isinstance(row["description"], str)
 
 
-EGO_IN_EXO = Layout("ego-in-exo", ("category_name", *_CHOICE_KEYS), _choice_with_category)
-CURRENT = Layout("current", _CHOICE_KEYS, _choice)
-CHARADES_DESCRIPTION = Layout("Charades-Description", _DESCRIPTION_KEYS, _charades_description)
-TSU_DESCRIPTION = _TsuLayout(
-    "TSU-Description", ("video", "description"), _tsu_description, _tsu_rows, "an object of"
-)  # fmt: skip
-
-
-def split_into_clips(item: Item, duration_s: float, seconds: float = 1.0) -> list[Item]:
-    """Items for consecutive clips of a video, with the parts "0", "1", ...
-
-    A rest shorter than half a clip belongs to the last one.
-
-    Args:
-        item: a description of a whole video, with the part "".
-        duration_s: of the video, in seconds.
-        seconds: of a clip.
-
-    Raises:
-        Ego2ExoError: the item is of another kind, a length is not positive, or the clips are too many.
-    """
-    if item.kind != DESCRIPTION or item.part or item.start_s is not None or item.end_s is not None:
-        raise Ego2ExoError(f"{item.id} cannot be split into clips", "a description of a whole video")
-    given = f"{item.video}: {duration_s} s in clips of {seconds} s"
-    if not (math.isfinite(duration_s) and math.isfinite(seconds) and duration_s > 0 and seconds > 0):
-        raise Ego2ExoError(given, "lengths above 0", "check the video and --clip-seconds")
-    if duration_s / seconds > MAX_CLIPS:
-        raise Ego2ExoError(given, f"{MAX_CLIPS} clips", "raise --clip-seconds")
-    count = max(math.floor(duration_s / seconds + 0.5), 1)
-    ends = [(number + 1) * seconds for number in range(count - 1)] + [float(duration_s)]
-    return [
-        replace(item, id=f"{item.id}:{number}", part=str(number), start_s=number * seconds, end_s=end)
-        for number, end in enumerate(ends)
-    ]
-
-
-# Layouts that ADL-X's multiple choice was published in at first, one a set.
-
-
 def _question(
     fields: Fields, video: str, question: str, choices: Mapping[str, str], answer: str, precut: str = ""
 ) -> list[RawQuestion]:
@@ -187,6 +148,12 @@ def _tsu(fields: Fields) -> list[RawQuestion]:
     return _question(fields, "video_path", "question", choices, take_key_or_text(fields, "correct_answer", choices))
 
 
+EGO_IN_EXO = Layout("ego-in-exo", ("category_name", *_CHOICE_KEYS), _choice_with_category)
+CURRENT = Layout("current", _CHOICE_KEYS, _choice)
+CHARADES_DESCRIPTION = Layout("Charades-Description", _DESCRIPTION_KEYS, _charades_description)
+TSU_DESCRIPTION = _TsuLayout(
+    "TSU-Description", ("video", "description"), _tsu_description, _tsu_rows, "an object of"
+)  # fmt: skip
 LEGACY_LAYOUTS = (
     Layout("legacy Charades", ("id", "Q", "Options", "Ground Truth"), _charades),
     Layout("legacy Smarthome", ("video_id", "question", "choices", "ground_truth"), _smarthome),
@@ -195,3 +162,31 @@ LEGACY_LAYOUTS = (
     ),
     Layout("legacy TSU", ("video_path", "question", "options", "correct_answer"), _tsu),
 )  # fmt: skip
+
+
+def split_into_clips(item: Item, duration_s: float, seconds: float = 1.0) -> list[Item]:
+    """Items for consecutive clips of a video, with the parts "0", "1", ...
+
+    A rest shorter than half a clip belongs to the last one.
+
+    Args:
+        item: a description of a whole video, with the part "".
+        duration_s: of the video, in seconds.
+        seconds: of a clip.
+
+    Raises:
+        Ego2ExoError: the item is of another kind, a length is not positive, or the clips are too many.
+    """
+    if item.kind != DESCRIPTION or item.part or item.start_s is not None or item.end_s is not None:
+        raise Ego2ExoError(f"{item.id} cannot be split into clips", "a description of a whole video")
+    given = f"{item.video}: {duration_s} s in clips of {seconds} s"
+    if not (math.isfinite(duration_s) and math.isfinite(seconds) and duration_s > 0 and seconds > 0):
+        raise Ego2ExoError(given, "lengths above 0", "check the video and --clip-seconds")
+    if duration_s / seconds > MAX_CLIPS:
+        raise Ego2ExoError(given, f"{MAX_CLIPS} clips", "raise --clip-seconds")
+    count = max(math.floor(duration_s / seconds + 0.5), 1)
+    ends = [(number + 1) * seconds for number in range(count - 1)] + [float(duration_s)]
+    return [
+        replace(item, id=f"{item.id}:{number}", part=str(number), start_s=number * seconds, end_s=end)
+        for number, end in enumerate(ends)
+    ]

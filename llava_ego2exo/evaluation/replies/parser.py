@@ -1,4 +1,4 @@
-"""Which option a reply to a multiple-choice question declares, by rules alone; a reply is never guessed at."""
+"""Which option a reply to a multiple-choice question declares, by rules alone: strictly, or as VisCoP reads it."""
 
 from __future__ import annotations
 
@@ -9,41 +9,15 @@ from dataclasses import replace
 from .patterns import KeyMention, bare_key, is_option_list, key_mentions, leading_key, names_another
 from .text import StemmedText, cleaned, equal_options, option_spans, stemmed
 
-# Replies as the published evaluation of VisCoP reads them, for comparing with numbers that were made with it.
-
-# That code takes these words out before it looks for a capital.
-_TAKEN_OUT = re.compile("answer|Answer")
-
-
-def parse_viscop(reply: str, choices: Mapping[str, str]) -> str | None:
-    """The first capital from A to the last option's letter, anywhere in a reply, also within a word.
-
-    So "A person is cutting, so (C)" is read as A and "Based on this, D" as B. Where options have other keys, as
-    numbers, A stands for the first of them; the published code has letters only. What holds no such capital, that code
-    hands to a language model, and looks for options' texts in what comes back; here it is unparsed.
-
-    Args:
-        reply: as the model gave it.
-        choices: key -> option text.
-
-    Returns:
-        None also where the letter is no option's (options A and C, "B"), which stops the published code.
-    """
-    keys = list(choices)
-    lettered = bool(keys) and all(re.fullmatch("[A-Z]", key) for key in keys)
-    letters = keys if lettered else [chr(ord("A") + place) for place in range(min(len(keys), 26))]
-    if not letters:
-        return None
-    found = re.search(f"[A-{max(letters)}]", _TAKEN_OUT.sub("", reply))
-    return dict(zip(letters, keys, strict=False)).get(found[0]) if found else None
-
-
 _STATED = re.compile(
     r"\b(?:answer|actions?|activity|option|choice)\b[^.\n]{0,80}?(?:\b(?:is|are|was|be)\b|:)", re.IGNORECASE
 )
 _SENTENCE = re.compile(r"[.\n]")
 # Who acts: "3. The person is stirring" says what "3. stirring" does.
 _ACTORS = frozenset("person people man men woman women boy girl someone somebody he she they individu".split())
+# The published evaluation of VisCoP takes these words out before it looks for a capital.
+_TAKEN_OUT = re.compile("answer|Answer")
+
 
 
 def parse_answer(reply: str, choices: Mapping[str, str]) -> str | None:
@@ -155,6 +129,29 @@ def _only(keys: Iterable[str]) -> str | None:
     """The key where there is one alone."""
     found = set(keys)
     return found.pop() if len(found) == 1 else None
+
+
+def parse_viscop(reply: str, choices: Mapping[str, str]) -> str | None:
+    """As VisCoP's published evaluation, to compare with its numbers: the first capital up to the last option's letter.
+
+    It may stand within a word, so "A person is cutting, so (C)" is read as A and "Based on this, D" as B. Where options
+    have other keys, as numbers, A stands for the first of them; the published code has letters only. A reply without
+    such a capital goes to a language model in that code; here it is unparsed.
+
+    Args:
+        reply: as the model gave it.
+        choices: key -> option text.
+
+    Returns:
+        None also where the letter is no option's (options A and C, "B"), which stops the published code.
+    """
+    keys = list(choices)
+    lettered = bool(keys) and all(re.fullmatch("[A-Z]", key) for key in keys)
+    letters = keys if lettered else [chr(ord("A") + place) for place in range(min(len(keys), 26))]
+    if not letters:
+        return None
+    found = re.search(f"[A-{max(letters)}]", _TAKEN_OUT.sub("", reply))
+    return dict(zip(letters, keys, strict=False)).get(found[0]) if found else None
 
 
 PARSERS: dict[str, Callable[[str, Mapping[str, str]], str | None]] = {"strict": parse_answer, "viscop": parse_viscop}

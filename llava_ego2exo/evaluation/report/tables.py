@@ -19,6 +19,8 @@ TITLES = {
     "provenance": "What these numbers depend on",
 }
 _LONGEST_VALUE = 300
+SHOWN = 50
+NO_REPLY, NO_MARKS = "no reply", "marks missing"
 
 
 @dataclass(frozen=True)
@@ -210,12 +212,6 @@ def _setting(value: Any) -> str:
     if len(text) > _LONGEST_VALUE:
         return f"{text[:_LONGEST_VALUE]} … ({len(text) - _LONGEST_VALUE} more characters)"
     return text or (DASH if isinstance(value, str) else "none")
-
-
-# What failed, a line for each video and cause however many questions it took with it.
-
-SHOWN = 50
-NO_REPLY, NO_MARKS = "no reply", "marks missing"
 
 
 @dataclass(frozen=True)

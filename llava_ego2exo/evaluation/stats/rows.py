@@ -1,4 +1,4 @@
-"""Marks of descriptions as numbers: means of 0 to 5, shown times 20, and what is missing from them."""
+"""What is counted: checks of outcomes and described rows, and the marks of descriptions as rows of metrics.json."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from ...errors import Ego2ExoError
 from ..items import FAILED, MODES, PARSED, UNPARSED, Described, Outcome
 from ..judge.prompts import ASPECTS
 from .intervals import mean_interval
-
-# Checks before anything is counted: no outcome twice, none that contradicts itself, one benchmark.
 
 ALL = "all"
 STATES = (PARSED, UNPARSED, FAILED)

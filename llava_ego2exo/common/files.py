@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import Ego2ExoError
 from .json_io import read_raw_lines
-from .processes import run_all
+from .processes import map_threads
 
 HASHES = "video_hashes.jsonl"
 
@@ -134,7 +134,7 @@ def video_hashes(
                 file.flush()
 
         new = [path for path, key in keys.items() if key not in known]
-        run_all(run, new, min(8, os.cpu_count() or 1), what, "file", progress)
+        map_threads(run, new, min(8, os.cpu_count() or 1), what, "file", progress)
     return {path: known[key] for path, key in keys.items()}
 
 

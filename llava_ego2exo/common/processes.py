@@ -118,7 +118,7 @@ def clip_bar(ranks: Ranks, what: str, total: int) -> Any:
     return tqdm(total=total, desc=what + many, unit="clip", disable=ranks.rank != 0, mininterval=pause)
 
 
-def run_all(
+def map_threads(
     run: Callable[[Job], Result], jobs: Sequence[Job], workers: int, what: str, unit: str, progress: bool = True
 ) -> list[Result]:
     """`run` of each job on threads, in the order of the jobs; the first error, or Ctrl-C, drops those not yet started.

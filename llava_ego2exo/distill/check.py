@@ -72,7 +72,7 @@ def run_check(
     probes = probe_files(files, workers, limits, progress)
     findings += [*video_findings(pairs, probes, tolerance_s), *unpaired_findings(pairs, unpaired)]
     findings = by_kind([*findings, *(answer_findings(pairs, read_answers(answers)) if answers is not None else ())])
-    for line in report(pairs, probes, findings, shown):
+    for line in report_lines(pairs, probes, findings, shown):
         say(line)
     if report_to:
         content = {
@@ -92,7 +92,7 @@ def run_check(
     return 1 if faults else 0
 
 
-def report(
+def report_lines(
     pairs: Sequence[Pair], probes: Mapping[str, Probe], findings: Sequence[Finding], shown: int = 5
 ) -> Iterator[str]:
     """Lines: the first `shown` findings of each kind, a table of the splits, and a table of the checks."""

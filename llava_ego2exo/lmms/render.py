@@ -15,7 +15,7 @@ from typing import Any
 
 from ..common.files import locked, write_atomic
 from ..common.jsonl import json_line
-from ..common.processes import run_all
+from ..common.processes import map_threads
 from ..common.text import shorten_list
 from ..distill.pairs.cut import Cutters
 from ..distill.pairs.cutter import Cut
@@ -168,7 +168,7 @@ def cut_parts(items: Sequence[Item], folder: Path) -> list[Item]:
         folder.mkdir(parents=True, exist_ok=True)
     jobs = [Cut(item.path, target, item.start_s or 0.0, item.end_s) for target, item in wanted.items()]
     with Cutters() as cutters:
-        states = run_all(cutters.make, jobs, min(os.cpu_count() or 1, 8), "cutting", "cut")
+        states = map_threads(cutters.make, jobs, min(os.cpu_count() or 1, 8), "cutting", "cut")
     faults = [
         f"{item.id}: {state}"
         for item, state in zip(wanted.values(), states, strict=True)

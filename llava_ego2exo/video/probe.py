@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..common.files import file_hash
-from ..common.processes import run_all
+from ..common.processes import map_threads
 from ..errors import Ego2ExoError, require_package
 from .limits import VideoLimits, raising
 from .worker import WorkerPool, short_reason
@@ -159,7 +159,7 @@ def probe_files(
             return Probe(error=error.given)
 
     with WorkerPool("av") as pool:
-        return dict(zip(paths, run_all(run, paths, workers, "probing", "file", progress), strict=True))
+        return dict(zip(paths, map_threads(run, paths, workers, "probing", "file", progress), strict=True))
 
 
 def probe(path: str, limits: VideoLimits | None = None) -> Probe:

@@ -8,7 +8,7 @@ from llava_ego2exo.cli import main
 from llava_ego2exo.common.json_io import DEFAULT_MAX_MB, read_json, set_max_mb
 from llava_ego2exo.config import Ego2ExoConfig
 from llava_ego2exo.distill.pairs.file import read_pairs, require_files, write_pairs
-from llava_ego2exo.distill.pairs.manifest import read_manifest
+from llava_ego2exo.distill.pairs.manifest import pairs_of_manifest
 from llava_ego2exo.distill.targets.replay import Mix, draw_replayed
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.preflight.data import check_data
@@ -40,7 +40,7 @@ def test_links_and_absolute_paths_work(tmp_path):
     (folder / "linked").symlink_to(store)
     for path in ("link.mp4", "linked/a.mp4", "../store/a.mp4", str(store / "a.mp4")):
         (folder / "m.csv").write_text(f"segment,ego,exo1\ns,{path},{path}\n")
-        pairs, _ = read_manifest(folder / "m.csv")
+        pairs, _ = pairs_of_manifest(folder / "m.csv")
         require_files(read_pairs(write_pairs(folder / "p.jsonl", pairs)))
         (folder / "t.json").write_text(json.dumps(samples(path)))
         check_data(Settings(data_path=str(folder / "t.json"), video_folder=str(folder)), Ego2ExoConfig())

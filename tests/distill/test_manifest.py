@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.distill.pairs.manifest import read_manifest
+from llava_ego2exo.distill.pairs.manifest import pairs_of_manifest
 from llava_ego2exo.distill.pairs.pair import Pair
 
 CSV = """segment,take,ego,exo1,exo:front,start_s,end_s,offset_s,split
@@ -29,11 +29,11 @@ def expected(folder):
 
 
 def test_csv_tsv_and_semicolons(tmp_path):
-    assert read_manifest(manifest(tmp_path / "m.csv", CSV)) == (expected(tmp_path), True)
+    assert pairs_of_manifest(manifest(tmp_path / "m.csv", CSV)) == (expected(tmp_path), True)
     table = CSV.replace('"b, c"', "bc").replace(",", "\t")
-    assert read_manifest(manifest(tmp_path / "m.tsv", table))[0][0] == expected(tmp_path)[0]
+    assert pairs_of_manifest(manifest(tmp_path / "m.tsv", table))[0][0] == expected(tmp_path)[0]
     table = "\ufeff" + CSV.replace('"b, c"', "bc").replace(",", ";").replace("\n", "\r\n")
-    assert read_manifest(manifest(tmp_path / "n.csv", table))[0][0] == expected(tmp_path)[0]
+    assert pairs_of_manifest(manifest(tmp_path / "n.csv", table))[0][0] == expected(tmp_path)[0]
 
 
 def test_json_and_jsonl_and_the_folder_of_paths(tmp_path):
@@ -42,11 +42,11 @@ def test_json_and_jsonl_and_the_folder_of_paths(tmp_path):
          "split": "val"},
         {"segment": "b, c", "ego": "v/b.mp4", "exo": {"front": "v/b f.mp4"}},
     ]  # fmt: skip
-    assert read_manifest(manifest(tmp_path / "m.json", json.dumps(rows)))[0] == expected(tmp_path)
+    assert pairs_of_manifest(manifest(tmp_path / "m.json", json.dumps(rows)))[0] == expected(tmp_path)
     lines = "\n".join(map(json.dumps, rows))
-    assert read_manifest(manifest(tmp_path / "m.jsonl", lines)) == (expected(tmp_path), True)
-    assert read_manifest(manifest(tmp_path / "n.jsonl", json.dumps(rows[1]))) == (expected(tmp_path)[1:], False)
-    assert read_manifest(tmp_path / "m.json", tmp_path / "else")[0] == expected(tmp_path / "else")
+    assert pairs_of_manifest(manifest(tmp_path / "m.jsonl", lines)) == (expected(tmp_path), True)
+    assert pairs_of_manifest(manifest(tmp_path / "n.jsonl", json.dumps(rows[1]))) == (expected(tmp_path)[1:], False)
+    assert pairs_of_manifest(tmp_path / "m.json", tmp_path / "else")[0] == expected(tmp_path / "else")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_json_and_jsonl_and_the_folder_of_paths(tmp_path):
 )
 def test_faults_are_named(tmp_path, name, text, token):
     with pytest.raises(Ego2ExoError, match=token):
-        read_manifest(manifest(tmp_path / name, text))
+        pairs_of_manifest(manifest(tmp_path / name, text))
 
 
 def test_rows_without_a_side_are_left_out_where_asked(tmp_path, capsys):
@@ -81,9 +81,9 @@ def test_rows_without_a_side_are_left_out_where_asked(tmp_path, capsys):
         (tmp_path / name).touch()
     path = manifest(tmp_path / "m.csv", "segment,ego,exo1\na,a_e,a_x\nb,b_e,\nc,,c_x\n")
     with pytest.raises(Ego2ExoError, match="2 fault.*line 3 lacks exo; line 4 lacks ego"):
-        read_manifest(path)
+        pairs_of_manifest(path)
     left_out = []
-    pairs, _ = read_manifest(path, unpaired=left_out)
+    pairs, _ = pairs_of_manifest(path, unpaired=left_out)
     assert [pair.segment for pair in pairs] == ["a"]
     assert left_out == ["line 3: b has no exo", "line 4: c has no ego"]
     asked = ["pairs", "build", "--manifest", str(path), "--out", str(tmp_path / "p.jsonl")]
@@ -95,7 +95,7 @@ def test_rows_without_a_side_are_left_out_where_asked(tmp_path, capsys):
     assert cli.main([*asked, "--skip-unpaired"]) == 1
     assert "no row is a pair: line 2: b has no exo" in capsys.readouterr().err
     with pytest.raises(Ego2ExoError, match="line 2 lacks ego, exo"):  # a row with neither side is a fault
-        read_manifest(manifest(path, "segment,ego,exo1\na,,\n"), unpaired=[])
+        pairs_of_manifest(manifest(path, "segment,ego,exo1\na,,\n"), unpaired=[])
 
 
 CELLS = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=8) | st.sampled_from(
@@ -111,7 +111,7 @@ CELLS = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=8)
 )
 def test_nothing_else_is_raised(tmp_path, name, content):
     try:
-        pairs, _ = read_manifest(manifest(tmp_path / name, content))
+        pairs, _ = pairs_of_manifest(manifest(tmp_path / name, content))
     except Ego2ExoError:
         return
     assert all(isinstance(pair, Pair) for pair in pairs) and pairs

@@ -14,7 +14,7 @@ from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.cli import main
 from llava_ego2exo.distill.pairs import cutter
 from llava_ego2exo.distill.pairs.cut import Cutters, cut_pairs
-from llava_ego2exo.distill.pairs.cutter import Cut, duration, made_as, make
+from llava_ego2exo.distill.pairs.cutter import Cut, made_as, make, video_duration
 from llava_ego2exo.distill.pairs.file import read_pairs, write_pairs
 from llava_ego2exo.distill.pairs.pair import Pair
 from llava_ego2exo.video.limits import VideoLimits
@@ -160,7 +160,7 @@ def test_refused_before_any_cut(long, tmp_path):
 
 def test_odd_sizes_and_a_torn_cut(tmp_path):
     source = render(tmp_path / "odd.mkv", 25.0, size=(63, 161), pix_fmt="yuv444p")
-    assert duration(str(source)) == pytest.approx(25.0, abs=0.01)
+    assert video_duration(str(source)) == pytest.approx(25.0, abs=0.01)
     cut = Cut(str(source), str(tmp_path / "c.mp4"), 24.0, 24.5)
     assert make(cut) == "made" and made_as(cut.target) == cut.mark() and make(cut) == "kept"
     seen = probe(cut.target)

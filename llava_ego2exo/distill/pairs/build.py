@@ -13,7 +13,7 @@ from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from .discovery import EGO, FoundPairs, find_pairs
 from .file import require_files
-from .manifest import read_manifest
+from .manifest import pairs_of_manifest
 from .pair import SPLITS, Pair
 
 _SHARES = "shares that sum to 1, as in train=0.8,val=0.1,test=0.1"
@@ -44,9 +44,9 @@ def build_from_manifest(
     """The pairs of a manifest, whose files all exist, and whether it has a column `split`.
 
     Raises:
-        Ego2ExoError: as :func:`read_manifest` and :func:`require_files`; no complete pair.
+        Ego2ExoError: as :func:`pairs_of_manifest` and :func:`require_files`; no complete pair.
     """
-    pairs, has_splits = read_manifest(path, folder, unpaired)
+    pairs, has_splits = pairs_of_manifest(path, folder, unpaired)
     if not pairs:
         given = f"{path}: no row is a pair: {shorten_list(unpaired or [])}"
         raise Ego2ExoError(given, "rows with ego and exo", "add the missing videos")

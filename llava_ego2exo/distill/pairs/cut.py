@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ...common.files import require_writable
-from ...common.processes import run_all
+from ...common.processes import map_threads
 from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from ...video.limits import VideoLimits
 from ...video.probe import require_av
 from ...video.worker import WorkerPool
-from .cutter import Cut, duration, made_as, make_in_worker
+from .cutter import Cut, made_as, make_in_worker, video_duration
 from .file import require_files
 from .pair import EGO, Pair
 
@@ -74,7 +74,7 @@ class Cutters(WorkerPool):
         Raises:
             Ego2ExoError: it does not decode, or its frames have no times.
         """
-        return self.call(duration, {"path": os.path.abspath(path)}, self.limits, path)[0]
+        return self.call(video_duration, {"path": os.path.abspath(path)}, self.limits, path)[0]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def cut_pairs(
         _check_targets(parts, targets, cutters)
         require_writable(Path(out, "pairs.jsonl"), "--out")
         Path(out).mkdir(parents=True, exist_ok=True)
-        states = run_all(run, jobs, workers or min(os.cpu_count() or 1, 8), "cutting", "cut", progress)
+        states = map_threads(run, jobs, workers or min(os.cpu_count() or 1, 8), "cutting", "cut", progress)
     failures = {
         (pair.segment, view): state
         for (pair, view), state in zip(jobs, states, strict=True)

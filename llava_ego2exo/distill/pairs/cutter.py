@@ -101,7 +101,7 @@ def made_as(path: str) -> str:
         return ""
 
 
-def duration(path: str) -> float:
+def video_duration(path: str) -> float:
     """Seconds from the first frame of a video to the end of the last; decodes only its end.
 
     Raises:

@@ -18,7 +18,7 @@ COLUMNS = "segment, take, ego, exo or exo1, exo2, ... or exo:<name>, start_s, en
 _FORMATS = (".csv", ".tsv", ".json", ".jsonl")
 
 
-def read_manifest(
+def pairs_of_manifest(
     path: str | Path, folder: str | Path | None = None, unpaired: list[str] | None = None
 ) -> tuple[list[Pair], bool]:
     """The pairs of a manifest, and whether it has a column `split`.

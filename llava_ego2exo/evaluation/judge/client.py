@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.jsonl import AppendFile, read_lines, record_of
-from ...common.processes import run_all
+from ...common.processes import map_threads
 from ...common.record_store import content_key
 from ...errors import Ego2ExoError, require_package
 from ..items import ORIGIN
@@ -137,7 +137,7 @@ class JudgeClient:
         elif rest:
             if self._api is None:
                 self.check()
-            made = run_all(self._verdict, rest, self.settings.workers, label, "question", self.progress)
+            made = map_threads(self._verdict, rest, self.settings.workers, label, "question", self.progress)
             verdicts.update(zip((key for key, _ in rest), made, strict=True))
         return [verdicts[key] for key in keys]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from ...common.pages import picture_uri
-from ...common.processes import run_all
+from ...common.processes import map_threads
 from ...errors import Ego2ExoError
 from ...video import read_video
 from ..items import FAILED, PARSED, Described, Item, Outcome
@@ -139,7 +139,9 @@ def _within_budget(cards: Sequence[Card]) -> tuple[list[Card], dict[CardClip, Fi
     for start in range(0, len(cards), 8):
         block = cards[start : start + 8]
         clips = list(dict.fromkeys(card.clip for card in block if card.clip not in found))
-        strips = run_all(filmstrip, clips, min(4, os.cpu_count() or 1), "frames for the report", "clip", progress=False)
+        strips = map_threads(
+            filmstrip, clips, min(4, os.cpu_count() or 1), "frames for the report", "clip", progress=False
+        )
         found.update(zip(clips, strips, strict=True))
         for card in block:
             used += _size(card) + sum(len(uri) for uri, _ in found[card.clip].frames)

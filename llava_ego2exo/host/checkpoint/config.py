@@ -6,12 +6,13 @@ import functools
 import importlib
 import os
 import warnings
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ...common.json_io import read_json
 from ...errors import Ego2ExoError
+
+if TYPE_CHECKING:  # data files are checked without torch
+    import torch
 
 
 def read_config(path: str | None) -> dict[str, Any]:
@@ -92,7 +93,7 @@ CLASSES = {
     "llava_gemma": ("llava_gemma", "LlavaGemmaForCausalLM"),
     "llava_qwen_moe": ("llava_qwen_moe", "LlavaQwenMoeForCausalLM"),
 }
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+_DTYPES = ("float16", "bfloat16", "float32")
 
 
 def torch_dtype(value: Any, given_as: str = "torch_dtype") -> torch.dtype:
@@ -101,10 +102,12 @@ def torch_dtype(value: Any, given_as: str = "torch_dtype") -> torch.dtype:
     Raises:
         Ego2ExoError: it is neither a float dtype nor the name of one.
     """
-    found = _DTYPES.get(str(value or "float16").removeprefix("torch."))
-    if found is None:
+    import torch
+
+    name = str(value or "float16").removeprefix("torch.")
+    if name not in _DTYPES:
         raise Ego2ExoError(f"{given_as} {value!r}", ", ".join(_DTYPES), "pass one of these")
-    return found
+    return getattr(torch, name)
 
 
 def class_key(config: dict[str, Any], path: str) -> str | None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ...errors import Ego2ExoError
-from ..model.answer_tokens import Answers
+
+if TYPE_CHECKING:  # files of answers are read without torch too
+    from torch import Tensor
+
+    from ..model.answer_tokens import Answers
 
 ARRAYS = ("tokens", "ids", "logits")
 
@@ -76,6 +77,8 @@ def align_turns(
         Indices of the found ones in the student's tokens (M,), the turns with the slice of each, in the same order, and
         how many tokens of stored answers were not found.
     """
+    import torch
+
     found, parts, unmatched = [student.tokens[:0]], [], 0
     for row, stored in zip(rows, turns, strict=True):
         mine = student.row(row)

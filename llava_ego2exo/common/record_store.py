@@ -79,9 +79,6 @@ class RecordStore(Generic[Record]):
         return record_of(self.kind, value, self.types)
 
 
-# What differs between the settings that a folder was made with and those of this run.
-
-
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """One line for each value that is not the same, as ``settings.dtype: "float32", now "bfloat16"``.
 

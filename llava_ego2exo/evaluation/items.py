@@ -1,4 +1,4 @@
-"""Questions of a benchmark, and what came of them with one model in one mode."""
+"""Questions of a benchmark, what models replied to them, on disk too, and what came of it."""
 
 from __future__ import annotations
 
@@ -115,8 +115,6 @@ class Described:
     state: str = "unjudged"
     error: str = ""
 
-
-# What models replied, on disk: one JSON object a line, appended during a run, put in order at its end.
 
 ORIGIN = "llava-ego2exo eval"
 _TYPES: dict[str, tuple[type, ...]] = {"scores": (dict,), "flags": (list,), "tokens": (int,)}

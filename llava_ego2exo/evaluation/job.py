@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..common.text import repeated, shorten_list
 from ..errors import Ego2ExoError
-from ..video.cache import ReaderSettings
+from ..host.inference.settings import InferenceOptions
 from .items import GENERATE, MODES
 from .judge.settings import JudgeSettings
 from .replies.parser import PARSERS
@@ -37,8 +37,8 @@ class EvalModel:
 
 
 @dataclass(frozen=True)
-class EvalJob:
-    """A command line.
+class EvalJob(InferenceOptions):
+    """A command line; template, frames and more as in :class:`InferenceOptions`, by keyword.
 
     Args:
         benchmark: name, see `benchmarks.BENCHMARKS`.
@@ -52,18 +52,7 @@ class EvalJob:
         clip_seconds: length of the clips in which long videos are described (TSU-Description).
         limit: ask the first so many questions only; 0: all.
         parser: what reads replies, see `parsers.PARSERS`.
-        template: LLaVA's conversation template; None: that of each checkpoint's class where only one fits.
-        dtype: of weights that are not quantized; None: bfloat16 on a GPU, else float32.
-        bits: 4, 8 or 16.
-        frames_upbound: most frames of a clip; 0 for no bound.
-        video_fps: frames taken a second.
-        force_sample: always take `frames_upbound` frames; None: from each checkpoint's config.
-        time_instruction: give the model the times of the frames; None: from each checkpoint's config.
         max_new_tokens: most tokens of a reply; None: 64 for multiple choice, 256 for descriptions.
-        batch_size: clips that go through the model together, each with all its questions.
-        workers: threads that read clips.
-        reading: how they are read.
-        max_failures: how many questions may stay without a reply.
         max_bad_rows: how many malformed rows of the data may be left out.
         judge: of descriptions, and of unparsed replies where its settings include them; None: none.
         compare_to: name of the model that the others are compared with; None: the first.
@@ -80,33 +69,19 @@ class EvalJob:
     clip_seconds: float = 1.0
     limit: int = 0
     parser: str = "strict"
-    template: str | None = None
-    dtype: str | None = None
-    bits: int = 16
-    frames_upbound: int = 32
-    video_fps: int = 1
-    force_sample: bool | None = None
-    time_instruction: bool | None = None
     max_new_tokens: int | None = None
-    batch_size: int = 1
-    workers: int = 2
-    reading: ReaderSettings = ReaderSettings()
-    max_failures: int = 0
     max_bad_rows: int = 0
     judge: JudgeSettings | None = None
     compare_to: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         # From Python one value may stand for a tuple of one.
         for name, kind in (("models", EvalModel), ("modes", str), ("categories", str)):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, kind) else tuple(value))
         check_names([model.name for model in self.models])
-        least = {"limit": 0, "batch_size": 1, "workers": 1, "max_failures": 0, "max_bad_rows": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                given = f"--{name.replace('_', '-')} {getattr(self, name)}"
-                raise Ego2ExoError(given, f"{value} or more")
+        self.require_at_least(limit=0, max_bad_rows=0)
         if not 0.1 <= self.clip_seconds <= 3600:
             raise Ego2ExoError(f"--clip-seconds {self.clip_seconds}", "0.1 to 3600")
         allowed = {"view": VIEWS, "parser": tuple(PARSERS)}
@@ -116,8 +91,7 @@ class EvalJob:
         names = [model.name for model in self.models]
         if self.compare_to is not None and self.compare_to not in names:
             raise Ego2ExoError(f"--compare-to {self.compare_to}", ", ".join(names), "name a model of this run")
-        strange = [mode for mode in self.modes if mode not in MODES]
-        if strange or not self.modes:
+        if not self.modes or not set(self.modes) <= set(MODES):
             raise Ego2ExoError(f"--mode {' '.join(self.modes)}", ", ".join(MODES), "name one or both")
 
     @property

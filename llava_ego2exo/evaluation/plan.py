@@ -1,4 +1,4 @@
-"""What a run asks: the wording of each question, and each clip once with all its questions."""
+"""What a run asks, and the `run.json` of what its numbers depend on: data, models, settings and versions."""
 
 from __future__ import annotations
 
@@ -106,8 +106,6 @@ def _parts(item: Item, seconds: float, limits: VideoLimits | None) -> list[Item]
         return [item]  # what does not open here fails by name when its turn comes
     return split_into_clips(item, duration, seconds)
 
-
-# The `run.json` of an evaluation folder: data, models, settings and versions that its numbers depend on.
 
 MANIFEST = "run.json"
 _PACKAGES = ("llava-ego2exo", "torch", "transformers", "peft", "bitsandbytes", "decord", "snowballstemmer")

@@ -153,11 +153,6 @@ def _settled(model: EvalModel) -> EvalModel:
 
 
 def _settings(job: EvalJob, model: EvalModel, items: Sequence[Item]) -> InferenceSettings:
-    from ..host.inference.settings import resolve_inference_settings
-
     kind = items[0].kind if items else CHOICE
-    return resolve_inference_settings(
-        model.path, model.base, job.template, job.dtype, job.bits, job.force_sample, job.time_instruction,
-        frames_upbound=job.frames_upbound, video_fps=job.video_fps,
-        max_new_tokens=_NEW_TOKENS[kind] if job.max_new_tokens is None else job.max_new_tokens,
-    )  # fmt: skip
+    longest = _NEW_TOKENS[kind] if job.max_new_tokens is None else job.max_new_tokens
+    return job.resolve(model.path, model.base, longest)

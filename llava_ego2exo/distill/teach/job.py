@@ -1,10 +1,10 @@
-"""What a user of `llava-ego2exo teach` asks for."""
+"""What a user of `llava-ego2exo teach` asks for, the queries for each clip, and the flags of an answer."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +12,23 @@ from ...common.draws import draw
 from ...common.json_io import read_json
 from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
-from ...video.cache import ReaderSettings
+from ...host.inference.settings import InferenceOptions
 
 
 @dataclass(frozen=True)
-class TeachJob:
-    """A command line.
+class TeachJob(InferenceOptions):
+    """A command line; the teacher's template, frames and more as in :class:`InferenceOptions`, by keyword.
 
     Args:
         pairs: a pairs.jsonl.
         model: folder or hub name of the teacher.
         out: the answers folder.
         model_base: what the teacher was trained from, where its folder holds no whole model.
-        template: LLaVA's conversation template; None: the one of the checkpoint's class, where that is certain.
-        dtype: of the weights; None: bfloat16 on a GPU, else float32.
-        bits: 4, 8 or 16.
         queries: a JSON file of queries; None: the package's own.
         seed: of the wording drawn for each clip.
         split: "train", "val", "test" or "all".
-        frames_upbound: most frames of a clip; 0 for no bound.
-        video_fps: frames taken a second.
-        force_sample: always take `frames_upbound` frames; None: from the checkpoint's config.
-        time_instruction: give the model the times of the frames; None: from the checkpoint's config.
         max_new_tokens: most tokens of an answer.
-        batch_size: clips that go through the model together, each with all its queries.
         top_k: how many logits of each answer token to keep; 0: none.
-        workers: threads that read clips.
-        reading: how they are read.
-        max_failures: how many clips may fail.
         estimate: how many clips to time; 0: answer all.
     """
 
@@ -47,33 +36,19 @@ class TeachJob:
     model: str
     out: str
     model_base: str | None = None
-    template: str | None = None
-    dtype: str | None = None
-    bits: int = 16
     queries: str | None = None
     seed: int = 0
     split: str = "train"
-    frames_upbound: int = 32
-    video_fps: int = 1
-    force_sample: bool | None = None
-    time_instruction: bool | None = None
     max_new_tokens: int = 256
-    batch_size: int = 4
     top_k: int = 0
-    workers: int = 4
-    reading: ReaderSettings = ReaderSettings()
-    max_failures: int = 0
     estimate: int = 0
+    batch_size: int = field(default=4, kw_only=True)
+    workers: int = field(default=4, kw_only=True)
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 1, "top_k": 0, "workers": 1, "max_failures": 0, "estimate": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                given = f"--{name.replace('_', '-')} {getattr(self, name)}"
-                raise Ego2ExoError(given, f"{value} or more")
+        super().__post_init__()
+        self.require_at_least(top_k=0, estimate=0)
 
-
-# What the teacher is asked: several wordings of each kind of query, one of each drawn for every clip.
 
 Queries = dict[str, tuple[str, ...]]
 
@@ -149,8 +124,6 @@ def _wording_fault(wording: Any) -> str:
     return f"{wording[:40]!r} holds {held[0]}, which is added to every query" if held else ""
 
 
-# What is wrong with an answer, by its form alone: nothing here judges whether it is true.
-
 EMPTY, REPEATS, CUT = "empty", "repeats", "cut"
 FLAGS = (EMPTY, REPEATS, CUT)
 
@@ -164,7 +137,7 @@ _LONG, _RUN, _NEW_SHARE = 60, 4, 0.5
 
 
 def flags(answer: str, ended: bool) -> tuple[str, ...]:
-    """Flags of an answer.
+    """What is wrong with an answer by its form alone; whether it is true is not judged.
 
     Args:
         answer: its text.

@@ -156,15 +156,11 @@ def _teacher(job: TeachJob) -> tuple[InferenceSettings, str]:
     """How the teacher is asked, and its fingerprint; loads no weight."""
     from ...host.checkpoint.config import read_config
     from ...host.checkpoint.files import fingerprint
-    from ...host.inference.settings import resolve_inference_settings
 
     vocabulary = read_config(job.model).get("vocab_size", job.top_k)
     if job.top_k > vocabulary:
         raise Ego2ExoError(f"--top-k {job.top_k}", f"at most {vocabulary}, the vocabulary", "give a smaller one")
-    settings = resolve_inference_settings(
-        job.model, job.model_base, job.template, job.dtype, job.bits, job.force_sample, job.time_instruction,
-        frames_upbound=job.frames_upbound, video_fps=job.video_fps, max_new_tokens=job.max_new_tokens,
-    )  # fmt: skip
+    settings = job.resolve(job.model, job.model_base, job.max_new_tokens)
     return settings, fingerprint(job.model, job.model_base)
 
 

@@ -1,4 +1,4 @@
-"""An answers folder: one teacher, one way of asking, one process group at work in it."""
+"""An answers folder: the answers of one teacher with one way of asking, and the logits of their tokens."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from ...common.json_io import read_json
 from ...common.record_store import RecordStore, content_key, differences
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
-from ...host.training.stored_answers import file_of as top_k_path
-from ...host.training.stored_answers import read_logits
 from ..pairs.file import Pair
 
 MANIFEST, FAILURES = "manifest.json", "failures.json"
@@ -110,19 +108,8 @@ def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
         Ego2ExoError: it holds answers of another teacher or to other questions; names what differs.
     """
     found, path = read_answers(folder), folder / MANIFEST
-    # An empty run imposes no settings.
-    if found and path.is_file():
-        _check(folder, _read(path), manifest)
-    foreign = [a for a in found if _about(a.teacher, a.settings) != _about_manifest(manifest)]
-    if foreign:
-        other = foreign[0]
-        differing = differences(_about(other.teacher, other.settings), _about_manifest(manifest))
-        raise Ego2ExoError(
-            f"{folder} holds {len(foreign)} answer(s) of another teacher or other settings "
-            f"({shorten_list([f'{a.segment} {a.kind}' for a in foreign], 3)}): {shorten_list(differing)}",
-            "one teacher and one way of asking in a folder",
-            "give another --out, or the same as before",
-        )
+    if found:  # an empty run imposes no settings
+        _require_same(folder, found, _read(path) if path.is_file() else {}, manifest)
     write_atomic(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return found
 
@@ -199,40 +186,27 @@ def write_failures(folder: Path, failures: Sequence[dict[str, str]]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        manifest = read_json(path, "a manifest")
-        _about_manifest(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Ego2ExoError(
-            f"{path} is damaged ({error})", "what `llava-ego2exo teach` wrote", "delete this file; answers stay"
-        ) from error
+    manifest = read_json(path, "a manifest")
+    if not isinstance(manifest, dict) or not {"seed", "queries", "top_k"} <= manifest.keys():
+        raise Ego2ExoError(f"{path} is damaged", "what `llava-ego2exo teach` wrote", "delete this file; answers stay")
     return manifest
 
 
-def _check(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _require_same(folder: Path, found: Sequence[Answer], old: dict[str, Any], new: dict[str, Any]) -> None:
     # Logits can be added to answers without any; those of another k are not the same answers.
-    names = ("seed", "queries", "top_k") if old.get("top_k") else ("seed", "queries")
-    parts = [{**_about_manifest(one), **{name: one.get(name) for name in names}} for one in (old, new)]
-    differing = differences(*parts)
+    names = [name for name in ("seed", "queries", "top_k") if name in old and (name != "top_k" or old[name])]
+    differing = differences({name: old[name] for name in names}, {name: new[name] for name in names})
+    wanted = {"teacher": new["teacher"]["fingerprint"], **new["settings"]}
+    for answer in found:
+        if foreign := differences({"teacher": answer.teacher, **answer.settings}, wanted):
+            differing = [*foreign, *differing]
+            break
     if differing:
         raise Ego2ExoError(
             f"{folder} was made with other settings: {shorten_list(differing, 10)}",
             "the same teacher, settings and queries in one folder: answers are never mixed",
             "give another --out, or the same as before",
         )
-
-
-def _about_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
-    return _about(manifest["teacher"]["fingerprint"], manifest["settings"])
-
-
-def _about(teacher: str, settings: dict[str, Any]) -> dict[str, Any]:
-    return {"teacher": teacher, **settings}
-
-
-# The k likeliest tokens at each place of an answer, on disk: what logit distillation needs without a teacher.
-
-__all__ = ["TopK", "load_top_k", "save_top_k", "top_k_path"]
 
 
 @dataclass(frozen=True)
@@ -250,22 +224,30 @@ class TopK:
     tokens: Any
 
 
+def top_k_path(folder: str | Path, key: str) -> Path:
+    """Where the logits of an answer are."""
+    from ...host.training.stored_answers import file_of  # imports torch, which reading answers does not need
+
+    return file_of(folder, key)
+
+
 def save_top_k(folder: str | Path, key: str, top: TopK) -> Path:
-    """Write one answer's logits; a half-written file never stands at the place.
+    """Write one answer's logits atomically.
 
     Raises:
         Ego2ExoError: the shapes do not fit each other.
     """
     import numpy as np
 
-    _check_top_k(top, f"answer {key}")
+    arrays = {"ids": np.asarray(top.ids, np.int32), "logits": np.asarray(top.logits, np.float16)}
+    arrays["tokens"] = np.asarray(top.tokens, np.int32)
+    ids, logits, tokens = (arrays[name].shape for name in ("ids", "logits", "tokens"))
+    if len(ids) != 2 or ids != logits or tokens != ids[:1]:
+        raise Ego2ExoError(
+            f"answer {key}: top-k ids {ids}, logits {logits}, tokens {tokens}", "(T, k), (T, k) and (T,)"
+        )  # fmt: skip
     content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        ids=np.asarray(top.ids, np.int32),
-        logits=np.asarray(top.logits, np.float16),
-        tokens=np.asarray(top.tokens, np.int32),
-    )
+    np.savez_compressed(content, **arrays)
     return write_atomic(top_k_path(folder, key), content.getvalue())
 
 
@@ -275,10 +257,6 @@ def load_top_k(folder: str | Path, key: str) -> TopK:
     Raises:
         Ego2ExoError: there are none, or the file is damaged.
     """
+    from ...host.training.stored_answers import read_logits
+
     return TopK(**read_logits(folder, key))
-
-
-def _check_top_k(top: TopK, where: str) -> None:
-    ids, logits, tokens = (tuple(value.shape) for value in (top.ids, top.logits, top.tokens))
-    if len(ids) != 2 or ids != logits or tokens != ids[:1]:
-        raise Ego2ExoError(f"{where}: top-k ids {ids}, logits {logits}, tokens {tokens}", "(T, k), (T, k) and (T,)")

@@ -1,4 +1,4 @@
-"""How a model is asked: everything beside model, clip and question that its answer depends on."""
+"""How a model is asked: settings, conversation template, and the tokens that end an answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ...errors import Ego2ExoError
-from ..checkpoint.config import class_key
+from ...video.cache import ReaderSettings
 
 DTYPES = ("float32", "bfloat16", "float16")
 BITS = (4, 8, 16)
@@ -64,6 +64,52 @@ class InferenceSettings:
     def to_dict(self) -> dict[str, Any]:
         """As stored in records and keys."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """What a user chooses of a run that asks models about clips.
+
+    Args:
+        template: LLaVA's conversation template; None: that of the checkpoint's class where only one fits.
+        dtype: of weights that are not quantized; None: bfloat16 on a GPU, else float32.
+        bits: 4, 8 or 16.
+        frames_upbound: most frames of a clip; 0 for no bound.
+        video_fps: frames taken a second.
+        force_sample: always take `frames_upbound` frames; None: from the checkpoint's config.
+        time_instruction: give the model the times of the frames; None: from the checkpoint's config.
+        batch_size: clips that go through the model together, each with all its questions.
+        workers: threads that read clips.
+        reading: how they are read.
+        max_failures: how many may fail before the run counts as failed.
+    """
+
+    template: str | None = None
+    dtype: str | None = None
+    bits: int = 16
+    frames_upbound: int = 32
+    video_fps: int = 1
+    force_sample: bool | None = None
+    time_instruction: bool | None = None
+    batch_size: int = 1
+    workers: int = 2
+    reading: ReaderSettings = ReaderSettings()
+    max_failures: int = 0
+
+    def __post_init__(self) -> None:
+        self.require_at_least(batch_size=1, workers=1, max_failures=0)
+
+    def require_at_least(self, **least: int) -> None:
+        """Refuse fields below their least value."""
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise Ego2ExoError(f"--{name.replace('_', '-')} {getattr(self, name)}", f"{value} or more")
+
+    def resolve(self, path: str, base: str | None, max_new_tokens: int) -> InferenceSettings:
+        """The settings of one checkpoint, see :func:`resolve_inference_settings`."""
+        names = ("template", "dtype", "bits", "frames_upbound", "video_fps", "force_sample", "time_instruction")
+        chosen = {name: getattr(self, name) for name in names}
+        return resolve_inference_settings(path, base, max_new_tokens=max_new_tokens, **chosen)
 
 
 def resolve_inference_settings(
@@ -153,8 +199,6 @@ def require_room(config: Mapping[str, Any], max_new_tokens: int) -> None:
         )
 
 
-# The prompt in a checkpoint's own conversation template, and the tokens that end its answer.
-
 # Classes that LLaVA trains with one template alone. Llama and Mistral models come with many.
 CERTAIN = {"llava_qwen": "qwen_1_5", "llava_gemma": "gemma_instruct"}
 
@@ -190,6 +234,8 @@ def choose_template(config: Mapping[str, Any], path: str, given: str | None) -> 
         Ego2ExoError: none was given and several fit; or it is unknown, or cannot write a prompt here.
     """
     from llava.conversation import conv_templates
+
+    from ..checkpoint.config import class_key
 
     key = class_key(config, path)
     template = given or CERTAIN.get(key or "")

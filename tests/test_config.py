@@ -1,8 +1,6 @@
 """Flags: ranges, layers, and the way into and out of a checkpoint's config."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -60,16 +58,3 @@ def test_the_error_says_three_things():
     error = Ego2ExoError("--a 1", "2, 3", "use 2")
     assert str(error) == "--a 1. Allowed: 2, 3. What to do: use 2."
     assert isinstance(error, ValueError)
-
-
-@pytest.mark.parametrize("words", ["kd_weight -0.5", "kd_weight=-0.5", "kd_weight nan", "kd_temperature 0"])
-def test_numbers_of_the_kl_are_refused_before_anything_is_imported(words):
-    from llava_ego2exo.train import check_numbers
-
-    with pytest.raises(Ego2ExoError, match=f"--ego2exo_{words.replace('=', ' ').split()[0]} .*a number"):
-        check_numbers(["--bits", "4", *f"--ego2exo_{words}".split(), "--lora_enable", "True"])
-    check_numbers(["--ego2exo_kd_weight", "0.5", "--ego2exo_kd_temperature", "two", "--ego2exo_kd_weight"])
-    code = "import sys; from llava_ego2exo.train import main; sys.argv = ['t', '--ego2exo_kd_weight', '-1']\n"
-    code += "try: main()\nfinally: assert not {'torch', 'llava'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("llava_ego2exo: error: --ego2exo_kd_weight -1")

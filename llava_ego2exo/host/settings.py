@@ -18,27 +18,16 @@ from .checkpoint.config import read_config
 _UNSET = object()
 
 # flag -> key in a LLaVA checkpoint's config.json. LLaVA overwrites each with the flag's default when it is not given.
-INHERITED = {
-    "vision_tower": "mm_vision_tower",
-    "mm_projector_type": "mm_projector_type",
-    "mm_vision_select_layer": "mm_vision_select_layer",
-    "mm_vision_select_feature": "mm_vision_select_feature",
-    "mm_patch_merge_type": "mm_patch_merge_type",
-    "mm_newline_position": "mm_newline_position",
-    "mm_spatial_pool_stride": "mm_spatial_pool_stride",
-    "mm_spatial_pool_mode": "mm_spatial_pool_mode",
-    "mm_resampler_type": "mm_resampler_type",
-    "mm_use_im_start_end": "mm_use_im_start_end",
-    "mm_use_im_patch_token": "mm_use_im_patch_token",
-    "add_faster_video": "add_faster_video",
-    "faster_token_stride": "faster_token_stride",
-    "image_aspect_ratio": "image_aspect_ratio",
-    "image_grid_pinpoints": "image_grid_pinpoints",
-    "image_crop_resolution": "image_crop_resolution",
-    "image_split_resolution": "image_split_resolution",
-    "add_time_instruction": "add_time_instruction",
-    "force_sample": "force_sample",
-}
+INHERITED = {"vision_tower": "mm_vision_tower"} | {
+    name: name
+    for name in (
+        "mm_projector_type", "mm_vision_select_layer", "mm_vision_select_feature", "mm_patch_merge_type",
+        "mm_newline_position", "mm_spatial_pool_stride", "mm_spatial_pool_mode", "mm_resampler_type",
+        "mm_use_im_start_end", "mm_use_im_patch_token", "add_faster_video", "faster_token_stride", "image_aspect_ratio",
+        "image_grid_pinpoints", "image_crop_resolution", "image_split_resolution", "add_time_instruction",
+        "force_sample",
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,9 +89,9 @@ def _refuse_unknown(rest: list[str], known: list[str]) -> None:
     near = {name: get_close_matches(name.strip("-").replace("-", "_"), known, 1) for name in names}
     meant = [f"--{match[0]}, not {name}" for name, match in near.items() if match]
     raise Ego2ExoError(
-        f"{', '.join(given)}: {'no such flag' if names else 'belongs to no flag'}",
+        f"{', '.join(given)}: {'no such flag' if names else 'unexpected value'}",
         "the flags of LLaVA's training and those of docs/flags.md",
-        f"write {'; '.join(meant)}" if meant else "mend or remove it",
+        f"write {'; '.join(meant)}" if meant else "fix or remove it",
     )
 
 

@@ -26,7 +26,7 @@ from ..resume.signature import check_resume, run_signature
 from ..settings import Settings
 from ..training.verification import require_choice
 from .data import check_data
-from .processes import check_sharding, data_parallel
+from .processes import check_sharding, require_own_loss
 from .teacher import SampleCheck, check_distilling, require_alignment
 from .templates import PreprocessPreview, check_class, check_supervision, check_version, student_tokenizer
 
@@ -81,8 +81,8 @@ def check_run(settings: Settings) -> CheckedRun:
          "an mm_projector.bin", "check the path"),
     )  # fmt: skip
     _check_reading(settings, given)
-    distilling = check_distilling(settings)
     check_sharding(settings)
+    distilling = check_distilling(settings)
     _check_vocabulary(settings, whole=not settings["lora_enable"] and not adapter_only(given))
     require_choice(settings["ego2exo_check_saved"])
     return _check_files(settings, flags, distilling)
@@ -197,20 +197,12 @@ def _check_vocabulary(settings: Settings, whole: bool) -> None:
 
 
 def _check_reading(settings: Settings, given: SimpleNamespace) -> None:
-    """Flags of reading clips, and that unreadable ones can be counted: by our trainer, which must see whole batches."""
+    """Flags of reading clips, and whether unreadable ones can be counted."""
     flags, cache = ReadingConfig.from_object(given), f"--{PREFIX}frame_cache"
     VideoLimits.from_object(given, PREFIX)
     if flags.frame_cache is not None:
         require_writable(flags.frame_cache, cache, folder=True)
     elif f"{PREFIX}frame_cache_gb" in settings.given:
         raise Ego2ExoError(f"{cache}_gb without {cache}", "both, or neither", f"add {cache} DIR, or leave it out")
-    trainer, smoothing = settings["trainer_type"], settings["label_smoothing_factor"]
-    bad, allowed = f"--{PREFIX}max_bad {flags.max_bad}", f"--{PREFIX}max_bad 0 there"
-    why = "samples that are skipped would not be counted"
     if flags.max_bad:
-        refuse(
-            (trainer not in (None, "ego2exo"), f"{bad} with --trainer_type {trainer}: {why}", allowed, "leave it out"),
-            (smoothing, f"{bad} with --label_smoothing_factor {smoothing}: {why}", allowed, "leave it out"),
-            (data_parallel(settings), f"{bad} with several GPUs in one process: {why}", allowed,
-             "start with torchrun, or show one GPU"),
-        )  # fmt: skip
+        require_own_loss(settings, f"--{PREFIX}max_bad {flags.max_bad}", "skipped samples would not be counted")

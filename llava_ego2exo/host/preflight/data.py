@@ -1,4 +1,4 @@
-"""LLaVA's training JSON, checked whole before any weight loads."""
+"""LLaVA's training JSON: every sample is checked before any weight loads."""
 
 from __future__ import annotations
 

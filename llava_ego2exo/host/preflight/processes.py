@@ -39,9 +39,26 @@ def zero_stage(config: Any) -> int:
         return 0
 
 
-def data_parallel(settings: Settings) -> bool:
-    """Whether transformers would split each batch among several GPUs of one process."""
+def require_own_loss(settings: Settings, flag: str, reason: str) -> None:
+    """Some flags need the loss of our own trainer, on batches that nothing splits.
+
+    Args:
+        settings: the run's.
+        flag: with its value.
+        reason: what would go wrong.
+
+    Raises:
+        Ego2ExoError: another trainer, label smoothing, or several GPUs in one process.
+    """
     import torch
 
+    trainer, smoothing = settings["trainer_type"], settings["label_smoothing_factor"]
     alone = "LOCAL_RANK" not in os.environ and not settings["use_cpu"] and not settings["no_cuda"]
-    return bool(alone and torch.cuda.device_count() > 1)
+    cases = (
+        (trainer not in (None, "ego2exo"), f"--trainer_type {trainer}", "leave it out"),
+        (smoothing, f"--label_smoothing_factor {smoothing}", "leave it out"),
+        (alone and torch.cuda.device_count() > 1, "several GPUs in one process (DataParallel)",
+         "start with torchrun, or show one GPU (CUDA_VISIBLE_DEVICES=0)"),
+    )  # fmt: skip
+    allowed = "each without the other"
+    refuse(*((holds, f"{flag} with {other}: {reason}", allowed, remedy) for holds, other, remedy in cases))

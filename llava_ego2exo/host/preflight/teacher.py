@@ -20,7 +20,7 @@ from ..settings import Settings
 from ..training.dataset import has_teacher
 from ..training.stored_answers import TurnRow, beginnings, find_turn, is_key, read_logits
 from .data import MediaFolders
-from .processes import data_parallel, zero_stage
+from .processes import require_own_loss
 from .templates import PreprocessPreview
 
 _FLAGS = tuple(DistillConfig().to_dict())
@@ -66,24 +66,13 @@ def _flags(names: list[str]) -> str:
 
 def _check_run(settings: Settings) -> None:
     """What no KL works with, whichever the teacher."""
-    trainer, smoothing, config = settings["trainer_type"], settings["label_smoothing_factor"], settings["deepspeed"]
-    base, kl = settings.base, f"with --{PREFIX}kd_weight above 0"
+    require_own_loss(settings, f"--{PREFIX}kd_weight above 0", "the KL would be lost, or its rows not match")
+    parallel, router = settings.base.get("pretraining_tp", 1), settings.base.get("output_router_logits")
+    kl = f"in the base's config.json with --{PREFIX}kd_weight above 0"
     refuse(
-        (trainer not in (None, "ego2exo"), f"--trainer_type {trainer} {kl}: that trainer computes no KL", "",
-         "leave it out"),
-        (smoothing, f"--label_smoothing_factor {smoothing} {kl}: it replaces the loss that the KL is added to", "",
-         "leave it out"),
-        (settings["fsdp"], f"--fsdp {settings['fsdp']} {kl}: the teacher's pass needs whole weights", "",
-         "use torchrun without FSDP"),
-        (zero_stage(config) == 3, f"--deepspeed {config} {kl}: stage 3 partitions the weights the teacher needs", "",
-         "use stage 2, or torchrun alone"),
-        (base.get("pretraining_tp", 1) > 1, f"pretraining_tp {base.get('pretraining_tp')} in the base's config.json "
-         f"{kl}: its head is not called as a module", "", "set it to 1"),
-        (base.get("output_router_logits"), f"output_router_logits true in the base's config.json {kl}: the router's "
-         "loss would be lost", "", "set it to false"),
-        (data_parallel(settings), f"several GPUs in one process {kl}: DataParallel splits the batch, so that teacher "
-         "rows no longer match", "", "start with torchrun, or show one GPU (CUDA_VISIBLE_DEVICES=0)"),
-    )  # fmt: skip
+        (parallel > 1, f"pretraining_tp {parallel} {kl}: its head is not called as a module", "1", "set it to 1"),
+        (router, f"output_router_logits true {kl}: the router's loss would be lost", "false", "set it to false"),
+    )
 
 
 def _check_self(settings: Settings, config: DistillConfig) -> None:
@@ -197,7 +186,7 @@ class SampleCheck:
     def _ego(self, sample: dict[str, Any]) -> Iterator[str]:
         ego = sample.get("ego_video")
         if ego is None:
-            yield 'has no ego_video for the KL (general data says "replay": true)'
+            yield 'has no ego_video for the KL (general data has "replay": true)'
         elif not isinstance(ego, str) or not isinstance(sample.get("video"), str) or "image" in sample:
             yield "needs one video and one ego_video, each a path, for the KL"
         else:
@@ -208,7 +197,7 @@ class SampleCheck:
         answers = [turn["value"] for turn in sample["conversations"] if turn["from"] in ("gpt", "assistant")]
         keys = sample.get("answer_keys")
         if not isinstance(keys, list):
-            yield 'has no answer_keys for the stored logits (general data says "replay": true)'
+            yield 'has no answer_keys for the stored logits (general data has "replay": true)'
         elif len(keys) != len(answers):
             yield f"has {len(keys)} answer_keys for {len(answers)} answer(s)"
         else:

@@ -33,7 +33,7 @@ _LETTERS = {
     "llava_llama": "llama", "llava_qwen": "qwen", "llava_qwen_moe": "qwen", "llava_mistral": "mistral",
     "llava_mixtral": "mixtral", "llava_gemma": "gemma-qwen",
 }  # fmt: skip
-# Language models that LLaVA gives eyes to: model_type -> the class's key.
+# Language models that LLaVA has a vision class for: model_type -> the class's key.
 _PLAIN = {
     "llama": "llava_llama", "qwen2": "llava_qwen", "qwen2_moe": "llava_qwen_moe", "mistral": "llava_mistral",
     "mixtral": "llava_mixtral", "gemma": "llava_gemma",
@@ -51,7 +51,7 @@ def check_class(settings: Settings) -> None:
     if name is not None:
         raise Ego2ExoError(
             f"--model_class_name {name} with --ego2exo True: it names a class of transformers, without a vision tower",
-            "the class that the base's config.json says",
+            "the class that the base's config.json names",
             "leave it out",
         )
     model_type = str(settings.base.get("model_type", "?"))
@@ -73,7 +73,7 @@ def check_class(settings: Settings) -> None:
 
 
 def class_of(settings: Settings) -> str | None:
-    """Key of the class that the base is trained as; None where its config says none that we know."""
+    """Key of the class that the base is trained as; None where its config names no known one."""
     found = class_key(settings.base, str(settings["model_name_or_path"]))
     return found or _PLAIN.get(str(settings.base.get("model_type")))
 

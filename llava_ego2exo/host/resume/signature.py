@@ -71,7 +71,7 @@ def _teacher(distilling: DistillConfig, keys: Iterable[str]) -> str | None:
 
 
 def answers_fingerprint(folder: str, keys: Iterable[str]) -> str:
-    """32 hex digits from keys and sizes of stored logits, and the bytes of 16 of them spread over all.
+    """32 hex digits from keys and sizes of stored logits, and the bytes of up to 16 of them.
 
     Args:
         folder: the answers folder.
@@ -79,9 +79,7 @@ def answers_fingerprint(folder: str, keys: Iterable[str]) -> str:
     """
     files = [file_of(folder, key) for key in sorted(set(keys))]
     parts: list[Any] = [[file.name, file.stat().st_size] for file in files]
-    for index in range(min(_SAMPLED, len(files))):
-        file = files[(len(files) - 1) * index // max(min(_SAMPLED, len(files)) - 1, 1)]
-        parts.append(file_hash(str(file)))
+    parts += [file_hash(str(file)) for file in files[:: max(1, -(-len(files) // _SAMPLED))]]
     return _short(json.dumps(parts).encode())
 
 

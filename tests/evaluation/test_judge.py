@@ -5,7 +5,6 @@ import json
 import math
 import re
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -114,8 +113,8 @@ def test_a_second_judge_makes_no_call_and_gives_the_same(tmp_path, monkeypatch):
     # Consistency has the same material in all rows, and is requested once.
     assert len(server.requests) == 3 * 4 + 1 and provenance["cache_hits"] == 0
     no_call = MockJudge(monkeypatch, answer)
-    again, provenance = score(tmp_path, rows, url="http://elsewhere/v1")
-    assert again == first and not no_call.checks
+    again, provenance = score(tmp_path, rows[::-1], url="http://elsewhere/v1", workers=1)
+    assert again[::-1] == first and not no_call.checks
     assert [provenance[name] for name in ("calls", "cache_hits", "failures")] == [0, 13, 0]
     assert provenance["answered_by"] == ["served-by-test"]
     assert provenance["sent"] == [{"temperature": 0, "max_tokens": 1024, "response_format": {"type": "json_object"}}]
@@ -134,15 +133,6 @@ def test_what_a_score_depends_on_is_in_the_cache_key(tmp_path, monkeypatch, chan
     score(tmp_path, [row], **{"model": {"model": "another"}, "max_tokens": {"max_tokens": 64}}.get(change, {}))
     # Another reply to the main question leaves consistency as it was.
     assert len(server.requests) == 5 + (4 if change == "reply" else 5)
-
-
-def test_workers_and_order_change_nothing(tmp_path, monkeypatch):
-    rows = [description(n, model=model) for n in range(4) for model in ("base", "student")] + [clips(5)]
-    server = MockJudge(monkeypatch, answer)
-    one, _ = score(tmp_path / "one", rows, workers=1)
-    # Two models with equal replies share their answers, and so do the four rows' equal replies on consistency.
-    assert len(server.requests) == 4 * 4 + 1 + 1 + 4
-    assert score(tmp_path / "four", rows[::-1], workers=4)[0][::-1] == one
 
 
 def test_a_torn_line_or_an_invalid_answer_in_the_cache_is_asked_again(tmp_path, monkeypatch):
@@ -169,11 +159,8 @@ FAULTS = {
     "dropped": (HTTP.RemoteProtocolError("disconnected"), "disconnected"),
     "timeout": (HTTP.ReadTimeout("slow"), "no reply within 60 s"),
     "prose": ('Sure! {"score": 4}', "no JSON object"),
-    "a list": ('[{"score": 4}]', "no JSON object with 'score'"),
     "11": ('{"score": 11}', "score 11 is not a number from 0 to 5"),
-    "text": ('{"score": "4"}', "score '4'"),
     "NaN": ('{"score": NaN}', "score nan"),
-    "no choices": (body(COMPLETION % "[]"), "not a chat completion"),
     "no text": (body(COMPLETION % NO_TEXT), "finish_reason length"),
     "no JSON body": (body("<html>hello</html>"), ""),
 }
@@ -302,11 +289,6 @@ def test_a_long_row_of_clips_is_merged_in_chunks_and_again(tmp_path, monkeypatch
     long, single, empty, untimed = (row.summary for row in judged)
     assert long.split()[0] == "note0" and long.split()[-1] == "note199"
     assert (single, empty, untimed) == ("note0 he stirs the pot", "", "note0 note1")
-    assert all(row.state == "judged" for row in judged)
-    # A judge that writes far too much comes to an end, too.
-    endless = json.dumps({"summary": "blah " * 2000})
-    MockJudge(monkeypatch, lambda request: endless if kind_of(request) == "merge" else answer(request))
-    assert score(tmp_path / "endless", rows[:1], max_chars=1000)[0][0].state == "judged"
 
 
 @settings(max_examples=60, deadline=None)
@@ -391,32 +373,20 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_settings_out_of_range(name):
-    for value in WRONG[name]:
-        with pytest.raises(Ego2ExoError) as caught:
-            JudgeSettings(**{"url": "http://h/v1", "model": "m", name: value})
-        # A key given in place of the variable's name must not reach a log.
-        assert caught.value.allowed and "sk-" not in str(caught.value)
+def test_settings_out_of_range():
+    for name, values in WRONG.items():
+        for value in values:
+            with pytest.raises(Ego2ExoError) as caught:
+                JudgeSettings(**{"url": "http://h/v1", "model": "m", name: value})
+            # A key given in place of the variable's name must not reach a log.
+            assert caught.value.allowed and "sk-" not in str(caught.value)
     with pytest.raises(Ego2ExoError, match="--judge-url .*--judge-model .*--judge-workers 0"):
         JudgeSettings("x", "", workers=0)
 
 
-def test_keys(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("MINE", " abc ")
-    keys = [JudgeSettings("http://h/v1", "m", *more).key() for more in ((), ("MINE",), ("none",))]
-    assert keys == ["none", "abc", "none"]
+def test_without_a_key_or_the_package(tmp_path, monkeypatch):
     with pytest.raises(Ego2ExoError, match="--judge-key-env UNSET"):
-        JudgeSettings("http://h/v1", "m", "UNSET").key()
-
-
-def test_imports(tmp_path, monkeypatch):
-    code = (
-        "import sys, llava_ego2exo.evaluation.judge.judge; "
-        "print([name for name in ('torch', 'numpy', 'openai', 'httpx', 'httpx2', 'jinja2') if name in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+        judge_in(tmp_path, key_env="UNSET").check()
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(Ego2ExoError) as caught:
         judge_in(tmp_path).check()

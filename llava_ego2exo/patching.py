@@ -60,14 +60,7 @@ def _importable() -> Path:
 
 
 def status(path: str | os.PathLike[str] | None = None) -> str:
-    """``"patched"`` or ``"unpatched"``.
-
-    Args:
-        path: see :func:`locate`.
-
-    Raises:
-        Ego2ExoError: there is no llava, or its `__init__.py` is neither upstream's nor the patched one.
-    """
+    """``"patched"`` or ``"unpatched"``; path and errors as of :func:`locate`, and a file that is neither is refused."""
     return _state(locate(path))
 
 
@@ -89,24 +82,14 @@ def _state(file: Path) -> str:
 def apply(path: str | os.PathLike[str] | None = None) -> str:
     """Add the plugin line: ``"patched"``, or ``"already patched"`` when nothing had to be written.
 
-    Args:
-        path: see :func:`locate`.
-
     Raises:
-        Ego2ExoError: there is no llava, its `__init__.py` is not recognised, or it cannot be written.
+        Ego2ExoError: as of :func:`status`, or the file cannot be written.
     """
     return _change(locate(path), UPSTREAM + plugin_line(), PATCHED)
 
 
 def revert(path: str | os.PathLike[str] | None = None) -> str:
-    """Take the plugin line out again: ``"unpatched"``, or ``"already unpatched"`` when nothing had to be written.
-
-    Args:
-        path: see :func:`locate`.
-
-    Raises:
-        Ego2ExoError: there is no llava, its `__init__.py` is not recognised, or it cannot be written.
-    """
+    """Take the plugin line out: ``"unpatched"``, or ``"already unpatched"``; errors as of :func:`apply`."""
     return _change(locate(path), UPSTREAM, UNPATCHED)
 
 

@@ -53,11 +53,10 @@ def test_a_patched_llava_trains_with_its_own_script(world, patched, tmp_path):
     assert "ego2exo: saved to" in done.stdout
 
 
-def test_a_program_that_only_knows_llava_loads_a_student(world, patched, train, tmp_path):
-    train(tmp_path / "student", max_steps=1)
+def test_a_program_that_only_knows_llava_loads_a_student(world, patched, student):
     code = (
         "from llava.model.builder import load_pretrained_model\n"
-        f"m = load_pretrained_model({str(tmp_path / 'student')!r}, {str(world.base())!r}, 'llava_lora')[1]\n"
+        f"m = load_pretrained_model({str(student().folder)!r}, {str(world.base())!r}, 'llava_lora')[1]\n"
         "print('tokens', m.get_model().mm_projector.ego_tokens.reader.num_tokens)\n"
         "import sys; print('train' if 'llava.train.train' in sys.modules else 'no train module')"
     )

@@ -47,9 +47,7 @@ def _add_egoexo4d(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--max-seconds", type=float, default=float("inf"), metavar="S", help="longest segment (no limit)"
     )
-    parser.add_argument("--essential", action="store_true", help="only segments marked is_essential")
     parser.add_argument("--no-cut", action="store_true", help="only write pairs.jsonl, with times in the long videos")
-    parser.add_argument("--require-all", action="store_true", help="stop where any video is missing")
     add_max_json(parser)
     _add_splits(parser, "the splits of the annotation files", takes=False)
     _add_cutting(parser)
@@ -73,13 +71,6 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="files at a time (0: one a processor, up to 8)"
     )
-    parser.add_argument("--videos", metavar="DIR", help="search unpaired files here and below, not beside the pairs")
-    parser.add_argument("--pattern", help="how paths below --videos are built, as in `pairs build`")
-    parser.add_argument("--ego-view", default="ego", metavar="NAME", help="as in `pairs build` (ego)")
-    parser.add_argument("--skip-unpaired", action="store_true", help="do not search unpaired files")
-    answers = "check the teacher's answers too: the folder that `teach` wrote"
-    parser.add_argument("--answers", metavar="DIR", help=answers)
-    parser.add_argument("--show", type=int, default=5, metavar="N", help="findings shown of each kind (5)")
     parser.add_argument("--report", metavar="FILE", help="also write all findings as JSON")
     parser.add_argument("--write-clean", metavar="FILE", help="also write a pairs.jsonl without what is at fault")
     add_video_limits(parser, frames=False)
@@ -139,13 +130,12 @@ def _egoexo4d(args: argparse.Namespace) -> int:
     from ..distill.pairs.build import assign, summary
     from ..distill.pairs.egoexo4d import Filters, read_takes, write_missing
     from ..distill.pairs.file import write_pairs
-    from ..errors import Ego2ExoError
 
     require_writable(f"{args.out}/pairs.jsonl", "--out")
     views = args.views if args.views in ("all", "best") else _names(args.views)
     filters = Filters(
         views=views, takes=_names(args.takes), scenarios=_names(args.scenarios), min_s=args.min_seconds,
-        max_s=args.max_seconds, essential=args.essential,
+        max_s=args.max_seconds,
     )  # fmt: skip
     takes = read_takes(args.root, filters)
     for line in takes.lines():
@@ -153,8 +143,6 @@ def _egoexo4d(args: argparse.Namespace) -> int:
     listing = write_missing(args.out, takes.missing)
     if takes.missing:
         print(f"missing videos are listed in {listing}")
-        if args.require_all:
-            raise Ego2ExoError(f"{len(takes.missing)} video(s) missing", "", f"download them: see {listing}")
     pairs = assign(takes.pairs, None, args.split, args.seed)
     print(f"found {summary(pairs)}")
     if args.no_cut:
@@ -193,13 +181,11 @@ def _cut_and_write(pairs, args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ..distill.check import run_check
+    from ..distill.pairs.check import run_check
 
     return run_check(
         args.pairs, print, tolerance_s=args.tolerance, limits=video_limits(args), workers=args.workers,
-        videos=args.videos, pattern=args.pattern, ego_view=args.ego_view, skip_unpaired=args.skip_unpaired,
-        shown=args.show, report_to=args.report, write_clean=args.write_clean,
-        answers=args.answers,
+        report_to=args.report, write_clean=args.write_clean,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,19 +91,6 @@ def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = E
     if faults:
         raise Ego2ExoError(f"{len(faults)} faulty name(s): {shorten_list(faults)}", "", "rename these files")
     return found
-
-
-def unpaired_beside(paths: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Segments by keystep names, in the folders of `paths` but not below them, that lack their ego or every exo."""
-    unpaired = {}
-    for folder in sorted({os.path.dirname(path) for path in paths if os.path.isdir(os.path.dirname(path))}):
-        segments: dict[str, dict[str, str]] = {}
-        for name in sorted(filter(_is_video, os.listdir(folder))):
-            groups = _match(KEYSTEP, name)
-            if groups:
-                segments.setdefault(groups["segment"], {})[groups["view"]] = os.path.join(folder, name)
-        unpaired.update({name: views for name, views in segments.items() if EGO not in views or len(views) == 1})
-    return unpaired
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

@@ -64,7 +64,6 @@ class Filters:
         scenarios: names of scenarios; None: all.
         min_s: shortest segment, in seconds.
         max_s: longest segment, in seconds.
-        essential: only segments marked `is_essential`.
     """
 
     views: str | Sequence[str] = "all"
@@ -72,7 +71,6 @@ class Filters:
     scenarios: frozenset[str] | None = None
     min_s: float = 0.0
     max_s: float = float("inf")
-    essential: bool = False
 
     def accept(self, entry: Mapping[str, Any], segment: Mapping[str, Any]) -> bool:
         """Whether to read a segment of an annotated take."""
@@ -80,7 +78,6 @@ class Filters:
             (self.takes is None or str(entry.get("take_name")) in self.takes)
             and (self.scenarios is None or str(entry.get("scenario")) in self.scenarios)
             and self.min_s <= segment["end_time"] - segment["start_time"] <= self.max_s
-            and (not self.essential or bool(segment.get("is_essential")))
         )
 
     def check(self, entries: Sequence[Mapping[str, Any]]) -> None:

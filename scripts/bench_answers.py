@@ -81,11 +81,13 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, float]:
 def loaded(args: argparse.Namespace, work: Path) -> Any:
     """The model, whose answers do not end before their longest."""
     from llava_ego2exo.host.inference.answerer import load_answerer
-    from llava_ego2exo.host.inference.settings import resolve_inference_settings
+    from llava_ego2exo.host.inference.settings import InferenceOptions, resolve_inference_settings
 
     path = args.model or str(random_weights(args.size, work))
     dtype = str(dtype_of(args)).removeprefix("torch.")
-    settings = resolve_inference_settings(path, args.model_base, args.template, dtype)
+    settings = resolve_inference_settings(
+        path, args.model_base, InferenceOptions(template=args.template, dtype=dtype)
+    )
     answerer = load_answerer(path, args.model_base, settings, 0 if args.device.startswith("cuda") else None)
     answerer.stops = []
     return answerer

@@ -15,7 +15,7 @@ from ..common.files import file_hash, locked, video_hashes, write_atomic
 from ..common.jsonl import json_line
 from ..common.text import shorten_list
 from ..errors import Ego2ExoError, require_package
-from ..host.inference.settings import InferenceSettings
+from ..host.inference.settings import InferenceSettings, resolve_inference_settings
 from .benchmarks.registry import BenchmarkData, benchmark_of, read_benchmark
 from .items import CHOICE, DESCRIPTION, LIKELIHOOD, Item, read_replies
 from .job import EvalJob, EvalModel
@@ -155,4 +155,4 @@ def _settled(model: EvalModel) -> EvalModel:
 def _settings(job: EvalJob, model: EvalModel, items: Sequence[Item]) -> InferenceSettings:
     kind = items[0].kind if items else CHOICE
     longest = _NEW_TOKENS[kind] if job.max_new_tokens is None else job.max_new_tokens
-    return job.resolve(model.path, model.base, longest)
+    return resolve_inference_settings(model.path, model.base, job, longest)

@@ -50,8 +50,9 @@ class LlavaEgo2Exo(lmms):
             _check(pretrained, others, batch_size, load_4bit and load_8bit)
             self._batch_size = int(batch_size)
             self._settings = _settings(
-                pretrained, model_base, conv_template, dtype, 4 if load_4bit else 8 if load_8bit else 16, force_sample,
-                time_instruction, frames_upbound=max_frames_num, video_fps=video_fps,
+                pretrained, model_base, template=conv_template, dtype=dtype, frames_upbound=max_frames_num,
+                bits=4 if load_4bit else 8 if load_8bit else 16, force_sample=force_sample,
+                time_instruction=time_instruction, video_fps=video_fps,
             )  # fmt: skip
             self._answerer = _load(pretrained, model_base, self._settings)
             _check_device(device, self.device)
@@ -111,10 +112,10 @@ def _check(pretrained: str, others: dict[str, Any], batch_size: int | str, both:
         raise Ego2ExoError("load_4bit and load_8bit", "one of them", "drop one")
 
 
-def _settings(*given: Any, **others: Any) -> Any:
-    from ..host.inference.settings import resolve_inference_settings
+def _settings(path: str, base: str | None, **chosen: Any) -> Any:
+    from ..host.inference.settings import InferenceOptions, resolve_inference_settings
 
-    return resolve_inference_settings(*given, **others)
+    return resolve_inference_settings(path, base, InferenceOptions(**chosen))
 
 
 def _load(path: str, base: str | None, settings: Any) -> Any:

@@ -14,7 +14,7 @@ from ...common.files import locked, video_hashes
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ...host.inference.clip_jobs import ClipTask
-from ...host.inference.settings import InferenceSettings
+from ...host.inference.settings import InferenceSettings, resolve_inference_settings
 from ..pairs.file import read_pairs
 from ..pairs.pair import Pair
 from .job import Queries, TeachJob, draw_queries, read_queries
@@ -160,7 +160,7 @@ def _teacher(job: TeachJob) -> tuple[InferenceSettings, str]:
     vocabulary = read_config(job.model).get("vocab_size", job.top_k)
     if job.top_k > vocabulary:
         raise Ego2ExoError(f"--top-k {job.top_k}", f"at most {vocabulary}, the vocabulary", "give a smaller one")
-    settings = job.resolve(job.model, job.model_base, job.max_new_tokens)
+    settings = resolve_inference_settings(job.model, job.model_base, job, job.max_new_tokens)
     return settings, fingerprint(job.model, job.model_base)
 
 

@@ -10,14 +10,13 @@ from ...video import read_video
 from ...video.limits import VideoLimits
 from .answerer import Answerer, explain_oom, load_answerer
 from .clip_jobs import preface_of
-from .settings import InferenceSettings, resolve_inference_settings, settings_from_config
-
-_LOADING = ("dtype", "bits")
+from .settings import InferenceOptions, resolve_inference_settings
 
 
 def ask(
     student: str | Path | tuple[Any, Any, Any, Any], video: str | Path, question: str, base: str | Path | None = None,
-    *, start_s: float | None = None, end_s: float | None = None, limits: VideoLimits | None = None, **settings: Any,
+    *, start_s: float | None = None, end_s: float | None = None, limits: VideoLimits | None = None,
+    max_new_tokens: int = 256, **options: Any,
 ) -> str:  # fmt: skip
     """A greedy answer to one question about one video::
 
@@ -36,38 +35,35 @@ def ask(
         start_s: where the part to ask about begins, in seconds; None: at the start.
         end_s: where it ends; None: at the end.
         limits: what a video may be, and how long reading it may take; None: the defaults.
-        settings: `template`, `frames_upbound`, `video_fps`, `force_sample`, `time_instruction`, `max_new_tokens`, and
-            for a folder or hub name `bits` and `dtype`; see :class:`~.settings.InferenceSettings`.
+        max_new_tokens: most tokens of the answer.
+        options: `template`, `frames_upbound`, `video_fps`, `force_sample`, `time_instruction`, and for a folder or hub
+            name `bits` and `dtype`; see :class:`~.settings.InferenceOptions`.
 
     Raises:
-        Ego2ExoError: a setting is wrong, the video cannot be read (both before any weight loads), the student does not
+        Ego2ExoError: an option is wrong, the video cannot be read (both before any weight loads), the student does not
             load, or the video is too long for it.
     """
     loaded = isinstance(student, tuple)
-    resolved = _loaded_settings(student, base, settings) if loaded else resolve_inference_settings(
-        str(student), base and str(base), **settings
-    )  # fmt: skip
+    unused = [name for name in ("dtype", "bits") if name in options] + (["base"] if base is not None else [])
+    if loaded and unused:
+        raise Ego2ExoError(
+            f"{', '.join(unused)} for a model that is loaded already", "what asking needs",
+            "leave it out, or give the checkpoint's folder",
+        )  # fmt: skip
+    config = student[1].config.to_dict() if loaded else None
+    path = (config.get("_name_or_path") or "the model") if loaded else str(student)
+    base = None if base is None else str(base)
+    resolved = resolve_inference_settings(path, base, InferenceOptions(**options), max_new_tokens, config)
     clip = read_video(
         str(video), resolved.video_fps, resolved.frames_upbound, resolved.force_sample, start_s, end_s, limits
     )
     if loaded:
         answerer = Answerer(student, resolved.template, resolved.max_new_tokens)
     else:
-        answerer = load_answerer(str(student), base and str(base), resolved)
+        answerer = load_answerer(path, base, resolved)
     with explain_oom(1, 1, "take fewer frames (frames_upbound) or bits=4"):
         text = preface_of(clip, resolved) + question
         (answers,) = answerer.answer([answerer.preprocess(clip.frames)], [[text]])
     if isinstance(answers, Ego2ExoError):
         raise answers
     return answers[0].text
-
-
-def _loaded_settings(loaded: tuple[Any, ...], base: Any, settings: dict[str, Any]) -> InferenceSettings:
-    unused = [name for name in _LOADING if name in settings] + (["base"] if base is not None else [])
-    if unused:
-        raise Ego2ExoError(
-            f"{', '.join(unused)} for a model that is loaded already", "what asking needs",
-            "leave it out, or give the checkpoint's folder",
-        )  # fmt: skip
-    config = loaded[1].config.to_dict()
-    return settings_from_config(config, config.get("_name_or_path") or "the model", **settings)

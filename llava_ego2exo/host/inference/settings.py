@@ -105,34 +105,39 @@ class InferenceOptions:
             if getattr(self, name) < value:
                 raise Ego2ExoError(f"--{name.replace('_', '-')} {getattr(self, name)}", f"{value} or more")
 
-    def resolve(self, path: str, base: str | None, max_new_tokens: int) -> InferenceSettings:
-        """The settings of one checkpoint, see :func:`resolve_inference_settings`."""
-        names = ("template", "dtype", "bits", "frames_upbound", "video_fps", "force_sample", "time_instruction")
-        chosen = {name: getattr(self, name) for name in names}
-        return resolve_inference_settings(path, base, max_new_tokens=max_new_tokens, **chosen)
-
 
 def resolve_inference_settings(
-    path: str, base: str | None = None, template: str | None = None, dtype: str | None = None, bits: int = 16,
-    force_sample: bool | None = None, time_instruction: bool | None = None, **others: Any,
+    path: str, base: str | None = None, options: InferenceOptions | None = None, max_new_tokens: int = 256,
+    config: Mapping[str, Any] | None = None,
 ) -> InferenceSettings:  # fmt: skip
     """Settings for one checkpoint, checked before its first weight loads; what is None is taken from its config.
 
     Args:
         path: folder or hub name of the checkpoint.
         base: what it was trained from, where it holds no whole model.
-        template: LLaVA's conversation template; None: that of its class where only one fits.
-        dtype: of weights that are not quantized; None: bfloat16 on a GPU, else float32.
-        bits: 4, 8 or 16.
-        force_sample: always take the most frames; None: from its config.
-        time_instruction: give it the times of the frames; None: from its config.
-        others: further fields of :class:`InferenceSettings`.
+        options: what the user chose; None: nothing.
+        max_new_tokens: most tokens of an answer.
+        config: of a model that is loaded already, whose files and packages are not checked; None: that of `path`.
 
     Raises:
         Ego2ExoError: no llava, no config, the wrong base, no template, no room for clips, a package is missing.
     """
-    import torch
+    options = options or InferenceOptions()
+    if config is None:
+        config = _checked_config(path, base, options.bits)
+    force_sample, times = options.force_sample, options.time_instruction
+    settings = InferenceSettings(
+        template=choose_template(config, path, options.template),
+        frames_upbound=options.frames_upbound, video_fps=options.video_fps,
+        force_sample=bool(config.get("force_sample")) if force_sample is None else force_sample,
+        time_instruction=bool(config.get("add_time_instruction")) if times is None else times,
+        max_new_tokens=max_new_tokens, bits=options.bits, dtype=options.dtype or _default_dtype(),
+    )  # fmt: skip
+    require_room(config, max_new_tokens)
+    return settings
 
+
+def _checked_config(path: str, base: str | None, bits: int) -> dict[str, Any]:
     from ..checkpoint.config import read_config
     from ..checkpoint.files import describe
     from ..hooks.flavour import package_folder
@@ -144,33 +149,13 @@ def resolve_inference_settings(
     missing = [name for name in ("decord", "av", *(("bitsandbytes",) if bits < 16 else ())) if find_spec(name) is None]
     if missing:
         raise Ego2ExoError(f"{', '.join(missing)} is not installed", "", f"pip install {' '.join(missing)}")
-    dtype = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
-    return settings_from_config(
-        config, path, template, force_sample, time_instruction, dtype=dtype, bits=bits, **others
-    )  # fmt: skip
+    return config
 
 
-def settings_from_config(
-    config: Mapping[str, Any], path: str, template: str | None = None, force_sample: bool | None = None,
-    time_instruction: bool | None = None, **others: Any,
-) -> InferenceSettings:  # fmt: skip
-    """The same for a model whose config is at hand, as a loaded one's is.
+def _default_dtype() -> str:
+    import torch
 
-    Raises:
-        Ego2ExoError: no template, or no room for clips.
-    """
-
-    def own(given: bool | None, key: str) -> bool:
-        return bool(config.get(key, False)) if given is None else given
-
-    settings = InferenceSettings(
-        template=choose_template(config, path, template),
-        force_sample=own(force_sample, "force_sample"),
-        time_instruction=own(time_instruction, "add_time_instruction"),
-        **others,
-    )
-    require_room(config, settings.max_new_tokens)
-    return settings
+    return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
 def positions(config: Mapping[str, Any]) -> int | None:

@@ -7,7 +7,6 @@ otherwise. On top of that, an answer that is not valid is requested again with a
 from __future__ import annotations
 
 import functools
-import json
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -103,14 +102,16 @@ class JudgeClient:
         folder: of the results, where its answers are cached.
         progress: show bars.
         cached_only: make no call; what the cache does not hold fails.
+
+    Attributes:
+        counts: of calls, cache hits and failures.
+        used: answers in use by their keys, cached or not.
     """
 
     def __init__(self, settings: JudgeSettings, folder: str | Path, progress: bool, cached_only: bool) -> None:
         self.settings, self.progress, self.cached_only = settings, progress, cached_only
         self.counts: Counter[str] = Counter()
-        # Of the answers in use; settings as JSON, since a dict cannot be a key.
-        self.sent: dict[str, dict[str, Any]] = {}
-        self.models: set[str] = set()
+        self.used: dict[str, CachedAnswer] = {}
         self._path = Path(folder, CACHE_FILE)
         self._answers = read_cache(self._path)
         self._file: AppendFile | None = None
@@ -182,7 +183,7 @@ class JudgeClient:
             verdict = Verdict(request.parse(answer.answer))
         except ValueError:
             return None
-        self._use(answer)
+        self.used[key] = answer
         return verdict
 
     def _verdict(self, job: tuple[str, JudgeRequest]) -> Verdict:
@@ -203,7 +204,7 @@ class JudgeClient:
             self._file.append([asdict(answer)])
             self._answers[key] = answer
             self._failures_in_a_row = 0
-        self._use(answer)
+        self.used[key] = answer
         return Verdict(value)
 
     def _valid_answer(self, request: JudgeRequest) -> tuple[Any, str, str]:
@@ -254,11 +255,6 @@ class JudgeClient:
             limit = max(_LEAST_FAILURES_IN_A_ROW, 2 * self.settings.workers)
             if status in _REFUSED or self._failures_in_a_row >= limit:
                 self._down = f"not asked, because the judge had stopped answering: {reason}"
-
-    def _use(self, answer: CachedAnswer) -> None:
-        with self._lock:
-            self.sent[json.dumps(answer.sent, sort_keys=True)] = answer.sent
-            self.models.add(answer.model)
 
     def _reason(self, error: Exception) -> str:
         """One line, without the key."""

@@ -124,14 +124,16 @@ class Judge:
         as it names them. `calls` leaves out the client's retries; `cache_hits` and `failures` count different requests.
         """
         client, settings = self._client, self.settings
+        used = client.used.values()
+        sent = {json.dumps(one.sent, sort_keys=True): one.sent for one in used}
         return {
             "model": settings.model,
             "url": shown_url(settings.url),
             "prompt_version": prompts.PROMPT_VERSION,
             "prompts_sha256": prompts.prompts_hash(),
             "max_chars": settings.max_chars,
-            "sent": [client.sent[name] for name in sorted(client.sent)],
-            "answered_by": sorted(client.models),
+            "sent": [sent[text] for text in sorted(sent)],
+            "answered_by": sorted({one.model for one in used}),
             **{name: client.counts[name] for name in ("calls", "cache_hits", "failures")},
         }
 

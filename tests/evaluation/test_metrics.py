@@ -13,7 +13,7 @@ from llava_ego2exo.evaluation.report.tables import table_text
 from llava_ego2exo.evaluation.stats.intervals import difference_interval, share_interval
 from llava_ego2exo.evaluation.stats.metrics import compute_metrics
 
-from .made_up_outcomes import PROVENANCE, described, item, made_up, made_up_rows, outcome
+from .made_up_outcomes import PROVENANCE, described, item, made_up, outcome
 
 KEY, STATE = st.sampled_from("ABCD"), st.sampled_from([PARSED, UNPARSED, FAILED])
 
@@ -72,13 +72,10 @@ class TestAccuracy:
     def test_views_and_modes_stand_apart(self):
         outcomes = made_up(count=24, models=("base", "student"), modes=MODES)
         ego = [replace(one, item=replace(one.item, view="ego", id=f"ego{one.item.id}")) for one in outcomes[::2]]
-        found = compute_metrics(outcomes + ego, [], {})
-        alls = [row for row in found["accuracy"] if row["category"] == "all"]
-        assert {(row["model"], row["mode"], row["view"]): row["n"] for row in alls} == {
-            ("base", GENERATE, "exo"): 24, ("student", GENERATE, "exo"): 24, ("base", LIKELIHOOD, "exo"): 24,
-            ("student", LIKELIHOOD, "exo"): 24, ("base", GENERATE, "ego"): 24, ("student", GENERATE, "ego"): 24,
-        }  # fmt: skip
-        assert {row["mode"] for row in found["differences"] if row["view"] == "exo"} == set(MODES)
+        found = compute_metrics(outcomes + ego, [], {})["accuracy"]
+        counts = {(row["model"], row["mode"], row["view"]): row["n"] for row in found if row["category"] == "all"}
+        exo = [(model, mode, "exo") for model in ("base", "student") for mode in MODES]
+        assert counts == dict.fromkeys([*exo, ("base", GENERATE, "ego"), ("student", GENERATE, "ego")], 24)
 
     @settings(max_examples=40, deadline=None)
     @given(st.lists(st.tuples(KEY, KEY, STATE, st.integers(0, 3), st.sampled_from("xyz")), min_size=1, max_size=20))
@@ -161,16 +158,6 @@ class TestDescriptions:
         assert (row["against"], row["difference"], row["pairs"], row["n"]) == ("a", 20, 4, 5)
         assert row["difference_interval"] is None  # all alike
         assert only(found, model="a", aspect="detail", category="all")["against"] is None
-
-    def test_adds_up(self):
-        found = compute_metrics([], made_up_rows(count=17), {})
-        assert {row["aspect"] for row in found["descriptions"]} == {
-            "correctness", "detail", "context", "temporal", "consistency", "mean of aspects",
-        }  # fmt: skip
-        for row in found["descriptions"]:
-            assert row["judged"] + row["missing"] + row["failed"] == row["n"] == 17
-        assert json.loads(json.dumps(found, allow_nan=False)) == found
-        assert "missing" in table_text(found) and "mean of aspects" in table_text(found)
 
     def test_an_aspect_that_no_row_has_is_not_missing_and_without_a_judge_nothing_is_zero(self):
         found = compute_metrics([], [replace(described(n), marks={"detail": 2, "context": n}) for n in range(3)], {})

@@ -92,7 +92,7 @@ def test_without_ego_tokens_llavas_own_reader_reads(registered, drawn, monkeypat
     args = SimpleNamespace(video_fps=1, frames_upbound=4, force_sample=False)
     set_reader(args)
     assert get_reader(args) is None
-    assert host.process_video_with_decord(drawn[0], args)[3] == 4
+    assert host.process_video_with_decord(drawn[0], args)[3] == 3  # of its 2 seconds
     assert host.process_video_with_decord.__wrapped__ is not host.process_video_with_decord
 
 
@@ -189,7 +189,7 @@ def test_without_a_decoder_no_weight_is_loaded(train, tmp_path, monkeypatch):
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 
     loads = classmethod(lambda *_args, **_kwargs: pytest.fail("weights were loaded"))
-    with monkeypatch.context() as patch, pytest.raises(Ego2ExoError, match="av is not installed"):
+    with monkeypatch.context() as patch, pytest.raises(Ego2ExoError, match="PyAV is not installed"):
         patch.setattr(reader, "_DECODERS", {"decord": "decord", "no_such_module": "PyAV"})
         patch.setattr(LlavaLlamaForCausalLM, "from_pretrained", loads)
         train(tmp_path / "s")

@@ -22,7 +22,7 @@ def _add_build(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("build", help="write pairs.jsonl from the names of files, or from a manifest")
     parser.add_argument("--videos", metavar="DIR", help="folder of videos; with --manifest: where its paths count from")
     parser.add_argument("--out", required=True, metavar="FILE", help="the pairs.jsonl to write")
-    parser.add_argument("--manifest", metavar="FILE", help="a CSV, TSV, JSON or JSONL file that lists the pairs")
+    parser.add_argument("--manifest", metavar="FILE", help="a CSV or TSV file that lists the pairs")
     parser.add_argument(
         "--pattern",
         help="how paths below DIR are built: a template such as '{take}/{segment}_{view}', or a regular expression "

@@ -25,7 +25,7 @@ from .checks import (
     unmatched,
 )
 from .replay import Mix, draw_replayed, mix_in, relocate
-from .samples import AFTER, BEFORE, Sample, SampleCounts, SampleOptions, make_samples, write_samples
+from .samples import Sample, SampleCounts, SampleOptions, make_samples, write_samples
 
 if TYPE_CHECKING:
     from ..pairs.pair import Pair
@@ -75,14 +75,14 @@ def run_targets(
     replayed = []
     if mix:
         replayed = relocate(draw_replayed(mix, mix.count(len(samples)), seed), mix.folders[0], folder)
+        share = len(replayed) / (len(replayed) + len(samples))
+        notes.append(f"replayed: {len(replayed)} sample(s) of {mix.file}, {share:.1%} of all")
     unknown = check_videos(chosen, answers, answers_folder, faults)  # last, as it may have to read ego videos
     faults.raise_if_any()
     notes += [f"answered before they were cut, so matched by name alone: {len(unknown)} segment(s)"] * bool(unknown)
     file = write_samples(out, mix_in(samples, replayed, seed))
-    return "\n".join([
-        *_report(counts, options, split, teacher_name(answers[0])), *notes,
-        *_replay_report(mix, replayed, counts.samples), *_training_flags(file, folder, mix, [*samples, *replayed]),
-    ])  # fmt: skip
+    report = _report(counts, options, split, teacher_name(answers[0]))
+    return "\n".join([*report, *notes, *_training_flags(file, folder, mix, [*samples, *replayed])])
 
 
 def _check_paths(out: str, folder: str | None, pairs_file: str, mix: Mix | None) -> None:
@@ -148,19 +148,10 @@ def _report(counts: SampleCounts, options: SampleOptions, split: str, teacher: s
         f"samples: {counts.samples} from {counts.segments} segment(s) of split {split}, seed {options.seed}",
         f"answers: {listing(counts.kinds)}; teacher {teacher}",
         f"views: {listing(counts.views)} ({options.views})",
-        f"placeholder: {counts.placements[BEFORE]} before the query, {counts.placements[AFTER]} after",
     ]
     for flag, names in sorted(counts.dropped.items()):
         lines.append(f"dropped, {flag}: {len(names)} answer(s): {shorten_list(names, _SHOWN)}")
-    return lines + [f"kept though flagged: {listing(counts.kept_flags)}"] * bool(counts.kept_flags)
-
-
-def _replay_report(mix: Mix | None, replayed: Sequence[Sample], distilled: int) -> list[str]:
-    if mix is None:
-        return []
-    return [
-        f"replayed: {len(replayed)} sample(s) of {mix.file}, {len(replayed) / (len(replayed) + distilled):.1%} of all"
-    ]
+    return lines
 
 
 def _training_flags(file: Path, folder: str, mix: Mix | None, samples: Sequence[Sample]) -> list[str]:

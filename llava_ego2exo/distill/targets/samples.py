@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..teach.store import Answer
 
 PLACEHOLDER = "<image>"
-BEFORE, AFTER = "before", "after"
 Sample = dict[str, Any]
 
 
@@ -45,15 +44,13 @@ class SampleOptions:
 
 @dataclass
 class SampleCounts:
-    """Samples, segments, answers by kind, views and placements; dropped answers by reason, and flags kept."""
+    """Samples, segments, answers by kind, samples by view, and dropped answers by reason."""
 
     samples: int = 0
     segments: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     views: Counter[str] = field(default_factory=Counter)
-    placements: Counter[str] = field(default_factory=Counter)
     dropped: dict[str, list[str]] = field(default_factory=dict)
-    kept_flags: Counter[str] = field(default_factory=Counter)
 
 
 def make_samples(
@@ -91,8 +88,6 @@ def make_samples(
         )
     counts.samples = len(samples)
     counts.views.update(sample["view"] for sample in samples)
-    first = [sample["conversations"][0]["value"] for sample in samples]
-    counts.placements.update(BEFORE if value.startswith(PLACEHOLDER) else AFTER for value in first)
     return samples, counts
 
 
@@ -128,7 +123,6 @@ def _usable(
         if not reasons:
             usable[answer.segment].append(answer)
             counts.kinds[answer.kind] += 1
-            counts.kept_flags.update(answer.flags)
     return {segment: sorted(group, key=lambda answer: answer.kind) for segment, group in usable.items()}
 
 
@@ -142,9 +136,9 @@ def _samples(pair: Pair, answers: list[Answer], options: SampleOptions) -> list[
 def _sample(pair: Pair, view: str, name: str, answers: list[Answer], options: SampleOptions) -> Sample:
     names = (options.seed, pair.segment, view, name)
     answers = sorted(answers, key=lambda answer: shuffle_key("turn", *names, answer.kind))
-    place = draw((BEFORE, AFTER), "placement", *names)
+    place = draw(("before", "after"), "placement", *names)
     queries = [answer.query for answer in answers]
-    queries[0] = f"{PLACEHOLDER}\n{queries[0]}" if place == BEFORE else f"{queries[0]}\n{PLACEHOLDER}"
+    queries[0] = f"{PLACEHOLDER}\n{queries[0]}" if place == "before" else f"{queries[0]}\n{PLACEHOLDER}"
     return {
         "id": f"{pair.segment}_{view}_{name}",
         "video": relative_to(options.video_folder, pair.exo[view]),

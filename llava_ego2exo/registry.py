@@ -17,7 +17,7 @@ from .errors import Ego2ExoError
 
 
 class Registry:
-    """An insertion-ordered table of builders that refuses a name twice.
+    """A table of builders by name, in order of registration.
 
     Args:
         kind: what the entries are, for messages ("projector type").
@@ -29,27 +29,19 @@ class Registry:
         self._builders: dict[str, Callable[..., Any]] = {}
 
     def add(self, name: str, builder: Callable[..., Any]) -> None:
-        """Add one entry.
+        """Add one entry; one that is there already changes nothing.
 
         Raises:
             Ego2ExoError: the name is empty or taken by another builder, or the builder is not callable.
         """
-        if not name or not isinstance(name, str) or name != name.strip():
-            raise Ego2ExoError(f"{self.kind} name {name!r}", "a non-empty string without outer blanks")
-        if not callable(builder):
-            raise Ego2ExoError(f"builder {builder!r} of {self.kind} {name!r}", "a callable")
-        if self._builders.get(name, builder) is not builder:
+        if not isinstance(name, str) or not name or name != name.strip() or not callable(builder):
+            raise Ego2ExoError(f"{self.kind} {name!r}: {builder!r}", "a name without outer blanks, and a callable")
+        if self._builders.setdefault(name, builder) is not builder:
             raise Ego2ExoError(
                 f"{self.kind} {name!r} is registered already, by {self._builders[name]!r}",
                 "one builder a name",
                 f"choose another name, or remove the old one with .remove({name!r})",
             )
-        self._builders[name] = builder
-
-    def remove(self, name: str) -> None:
-        """Remove an entry; an unknown name raises."""
-        self.get(name)
-        del self._builders[name]
 
     def get(self, name: str) -> Callable[..., Any]:
         """The builder of `name`.
@@ -60,6 +52,11 @@ class Registry:
         if name not in self._builders:
             raise Ego2ExoError(f"{self.flag} {name!r} is not a registered {self.kind}", ", ".join(self) or "none yet")
         return self._builders[name]
+
+    def remove(self, name: str) -> None:
+        """Remove an entry; an unknown name raises."""
+        self.get(name)
+        del self._builders[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._builders

@@ -206,18 +206,6 @@ def test_auto_takes_flash_where_it_runs_and_many_tokens_ask(fake_flash):
     assert len(fake_flash) == 1
 
 
-def test_flash_needs_cuda_and_half_precision(monkeypatch, fake_flash):
-    monkeypatch.undo()
-    monkeypatch.setitem(sys.modules, "flash_attn", types.SimpleNamespace(flash_attn_varlen_func=plain_varlen))
-    assert resolve("auto", 999, HEADS, WIDTH, torch.zeros(1)) == "sdpa"
-    assert resolve("auto", 999, HEADS, WIDTH, torch.zeros(1).half()) == "sdpa"
-    on_gpu = types.SimpleNamespace(is_cuda=True)
-    for dtype, runs in ((torch.float32, False), (torch.float16, True), (torch.bfloat16, True)):
-        monkeypatch.setattr(attention, "compute_dtype", lambda _, dtype=dtype: dtype)
-        assert attention._flash_runs(on_gpu, 72) is runs
-    assert not attention._flash_runs(on_gpu, 257)
-
-
 def test_what_cannot_work_is_refused(no_flash, monkeypatch):
     for call, message in (
         (lambda: CrossAttention(24, 5), "5 heads for width 24"),

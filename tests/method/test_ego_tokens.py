@@ -96,23 +96,6 @@ def test_order_matters_with_an_embedding_only(key_embedding):
     assert torch.allclose(module(states, [5]), shuffled, atol=1e-5) is (key_embedding != "frame+position")
 
 
-@pytest.mark.parametrize("width", [5, 1152])
-def test_frames_and_positions_are_orthogonal_and_each_is_distinct(width):
-    frame, position = (make(49, width, torch.device("cpu")) for make in (frame_embedding, position_embedding))
-    assert frame.shape == position.shape == (49, width)
-    assert (frame @ position.T == 0).all()
-    for table in (frame, position):
-        assert torch.cdist(table, table).fill_diagonal_(9).min() > 1e-2
-
-
-@both_blocks
-def test_autocast_trains_float32_weights(block):
-    module, states = built(block=block), [h.bfloat16() for h in hidden()]
-    with torch.autocast("cpu", torch.bfloat16):
-        module(states, LENGTHS).float().square().mean().backward()
-    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in module.parameters())
-
-
 @both_blocks
 def test_copies_pickles_and_state_dicts(block):
     module, states = built(block=block), hidden()
@@ -274,29 +257,3 @@ def test_read_again_in_backward_equals_bit_for_bit_and_keeps_nothing(block, attn
     assert calls == [1]
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
-
-
-def test_without_gradients_nothing_is_read_again():
-    branch, states = branch_and_states()
-    with torch.no_grad():
-        assert torch.equal(branch(states, LENGTHS, again=pytest.fail), branch(states, LENGTHS))
-
-
-def test_read_again_under_autocast():
-    branch, states = branch_and_states()
-    grads = []
-    for again in (None, lambda: states):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = branch(states, LENGTHS, again=again).float().square().mean()
-        loss.backward()  # outside of autocast, as the trainer does it
-        grads.append([p.grad for p in branch.parameters()])
-        branch.zero_grad()
-    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
-
-
-def test_an_unused_branch_costs_nothing_either():
-    branch, _ = branch_and_states()
-    with FlopCounterMode(display=False) as counter:
-        branch.unused().sum().backward()
-    assert counter.get_total_flops() == 0 and branch.unused().shape == (0, 8)
-    assert all(p.grad is not None and not p.grad.any() for p in branch.parameters())

@@ -1,4 +1,4 @@
-"""A checkpoint's config.json, local or on the hub, or the reason why there is none."""
+"""What a checkpoint's config.json means: its class and dtype, never by letters in its path; and its tokenizer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ if TYPE_CHECKING:  # data files are checked without torch
     import torch
 
 
+# model_type -> (module below llava.model.language_model, class). MPT is broken upstream in both flavours.
+CLASSES = {
+    "llava_llama": ("llava_llama", "LlavaLlamaForCausalLM"),
+    "llava_qwen": ("llava_qwen", "LlavaQwenForCausalLM"),
+    "llava_mistral": ("llava_mistral", "LlavaMistralForCausalLM"),
+    "llava_mixtral": ("llava_mixtral", "LlavaMixtralForCausalLM"),
+    "llava_gemma": ("llava_gemma", "LlavaGemmaForCausalLM"),
+    "llava_qwen_moe": ("llava_qwen_moe", "LlavaQwenMoeForCausalLM"),
+}
+_DTYPES = ("float16", "bfloat16", "float32")
+
+
 def read_config(path: str | None) -> dict[str, Any]:
     """A checkpoint's config.json, local or on the hub.
 
@@ -23,48 +35,24 @@ def read_config(path: str | None) -> dict[str, Any]:
     """
     from transformers import PretrainedConfig
 
+    file = os.path.join(str(path), "config.json")
     try:
-        _require_bounded(path)
+        if os.path.isfile(file) and not isinstance(read_json(file, "a config"), dict):
+            raise ValueError("it is not a JSON object")
         return PretrainedConfig.get_config_dict(path)[0]
     except (OSError, ValueError) as error:
-        reason, remedy = _why_no_config(str(path), error)
+        reason = "no such folder, and the hub was not reached or has no such model"
+        if os.path.exists(str(path)):
+            reason = str(error).splitlines()[0] if os.path.isfile(file) else "the folder holds none"
         raise Ego2ExoError(
-            f"no readable config.json at {path!r} ({reason})", "a LLaVA checkpoint's folder or hub name", remedy
+            f"no readable config.json at {path!r} ({reason})",
+            "a LLaVA checkpoint's folder or hub name",
+            "check the path",
         ) from error
 
 
-def _require_bounded(path: str | None) -> None:
-    """transformers copies and prints a config level by level, and expects an object."""
-    file = os.path.join(str(path), "config.json")
-    if os.path.isfile(file) and not isinstance(read_json(file, "a config"), dict):
-        raise ValueError("it holds no object")
-
-
-def _why_no_config(path: str, error: Exception) -> tuple[str, str]:
-    """Why, and what to do: transformers speaks of the hub where a folder was meant."""
-    if os.path.isdir(path):
-        holds = os.path.isfile(os.path.join(path, "config.json"))
-        reason = str(error).splitlines()[0] if holds else "the folder holds none"
-        return reason, "check the path, or take the folder that holds the checkpoint"
-    if os.path.isfile(path):
-        return "it is a file", "pass its folder"
-    parts = [part for part in path.split("/") if part]
-    named = len(parts) <= 2 and not path.startswith((".", "~", "/")) and not path.endswith("/")
-    if not named or (len(parts) == 2 and os.path.isdir(parts[0])):
-        return "no such folder", "check the path"
-    offline = "no such folder here, and the hub was not reached or has no such model"
-    return offline, "check the path, or, if it is a hub name, that the hub can be reached"
-
-
-# A checkpoint's tokenizer, or the reason why there is none.
-
-
 def read_tokenizer(path: str, **options: Any) -> Any:
-    """A checkpoint's tokenizer.
-
-    Args:
-        path: folder or hub name.
-        options: of transformers' AutoTokenizer.
+    """A checkpoint's tokenizer, by transformers' AutoTokenizer with `options`.
 
     Raises:
         Ego2ExoError: it has none.
@@ -80,20 +68,6 @@ def read_tokenizer(path: str, **options: Any) -> Any:
             "a checkpoint with its tokenizer",
             "copy it there, or install what its tokenizer needs",
         ) from error
-
-
-# Which of LLaVA's classes, and which dtype, a checkpoint means: read from its config, never from its path.
-
-# model_type -> (module below llava.model.language_model, class). MPT is broken upstream in both flavours.
-CLASSES = {
-    "llava_llama": ("llava_llama", "LlavaLlamaForCausalLM"),
-    "llava_qwen": ("llava_qwen", "LlavaQwenForCausalLM"),
-    "llava_mistral": ("llava_mistral", "LlavaMistralForCausalLM"),
-    "llava_mixtral": ("llava_mixtral", "LlavaMixtralForCausalLM"),
-    "llava_gemma": ("llava_gemma", "LlavaGemmaForCausalLM"),
-    "llava_qwen_moe": ("llava_qwen_moe", "LlavaQwenMoeForCausalLM"),
-}
-_DTYPES = ("float16", "bfloat16", "float32")
 
 
 def torch_dtype(value: Any, given_as: str = "torch_dtype") -> torch.dtype:

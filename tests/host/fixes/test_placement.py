@@ -57,19 +57,3 @@ def test_the_fix_can_be_switched_off(rows, monkeypatch):
     llava_ego2exo.register()
     ids, _ = rows([entry(BEFORE, ego_video=VIDEO), entry(BEHIND, ego_video=VIDEO)])
     assert ids[0] == ids[1]
-
-
-def test_what_llava_puts_around_the_placeholder_goes_along(registered):
-    from types import SimpleNamespace
-
-    from llava.train import train as host
-
-    from llava_ego2exo.host.fixes.data import placement_of
-
-    args = SimpleNamespace(is_multimodal=True, mm_use_im_start_end=True)
-    values = ["What?\n<image>", "<image>\nWhat?", "No placeholder.", "<image>"]
-    turns = [{"from": "human", "value": value} for value in values]
-    with placement_of({"ego_video": "a.mp4"}):
-        prepared = host.preprocess_multimodal([turns], args)
-    around = "<im_start><image><im_end>"
-    assert [turn["value"] for turn in prepared[0]] == [f"What?\n{around}", f"{around}\nWhat?", values[2], around]

@@ -12,7 +12,7 @@ from llava_ego2exo.demo.models import tiny_tower
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.model.vision import Captured, inspect_tower
 
-from ..models import Batch, P, branch_of, build, check_rows, clip_folder, ego_grads, is_next, prepare
+from ..models import Batch, branch_of, build, check_rows, clip_folder, ego_grads, is_next, prepare
 
 pytestmark = pytest.mark.usefixtures("registered")
 next_only = pytest.mark.skipif(not is_next(), reason="llava-torch builds CLIP towers alone")
@@ -146,14 +146,6 @@ def test_joined_layers_widen_the_projector_not_the_ego_tokens(tmp_path):
     train_a_step(model)
 
 
-def test_cls_patch_features_with_single_pictures():
-    """The class token among the visual tokens; the ego tokens read patches as ever."""
-    model = build(mm_vision_select_feature="cls_patch", ego2exo_modalities="image")
-    batch = Batch("..I..", "I")
-    embeds, *_ = check_rows(model, batch, "image")
-    assert embeds.shape[1] == 4 + 17 + P
-
-
 def test_towers_of_several_scales_are_refused():
     """By name: llava-torch's needs a package of its own to be built."""
     CLIPVisionTowerS2 = type("CLIPVisionTowerS2", (nn.Module,), {})
@@ -183,12 +175,3 @@ def test_towers_that_hide_their_layers_are_refused():
     tower.vision_tower, tower.is_loaded = Blocks(), True
     with pytest.raises(Ego2ExoError, match="OpenCLIPVisionTower .*CLIP, SigLIP, MLCD"):
         inspect_tower(tower)
-
-
-def test_an_encoder_without_hidden_states_is_refused():
-    model = build()
-    model.get_vision_tower().vision_tower.register_forward_hook(
-        lambda m, a, out: type(out)(last_hidden_state=out.last_hidden_state), prepend=True
-    )
-    with pytest.raises(Ego2ExoError, match="CLIPVisionTower"):
-        prepare(model, Batch("..V..").call())

@@ -186,7 +186,7 @@ def test_registry_errors():
     things = Registry("thing", "--thing")
     things.add("a", print)
     things.add("a", print)
-    for name, builder, message in (("a", repr, "'a' is registered"), (" a", print, "thing name"), ("b", 3, "callable")):
+    for name, builder, message in (("a", repr, "'a' is registered"), (" a", print, "thing"), ("b", 3, "callable")):
         with pytest.raises(Ego2ExoError, match=message):
             things.add(name, builder)
     assert list(things) == ["a"] and "a" in things and things.get("a") is print

@@ -307,16 +307,6 @@ def test_copies_and_inference_mode():
         assert model.generate(**Batch("..V..").asked()).shape[1] == 6
 
 
-def test_autocast():
-    model, batch = build(), Batch("....V..", "V...")
-    wanted = model(**batch.call()).loss
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = model(**batch.call()).loss
-    loss.backward()
-    assert abs(loss - wanted) < 0.1 * wanted
-    assert all(grad.abs().max() > 0 for grad in ego_grads(model).values())
-
-
 def test_half_precision_with_a_float_tower():
     model, batch = build(), Batch("..V..", "V.")
     wanted = prepare(model, batch.call())[4]

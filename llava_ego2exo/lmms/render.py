@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -67,20 +66,12 @@ def task_name(benchmark: str, view: str = "") -> str:
 
 
 def template_folder() -> Path:
-    """The templates as installed, or in the repository when the package runs from there without an installation.
-
-    Raises:
-        Ego2ExoError: they are in neither place.
-    """
-    places = [Path(__file__).resolve().parents[2] / "eval"]
+    """The templates as installed, or in the repository when the package runs from there without an installation."""
     with contextlib.suppress(ModuleNotFoundError):
-        places.insert(0, Path(str(resources.files("llava_ego2exo.lmms_tasks"))))
-    for place in places:
-        if (place / _TEMPLATES[CHOICE]).is_file():
-            return place
-    raise Ego2ExoError(
-        "the templates of lmms-eval's tasks are missing", ", or ".join(map(str, places)), "install llava-ego2exo again"
-    )
+        installed = Path(str(resources.files("llava_ego2exo.lmms_tasks")))
+        if (installed / _TEMPLATES[CHOICE]).is_file():
+            return installed
+    return Path(__file__).resolve().parents[2] / "eval"
 
 
 def _check(items: Sequence[Item], benchmark: str) -> None:
@@ -99,9 +90,6 @@ def _check(items: Sequence[Item], benchmark: str) -> None:
             "a video for every question: lmms-eval would stop at the first one without",
             "correct --videos",
         )
-    odd = [ascii(item.path) for item in items if re.search("[\ud800-\udfff]", item.path)]
-    if odd:
-        raise Ego2ExoError(f"names of videos that are not UTF-8: {shorten_list(odd)}", "UTF-8", "rename these files")
 
 
 def _write_task(folder: Path, name: str, items: Sequence[Item]) -> None:

@@ -157,6 +157,7 @@ def test_a_description_is_split_once_its_length_is_known(read):
 ABC = {"A": "open jar", "B": "close jar"}
 FAULTS = [
     ("adlx-tsu-tc", CURRENT, {"question": None}, "question is null"),
+    ("ego-in-exo", EGO_IN_EXO, {"category_name": "all"}, "category_name 'all'"),
     ("adlx-tsu-tc", CURRENT, {"question": "  "}, "question is empty"),
     ("adlx-tsu-tc", CURRENT, {"question": "\ud800"}, "Unicode"),
     ("adlx-tsu-tc", CURRENT, {"answer_choices": {"A": "x"}, "ground_truth_letter": "A"}, "1 option"),

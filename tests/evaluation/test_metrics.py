@@ -167,34 +167,6 @@ class TestDescriptions:
         assert {(row["mean"], row["missing"]) for row in found["descriptions"]} == {(None, 3)}
 
 
-OUTCOME, ROW = outcome(item(0)), described(0)
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "rows", "token"),
-    [
-        ([replace(OUTCOME, picked=None)], [], "state parsed with choice None"),
-        ([replace(OUTCOME, picked="Z")], [], "state parsed with choice 'Z'"),
-        ([replace(OUTCOME, state=UNPARSED)], [], "state unparsed with choice 'A'"),
-        ([replace(OUTCOME, state="lost")], [], "state lost"),
-        ([replace(OUTCOME, mode="guess")], [], "mode guess"),
-        ([replace(OUTCOME, item=item(0, answer="E"))], [], "answer 'E'"),
-        ([replace(OUTCOME, item=item(0, category="all"))], [], "category all"),
-        ([OUTCOME] * 2, [ROW] * 2, "exo:0 of base in mode generate is there twice; charades:0 of base"),
-        ([OUTCOME], [ROW], "adlx-charades-desc, ego-in-exo"),
-        ([], [replace(ROW, replies=("a",))], "3 items with 1 replies"),
-        ([], [replace(ROW, items=(), replies=())], "0 items"),
-        ([], [replace(ROW, marks={"detail": 11})], "marks outside 0 to 5: detail 11"),
-        ([], [replace(ROW, marks={"detail": None})], "marks are missing"),
-        ([], [replace(ROW, state="odd")], "state odd"),
-    ],
-)
-def test_what_contradicts_itself_is_refused(outcomes, rows, token):
-    with pytest.raises(Ego2ExoError) as caught:
-        compute_metrics(outcomes, rows, {})
-    assert token in caught.value.given
-
-
 def test_nothing_at_all():
     found = compute_metrics([], [], {}, compare_to="base")
     assert found["accuracy"] == found["descriptions"] == [] and found["benchmark"] == ""

@@ -33,13 +33,16 @@ MAX_CLIPS = 100_000
 
 def _choice(fields: Fields) -> list[RawQuestion]:
     choices = take_choices(fields, "answer_choices")
+    category = fields.text("category_name") if fields.has("category_name") else ""
+    if category == "all":
+        fields.fault("category_name 'all' is the name of the sum over categories")
     return [
         RawQuestion(
             video=fields.video("video_filename"),
             question=fields.text("question"),
             choices=choices,
             answer=take_key(fields, "ground_truth_letter", choices),
-            category=fields.text("category_name") if fields.has("category_name") else "",
+            category=category,
             span=fields.span(),
         )
     ]

@@ -13,7 +13,7 @@ from ...common.processes import map_threads
 from ...errors import Ego2ExoError
 from ...video import read_video
 from ..items import FAILED, PARSED, Described, Item, Outcome
-from ..stats.rows import row_id
+from ..stats.descriptions import row_id
 
 FRAMES, SIDE, QUALITY = 6, 176, 72  # of a clip; pixels; JPEG quality
 LONGEST, LONGEST_QUESTION, LONGEST_OPTION = 600, 1500, 300  # characters

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...common.text import aligned_table
 from ..items import FAILED, Described, Outcome
-from ..stats.rows import ALL
+from ..stats.descriptions import ALL
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 TITLES = {

@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...errors import Ego2ExoError
 from ..items import FAILED, MODES, PARSED, UNPARSED, Described, Item, Outcome
+from .descriptions import ALL, description_rows
 from .intervals import LEVEL, difference_interval, share_interval
-from .rows import ALL, base_model, description_rows, only_benchmark, require_countable
 
 FORMAT = 1
 # (model, mode, view)
@@ -35,16 +36,18 @@ def compute_metrics(
         than two videos. "notes" are sentences on what makes numbers not comparable.
 
     Raises:
-        Ego2ExoError: an outcome is there twice or contradicts itself; several benchmarks; `compare_to` names no model.
+        Ego2ExoError: `compare_to` names no model.
     """
-    require_countable(outcomes, described)
     models = list(dict.fromkeys(one.model for one in (*outcomes, *described)))
-    base = base_model(models, compare_to)
+    if compare_to is not None and models and compare_to not in models:
+        raise Ego2ExoError(f"comparison with {compare_to}", ", ".join(models), "name one of these models")
+    base = compare_to or next(iter(models), None)
+    items = [*(one.item for one in outcomes), *(one.items[0] for one in described)]
     grouped = _grouped(outcomes)
     categories = list(dict.fromkeys(outcome.item.category for outcome in outcomes))
     return {
         "format": FORMAT,
-        "benchmark": only_benchmark(outcomes, described),
+        "benchmark": items[0].benchmark if items else "",
         "models": models,
         "compare_to": base,
         "level": LEVEL,

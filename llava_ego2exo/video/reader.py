@@ -13,73 +13,12 @@ from .limits import VideoLimits
 from .probe import check_memory, read_header
 from .worker import WorkerPool
 
-# Which frames of a video a model sees.
-
+_DECODERS = {"av": "PyAV", "decord": "decord"}
+_POOL = WorkerPool(*_DECODERS)
 # How much shorter than its segment a video may be: the last frame's duration is a guess.
 _MISSING_S = 0.5
 # Times in files are rounded to their time base, which may be a millisecond.
 _ROUNDING_S = 0.0005
-
-
-def sample_indices(total: int, fps: float, frames_per_second: int, upbound: int, force: bool) -> list[int]:
-    """LLaVA-NeXT's rule: `frames_per_second`, or `upbound` evenly spaced frames if that would be more.
-
-    Args:
-        total: frames in the video.
-        fps: frames per second of the video.
-        frames_per_second: frames to sample per second.
-        upbound: maximum number of frames; 0 for no maximum.
-        force: always take `upbound` frames.
-
-    Returns:
-        Ascending frame numbers from 0.
-    """
-    import numpy as np
-
-    indices = list(range(0, total, max(round(fps / frames_per_second), 1)))
-    if upbound > 0 and (len(indices) > upbound or force):
-        return np.linspace(0, total - 1, upbound, dtype=int).tolist()
-    return indices
-
-
-def duration_of(times: Any, rate: float) -> float:
-    """Seconds from the first frame to the end of the last.
-
-    Args:
-        times: (frames,) seconds after the first frame.
-        rate: frames per second.
-    """
-    return float(times[-1] + 1 / rate)
-
-
-def frame_range(times: Any, rate: float, start_s: float | None, end_s: float | None) -> tuple[int, int]:
-    """First frame of a segment, and the first one after it.
-
-    Args:
-        times: (frames,) seconds after the first frame; an average rate would drift where the rate changes.
-        rate: frames per second.
-        start_s: start of the segment in seconds; None: the first frame.
-        end_s: end of the segment in seconds; None: the end of the video.
-
-    Raises:
-        Ego2ExoError: the video ends before the segment; the message lacks the file's name.
-    """
-    import numpy as np
-
-    duration, start, end = duration_of(times, rate), start_s or 0.0, math.inf if end_s is None else end_s
-    first, last = (int(np.searchsorted(times, second - _ROUNDING_S)) for second in (start, end))
-    if first >= last or (end_s is not None and end_s > duration + _MISSING_S):
-        until = "its end" if end_s is None else f"{end_s:g} s"
-        raise Ego2ExoError(
-            f"lasts {duration:.2f} s, but the segment is {start:g} s to {until}",
-            "a segment inside the video",
-            "correct start_s and end_s of the pair",
-        )
-    return first, last
-
-
-_DECODERS = {"av": "PyAV", "decord": "decord"}
-_POOL = WorkerPool(*_DECODERS)
 
 
 @dataclass(frozen=True)
@@ -152,6 +91,27 @@ def video_seconds(path: str, limits: VideoLimits | None = None) -> float:
     return _call(_read_seconds, path, limits)[0]
 
 
+def sample_indices(total: int, fps: float, frames_per_second: int, upbound: int, force: bool) -> list[int]:
+    """LLaVA-NeXT's rule: `frames_per_second`, or `upbound` evenly spaced frames if that would be more.
+
+    Args:
+        total: frames in the video.
+        fps: frames per second of the video.
+        frames_per_second: frames to sample per second.
+        upbound: maximum number of frames; 0 for no maximum.
+        force: always take `upbound` frames.
+
+    Returns:
+        Ascending frame numbers from 0.
+    """
+    import numpy as np
+
+    indices = list(range(0, total, max(round(fps / frames_per_second), 1)))
+    if upbound > 0 and (len(indices) > upbound or force):
+        return np.linspace(0, total - 1, upbound, dtype=int).tolist()
+    return indices
+
+
 def require_decoders() -> None:
     """Check that the packages which decode videos are installed.
 
@@ -185,7 +145,7 @@ def _read_seconds(path: str, limits: dict[str, float]) -> float:
     """In a worker: the duration."""
     read_header(path, VideoLimits(**limits))
     reader, rate = _open(path)
-    return duration_of(_times(reader), rate)
+    return _duration(_times(reader), rate)
 
 
 def _read_frames(
@@ -198,7 +158,7 @@ def _read_frames(
     reader, rate = _open(path)
     first, last = 0, len(reader)
     if start_s is not None or end_s is not None:
-        first, last = frame_range(_times(reader), rate, start_s, end_s)
+        first, last = _frame_range(_times(reader), rate, start_s, end_s)
     sampled = sample_indices(last - first, rate, fps, frames_upbound, force_sample)
     check_memory(len(sampled), header, bounds)
     try:
@@ -227,3 +187,24 @@ def _times(reader: Any) -> Any:
 
     times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
     return times - times[0]
+
+
+def _duration(times: Any, rate: float) -> float:
+    """Seconds from the first frame to the end of the last; `times` are (frames,) seconds after the first."""
+    return float(times[-1] + 1 / rate)
+
+
+def _frame_range(times: Any, rate: float, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+    """First frame of a segment, and the first one after it; by their own times, as the rate may change."""
+    import numpy as np
+
+    duration, start, end = _duration(times, rate), start_s or 0.0, math.inf if end_s is None else end_s
+    first, last = (int(np.searchsorted(times, second - _ROUNDING_S)) for second in (start, end))
+    if first >= last or (end_s is not None and end_s > duration + _MISSING_S):
+        until = "its end" if end_s is None else f"{end_s:g} s"
+        raise Ego2ExoError(
+            f"lasts {duration:.2f} s, but the segment is {start:g} s to {until}",
+            "a segment inside the video",
+            "correct start_s and end_s of the pair",
+        )
+    return first, last

@@ -197,15 +197,13 @@ class TestRescore:
         assert cli.main(["eval", "--rescore", str(finished.root)]) == 1
         assert "run.json" in error_of(capsys)
 
-    @pytest.mark.parametrize("change", [lambda text: "", lambda text: text.replace('"answer": "', '"answer": "Z', 1)])
-    def test_questions_that_were_changed(self, finished, capsys, change):
-        items, report = (finished.root / "out" / name for name in ("items.jsonl", "report.html"))
-        before = report.read_bytes()
-        items.write_text(change(items.read_text()))
-        assert cli.main(["eval", "--rescore", str(finished.root / "out")]) == 1
-        assert "items.jsonl" in error_of(capsys) and report.read_bytes() == before
-
-    def test_scores_without_options_and_an_unknown_parser(self, finished, capsys):
+    def test_changed_questions_scores_without_options_and_an_unknown_parser(self, finished, capsys):
+        items = finished.root / "out" / "items.jsonl"
+        text = items.read_text()
+        items.write_text(text.replace('"answer": "', '"answer": "Z', 1))
+        assert cli.main(["eval", "--rescore", str(items.parent)]) == 1
+        assert "items.jsonl" in error_of(capsys)
+        items.write_text(text)
         out = finished.root / "out"
         file = out / "base" / "likelihood" / "replies.jsonl"
         records = [json.loads(line) for line in file.read_text().splitlines()]

@@ -20,7 +20,7 @@ from llava_ego2exo.distill.pairs.file import read_pairs, write_pairs
 from llava_ego2exo.distill.pairs.pair import Pair
 from llava_ego2exo.distill.teach.job import QUERIES
 from llava_ego2exo.distill.teach.run import duration
-from llava_ego2exo.distill.teach.store import Answer, answer_store, load_top_k, read_answers
+from llava_ego2exo.distill.teach.store import Answer, load_top_k, read_answers
 from llava_ego2exo.host.checkpoint.files import fingerprint
 from llava_ego2exo.host.inference import answerer
 from llava_ego2exo.video import read_video
@@ -232,48 +232,34 @@ class TestFailures:
         monkeypatch.setattr(answerer.Answerer, "answer", answer)
         assert setting.teach() == 1
         assert "2 clip(s) and 6 question(s)" in (message := error_of(capsys)) and "--batch-size" in message
+        assert setting.teach(seed=7) == 1
+        assert "--batch-size" in error_of(capsys), "a run without answers imposes no settings"
 
 
 class TestOneFolder:
-    @pytest.mark.parametrize(
-        ("flags", "differences"),
-        [
+    def test_another_teacher_or_way_of_asking_is_refused_and_a_copy_is_not(self, finished, no_model, capsys, tmp_path):
+        model = tmp_path / f"copy_{finished.kind}"
+        shutil.copytree(finished.model, model)
+        no_model()
+        assert finished.teach(model=model, top_k=2) == 0
+        file = next(iter(model.glob("*.safetensors")))
+        file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1]))
+        capsys.readouterr()
+        for flags, differing in (
+            ({"model": model}, ["teacher: "]),
             ({"frames_upbound": 2, "time_instruction": "True"}, ["frames_upbound: 3, now 2", "time_instruction"]),
             ({"seed": 5}, ["seed: 0, now 5"]),
             ({"top_k": 3}, ["top_k: 2, now 3"]),
-        ],
-        ids=str,
-    )
-    def test_other_settings_are_refused(self, finished, no_model, capsys, flags, differences):
-        no_model()
-        assert finished.teach(**{"top_k": 2, **flags}) == 1
-        message = error_of(capsys)
-        assert "another --out" in message and all(text in message for text in differences)
-
-    def test_another_teacher_is_refused_and_a_copy_is_not(self, finished, no_model, capsys, tmp_path):
-        copy = tmp_path / f"copy_{finished.kind}"
-        shutil.copytree(finished.model, copy)
-        no_model()
-        assert finished.teach(model=copy, top_k=2) == 0
-        file = next(iter(copy.glob("*.safetensors")))
-        content = bytearray(file.read_bytes())
-        content[-1] ^= 1
-        file.write_bytes(content)
-        assert finished.teach(model=copy, top_k=2) == 1
-        assert "teacher: " in error_of(capsys)
-
-    def test_other_answers_are_refused_without_a_manifest_too(self, finished, no_model, capsys):
-        (finished.out / "manifest.json").unlink()
-        no_model()
-        assert finished.teach(top_k=2) == 0
-        with answer_store(finished.out).part(7) as store:
-            other = finished.answers()[0]
-            store.append([dataclasses.replace(other, key="f" * 32, settings={**other.settings, "bits": 4})])
-        assert finished.teach(top_k=2) == 1
-        assert "bits: 4, now 16" in error_of(capsys)
+        ):
+            assert finished.teach(**{"top_k": 2, **flags}) == 1
+            message = error_of(capsys)
+            assert "another --out" in message and all(text in message for text in differing), flags
         (finished.out / "manifest.json").write_text('{"teacher": 3}')
         assert finished.teach() == 1
         assert "manifest.json" in error_of(capsys)
+        (finished.out / "manifest.json").unlink()
+        assert finished.teach(dtype="bfloat16") == 1, "known from the answers too"
+        assert 'dtype: "float32", now "bfloat16"' in error_of(capsys)
 
     def test_other_splits_and_pairs_are_kept_beside(self, finished, capsys):
         pairs = read_pairs(finished.pairs)
@@ -332,14 +318,6 @@ class TestOneFolder:
         assert setting.teach(top_k=2) == 0
         assert setting.bytes() == answered.bytes()
         assert all(load_top_k(setting.out, a.key).ids.shape == (NEW, 2) for a in setting.answers())
-
-    def test_a_run_without_answers_imposes_no_settings(self, setting, monkeypatch):
-        monkeypatch.setattr(answerer, "load", lambda *_a, **_k: sys.exit(3))
-        with pytest.raises(SystemExit):
-            setting.teach(seed=7)
-        monkeypatch.undo()
-        assert (setting.out / "manifest.json").is_file()
-        assert setting.teach() == 0
 
 
 def test_an_estimate_keeps_its_answers(setting, capsys):

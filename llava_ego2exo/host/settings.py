@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import PREFIX, DistillConfig, Ego2ExoConfig, base_type
-from ..errors import Ego2ExoError
+from ..errors import Ego2ExoError, refuse
 from .checkpoint.config import read_config
 
 _UNSET = object()
@@ -103,9 +103,7 @@ def inherit(settings: Settings) -> tuple[Settings, dict[str, Any]]:
     """
     sources = dict(INHERITED)
     if settings.base.get("ego2exo"):
-        sources |= {"ego2exo": "ego2exo"} | {
-            PREFIX + f.name: PREFIX + f.name for f in dataclasses.fields(Ego2ExoConfig)
-        }
+        sources |= {name: name for name in ("ego2exo", *Ego2ExoConfig().to_dict())}
     found = {}
     for flag, key in sources.items():
         value = settings.base.get(key)
@@ -121,12 +119,35 @@ def as_arguments(values: dict[str, Any]) -> list[str]:
     return [part for flag, value in values.items() for part in (f"--{flag}", str(value))]
 
 
-# What one training run knows that LLaVA does not hand down to every seam.
+def data_files(settings: Settings) -> list[str]:
+    """The JSON files that LLaVA reads for `--data_path`: one, or in LLaVA-NeXT `{a,b}.json` or a YAML list.
+
+    Raises:
+        Ego2ExoError: the host does not read such a path, or a file is not there.
+    """
+    path, lists = settings["data_path"], "mm_newline_position" in settings.values
+    if not path:
+        raise Ego2ExoError("no --data_path", "a JSON file of LLaVA samples", "pass --data_path train.json")
+    files = [path]
+    if braces := re.match(r"^(.*)\{(.*)\}\.json$", path):
+        files = [f"{braces.group(1)}{name}.json" for name in braces.group(2).split(",")]
+    elif path.endswith(".yaml") and Path(path).is_file():
+        import yaml
+
+        files = [dataset["json_path"] for dataset in yaml.safe_load(Path(path).read_text())["datasets"]]
+    allowed = "one .json file, `{a,b}.json` or a .yaml list (.jsonl only inside it)" if lists else "one .json file"
+    missing = [file for file in files if not Path(file).is_file()]
+    refuse(
+        (path.endswith(".jsonl") or (files != [path] and not lists), f"--data_path {path} is not read by this llava",
+         allowed, "write one JSON list"),
+        (missing, f"--data_path {path}: no file {', '.join(missing)}", "existing JSON files", "check the path"),
+    )  # fmt: skip
+    return files
 
 
 @dataclass
 class Run:
-    """One call of LLaVA's `train()` with ego tokens.
+    """One call of LLaVA's `train()` with ego tokens: what its hooks cannot be passed.
 
     Args:
         signature: what makes it this run, see :func:`~..resume.signature.run_signature`.
@@ -140,37 +161,3 @@ class Run:
 SEED: ContextVar[int] = ContextVar("ego2exo_seed", default=42)
 DISTILL: ContextVar[DistillConfig | None] = ContextVar("ego2exo_distill", default=None)
 RUN: ContextVar[Run | None] = ContextVar("ego2exo_run", default=None)
-
-
-# The JSON files behind `--data_path`.
-
-
-def data_files(data_path: str | None, lists: bool = True) -> list[str]:
-    """The JSON files that LLaVA reads for `--data_path`: one, `{a,b}.json`, or a YAML list.
-
-    Args:
-        data_path: the flag's value.
-        lists: whether the host reads several files, as LLaVA-NeXT does and llava-torch does not.
-
-    Raises:
-        Ego2ExoError: the host does not read such a path, or a file is not there.
-    """
-    if not data_path:
-        raise Ego2ExoError("no --data_path", "a JSON file of LLaVA samples", "pass --data_path train.json")
-    braces = re.match(r"^(.*)\{(.*)\}\.json$", data_path)
-    if braces:
-        files = [f"{braces.group(1)}{name}.json" for name in braces.group(2).split(",")]
-    elif data_path.endswith(".yaml") and Path(data_path).is_file():
-        import yaml
-
-        files = [dataset["json_path"] for dataset in yaml.safe_load(Path(data_path).read_text())["datasets"]]
-    else:
-        files = [data_path]
-    if data_path.endswith(".jsonl") or (files != [data_path] and not lists):
-        allowed = "one .json file, `{a,b}.json` or a .yaml list (.jsonl only inside it)" if lists else "one .json file"
-        raise Ego2ExoError(f"--data_path {data_path} is not read by this llava", allowed, "write one JSON list")
-    missing = [file for file in files if not Path(file).is_file()]
-    if missing:
-        given = f"--data_path {data_path}: no file {', '.join(missing)}"
-        raise Ego2ExoError(given, "existing JSON files", "check the path")
-    return files

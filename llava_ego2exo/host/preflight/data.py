@@ -79,7 +79,7 @@ def check_data(settings: Settings, flags: Ego2ExoConfig, extra: ExtraCheck | Non
     media, samples, faults, extra_faults = MediaFolders(settings), [], [], 0
     if settings[MAX_JSON_MB] is not None:
         set_max_mb(settings[MAX_JSON_MB], f"--{MAX_JSON_MB}")
-    for file in data_files(settings["data_path"], lists="mm_newline_position" in settings.values):
+    for file in data_files(settings):
         for index, sample in enumerate(read_samples(file)):
             found = list(sample_faults(sample, media, flags))
             if extra is not None and not found:

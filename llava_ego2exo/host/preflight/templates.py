@@ -1,4 +1,4 @@
-"""Whether `--version` names the conversation template that the base can be trained with."""
+"""The base's class, tokenizer and conversation template, and samples as the student will read them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ from ..inference.settings import CERTAIN
 from ..model.answer_tokens import AnswerContent
 from ..settings import Settings
 
-# The class and tokenizer that LLaVA's train script would choose for a base, by letters in its path.
-
-# In the order in which the script looks for them; it has none for Gemma's tokenizer.
+# Letters in a base's path by which LLaVA's train script chooses its tokenizer, in its order; it has none for Gemma.
 MISTRAL = ("mistral", "mixtral", "zephyr")
 QWEN = ("qwen",)
 LLAMA = ("wizardlm-2", "vicuna", "llama", "yi")
@@ -38,6 +36,7 @@ _PLAIN = {
     "llama": "llava_llama", "qwen2": "llava_qwen", "qwen2_moe": "llava_qwen_moe", "mistral": "llava_mistral",
     "mixtral": "llava_mixtral", "gemma": "llava_gemma",
 }  # fmt: skip
+_LEGACY = ("v0", "v0.5")
 
 
 def check_class(settings: Settings) -> None:
@@ -76,9 +75,6 @@ def class_of(settings: Settings) -> str | None:
     """Key of the class that the base is trained as; None where its config names no known one."""
     found = class_key(settings.base, str(settings["model_name_or_path"]))
     return found or _PLAIN.get(str(settings.base.get("model_type")))
-
-
-_LEGACY = ("v0", "v0.5")
 
 
 class PreprocessPreview:
@@ -126,21 +122,16 @@ class PreprocessPreview:
 
 
 def student_tokenizer(settings: Settings) -> Any:
-    """The tokenizer as LLaVA's train script makes it, by letters in the base's path.
+    """The tokenizer as LLaVA's train script makes it, by letters in the base's path; the padding side aside.
 
     Raises:
         Ego2ExoError: the base has none.
     """
     path, version = str(settings["model_name_or_path"]), settings["version"]
-    letters = path.lower()
-    if detect() == PYPI:
-        slow, side = "mpt" not in path, "right"
-    else:
-        mistral = any(part in letters for part in MISTRAL)
-        side = "left" if mistral else "right"
-        slow = not mistral and not any(part in letters for part in QWEN) and any(part in letters for part in LLAMA)
+    fast = any(part in path.lower() for part in (*MISTRAL, *QWEN))
+    slow = "mpt" not in path if detect() == PYPI else not fast and any(part in path.lower() for part in LLAMA)
     options: dict[str, Any] = {"use_fast": False} if slow else {}
-    tokenizer = read_tokenizer(path, model_max_length=settings["model_max_length"], padding_side=side, **options)
+    tokenizer = read_tokenizer(path, model_max_length=settings["model_max_length"], **options)
     if version == "v0":
         if tokenizer.pad_token is None:
             tokenizer.add_special_tokens({"pad_token": "[PAD]"})

@@ -52,11 +52,10 @@ def run_signature(settings: Settings, distilling: DistillConfig, keys: Iterable[
     Raises:
         Ego2ExoError: the base or the teacher holds no weights.
     """
-    files = data_files(settings["data_path"], lists="mm_newline_position" in settings.values)
     return {
         "flags": plain_flags(settings.values),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "data": _short("".join(file_hash(file) for file in files).encode()),
+        "data": _short("".join(file_hash(file) for file in data_files(settings)).encode()),
         "base": fingerprint(str(settings["model_name_or_path"])),
         "teacher": _teacher(distilling, keys),
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llava_ego2exo.common.files import HASHES, _stored_hashes, video_hashes, write_atomic
-from llava_ego2exo.common.jsonl import AppendFile, json_line, read_lines
+from llava_ego2exo.common.jsonl import AppendFile
 from llava_ego2exo.distill.pairs.egoexo4d import write_missing
 from llava_ego2exo.distill.pairs.file import read_pairs, write_pairs
 from llava_ego2exo.distill.pairs.pair import Pair
@@ -24,10 +24,9 @@ from llava_ego2exo.distill.teach.store import (
     write_failures,
 )
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.evaluation.items import Item, Reply, read_replies, reply_store
+from llava_ego2exo.evaluation.items import Reply, read_replies, reply_store
 from llava_ego2exo.evaluation.judge.client import CachedAnswer, read_cache
 from llava_ego2exo.evaluation.plan import read_manifest
-from llava_ego2exo.evaluation.results import _item
 from llava_ego2exo.host.preflight.data import read_samples
 
 
@@ -41,7 +40,6 @@ def answer(number):
 
 ANSWERS = [answer(number) for number in range(3)]
 REPLIES = [Reply(f"i{number}", f"{number:032x}", "é A", {"A": -0.5}, ("empty",), 2) for number in range(3)]
-ITEMS = [Item(f"i{n}", "b", "", "", "v.mp4", "Was für ein?", choices={"A": "é"}, answer="A") for n in range(3)]
 KEPT = [CachedAnswer(f"{number:032x}", "choice", "{é}", "m", {"seed": 1}) for number in range(3)]
 SAMPLES = [{"id": str(n), "conversations": [{"from": "human", "value": 'é ]}"'}]} for n in range(3)]
 MANIFEST = {"teacher": {"fingerprint": "t"}, "settings": {"bits": 16}, "top_k": 0, "seed": 0, "queries": {"a": ["é"]}}
@@ -85,14 +83,7 @@ KINDS = {
     "replies while eval runs": (
         lambda f: stored(reply_store(f).part(), REPLIES), lambda f: list(read_replies(f).values()), LINES,
     ),
-    "replies of a finished run": (
-        lambda f: reply_store(f).finish(REPLIES), lambda f: list(read_replies(f).values()), LINES,
-    ),
     "answers of a judge": (judged, lambda f: list(read_cache(f / "judge_cache.jsonl").values()), LINES),
-    "items of eval": (
-        lambda f: write_atomic(f / "items.jsonl", "".join(json_line(dataclasses.asdict(item)) for item in ITEMS)),
-        lambda f: list(read_lines(f / "items.jsonl", _item, torn=False, origin="llava-ego2exo eval")), LINES,
-    ),
     "pairs": (lambda f: write_pairs(f / "p.jsonl", pairs_of(f)), lambda f: read_pairs(f / "p.jsonl"), LINES),
     "training file": (
         lambda f: write_samples(f / "t.json", SAMPLES), lambda f: read_samples(str(f / "t.json")), WHOLE,

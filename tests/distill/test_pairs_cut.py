@@ -185,17 +185,6 @@ def test_a_rotated_video_is_cut_as_players_show_it(tmp_path):
     assert picture.shape == (160, 64) and np.abs(picture.astype(int) - np.rot90(stored, -1)).max() < 40
 
 
-def test_real_videos_are_cut_and_the_corrupted_one_is_named(real_videos, tmp_path):
-    pairs = [
-        Pair("p", real_videos / "flipping_a_pancake.mkv", {"exo1": real_videos / "xU25MMA2N4aVtYay.mp4"}, 1.0, 2.0),
-        Pair("c", real_videos / "flipping_a_pancake.mkv", {"exo1": real_videos / "corrupted.mp4"}, 3.0, 5.0),
-    ]
-    result = quiet(pairs, tmp_path)
-    assert [new.segment for new in result.pairs] == ["p"] and len(result.failures) == 1
-    assert "c exo1: " in result.failures[0] and "corrupted.mp4 cannot be cut" in result.failures[0]
-    assert [probe(path).frames for path in result.pairs[0].files.values()] == [30, 30]
-
-
 def test_the_same_cut_has_the_same_bytes(real_videos, tmp_path):
     cuts = [Cut(str(real_videos / "flipping_a_pancake.mkv"), str(tmp_path / f"{n}.mp4"), 4.2, 6.2) for n in range(6)]
     with ThreadPoolExecutor(6) as pool:

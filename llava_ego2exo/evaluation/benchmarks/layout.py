@@ -77,29 +77,31 @@ class Layout:
 
 
 @dataclass
-class ParsedRows:
-    """The rows of a file.
+class BenchmarkData:
+    """A benchmark's file, read.
 
     Args:
-        layout: that fits.
+        path: of the file.
+        layout: name of the one that it has.
         items: of the good rows, in their order; of a row asked on two views, both stand together.
         bad: name of each other row, and all that is wrong with it.
-        count: of all rows.
+        rows: number of all rows.
         unread: key that is not read -> number of rows that have it.
         precut: item's id -> name of its clip as a file of its own, where the data gives it.
     """
 
-    layout: Layout
+    path: Path
+    layout: str
     items: list[Item] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
-    count: int = 0
+    rows: int = 0
     unread: Counter[str] = field(default_factory=Counter)
     precut: dict[str, str] = field(default_factory=dict)
 
 
 def parse_file(
     path: Path, layouts: Sequence[Layout], benchmark: str, title: str, kind: str, views: Sequence[str]
-) -> ParsedRows:
+) -> BenchmarkData:
     """Read a file.
 
     Args:
@@ -114,14 +116,15 @@ def parse_file(
         Ego2ExoError: the file cannot be read, or fits no layout.
     """
     value = read_json(path, "a benchmark's JSON file")
-    parsed = ParsedRows(_recognised(path, value, layouts))
+    layout = _recognised(path, value, layouts)
+    parsed = BenchmarkData(path, layout.name)
     seen: dict[Hashable, str] = {}
-    for index, (name, row) in enumerate(parsed.layout.rows(value)):
+    for index, (name, row) in enumerate(layout.rows(value)):
         fields = Fields(row)
-        questions = parsed.layout.read(fields)
+        questions = layout.read(fields)
         _refuse_duplicate(fields, questions, name, seen)
         videos = {} if fields.faults else _videos_by_view(fields, questions[0].video, views)
-        parsed.count += 1
+        parsed.rows += 1
         parsed.unread.update(fields.unread())
         if fields.faults:
             parsed.bad.append(f"{name[:80]}: {', '.join(fields.faults)}")

@@ -10,7 +10,7 @@ from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..items import CHOICE, DESCRIPTION, Item
 from .files import EGO, EXO, find_data_file
-from .layout import Layout, parse_file
+from .layout import BenchmarkData, Layout, parse_file
 from .layouts import CHARADES_DESCRIPTION, CURRENT, EGO_IN_EXO, LEGACY_LAYOUTS, TSU_DESCRIPTION
 
 # Every malformed row is named, up to this many.
@@ -44,38 +44,13 @@ BENCHMARKS: dict[str, Benchmark] = {
     "adlx-lemma-tc": Benchmark("LEMMA-TC", CHOICE, _CHOICE_LAYOUTS, ("LEMMA-TC.json",)),
     "adlx-tsu-tc": Benchmark("TSU-TC", CHOICE, _CHOICE_LAYOUTS, ("TSU-TC.json",)),
     "adlx-charades-desc": Benchmark(
-        "Charades-Description",
-        DESCRIPTION,
-        (CHARADES_DESCRIPTION,),
+        "Charades-Description", DESCRIPTION, (CHARADES_DESCRIPTION,),
         ("Charades-Description.json", "Charades-Desc.json"),
     ),
     "adlx-tsu-desc": Benchmark(
         "TSU-Description", DESCRIPTION, (TSU_DESCRIPTION,), ("TSU-Description.json", "TSU-Desc.json")
     ),
-}
-
-
-@dataclass(frozen=True)
-class BenchmarkData:
-    """A benchmark's file, read.
-
-    Args:
-        items: in the data's order; of a row asked on two views, both stand together.
-        bad: rows left out, each by name and what is wrong with it.
-        path: of the file.
-        layout: that it has.
-        rows: number of rows, those left out included.
-        unread: key that is not read -> number of rows that have it.
-        precut: item's id -> name of its clip as a file of its own, where the data gives it.
-    """
-
-    items: list[Item]
-    bad: list[str]
-    path: Path
-    layout: str
-    rows: int
-    unread: dict[str, int]
-    precut: dict[str, str]
+}  # fmt: skip
 
 
 def benchmark_of(name: str) -> Benchmark:
@@ -127,18 +102,17 @@ def read_benchmark(
     if max_bad < 0:
         raise Ego2ExoError(f"--max-bad-rows {max_bad}", "0 or more", "pass 0 or more")
     path = data_file(name, data)
-    parsed = parse_file(path, benchmark.layouts, name, benchmark.title, benchmark.kind, views)
-    if len(parsed.bad) > max_bad or len(parsed.bad) == parsed.count:
-        skip = f", or skip them, counted, by --max-bad-rows {len(parsed.bad)}" if parsed.items else ""
+    found = parse_file(path, benchmark.layouts, name, benchmark.title, benchmark.kind, views)
+    if len(found.bad) > max_bad or len(found.bad) == found.rows:
+        skip = f", or skip them, counted, by --max-bad-rows {len(found.bad)}" if found.items else ""
         raise Ego2ExoError(
-            f"{path}: {len(parsed.bad)} malformed row(s) of {parsed.count}: {shorten_list(parsed.bad, _SHOWN)}",
+            f"{path}: {len(found.bad)} malformed row(s) of {found.rows}: {shorten_list(found.bad, _SHOWN)}",
             f"{max_bad} malformed row(s), and at least one good row",
             f"correct these rows{skip}",
         )
-    items = parsed.items if categories is None else _only(parsed.items, categories)
-    return BenchmarkData(
-        items, parsed.bad, path, parsed.layout.name, parsed.count, dict(parsed.unread), parsed.precut
-    )  # fmt: skip
+    if categories is not None:
+        found.items = _only(found.items, categories)
+    return found
 
 
 def _check_views(name: str, benchmark: Benchmark, views: Sequence[str]) -> tuple[str, ...]:

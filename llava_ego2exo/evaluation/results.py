@@ -51,21 +51,10 @@ class EvalResults:
 
 
 def finish(
-    folder: Path,
-    prepared: EvalPreparation,
-    manifest: dict[str, Any],
-    judge: JudgeSettings | None,
+    folder: Path, prepared: EvalPreparation, manifest: dict[str, Any], judge: JudgeSettings | None,
     compare_to: str | None = None,
-) -> EvalResults:
-    """Put the replies of a run in order, and report.
-
-    Args:
-        folder: of the results.
-        prepared: the run.
-        manifest: what `run.json` holds.
-        judge: to be asked; None: stored scores are used.
-        compare_to: the model that others are compared with; None: the first.
-    """
+) -> EvalResults:  # fmt: skip
+    """Put the replies of a run in order, and report; arguments as of :func:`report`."""
     replies = {(one.model.name, one.mode): _ordered(one) for one in prepared.runs}
     return report(folder, prepared.items, replies, manifest, judge, compare_to)
 

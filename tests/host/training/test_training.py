@@ -38,14 +38,12 @@ def test_a_student_trains_loads_and_answers_as_in_memory(way, world, kinds, stud
     model = llava_model(trained.trainer.model.eval())
     loaded = load(str(trained.folder), trained.base and str(trained.base), "x", **WAYS[way])
     loaded[1].get_vision_tower().to(model.get_vision_tower().dtype)
-    videos, asked = sorted(world.videos.glob("*.mp4")), (QUESTION, world.template(way[0]))
+    videos, asked = sorted(world.videos.glob("*.mp4")), {"template": world.template(way[0]), "frames_upbound": 4}
     for video in videos if way[1] == "lora" else videos[:1]:
         # A quantized model in training has float32 norms between bf16 layers and runs under the trainer's autocast.
         with torch.autocast("cpu", torch.bfloat16, enabled=way[1] == "qlora4"):
-            memory = ask(
-                (loaded[0], model, loaded[2], 0), str(video), QUESTION, world.template(way[0]), frames_upbound=4
-            )
-        assert ask(loaded, str(video), *asked, frames_upbound=4) == memory
+            memory = ask((loaded[0], model, loaded[2], 0), str(video), QUESTION, **asked)
+        assert ask(loaded, str(video), QUESTION, **asked) == memory
         if way[1] == "lora":
             assert memory == "A {} block moves {}.".format(*video.stem.split("_")[1:])
 

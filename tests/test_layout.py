@@ -30,8 +30,8 @@ host.run
 planning doctor train
 distill.pairs evaluation.items
 distill.teach evaluation.benchmarks evaluation.judge evaluation.replies
-distill.targets distill.findings evaluation.stats evaluation.videos
-distill.check evaluation.check evaluation.job evaluation.report
+distill.targets evaluation.stats evaluation.videos
+evaluation.check evaluation.job evaluation.report
 evaluation.plan
 evaluation.preparation
 evaluation.results

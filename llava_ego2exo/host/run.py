@@ -6,17 +6,18 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..common.processes import is_first
 from ..errors import Ego2ExoError
 from .checkpoint.safety import only_weights
+from .hooks.install import substituted
 from .preflight.checks import CheckedRun, check_run
 from .preflight.teacher import refuse_without_tokens
 from .resume.checkpoints import full_disk, quarantine
-from .settings import DISTILL, RUN, SEED, Run, Settings, as_arguments, inherit, read
+from .settings import DISTILL, RUN, SEED, Run, Settings, inherit, read
 from .training.verification import verify_saved
 
 
@@ -39,17 +40,21 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
             inherited["ego2exo"] = True
         names = ", ".join(f"{name}={value}" for name, value in sorted(inherited.items())) or "nothing"
         _print(f"inherited from {settings['model_name_or_path']}: {names}")
-        if needs_plain_ddp(settings):
+        if _needs_plain_ddp(settings):
             inherited["ddp_find_unused_parameters"] = False
             if "LOCAL_RANK" in os.environ:
                 _print("set --ddp_find_unused_parameters False (LoRA, gradient checkpointing, torchrun)")
-        run = Run(checked.signature)
+        run, seed = Run(checked.signature), int(settings["seed"])
         _prepare_folder(settings, checked)
-        set_seed(int(settings["seed"]))  # LoRA draws its weights before LLaVA's trainer does this
-        with _context(settings, checked, run), _command_line(sys.argv + as_arguments(inherited)):
+        set_seed(seed)  # LoRA draws its weights before LLaVA's trainer does this
+        argv = [*sys.argv, *(part for flag, value in inherited.items() for part in (f"--{flag}", str(value)))]
+        with contextlib.ExitStack() as stack:
+            for variable, value in ((SEED, seed), (DISTILL, checked.distilling), (RUN, run)):
+                stack.callback(variable.reset, variable.set(value))
+            stack.enter_context(substituted(sys, argv=argv))
             _train(original, args, kwargs, settings)
             verify_saved(settings, run)
-        _print(loader_call(settings))
+        _print(_loader_call(settings))
         return None
 
     return train
@@ -79,19 +84,8 @@ def _prepare_folder(settings: Settings, checked: CheckedRun) -> None:
         _print(f"resuming with changed flags (checkpoint / now): {'; '.join(checked.changed)}")
 
 
-@contextlib.contextmanager
-def _context(settings: Settings, checked: CheckedRun, run: Run) -> Iterator[None]:
-    """What the hooks and the trainer of a run look up."""
-    tokens = SEED.set(int(settings["seed"])), DISTILL.set(checked.distilling), RUN.set(run)
-    try:
-        yield
-    finally:
-        for variable, token in zip((SEED, DISTILL, RUN), tokens, strict=True):
-            variable.reset(token)
-
-
-def needs_plain_ddp(settings: Settings) -> bool:
-    """Whether the run would die under torchrun, with one process too, with "mark a variable ready only once".
+def _needs_plain_ddp(settings: Settings) -> bool:
+    """Whether the run would fail under torchrun, with one process too, with "mark a variable ready only once".
 
     transformers lets DDP search for unused parameters in every PEFT model, which reentrant checkpointing forbids. There
     is nothing to find: a batch without a video still ties the ego tokens to its loss. A tuned vision tower has layers
@@ -114,33 +108,21 @@ def _print(text: str) -> None:
         print(f"ego2exo: {text}", flush=True)  # noqa: T201
 
 
-@contextlib.contextmanager
-def _command_line(argv: list[str]) -> Iterator[None]:
-    kept, sys.argv = sys.argv, argv
-    try:
-        yield
-    finally:
-        sys.argv = kept
-
-
-def loader_call(settings: Settings) -> str:
+def _loader_call(settings: Settings) -> str:
     """The lines that load what a run saved, to be pasted into Python."""
     folder = Path(settings["output_dir"])
     lora, whole = (folder / "adapter_config.json").is_file(), not (folder / "mm_projector.bin").is_file()
     base = None if whole and not lora else settings["model_name_or_path"]
     name = "llava_ego2exo" + ("_lora" if lora else "")
-    return "\n".join(
-        [
-            f"saved to {folder}; load it with:",
-            "  import llava_ego2exo; llava_ego2exo.register()",
-            "  from llava.model.builder import load_pretrained_model",
-            "  tokenizer, model, image_processor, context_len = load_pretrained_model(",
-            f"      {str(folder)!r}, {base!r}, {name!r}, torch_dtype={_dtype(settings)!r}"
-            + (f", load_{settings['bits']}bit=True)" if settings["bits"] in (4, 8) else ")"),
-            *([f"or merge it first: llava-ego2exo merge {folder} --base {base} --out {folder}-merged"] if base else []),
-        ]
-    )
-
-
-def _dtype(settings: Settings) -> str:
-    return "bfloat16" if settings["bf16"] else "float16" if settings["fp16"] else "float32"
+    dtype = "bfloat16" if settings["bf16"] else "float16" if settings["fp16"] else "float32"
+    bits = f", load_{settings['bits']}bit=True" if settings["bits"] in (4, 8) else ""
+    lines = [
+        f"saved to {folder}; load it with:",
+        "  import llava_ego2exo; llava_ego2exo.register()",
+        "  from llava.model.builder import load_pretrained_model",
+        "  tokenizer, model, image_processor, context_len = load_pretrained_model(",
+        f"      {str(folder)!r}, {base!r}, {name!r}, torch_dtype={dtype!r}{bits})",
+    ]
+    if base:
+        lines.append(f"or merge it first: llava-ego2exo merge {folder} --base {base} --out {folder}-merged")
+    return "\n".join(lines)

@@ -32,18 +32,11 @@ INHERITED = {"vision_tower": "mm_vision_tower"} | {
 
 @dataclass(frozen=True)
 class Settings:
-    """One command line.
+    """One command line."""
 
-    Args:
-        values: every flag, given or by default.
-        given: the flags that the user wrote.
-        base: the base checkpoint's config.json as a dict; empty where it cannot be read.
-        defaults: of every flag.
-    """
-
-    values: dict[str, Any]
-    given: frozenset[str]
-    base: dict[str, Any]
+    values: dict[str, Any]  # of every flag, given or by default
+    given: frozenset[str]  # the flags that the user wrote
+    base: dict[str, Any]  # the base checkpoint's config.json; empty where it cannot be read
     defaults: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, flag: str) -> Any:
@@ -82,16 +75,15 @@ def read(classes: tuple[type, ...], argv: list[str]) -> Settings:
 
 
 def _refuse_unknown(rest: list[str], known: list[str]) -> None:
-    names = [word.split("=")[0] for word in rest if word.startswith("--")]
-    given = names or rest
-    if not given:
+    if not rest:
         return
+    names = [word.split("=")[0] for word in rest if word.startswith("--")]
     near = {name: get_close_matches(name.strip("-").replace("-", "_"), known, 1) for name in names}
-    meant = [f"--{match[0]}, not {name}" for name, match in near.items() if match]
+    meant = "; ".join(f"--{match[0]}, not {name}" for name, match in near.items() if match)
     raise Ego2ExoError(
-        f"{', '.join(given)}: {'no such flag' if names else 'unexpected value'}",
+        f"no such flag or value: {', '.join(names or rest)}",
         "the flags of LLaVA's training and those of docs/flags.md",
-        f"write {'; '.join(meant)}" if meant else "fix or remove it",
+        f"write {meant}" if meant else "fix or remove it",
     )
 
 
@@ -112,11 +104,6 @@ def inherit(settings: Settings) -> tuple[Settings, dict[str, Any]]:
             if value != settings.values[flag]:
                 found[flag] = value
     return dataclasses.replace(settings, values={**settings.values, **found}), found
-
-
-def as_arguments(values: dict[str, Any]) -> list[str]:
-    """Values as they would be written on the command line."""
-    return [part for flag, value in values.items() for part in (f"--{flag}", str(value))]
 
 
 def data_files(settings: Settings) -> list[str]:
@@ -147,15 +134,10 @@ def data_files(settings: Settings) -> list[str]:
 
 @dataclass
 class Run:
-    """One call of LLaVA's `train()` with ego tokens: what its hooks cannot be passed.
+    """One call of LLaVA's `train()` with ego tokens: what its hooks cannot be passed."""
 
-    Args:
-        signature: what makes it this run, see :func:`~..resume.signature.run_signature`.
-        trainer: the one that it trains with, once it is made.
-    """
-
-    signature: dict[str, Any] = field(default_factory=dict)
-    trainer: Any = None
+    signature: dict[str, Any] = field(default_factory=dict)  # see :func:`~..resume.signature.run_signature`
+    trainer: Any = None  # once it is made
 
 
 SEED: ContextVar[int] = ContextVar("ego2exo_seed", default=42)

@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
 
 from ..common.processes import Ranks
 from ..config import DistillConfig
@@ -33,23 +32,6 @@ from .training.teachers import build_teacher
 from .training.unreadable_samples import SkipUnreadableMixin
 
 
-def trainer_name(args: Any, model: Any) -> str | None:
-    """The registered trainer a run uses; None for LLaVA's own."""
-    asked = getattr(args, "trainer_type", None)
-    return asked or ("ego2exo" if getattr(model.config, "ego2exo", False) else None)
-
-
-def cast_tower(args: Any, model: Any) -> None:
-    """Bring the tower to `--vision_tower_dtype`: LLaVA has cast it to half precision, which is slow without a GPU.
-
-    Raises:
-        Ego2ExoError: no such type.
-    """
-    name = getattr(args, "vision_tower_dtype", None)
-    if name is not None:
-        model.get_model().get_vision_tower().to(torch_dtype(name, "--vision_tower_dtype"))
-
-
 def wrap_trainer(original: type) -> type:
     """LLaVA's `LLaVATrainer` name in its train module; calling it builds the registered trainer where one is meant.
 
@@ -60,29 +42,16 @@ def wrap_trainer(original: type) -> type:
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             if cls is not found:
                 return super().__call__(*args, **kwargs)
-            cast_tower(kwargs.get("args"), kwargs.get("model"))
-            name = trainer_name(kwargs.get("args"), kwargs.get("model"))
-            chosen = original if name is None else TRAINERS.get(name)(original)
-            return chosen(*args, **kwargs)
+            model, given = kwargs.get("model"), kwargs.get("args")
+            dtype, name = getattr(given, "vision_tower_dtype", None), getattr(given, "trainer_type", None)
+            if dtype is not None:  # LLaVA has cast the tower to half precision, which is slow without a GPU
+                model.get_model().get_vision_tower().to(torch_dtype(dtype, "--vision_tower_dtype"))
+            if not name and getattr(model.config, "ego2exo", False):
+                name = "ego2exo"
+            return (TRAINERS.get(name)(original) if name else original)(*args, **kwargs)
 
     found = Lookup(original.__name__, (original,), {"__wrapped__": original, "__module__": original.__module__})
     return found
-
-
-class StartCallback(TrainerCallback):
-    """Resets a trainer's counts where a run and an epoch start."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
-        """A run starts."""
-        self.trainer.steps.start_run()
-        self.trainer.stats = LossStats()
-
-    def on_epoch_begin(self, *_args: Any, **_kwargs: Any) -> None:
-        """An epoch starts."""
-        self.trainer.steps.start_epoch()
 
 
 class DistillingMixin:
@@ -90,7 +59,11 @@ class DistillingMixin:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._seed_order()
+        loading = getattr(self.accelerator, "dataloader_config", None)
+        if loading is not None:
+            # As transformers does and LLaVA-NeXT's copy of it does not: else the order of samples depends on the number
+            # of processes.
+            loading.use_seedable_sampler = True
         config = DistillConfig.from_object(self.args)
         for name, value in config.to_dict().items():
             setattr(self.model.config, name, value)
@@ -101,7 +74,6 @@ class DistillingMixin:
         self.stats, self.unlogged, self.whole = LossStats(), LossStats(), LossStats()
         self.split = self.args.world_size * self.args.gradient_accumulation_steps
         self.clip_seen = False
-        self.add_callback(StartCallback(self))
         self.monitor = TrainingMonitor(self)
         self.add_callback(self.monitor)
         run = RUN.get()
@@ -112,15 +84,6 @@ class DistillingMixin:
         if self.split > 1 and not self.exact:
             reason = "under DeepSpeed" if self.is_deepspeed_enabled else "with label smoothing or DataParallel"
             self.report([f"{reason} the loss is the mean of small batches' means, not the global batch's mean"])
-
-    def _seed_order(self) -> None:
-        """Draw the order of samples from the seed alone, as transformers does and LLaVA-NeXT's copy of it does not.
-
-        Otherwise it depends on the number of processes, so that two do not train as one.
-        """
-        config = getattr(self.accelerator, "dataloader_config", None)
-        if config is not None:
-            config.use_seedable_sampler = True
 
     def _answer_content(self) -> AnswerContent | None:
         """By the tokenizer and LLaVA's current template; None for a trainer that was made without a tokenizer."""

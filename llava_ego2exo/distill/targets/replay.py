@@ -15,7 +15,7 @@ from ...common.draws import shuffle_key
 from ...common.text import shorten_list
 from ...config import Ego2ExoConfig
 from ...errors import Ego2ExoError
-from ...host.preflight.data import MediaFolders, read_samples, sample_faults
+from ...host.preflight.data import read_samples, sample_faults
 from .samples import Sample, relative_to
 
 
@@ -91,8 +91,8 @@ def draw_replayed(mix: Mix, count: int, seed: int) -> list[Sample]:
             "pass a smaller --mix-ratio, or a larger file",
         )
     drawn = _shuffled(samples, seed)[:count]
-    media = MediaFolders(dict(zip(("video_folder", "image_folder"), mix.folders, strict=True)))
-    faults = [f"{mix.file}[{index}]: {fault}" for index in drawn for fault in _faults(samples[index], media)]
+    folders = dict(zip(("video_folder", "image_folder"), mix.folders, strict=True))
+    faults = [f"{mix.file}[{index}]: {fault}" for index in drawn for fault in _faults(samples[index], folders)]
     if faults:
         raise Ego2ExoError(
             f"{len(faults)} fault(s) in the samples drawn for replay: {shorten_list(faults)}",
@@ -113,8 +113,8 @@ def _shuffled(samples: Sequence[Any], seed: int) -> list[int]:
     return sorted(range(len(samples)), key=keys.__getitem__)
 
 
-def _faults(sample: Any, media: MediaFolders) -> Iterator[str]:
-    yield from sample_faults(sample, media, Ego2ExoConfig())
+def _faults(sample: Any, folders: dict[str, str]) -> Iterator[str]:
+    yield from sample_faults(sample, folders, Ego2ExoConfig())
     if isinstance(sample, dict) and "ego_video" in sample:
         yield "is of distillation itself (has ego_video): LLaVA-NeXT takes two files as --data_path {a,b}.json"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,10 +26,10 @@ from ..model.vision import trained_tower
 from ..resume.checkpoints import CheckpointScan
 from ..resume.signature import check_resume, run_signature
 from ..settings import Settings
+from ..training.dataset import has_teacher
 from ..training.verification import require_choice
 from .data import check_data
-from .processes import check_sharding, require_own_loss
-from .teacher import SampleCheck, check_distilling, require_alignment
+from .teacher import SampleCheck, check_distilling, require_alignment, require_own_loss
 from .templates import PreprocessPreview, check_class, check_supervision, check_version, student_tokenizer
 
 _PREVIEWED = 256  # samples
@@ -35,14 +37,7 @@ _PREVIEWED = 256  # samples
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """A run that can start.
-
-    Args:
-        distilling: how it distils.
-        signature: what makes it this run.
-        scan: the checkpoints in its output folder.
-        changed: flags that differ from those of the checkpoint that it resumes, as text.
-    """
+    """A run that can start; `changed` are the flags that differ from those of the checkpoint that it resumes."""
 
     distilling: DistillConfig
     signature: dict[str, Any]
@@ -81,22 +76,27 @@ def check_run(settings: Settings) -> CheckedRun:
          "an mm_projector.bin", "check the path"),
     )  # fmt: skip
     _check_reading(settings, given)
-    check_sharding(settings)
+    _check_sharding(settings)
     distilling = check_distilling(settings)
-    _check_vocabulary(settings, whole=not settings["lora_enable"] and not adapter_only(given))
+    if settings["lora_enable"] or adapter_only(given):
+        _check_vocabulary(settings)
     require_choice(settings["ego2exo_check_saved"])
     return _check_files(settings, flags, distilling)
 
 
 def _check_files(settings: Settings, flags: Ego2ExoConfig, distilling: DistillConfig) -> CheckedRun:
     """Training file, stored answers and checkpoints; some samples as the student will read them."""
-    cached = distilling.on and distilling.kind == "cached"
-    extra = SampleCheck(settings, distilling) if distilling.on else None
-    samples = check_data(settings, flags, extra)
+    samples = check_data(settings, flags, SampleCheck(settings, distilling) if distilling.on else None)
     if any("video" in sample for sample in samples):
         require_decoders()
-    if extra is not None:
-        extra.finish()
+    if distilling.on and not any(map(has_teacher, samples)):
+        raise Ego2ExoError(
+            f"--{PREFIX}kd_weight {distilling.kd_weight}, and every sample of {settings['data_path']} is a replayed "
+            "one, without a teacher",
+            "samples with ego_video",
+            "make them with `llava-ego2exo targets`, or train without the KL",
+        )
+    cached = distilling.on and distilling.kind == "cached"
     keys = {key for sample in samples for key in sample.get("answer_keys", ())} if cached else set()
     signature = run_signature(settings, distilling, keys)
     scan, changed = check_resume(settings, flags, distilling, signature)
@@ -109,15 +109,34 @@ def _check_files(settings: Settings, flags: Ego2ExoConfig, distilling: DistillCo
     return CheckedRun(distilling, signature, scan, changed)
 
 
+def _check_sharding(settings: Settings) -> None:
+    """Refuse what would hang or fail after the weights have loaded."""
+    allowed, config, fsdp = "torchrun alone, or --deepspeed with ZeRO stage 2", settings["deepspeed"], settings["fsdp"]
+    refuse(
+        (fsdp, f"--fsdp {fsdp} with ego tokens: LLaVA cannot start a base with a vision tower that way", allowed,
+         "leave --fsdp out"),
+        (_zero_stage(config) == 3, f"--deepspeed {config} with ego tokens: with ZeRO stage 3 the processes hung, or "
+         "the loss was not finite", allowed, "set zero_optimization.stage to 2 in that file"),
+    )  # fmt: skip
+
+
+def _zero_stage(config: Any) -> int:
+    """Of a DeepSpeed config, a file or a dict; 0 where it cannot be read, which DeepSpeed reports itself."""
+    try:
+        found = json.loads(Path(config).read_text()) if isinstance(config, (str, os.PathLike)) else config or {}
+        return int(found.get("zero_optimization", {}).get("stage", 0))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return 0
+
+
 def _check_against_base(settings: Settings, flags: Ego2ExoConfig) -> None:
     if not settings.base.get("ego2exo"):
         return
-    if "ego2exo" in settings.given and not settings["ego2exo"]:
-        raise Ego2ExoError(
-            f"--ego2exo False, and {settings['model_name_or_path']} was trained with ego tokens",
-            "--ego2exo True, or leave it out",
-            "start from a checkpoint without ego tokens to train without them",
-        )
+    refuse(
+        ("ego2exo" in settings.given and not settings["ego2exo"],
+         f"--ego2exo False, and {settings['model_name_or_path']} was trained with ego tokens",
+         "--ego2exo True, or leave it out", "start from a checkpoint without ego tokens to train without them"),
+    )  # fmt: skip
     lines = Ego2ExoConfig.from_object(SimpleNamespace(**settings.base)).differences(flags)
     if lines:
         raise other_settings(lines)
@@ -147,12 +166,11 @@ def _check_trained_parts(settings: Settings, flags: Ego2ExoConfig) -> None:
     frozen = "--freeze_mm_mlp_adapter True" if settings["freeze_mm_mlp_adapter"] else None
     if parts is not None and "mm_mlp_adapter" not in parts.split(","):
         frozen = f"--mm_tunable_parts {parts}"
-    if frozen and not settings.base.get("ego2exo"):
-        raise Ego2ExoError(
-            f"{frozen} freezes the projector, and new ego tokens live in it",
-            "mm_mlp_adapter among --mm_tunable_parts, --freeze_mm_mlp_adapter False",
-            "add mm_mlp_adapter, or start from a checkpoint whose ego tokens are trained",
-        )
+    refuse(
+        (frozen and not settings.base.get("ego2exo"), f"{frozen} freezes the projector, and new ego tokens are in it",
+         "mm_mlp_adapter among --mm_tunable_parts, --freeze_mm_mlp_adapter False",
+         "add mm_mlp_adapter, or start from a checkpoint whose ego tokens are trained"),
+    )  # fmt: skip
     tuned = "mm_vision_tower" in str(parts).split(",")
     if flags.states != "keep" and (tuned or settings["unfreeze_mm_vision_tower"]):
         raise trained_tower(flags.states, f"--mm_tunable_parts {parts}" if tuned else "--unfreeze_mm_vision_tower True")
@@ -174,22 +192,22 @@ def _check_bits(settings: Settings) -> None:
     )  # fmt: skip
 
 
-def _check_vocabulary(settings: Settings, whole: bool) -> None:
+def _check_vocabulary(settings: Settings) -> None:
     """LLaVA adds tokens and resizes the embeddings, which neither an adapter nor a projector file keeps."""
     from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 
     added = {
-        "mm_use_im_patch_token": [DEFAULT_IMAGE_PATCH_TOKEN],
-        "mm_use_im_start_end": [DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN],
+        "mm_use_im_patch_token": {DEFAULT_IMAGE_PATCH_TOKEN},
+        "mm_use_im_start_end": {DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN},
     }
     flags, size = [flag for flag in added if settings[flag]], settings.base.get("vocab_size")
-    if whole or not flags or size is None:
+    if not flags or size is None:
         return
-    words = student_tokenizer(settings).get_vocab().keys() | {word for flag in flags for word in added[flag]}
-    if len(words) != size:
+    count = len(set(student_tokenizer(settings).get_vocab()).union(*(added[flag] for flag in flags)))
+    if count != size:
         raise Ego2ExoError(
             f"{' and '.join(f'--{flag} True' for flag in flags)}: LLaVA would resize the vocabulary of "
-            f"{settings['model_name_or_path']} from {size} to {len(words)} tokens, and a LoRA or projector folder does "
+            f"{settings['model_name_or_path']} from {size} to {count} tokens, and a LoRA or projector folder does "
             "not keep the new embeddings",
             "a base that has these tokens already, or training the whole model",
             " ".join(f"--{flag} False" for flag in flags),

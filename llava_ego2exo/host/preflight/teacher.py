@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from ..loader import check_base
 from ..settings import Settings
 from ..training.dataset import has_teacher
 from ..training.stored_answers import TurnRow, beginnings, find_turn, is_key, read_logits
-from .data import MediaFolders
-from .processes import require_own_loss
+from .data import file_faults
 from .templates import PreprocessPreview
 
 _FLAGS = tuple(DistillConfig().to_dict())
@@ -33,10 +32,10 @@ def refuse_without_tokens(settings: Settings) -> None:
         Ego2ExoError: some are given to another run.
     """
     given = sorted(settings.given & {*_FLAGS, *ReadingConfig().to_dict(), *VideoLimits().to_dict(PREFIX)})
-    if given:
-        raise Ego2ExoError(
-            f"{_flags(given)} without --ego2exo True", "a run with ego tokens", "add --ego2exo True, or leave them out"
-        )
+    refuse(
+        (given, f"{_flags(given)} without --ego2exo True", "a run with ego tokens",
+         "add --ego2exo True, or leave them out"),
+    )  # fmt: skip
 
 
 def check_distilling(settings: Settings) -> DistillConfig:
@@ -45,44 +44,53 @@ def check_distilling(settings: Settings) -> DistillConfig:
     Raises:
         Ego2ExoError: they cannot work together.
     """
-    weight = settings[f"{PREFIX}kd_weight"]
-    others = sorted(settings.given & set(_FLAGS) - {f"{PREFIX}kd_weight"})
-    if weight == 0 and others:
-        raise Ego2ExoError(
-            f"{_flags(others)} with --{PREFIX}kd_weight 0",
-            f"--{PREFIX}kd_weight above 0 with these flags",
-            "set a weight, or leave the other flags out: at weight 0 there is no teacher",
-        )
+    weight = f"{PREFIX}kd_weight"
+    others = sorted(settings.given & set(_FLAGS) - {weight})
+    refuse(
+        (settings[weight] == 0 and others, f"{_flags(others)} with --{weight} 0",
+         f"--{weight} above 0 with these flags", "set a weight, or leave the other flags out"),
+    )  # fmt: skip
     config = DistillConfig(**{name.removeprefix(PREFIX): settings[name] for name in _FLAGS})
     if config.on:
-        _check_run(settings)
+        require_own_loss(settings, f"--{weight} above 0", "the KL would be lost, or its rows not match")
+        parallel, router = settings.base.get("pretraining_tp", 1), settings.base.get("output_router_logits")
+        kl = f"in the base's config.json with --{weight} above 0"
+        refuse(
+            (parallel > 1, f"pretraining_tp {parallel} {kl}: its head is not called as a module", "1", "set it to 1"),
+            (router, f"output_router_logits true {kl}: the router's loss would be lost", "false", "set it to false"),
+        )
         {"self": _check_self, "cached": _check_cached, "path": _check_path}[config.kind](settings, config)
     return config
+
+
+def require_own_loss(settings: Settings, flag: str, reason: str) -> None:
+    """Some flags need the loss of the trainer `ego2exo`, on batches that nothing splits.
+
+    Args:
+        settings: the run's.
+        flag: with its value.
+        reason: what would go wrong.
+
+    Raises:
+        Ego2ExoError: another trainer, label smoothing, or several GPUs in one process.
+    """
+    trainer, smoothing = settings["trainer_type"], settings["label_smoothing_factor"]
+    alone = "LOCAL_RANK" not in os.environ and not settings["use_cpu"] and not settings["no_cuda"]
+    cases = (
+        (trainer not in (None, "ego2exo"), f"--trainer_type {trainer}", "leave it out"),
+        (smoothing, f"--label_smoothing_factor {smoothing}", "leave it out"),
+        (alone and torch.cuda.device_count() > 1, "several GPUs in one process (DataParallel)",
+         "start with torchrun, or show one GPU (CUDA_VISIBLE_DEVICES=0)"),
+    )  # fmt: skip
+    refuse(*((holds, f"{flag} with {other}: {reason}", "each without the other", do) for holds, other, do in cases))
 
 
 def _flags(names: list[str]) -> str:
     return ", ".join(f"--{name}" for name in names)
 
 
-def _check_run(settings: Settings) -> None:
-    """What no KL works with, whichever the teacher."""
-    require_own_loss(settings, f"--{PREFIX}kd_weight above 0", "the KL would be lost, or its rows not match")
-    parallel, router = settings.base.get("pretraining_tp", 1), settings.base.get("output_router_logits")
-    kl = f"in the base's config.json with --{PREFIX}kd_weight above 0"
-    refuse(
-        (parallel > 1, f"pretraining_tp {parallel} {kl}: its head is not called as a module", "1", "set it to 1"),
-        (router, f"output_router_logits true {kl}: the router's loss would be lost", "false", "set it to false"),
-    )
-
-
-def _check_self(settings: Settings, config: DistillConfig) -> None:
+def _check_self(settings: Settings, _config: DistillConfig) -> None:
     """The base must still be there when LoRA and ego tokens are off."""
-    if not settings["lora_enable"]:
-        raise Ego2ExoError(
-            f"--{PREFIX}teacher self without LoRA: the base's weights would change with the student's",
-            "--lora_enable True",
-            f"add it, or pass the base itself as --{PREFIX}teacher",
-        )
     parts = {part.strip() for part in (settings["mm_tunable_parts"] or "").split(",")}
     tuned = [f"--mm_tunable_parts {part}" for part in ("mm_vision_tower", "mm_vision_resampler") if part in parts]
     names = ("unfreeze_mm_vision_tower", "tune_mm_vision_resampler", "unfreeze_language_model")
@@ -91,20 +99,21 @@ def _check_self(settings: Settings, config: DistillConfig) -> None:
         tuned.append(f"--lora_bias {settings['lora_bias']}")
     if settings["mm_use_im_start_end"] and settings["tune_mm_mlp_adapter"]:
         tuned.append("--mm_use_im_start_end True with --tune_mm_mlp_adapter True")
-    if tuned:
-        raise Ego2ExoError(
-            f"--{PREFIX}teacher self with {', '.join(tuned)}: weights of the base itself would train",
-            "LoRA, the projector and the ego tokens alone",
-            f"leave these out, or pass the base itself as --{PREFIX}teacher",
-        )
+    other = f"pass the base itself as --{PREFIX}teacher"
+    refuse(
+        (not settings["lora_enable"], f"--{PREFIX}teacher self without LoRA: the base's weights would change with the "
+         "student's", "--lora_enable True", f"add it, or {other}"),
+        (tuned, f"--{PREFIX}teacher self with {', '.join(tuned)}: weights of the base itself would train",
+         "LoRA, the projector and the ego tokens alone", f"leave these out, or {other}"),
+    )  # fmt: skip
 
 
-def _check_cached(settings: Settings, config: DistillConfig) -> None:
-    folder = Path(str(config.answers))
-    if not folder.is_dir() or not (folder / "top_k").is_dir():
-        given = "holds no top_k folder" if folder.is_dir() else "is no folder"
+def _check_cached(_settings: Settings, config: DistillConfig) -> None:
+    if not Path(str(config.answers), "top_k").is_dir():
         raise Ego2ExoError(
-            f"--{PREFIX}answers {folder} {given}", "an answers folder with logits", "make it with `teach --top-k`"
+            f"--{PREFIX}answers {config.answers} is no folder with a folder top_k",
+            "an answers folder with logits",
+            "make it with `teach --top-k`",
         )
 
 
@@ -126,62 +135,37 @@ def _check_path(settings: Settings, config: DistillConfig) -> None:
     check_base(describe(config.teacher), config.teacher_base, found)
     if "vocab_size" in settings.base and "vocab_size" in found:
         require_equal_vocabularies(settings.base["vocab_size"], found["vocab_size"])
-    _check_tokenizers(str(settings["model_name_or_path"]), config.teacher_base or config.teacher)
-
-
-def _check_tokenizers(student: str, teacher: str) -> None:
-    """Equal sizes do not make equal tokens."""
-    ours, theirs = read_tokenizer(student).get_vocab(), read_tokenizer(teacher).get_vocab()
-    if ours != theirs:
-        different = sorted({word for word, _ in ours.items() ^ theirs.items()})
+    student, teacher = str(settings["model_name_or_path"]), config.teacher_base or config.teacher
+    # Equal sizes do not make equal tokens.
+    different = read_tokenizer(student).get_vocab().items() ^ read_tokenizer(teacher).get_vocab().items()
+    if different:
+        words = sorted({word for word, _ in different})
         raise Ego2ExoError(
-            f"the tokenizers of {student} and {teacher} differ in {len(different)} token(s): {different[:3]}",
+            f"the tokenizers of {student} and {teacher} differ in {len(words)} token(s): {words[:3]}",
             "one tokenizer for student and teacher",
             "take a teacher of the same language model, or train on its answers alone: --ego2exo_kd_weight 0",
         )
 
 
 class SampleCheck:
-    """What a KL needs of each sample.
-
-    Args:
-        settings: the run's.
-        config: the distillation's.
-    """
+    """What a KL needs of each sample: its ego view, or stored logits of its own answers."""
 
     def __init__(self, settings: Settings, config: DistillConfig) -> None:
-        self.settings, self.config, self._media = settings, config, MediaFolders(settings)
-        key = "answer_keys" if config.kind == "cached" else "ego_video"
+        self.settings, self.config, self.cached = settings, config, config.kind == "cached"
+        key, source = "ego_video", ""
+        if self.cached:
+            key, source = "answer_keys", f" from {config.answers}, whose answers `teach --top-k` gave logits"
+            self._tokenizer = read_tokenizer(str(settings["model_name_or_path"]))
         self.allowed = f'for the KL "{key}", or "replay": true for general data'
-        made = "make the file with `llava-ego2exo targets`"
-        if config.kind == "cached":
-            made += f" from {config.answers}, whose answers `teach --top-k` gave logits"
-        self.remedy = f"{made}, or set --{PREFIX}kd_weight 0"
-        self.taught = 0
+        self.remedy = f"make the file with `llava-ego2exo targets`{source}, or set --{PREFIX}kd_weight 0"
         self._widths: set[int] = set()
-        self._tokenizer = functools.cache(lambda: read_tokenizer(str(settings["model_name_or_path"])))
 
     def __call__(self, sample: dict[str, Any]) -> Iterator[str]:
         """The faults of a sample."""
         if not isinstance(sample.get("replay", False), bool):
             yield f"has {sample['replay']!r} as replay, which is true or false"
-        elif not sample.get("replay", False):
-            self.taught += 1
-            yield from self._stored(sample) if self.config.kind == "cached" else self._ego(sample)
-
-    def finish(self) -> None:
-        """Refuse a file without a sample that has a teacher.
-
-        Raises:
-            Ego2ExoError: every sample is a replayed one.
-        """
-        if not self.taught:
-            raise Ego2ExoError(
-                f"--{PREFIX}kd_weight {self.config.kd_weight}, and every sample of {self.settings['data_path']} is a "
-                "replayed one, without a teacher",
-                "samples with ego_video",
-                "make them with `llava-ego2exo targets`, or train without the KL",
-            )
+        elif has_teacher(sample):
+            yield from self._stored(sample) if self.cached else self._ego(sample)
 
     def _ego(self, sample: dict[str, Any]) -> Iterator[str]:
         ego = sample.get("ego_video")
@@ -190,10 +174,9 @@ class SampleCheck:
         elif not isinstance(ego, str) or not isinstance(sample.get("video"), str) or "image" in sample:
             yield "needs one video and one ego_video, each a path, for the KL"
         else:
-            yield from self._media.faults("video", ego, "ego_video")
+            yield from file_faults("ego_video", ego, self.settings["video_folder"])
 
     def _stored(self, sample: dict[str, Any]) -> Iterator[str]:
-        """Whether the stored logits are those of the sample's own answers."""
         answers = [turn["value"] for turn in sample["conversations"] if turn["from"] in ("gpt", "assistant")]
         keys = sample.get("answer_keys")
         if not isinstance(keys, list):
@@ -216,7 +199,7 @@ class SampleCheck:
         self._widths.add(arrays["ids"].shape[1])
         top = max(arrays["ids"].max(initial=0), arrays["tokens"].max(initial=0))
         vocabulary = self.settings.base.get("vocab_size")
-        text = self._tokenizer().decode(arrays["tokens"].tolist(), skip_special_tokens=True)
+        text = self._tokenizer.decode(arrays["tokens"].tolist(), skip_special_tokens=True)
         if vocabulary is not None and top >= vocabulary:
             yield f"answer {key} has the token {top}, and the student's vocabulary has {vocabulary}"
         elif len(self._widths) > 1:
@@ -225,8 +208,8 @@ class SampleCheck:
             yield f"answer {key} is another text than the sample's, or of another tokenizer"
 
 
-def count_aligned(folder: str, samples: Sequence[dict[str, Any]], preview: PreprocessPreview) -> tuple[int, int]:
-    """How many answers' stored tokens stand in what the student will read, and how many answers there are.
+def require_alignment(folder: str, samples: Sequence[dict[str, Any]], preview: PreprocessPreview) -> str:
+    """How many answers' stored tokens stand in what the student will read, and so have a KL, as text.
 
     Args:
         folder: the answers folder.
@@ -234,7 +217,7 @@ def count_aligned(folder: str, samples: Sequence[dict[str, Any]], preview: Prepr
         preview: of the run.
 
     Raises:
-        Ego2ExoError: LLaVA cannot write a sample.
+        Ego2ExoError: none, or LLaVA cannot write a sample.
     """
     found = total = 0
     for sample in filter(has_teacher, samples):
@@ -248,16 +231,6 @@ def count_aligned(folder: str, samples: Sequence[dict[str, Any]], preview: Prepr
             cursor = start + part.stop - part.start if part.stop > part.start else cursor
             found += part.stop > part.start
             total += 1
-    return found, total
-
-
-def require_alignment(folder: str, samples: Sequence[dict[str, Any]], preview: PreprocessPreview) -> str:
-    """How many of the samples' answers will have a KL, as text.
-
-    Raises:
-        Ego2ExoError: none.
-    """
-    found, total = count_aligned(folder, samples, preview)
     text = f"stored logits match {found} of {total} sampled answers"
     if total and not found:
         raise Ego2ExoError(

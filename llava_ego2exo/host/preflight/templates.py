@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ...common.text import shorten_list
-from ...errors import Ego2ExoError
+from ...errors import Ego2ExoError, refuse
 from ..checkpoint.config import CLASSES, class_key, read_tokenizer
 from ..fixes.data import placement_of
 from ..hooks.flavour import NEXT, PYPI, detect
@@ -23,19 +23,11 @@ from ..inference.settings import CERTAIN
 from ..model.answer_tokens import AnswerContent
 from ..settings import Settings
 
-# Letters in a base's path by which LLaVA's train script chooses its tokenizer, in its order; it has none for Gemma.
-MISTRAL = ("mistral", "mixtral", "zephyr")
-QWEN = ("qwen",)
-LLAMA = ("wizardlm-2", "vicuna", "llama", "yi")
-_LETTERS = {
-    "llava_llama": "llama", "llava_qwen": "qwen", "llava_qwen_moe": "qwen", "llava_mistral": "mistral",
-    "llava_mixtral": "mixtral", "llava_gemma": "gemma-qwen",
-}  # fmt: skip
-# Language models that LLaVA has a vision class for: model_type -> the class's key.
-_PLAIN = {
-    "llama": "llava_llama", "qwen2": "llava_qwen", "qwen2_moe": "llava_qwen_moe", "mistral": "llava_mistral",
-    "mixtral": "llava_mixtral", "gemma": "llava_gemma",
-}  # fmt: skip
+# Letters in a base's path by which LLaVA's train script chooses its tokenizer, in its order.
+_FAST = ("mistral", "mixtral", "zephyr", "qwen")
+_SLOW = ("wizardlm-2", "vicuna", "llama", "yi")
+# Language models that LLaVA has a vision class for, by `model_type`.
+_LANGUAGE_MODELS = ("llama", "qwen2", "qwen2_moe", "mistral", "mixtral", "gemma")
 _LEGACY = ("v0", "v0.5")
 
 
@@ -45,24 +37,20 @@ def check_class(settings: Settings) -> None:
     Raises:
         Ego2ExoError: the base is no LLaVA model, `--model_class_name` is given, or the path lacks the letters.
     """
-    path, kind = str(settings["model_name_or_path"]), class_of(settings)
-    name = settings["model_class_name"]
-    if name is not None:
-        raise Ego2ExoError(
-            f"--model_class_name {name} with --ego2exo True: it names a class of transformers, without a vision tower",
-            "the class that the base's config.json names",
-            "leave it out",
-        )
+    path, kind, name = str(settings["model_name_or_path"]), _class_of(settings), settings["model_class_name"]
     model_type = str(settings.base.get("model_type", "?"))
-    if kind is None and not model_type.startswith("llava"):
-        raise Ego2ExoError(
-            f"--model_name_or_path {path} is a {model_type!r} model",
-            f"a LLaVA checkpoint ({', '.join(CLASSES)}) or a language model that LLaVA trains ({', '.join(_PLAIN)})",
-            "pass the checkpoint to start from",
-        )
-    if detect() != NEXT or any(letters in path.lower() for letters in (*MISTRAL, *QWEN, *LLAMA)):
+    refuse(
+        (name is not None, f"--model_class_name {name} with --ego2exo True: it names a class of transformers, without "
+         "a vision tower", "the class that the base's config.json names", "leave it out"),
+        (kind is None and not model_type.startswith("llava"), f"--model_name_or_path {path} is a {model_type!r} model",
+         f"a LLaVA checkpoint ({', '.join(CLASSES)}) or a language model that LLaVA trains "
+         f"({', '.join(_LANGUAGE_MODELS)})", "pass the checkpoint to start from"),
+    )  # fmt: skip
+    if detect() != NEXT or any(letters in path.lower() for letters in (*_FAST, *_SLOW)):
         return
-    wanted, folder = _LETTERS.get(kind or "", "qwen"), Path(path)
+    # Of the letters, those in the class's own name; Gemma's tokenizer is found by Qwen's.
+    found = next((letters for letters in (*_FAST, *_SLOW) if letters in (kind or "")), "qwen")
+    wanted, folder = "gemma-qwen" if kind == "llava_gemma" else found, Path(path)
     raise Ego2ExoError(
         f"--model_name_or_path {path} (by its config {kind or model_type}): LLaVA-NeXT's train script finds the "
         "tokenizer by letters in this path, and there are none that it knows",
@@ -71,18 +59,14 @@ def check_class(settings: Settings) -> None:
     )
 
 
-def class_of(settings: Settings) -> str | None:
+def _class_of(settings: Settings) -> str | None:
     """Key of the class that the base is trained as; None where its config names no known one."""
-    found = class_key(settings.base, str(settings["model_name_or_path"]))
-    return found or _PLAIN.get(str(settings.base.get("model_type")))
+    found, model_type = class_key(settings.base, str(settings["model_name_or_path"])), settings.base.get("model_type")
+    return found or (f"llava_{model_type}".replace("qwen2", "qwen") if model_type in _LANGUAGE_MODELS else None)
 
 
 class PreprocessPreview:
-    """LLaVA's own preprocessing with the run's tokenizer and conversation template: samples as the student reads them.
-
-    Args:
-        settings: the run's.
-    """
+    """Samples as the student reads them: LLaVA's own preprocessing with the run's tokenizer and template."""
 
     def __init__(self, settings: Settings) -> None:
         from llava import conversation
@@ -122,14 +106,14 @@ class PreprocessPreview:
 
 
 def student_tokenizer(settings: Settings) -> Any:
-    """The tokenizer as LLaVA's train script makes it, by letters in the base's path; the padding side aside.
+    """The tokenizer as LLaVA's train script makes it, by letters in the base's path, but for the padding side.
 
     Raises:
         Ego2ExoError: the base has none.
     """
     path, version = str(settings["model_name_or_path"]), settings["version"]
-    fast = any(part in path.lower() for part in (*MISTRAL, *QWEN))
-    slow = "mpt" not in path if detect() == PYPI else not fast and any(part in path.lower() for part in LLAMA)
+    fast = any(letters in path.lower() for letters in _FAST)
+    slow = "mpt" not in path if detect() == PYPI else not fast and any(letters in path.lower() for letters in _SLOW)
     options: dict[str, Any] = {"use_fast": False} if slow else {}
     tokenizer = read_tokenizer(path, model_max_length=settings["model_max_length"], **options)
     if version == "v0":
@@ -148,28 +132,24 @@ def check_version(settings: Settings) -> None:
     """
     from llava.conversation import SeparatorStyle, conv_templates
 
-    version = settings["version"]
-    meant = CERTAIN.get(class_of(settings) or "")
+    version, base, known = settings["version"], settings["model_name_or_path"], ", ".join(conv_templates)
+    meant = CERTAIN.get(_class_of(settings) or "")
     meant = meant if meant in conv_templates else None
-    if version not in conv_templates and version not in _LEGACY:
-        raise Ego2ExoError(
-            f"--version {version}: LLaVA has no such conversation template", ", ".join(conv_templates), _give(meant)
-        )
+    refuse(
+        (version not in conv_templates and version not in _LEGACY,
+         f"--version {version}: LLaVA has no such conversation template", known, _give(meant)),
+        (meant and "version" not in settings.given,
+         f"no --version, and LLaVA's default {version} is not the conversation template of {base}", known,
+         _give(meant)),
+    )  # fmt: skip
     if meant is None:
         return
-    if "version" not in settings.given:
-        raise Ego2ExoError(
-            f"no --version, and LLaVA's default {version} is not the conversation template of "
-            f"{settings['model_name_or_path']}",
-            ", ".join(conv_templates),
-            _give(meant),
-        )
     given = conv_templates.get(version)
     plain = given is not None and given.sep_style == SeparatorStyle.PLAIN
     if not plain and (given is None or given.version != conv_templates[meant].version):
         warnings.warn(
-            f"--version {version}: {settings['model_name_or_path']} is of a class that LLaVA trains with {meant}; the "
-            "student must be prompted with the template that it is trained with.",
+            f"--version {version}: {base} is of a class that LLaVA trains with {meant}; the student must be prompted "
+            "with the template that it is trained with.",
             stacklevel=2,
         )
 
@@ -186,18 +166,19 @@ def check_supervision(settings: Settings, preview: PreprocessPreview, samples: S
         Ego2ExoError: none of the samples has a supervised token of its answers, or LLaVA cannot write one.
     """
     masked = [sample for sample in samples if not bool(preview.content.own(preview.labels(sample)[None]).any())]
+    if not masked:
+        return
     given = f"--version {settings['version']}: {len(masked)} of {len(samples)} samples have no token to train on"
-    if samples and len(masked) == len(samples):
+    if len(masked) == len(samples):
         raise Ego2ExoError(
             f"{given}: LLaVA masks their answers with this template and the tokenizer of "
             f"{settings['model_name_or_path']}",
             "the conversation template that the base was trained with",
-            _give(CERTAIN.get(class_of(settings) or "")),
+            _give(CERTAIN.get(_class_of(settings) or "")),
         )
-    if masked:
-        names = shorten_list([f"id {sample.get('id')!r}" for sample in masked])
-        warnings.warn(f"{given}: LLaVA masks their answers ({names}).", stacklevel=2)
+    names = shorten_list([f"id {sample.get('id')!r}" for sample in masked])
+    warnings.warn(f"{given}: LLaVA masks their answers ({names}).", stacklevel=2)
 
 
 def _give(meant: str | None) -> str:
-    return f"give --version {meant}" if meant else "give --version the one that the base was trained with"
+    return f"give --version {meant or 'the one that the base was trained with'}"

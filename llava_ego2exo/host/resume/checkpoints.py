@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from typing import Any
 
 from ...common.files import write_atomic
 from ...errors import Ego2ExoError
-from ..checkpoint.files import LORA_EXTRAS, PROJECTOR
 
 MANIFEST = "ego2exo_checkpoint.json"
 UNFINISHED = "unfinished"
@@ -51,9 +49,9 @@ def scan(folder: str | Path, required: Sequence[str] = ()) -> CheckpointScan:
         required: files that a checkpoint without a list of its own must have.
     """
     root = Path(folder)
-    numbered = [path for path in root.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    numbered = sorted((path for path in numbered if path.is_dir()), key=lambda path: int(path.name.split("-")[1]))
-    reasons = {path: defect(path, required) for path in numbered}
+    found = [path for path in root.glob("checkpoint-*") if path.name.split("-", 1)[1].isdigit() and path.is_dir()]
+    numbered = sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    reasons = {path: _defect(path, required) for path in numbered}
     return CheckpointScan(
         tuple(path for path in numbered if reasons[path] is None),
         tuple((path, reason) for path, reason in reasons.items() if reason is not None),
@@ -61,13 +59,8 @@ def scan(folder: str | Path, required: Sequence[str] = ()) -> CheckpointScan:
     )
 
 
-def defect(folder: Path, required: Sequence[str] = ()) -> str | None:
-    """Why a checkpoint is not complete; None where it is.
-
-    Args:
-        folder: `checkpoint-N`.
-        required: files that it must have where it has no list.
-    """
+def _defect(folder: Path, required: Sequence[str]) -> str | None:
+    """Why a checkpoint is not complete; None where it is."""
     listed = read_manifest(folder)
     if listed is None:
         if (folder / MANIFEST).exists():
@@ -81,11 +74,6 @@ def defect(folder: Path, required: Sequence[str] = ()) -> str | None:
         if file.stat().st_size != size:
             return f"its {name} has {file.stat().st_size} bytes of {size}"
     return None
-
-
-def required_files(lora: bool, adapter_alone: bool) -> tuple[str, ...]:
-    """What a checkpoint of a kind of run must have, whoever wrote it."""
-    return ("adapter_config.json", LORA_EXTRAS) if lora else (PROJECTOR,) if adapter_alone else ()
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -110,15 +98,15 @@ def commit(part: Path, target: Path, run: dict[str, Any]) -> None:
     files = sorted(path for path in part.rglob("*") if path.is_file() and path.name != MANIFEST)
     sizes = {path.relative_to(part).as_posix(): path.stat().st_size for path in files}
     for path in files:
-        _to_disk(path)
+        _sync(path)
     write_atomic(part / MANIFEST, json.dumps({"run": run, "files": sizes}, indent=1) + "\n")
     if target.exists():
         shutil.rmtree(target)
     part.rename(target)
-    _to_disk(target.parent)
+    _sync(target.parent)
 
 
-def _to_disk(path: Path) -> None:
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -127,15 +115,13 @@ def _to_disk(path: Path) -> None:
 
 
 def quarantine(folder: str | Path, found: CheckpointScan) -> list[str]:
-    """Hide from LLaVA what must not be resumed: it resumes the highest `checkpoint-*`.
-
-    An unfinished checkpoint is deleted, a damaged one renamed.
+    """Delete an unfinished checkpoint and rename damaged ones, as LLaVA resumes the highest `checkpoint-*`.
 
     Returns:
         What was done, as lines.
     """
     lines = []
-    then = "the run starts anew" if found.last is None else f"the run resumes {found.last.name}"
+    then = "the run starts from step 0" if found.last is None else f"the run resumes {found.last.name}"
     if found.unfinished:
         shutil.rmtree(Path(folder, UNFINISHED), ignore_errors=True)
         lines.append(f"{', '.join(found.unfinished)} was being written when the run ended; {then}")
@@ -165,9 +151,11 @@ def full_disk(what: str, error: BaseException, folder: str | Path) -> Ego2ExoErr
     if reason is None or reason.errno not in _FULL:
         return None
     last = scan(folder).last
-    left = "no complete checkpoint is left" if last is None else f"{last.name} is complete"
+    left, then = "no complete checkpoint is left", "starts from step 0"
+    if last is not None:
+        left, then = f"{last.name} is complete", f"resumes {last.name}"
     return Ego2ExoError(
         f"{what} could not be written: {os.strerror(reason.errno)}; {left}",
         "space for one more checkpoint than --save_total_limit keeps",
-        f"free some space and rerun the same command: it {'starts anew' if last is None else f'resumes {last.name}'}",
+        f"free some space and rerun the same command: it {then}",
     )

@@ -6,28 +6,28 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from ...common.files import file_hash
 from ...config import PREFIX, DistillConfig, Ego2ExoConfig
-from ...errors import Ego2ExoError
+from ...errors import Ego2ExoError, refuse
 from ...video.limits import VideoLimits
 from ..checkpoint.config import read_config
-from ..checkpoint.files import fingerprint
+from ..checkpoint.files import LORA_EXTRAS, PROJECTOR, fingerprint
 from ..fixes.trainer import adapter_only
 from ..settings import Settings, data_files
 from ..training.stored_answers import file_of
-from .checkpoints import CheckpointScan, read_manifest, required_files, scan
+from .checkpoints import CheckpointScan, read_manifest, scan
 
 # Which samples come when, and what is trained: with another value a checkpoint is no step of this run.
 _PLACE = (
     "seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last",
     "group_by_length", "group_by_modality_length", "group_by_modality_length_auto", "group_by_varlen",
     "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "lora_bias", "bits", "quant_type", "double_quant",
-    "mm_tunable_parts", "tune_mm_mlp_adapter", "optim",
+    "mm_tunable_parts", "tune_mm_mlp_adapter", "optim", f"{PREFIX}kd_weight", f"{PREFIX}kd_temperature",
 )  # fmt: skip
 # What changes no number, or is compared by its content.
 _FREE = {
@@ -53,7 +53,7 @@ def run_signature(settings: Settings, distilling: DistillConfig, keys: Iterable[
         Ego2ExoError: the base or the teacher holds no weights.
     """
     return {
-        "flags": plain_flags(settings.values),
+        "flags": _plain(settings.values),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "data": _short("".join(file_hash(file) for file in data_files(settings)).encode()),
         "base": fingerprint(str(settings["model_name_or_path"])),
@@ -62,21 +62,12 @@ def run_signature(settings: Settings, distilling: DistillConfig, keys: Iterable[
 
 
 def _teacher(distilling: DistillConfig, keys: Iterable[str]) -> str | None:
+    """Of stored answers: their keys and sizes, and the bytes of up to 16 of them."""
     if not distilling.on or distilling.kind == "self":  # the base, which has its own line
         return None
     if distilling.kind == "path":
         return fingerprint(distilling.teacher, distilling.teacher_base)
-    return answers_fingerprint(str(distilling.answers), keys)
-
-
-def answers_fingerprint(folder: str, keys: Iterable[str]) -> str:
-    """32 hex digits from keys and sizes of stored logits, and the bytes of up to 16 of them.
-
-    Args:
-        folder: the answers folder.
-        keys: of the answers; their order does not count, nor do others in the folder.
-    """
-    files = [file_of(folder, key) for key in sorted(set(keys))]
+    files = [file_of(str(distilling.answers), key) for key in sorted(set(keys))]
     parts: list[Any] = [[file.name, file.stat().st_size] for file in files]
     parts += [file_hash(str(file)) for file in files[:: max(1, -(-len(files) // _SAMPLED))]]
     return _short(json.dumps(parts).encode())
@@ -86,40 +77,34 @@ def _short(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def plain_flags(values: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Flags as JSON keeps them."""
-    return {name: _plain(value) for name, value in sorted(values.items())}
-
-
-def _plain(value: Any) -> Any:
-    value = None if value is MISSING else getattr(value, "value", value)  # an enum's
-    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+    found = {name: None if value is MISSING else getattr(value, "value", value) for name, value in values.items()}
+    simple = (str, int, float, bool, type(None))
+    return {name: value if isinstance(value, simple) else str(value) for name, value in sorted(found.items())}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What differs between a checkpoint's run and this one, as ``name: checkpoint's / now`` lines.
 
-    Args:
-        old: the checkpoint's signature.
-        new: this run's.
-        defaults: of this run's flags. A checkpoint that lacks one was made where it did not exist yet.
+    A flag that the checkpoint lacks was made later, and counts as its default.
 
     Returns:
         What makes it another run; what may change when a run is resumed.
     """
     now = new["flags"]
     before = {name: old.get("flags", {}).get(name, defaults.get(name)) for name in now}
-    ours = [PREFIX + field.name for field in fields(Ego2ExoConfig)] + [f"{PREFIX}kd_weight", f"{PREFIX}kd_temperature"]
-    names = [name for name in ("ego2exo", *ours, *_PLACE) if name in now]
+    names = [name for name in ("ego2exo", *Ego2ExoConfig().to_dict(), *_PLACE) if name in now]
     other = [_line(name, before[name], now[name]) for name in names if before[name] != now[name]]
     kinds = [_kind(flags) for flags in (before, now)]
     if kinds[0] != kinds[1]:
         other.append(_line(f"{PREFIX}teacher", *kinds))
+    place = now.get(f"{PREFIX}{'answers' if kinds[1] == 'cached' else 'teacher'}")
     contents = (
         ("processes", "number of processes"),
         ("data", f"content of --data_path {now.get('data_path')}"),
         ("base", f"weights of --model_name_or_path {now.get('model_name_or_path')}"),
-        ("teacher", f"teacher's content ({_place(now)})"),
+        ("teacher", f"teacher's content ({place})"),
     )
     other += [_line(text, old.get(key), new[key]) for key, text in contents if old.get(key) != new[key]]
     rest = [name for name in sorted(now.keys() - set(names) - _FREE) if not name.startswith(_FREE_BEGINNINGS)]
@@ -136,20 +121,10 @@ def _kind(flags: dict[str, Any]) -> str:
     return teacher if teacher in ("self", "cached") else "path"
 
 
-def _place(flags: dict[str, Any]) -> Any:
-    return Path(str(flags.get(f"{PREFIX}{'answers' if _kind(flags) == 'cached' else 'teacher'}")))
-
-
 def check_resume(
     settings: Settings, flags: Ego2ExoConfig, distilling: DistillConfig, signature: dict[str, Any]
 ) -> tuple[CheckpointScan, list[str]]:
     """Find the checkpoint that LLaVA will resume: a complete one, the newest, and of this run.
-
-    Args:
-        settings: the run's.
-        flags: the plugin's.
-        distilling: how it distils.
-        signature: of the run.
 
     Returns:
         The checkpoints in the output folder; changed flags that a resumed run may have, as text.
@@ -158,44 +133,39 @@ def check_resume(
         Ego2ExoError: no checkpoint is complete, or the last one is of another run; names what differs.
     """
     alone = adapter_only(SimpleNamespace(**settings.values))
-    found = scan(settings["output_dir"], required_files(bool(settings["lora_enable"]), alone))
+    lora = ("adapter_config.json", LORA_EXTRAS) if settings["lora_enable"] else ()
+    found = scan(settings["output_dir"], lora or ((PROJECTOR,) if alone else ()))
     if found.last is None:
         if found.damaged:
             path, reason = found.damaged[-1]
             raise Ego2ExoError(
                 f"{path} cannot be resumed: {reason}; no other checkpoint in {path.parent} is complete",
                 "a complete checkpoint-N, or none",
-                "put the file back, or remove the checkpoint to start anew",
+                "put the file back, or remove the checkpoint to start from step 0",
             )
         return found, []
     manifest = read_manifest(found.last)
     run = {} if manifest is None else manifest["run"]
-    if run.get("flags", {}).get("save_only_model"):
-        raise Ego2ExoError(
-            f"{found.last} holds weights without the optimizer's state (--save_only_model True) and cannot be resumed",
-            "a checkpoint with its optimizer",
-            "give another --output_dir, and start from the merged checkpoint if you like",
-        )
     if run:
-        lines, changed = differences(run, signature, plain_flags(settings.defaults))
+        lines, changed = differences(run, signature, _plain(settings.defaults))
     else:
-        lines, changed = _by_config(found.last, flags, distilling), []
-    if lines:
-        raise Ego2ExoError(
-            f"{found.last} would be resumed, but was made with other flags or files (checkpoint / now): "
-            + "; ".join(lines),
-            "the flags and files it was made with",
-            "use them, or another --output_dir",
-        )
+        lines, changed = _config_differences(found.last, flags, distilling), []
+    refuse(
+        (run.get("flags", {}).get("save_only_model"),
+         f"{found.last} holds weights without the optimizer's state (--save_only_model True) and cannot be resumed",
+         "a checkpoint with its optimizer", "give another --output_dir, or start from the merged checkpoint"),
+        (lines, f"{found.last} would be resumed, but was made with other flags or files (checkpoint / now): "
+         f"{'; '.join(lines)}", "the flags and files it was made with", "use them, or another --output_dir"),
+    )  # fmt: skip
     return found, changed
 
 
-def _by_config(checkpoint: Path, flags: Ego2ExoConfig, distilling: DistillConfig) -> list[str]:
+def _config_differences(checkpoint: Path, flags: Ego2ExoConfig, distilling: DistillConfig) -> list[str]:
     """What differs, of a checkpoint without a manifest: LLaVA wrote it without this plugin's trainer."""
-    if not os.path.isfile(checkpoint / "config.json"):
+    if not (checkpoint / "config.json").is_file():
         return []
     config = read_config(str(checkpoint))
     source = SimpleNamespace(**config)
     stored = Ego2ExoConfig.from_object(source)
-    lines = stored.differences(flags) if config.get("ego2exo") else [f"{PREFIX.rstrip('_')}: False / True"]
+    lines = stored.differences(flags) if config.get("ego2exo") else ["ego2exo: False / True"]
     return lines + DistillConfig.from_object(source).differences(distilling)

@@ -1,7 +1,7 @@
 """What transformers' own checkpoints leave out, so that a resumed run is the same run.
 
 transformers finds a resumed run's place from the number of steps and the steps of an epoch. That is the wrong batch
-where a global batch reaches over the end of an epoch, and it starts the mean of the logged loss anew. It shuffles an
+where a global batch reaches over the end of an epoch, and it starts the mean of the logged loss from 0. It shuffles an
 epoch that is resumed in its middle with random numbers that dropout has not yet moved on.
 """
 
@@ -50,13 +50,6 @@ class ResumedStep(int):
 
     position: TrainingPosition
 
-    @classmethod
-    def at(cls, step: int, position: TrainingPosition) -> ResumedStep:
-        """`step`, reached at `position`."""
-        made = cls(step)
-        made.position = position
-        return made
-
     def __floordiv__(self, _steps: Any) -> int:
         return self.position.epoch
 
@@ -67,29 +60,40 @@ class ResumedStep(int):
         return int(self)
 
 
-class PositionTracker:
+class PositionTracker(TrainerCallback):
     """Counts batches, and keeps what a resumed run needs to be the same run."""
 
-    def __init__(self) -> None:
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
         self.epoch, self.batch, self.pending, self.known = -1, 0, 0, True
         self.order: Tensor | None = None
         self.reached = TrainingPosition()
         self.resumed: dict[str, Any] | None = None
         self.running: Tensor | None = None
-        self.carried: float = 0.0
+        self.carried, self.flos = 0.0, 0.0
         self.random: dict[str, Any] | None = None
 
-    def begin_run(self, steps: int) -> None:
-        """A training loop starts, `steps` done."""
-        stored = self.resumed or {}
+    def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
+        """Restore what transformers resets: the sums behind the logs, and a plain number of steps."""
+        trainer, stored = self.trainer, self.resumed or {}
+        trainer.steps.start_run()
+        trainer.stats = LossStats()
         # A checkpoint without a stored position gives no position to keep.
-        self.known = bool(stored) or not steps
+        self.known = bool(stored) or not trainer.state.global_step
         self.reached = TrainingPosition(stored.get("epoch", 0), stored.get("batch", 0), stored.get("order"))
         self.epoch, self.batch, self.pending = self.reached.epoch - 1, 0, 0
         self.carried = stored.get("running", 0.0)
+        trainer.state.global_step = int(trainer.state.global_step)
+        trainer._globalstep_last_logged = int(trainer._globalstep_last_logged)
+        if stored:
+            trainer._globalstep_last_logged, trainer._total_loss_scalar = stored["logged"], stored["total"]
+            if trainer.args.world_size == 1:  # several processes add theirs up when they are logged
+                trainer.state.total_flos = stored["flos"]
+            trainer.unlogged, trainer.whole = _stats(stored["unlogged"]), _stats(stored["whole"])
 
-    def begin_epoch(self) -> None:
-        """An epoch starts; one that is resumed in its middle shuffles as it did the first time."""
+    def on_epoch_begin(self, *_args: Any, **_kwargs: Any) -> None:
+        """An epoch that is resumed in its middle shuffles as it did the first time."""
+        self.trainer.steps.start_epoch()
         self.epoch, self.batch = self.epoch + 1, 0
         if self.resumed is not None and self.reached.batch:
             self.batch = self.reached.batch
@@ -97,23 +101,17 @@ class PositionTracker:
         self.resumed = None
         self.order = torch.get_rng_state()
 
-    def restored(self) -> None:
-        """Random states were loaded; at the start of an epoch they are what its order comes from."""
-        if not self.batch:
-            self.order = torch.get_rng_state()
-
-    def stepped(self, ended: bool, keep_random: bool) -> None:
-        """The optimizer has stepped.
-
-        Args:
-            ended: with the last batch of the epoch.
-            keep_random: remember the random states, for a checkpoint that is written when later batches have used them.
-        """
+    def on_step_end(self, args: Any, *_args: Any, **_kwargs: Any) -> None:
+        """The optimizer has stepped."""
         self.pending = 0
-        self.reached = TrainingPosition(self.epoch + (1 if ended else 0))
-        if not ended:
-            self.reached.batch, self.reached.order = self.batch, self.order
-        self.random = random_states() if keep_random else None
+        self.flos = float(self.trainer.state.total_flos + self.trainer.current_flos)
+        if self.trainer.accelerator.gradient_state.end_of_dataloader:
+            self.reached = TrainingPosition(self.epoch + 1)
+        else:
+            self.reached = TrainingPosition(self.epoch, self.batch, self.order)
+        # A checkpoint of a whole epoch is written when later batches have used random numbers.
+        late = str(getattr(args.save_strategy, "value", args.save_strategy)) == "epoch"
+        self.random = random_states() if late and args.gradient_accumulation_steps > 1 else None
 
 
 def random_states() -> dict[str, Any]:
@@ -140,44 +138,13 @@ def _stats(stored: dict[str, float]) -> LossStats:
     return LossStats(**{field.name: stored.get(field.name, 0.0) for field in fields(LossStats)})
 
 
-class PositionCallback(TrainerCallback):
-    """Where a run, an epoch and a step are, for the trainer's :class:`PositionTracker`."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
-        self.trainer.begin_run()
-
-    def on_epoch_begin(self, *_args: Any, **_kwargs: Any) -> None:
-        self.trainer.tracker.begin_epoch()
-
-    def on_step_end(self, args: Any, *_args: Any, **_kwargs: Any) -> None:
-        ended = self.trainer.accelerator.gradient_state.end_of_dataloader
-        self.trainer.flos = float(self.trainer.state.total_flos + self.trainer.current_flos)
-        late = str(getattr(args.save_strategy, "value", args.save_strategy)) == "epoch"
-        self.trainer.tracker.stepped(ended, late and args.gradient_accumulation_steps > 1)
-
-
 class ResumeMixin:
     """Before a trainer with :class:`~..trainer.DistillingMixin`: whole checkpoints, and runs that resume exactly."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.tracker, self.flos = PositionTracker(), 0.0
-        self.add_callback(PositionCallback(self))
-
-    def begin_run(self) -> None:
-        """Restore what transformers starts anew: the sums behind the logs, and a plain number of steps."""
-        stored = self.tracker.resumed
-        self.tracker.begin_run(self.state.global_step)
-        self.state.global_step = int(self.state.global_step)
-        self._globalstep_last_logged = int(self._globalstep_last_logged)
-        if stored is not None:
-            self._globalstep_last_logged, self._total_loss_scalar = stored["logged"], stored["total"]
-            if self.args.world_size == 1:  # several processes add theirs up when they are logged
-                self.state.total_flos = stored["flos"]
-            self.unlogged, self.whole = _stats(stored["unlogged"]), _stats(stored["whole"])
+        self.tracker = PositionTracker(self)
+        self.add_callback(self.tracker)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One small batch; the first of a resumed run brings the loss that was not yet logged."""
@@ -229,26 +196,24 @@ class ResumeMixin:
         super()._save_rng_state(output_dir)
         if now is not None:
             set_random_states(now)
-        if self.tracker.known:
-            torch.save(self._position_to_save(), os.path.join(output_dir, self._position_file))
-
-    @property
-    def _position_file(self) -> str:
-        return f"ego2exo_position_{self.args.process_index}.pt"
-
-    def _position_to_save(self) -> dict[str, Any]:
-        """Numbers and tensors alone."""
+        if not self.tracker.known:
+            return
         scaler, running = getattr(self.accelerator, "scaler", None), self.tracker.running
-        return {
+        stored = {
             **asdict(self.tracker.reached),
             "running": 0.0 if running is None else float(running),
-            "flos": self.flos,
+            "flos": self.tracker.flos,
             "logged": int(self._globalstep_last_logged),
             "total": float(self._total_loss_scalar),
             "unlogged": _plain(self.unlogged),
             "whole": _plain(self.whole),
             "scaler": None if scaler is None else scaler.state_dict(),
-        }
+        }  # numbers and tensors alone: such a file is read without running code
+        torch.save(stored, os.path.join(output_dir, self._position_file))
+
+    @property
+    def _position_file(self) -> str:
+        return f"ego2exo_position_{self.args.process_index}.pt"
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The host's, and this process's position where the checkpoint has it."""
@@ -268,10 +233,11 @@ class ResumeMixin:
         super().compare_trainer_and_checkpoint_args(training_args, trainer_state)
         stored = self.tracker.resumed
         if stored is not None:
-            position = TrainingPosition(stored["epoch"], stored["batch"])
-            trainer_state.global_step = ResumedStep.at(trainer_state.global_step, position)
+            trainer_state.global_step = ResumedStep(trainer_state.global_step)
+            trainer_state.global_step.position = TrainingPosition(stored["epoch"], stored["batch"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The host's; at the start of an epoch the loaded state is what its order comes from."""
         super()._load_rng_state(checkpoint)
-        if checkpoint is not None:
-            self.tracker.restored()
+        if checkpoint is not None and not self.tracker.batch:
+            self.tracker.order = torch.get_rng_state()

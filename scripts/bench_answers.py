@@ -85,9 +85,8 @@ def loaded(args: argparse.Namespace, work: Path) -> Any:
 
     path = args.model or str(random_weights(args.size, work))
     dtype = str(dtype_of(args)).removeprefix("torch.")
-    settings = resolve_inference_settings(
-        path, args.model_base, InferenceOptions(template=args.template, dtype=dtype)
-    )
+    template = args.template or (None if args.model or "qwen" in Path(path).name else "v1")
+    settings = resolve_inference_settings(path, args.model_base, InferenceOptions(template=template, dtype=dtype))
     answerer = load_answerer(path, args.model_base, settings, 0 if args.device.startswith("cuda") else None)
     answerer.stops = []
     return answerer

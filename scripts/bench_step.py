@@ -106,7 +106,9 @@ def held_bytes(run: Any, inputs: dict[str, Any]) -> int:
     """Bytes of weights, optimizer and inputs before a step."""
     from llava_ego2exo.planning import memory
 
-    return memory.held_bytes(run.model, run.optimizer) + sum(image.nbytes for image in inputs.get("images") or [])
+    images = inputs.get("images")  # a list on LLaVA-NeXT, a tensor on llava-torch
+    inputs_held = 0 if images is None else sum(image.nbytes for image in images)
+    return memory.held_bytes(run.model, run.optimizer) + inputs_held
 
 
 def line(row: dict[str, Any]) -> list[object]:

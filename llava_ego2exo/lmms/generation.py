@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import Ego2ExoError
 from ..host.inference.clip_jobs import ClipTask, PreparedClip, clip_batches, prepare_clip, read_ahead
@@ -23,15 +22,8 @@ _ALLOWED = ("max_new_tokens", "until")
 _DEFAULT_NEW_TOKENS = 1024
 
 
-@dataclass(frozen=True)
-class GenerationRequest:
-    """One request of lmms-eval.
-
-    Args:
-        path: of its video.
-        text: the prompt, without placeholder.
-        new_tokens: most tokens of the reply.
-    """
+class GenerationRequest(NamedTuple):
+    """One request of lmms-eval: its video, the prompt without placeholder, the most tokens of the reply."""
 
     path: str
     text: str
@@ -39,15 +31,7 @@ class GenerationRequest:
 
 
 def max_new_tokens(wanted: Mapping[str, Any], task: str) -> int:
-    """Most tokens of a reply.
-
-    Args:
-        wanted: generation arguments of the request.
-        task: its name, for the message.
-
-    Raises:
-        Ego2ExoError: they ask for anything but a greedy reply.
-    """
+    """Most tokens of a reply, by the generation arguments of a request; raises where these are not greedy."""
     given = {name: value for name, value in wanted.items() if name not in _ALLOWED}
     odd = [f"{name}={value}" for name, value in given.items() if value not in _GREEDY.get(name, ())]
     if odd:
@@ -61,14 +45,7 @@ def generate_replies(
     answerer: Answerer, settings: InferenceSettings, requests: Sequence[GenerationRequest], batch_size: int,
     quiet: bool = False,
 ) -> list[str]:  # fmt: skip
-    """Replies in the order of the requests.
-
-    Args:
-        answerer: the model.
-        settings: how clips are read.
-        requests: about any videos, in any order.
-        batch_size: clips at once.
-        quiet: show no progress.
+    """Replies in the order of the requests, `batch_size` clips at once.
 
     Raises:
         Ego2ExoError: a video does not decode, is too long for the model, or the GPU's memory runs out.

@@ -46,7 +46,7 @@ class LlavaEgo2Exo(lmms):
         device: str | None = None, max_batch_size: int | None = None, **others: Any,
     ) -> None:  # fmt: skip
         super().__init__()
-        with _stopping():
+        with _exit_on_error():
             _check(pretrained, others, batch_size, load_4bit and load_8bit)
             self._batch_size = int(batch_size)
             self._settings = _settings(
@@ -55,7 +55,9 @@ class LlavaEgo2Exo(lmms):
                 time_instruction=time_instruction, video_fps=video_fps,
             )  # fmt: skip
             self._answerer = _load(pretrained, model_base, self._settings)
-            _check_device(device, self.device)
+            if device is not None and device not in (str(self.device), self.device.type):
+                remedy = "leave it out, and choose a GPU by CUDA_VISIBLE_DEVICES"
+                raise Ego2ExoError(f"--device {device}", f"{self.device}, where the model is", remedy)
 
     @property
     def device(self) -> Any:
@@ -73,7 +75,7 @@ class LlavaEgo2Exo(lmms):
         Raises:
             SystemExit: a video does not decode or is too long for the model, or a request is of another kind.
         """
-        with _stopping():
+        with _exit_on_error():
             questions = [self._generation_request(request.args) for request in requests]
             return generate_replies(self._answerer, self._settings, questions, self._batch_size, quiet=self.rank != 0)
 
@@ -89,15 +91,12 @@ class LlavaEgo2Exo(lmms):
         text, wanted, doc_to_visual, number, task, split = arguments
         visuals = doc_to_visual(self.task_dict[task][split][number])
         if not (isinstance(visuals, list) and len(visuals) == 1 and isinstance(visuals[0], str)):
-            raise Ego2ExoError(
-                f"task {task}: a question with {visuals!r:.100}",
-                "one path of a video",
-                "use another model for it",
-            )
+            given = f"task {task}: a question with {visuals!r:.100}"
+            raise Ego2ExoError(given, "one path of a video", "use another model for it")
         return GenerationRequest(visuals[0], text, max_new_tokens(wanted, task))
 
     def _refuse(self, what: str) -> Any:
-        with _stopping():
+        with _exit_on_error():
             raise Ego2ExoError(f"a task that asks for {what}", "tasks of generated text", "use another model")
 
 
@@ -126,17 +125,8 @@ def _load(path: str, base: str | None, settings: Any) -> Any:
     return load_answerer(path, base, settings, local)
 
 
-def _check_device(given: str | None, taken: Any) -> None:
-    if given is not None and given not in (str(taken), taken.type):
-        raise Ego2ExoError(
-            f"--device {given}",
-            f"{taken}, where the model is",
-            "leave it out, and choose a GPU by CUDA_VISIBLE_DEVICES",
-        )
-
-
 @contextlib.contextmanager
-def _stopping() -> Iterator[None]:
+def _exit_on_error() -> Iterator[None]:
     """An error inside the block ends the process, with its message on standard error."""
     try:
         yield

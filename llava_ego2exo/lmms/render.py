@@ -21,7 +21,7 @@ from ..distill.pairs.cutter import Cut
 from ..errors import Ego2ExoError
 from ..evaluation.items import CHOICE, DESCRIPTION, Item
 from ..evaluation.plan import VERSION
-from .tasks import METRICS, metrics_of, rows_of
+from .tasks import METRICS, rows_of
 
 # lmms-eval parses every .yaml below the folder, and names of its own tasks win: so all names here begin alike.
 PREFIX = "ego2exo"
@@ -95,7 +95,7 @@ def _check(items: Sequence[Item], benchmark: str) -> None:
 def _write_task(folder: Path, name: str, items: Sequence[Item]) -> None:
     rows, first = rows_of(items), items[0]
     data = write_atomic(folder / "data" / f"{name}.jsonl", "".join(map(json_line, rows)))
-    metrics = metrics_of(first.kind, rows[0]["groups"])
+    metrics = [*METRICS[first.kind], *(f"{METRICS[first.kind][0]}_{group}" for group in rows[0]["groups"])]
     text = _rendered(
         _TEMPLATES[first.kind], name=name, data=str(data), metrics=metrics, new_tokens=_NEW_TOKENS[first.kind],
         benchmark=first.benchmark, prompt=VERSION,
@@ -140,45 +140,32 @@ def _summary(folder: Path, counts: Mapping[str, int], groups: Mapping[str, Seque
 
 
 def cut_parts(items: Sequence[Item], folder: Path) -> list[Item]:
-    """The same items, each with its part of a video as its file; parts that are there already are kept.
+    """The same items, each with its part of a video as its file, since lmms-eval knows no times.
 
-    lmms-eval knows no times, so it would show the whole video.
-
-    Args:
-        items: with `path` set.
-        folder: of the parts; made if one is needed.
+    Parts that are there already are kept.
 
     Raises:
         Ego2ExoError: a part cannot be cut, or PyAV is not installed.
     """
-    wanted = {_target(item, folder): item for item in items if _is_part(item)}
-    if wanted:
+    cuts: dict[str, Cut] = {}
+    found = []
+    for item in items:
+        if item.start_s or item.end_s is not None:
+            # By the video's whole path: videos of one name may lie in several folders.
+            part = hashlib.sha256(repr((item.path, item.start_s, item.end_s)).encode()).hexdigest()[:12]
+            target = str(folder / f"{Path(item.path).stem[:80]}-{part}.mp4")
+            cuts[target] = Cut(item.path, target, item.start_s or 0.0, item.end_s)
+            item = replace(item, path=target, start_s=None, end_s=None)
+        found.append(item)
+    if cuts:
         folder.mkdir(parents=True, exist_ok=True)
-    jobs = [Cut(item.path, target, item.start_s or 0.0, item.end_s) for target, item in wanted.items()]
     with Cutters() as cutters:
-        states = map_threads(cutters.make, jobs, min(os.cpu_count() or 1, 8), "cutting", "cut")
-    faults = [
-        f"{item.id}: {state}"
-        for item, state in zip(wanted.values(), states, strict=True)
-        if state not in ("made", "kept")
-    ]
+        states = map_threads(cutters.make, list(cuts.values()), min(os.cpu_count() or 1, 8), "cutting", "cut")
+    faults = [f"{target}: {state}" for target, state in zip(cuts, states, strict=True) if state not in ("made", "kept")]
     if faults:
         raise Ego2ExoError(
-            f"{len(faults)} of {len(jobs)} part(s) of videos cannot be cut out: {shorten_list(faults)}",
+            f"{len(faults)} of {len(cuts)} part(s) of videos cannot be cut out: {shorten_list(faults)}",
             "parts that lie inside videos that decode",
             "correct these videos or rows and run the same command again, which keeps what is cut",
         )
-    return [
-        replace(item, path=_target(item, folder), start_s=None, end_s=None) if _is_part(item) else item
-        for item in items
-    ]
-
-
-def _is_part(item: Item) -> bool:
-    return bool(item.start_s) or item.end_s is not None
-
-
-def _target(item: Item, folder: Path) -> str:
-    """One name for one part, by the video's whole path: videos of one name may lie in several folders."""
-    part = hashlib.sha256(repr((item.path, item.start_s, item.end_s)).encode()).hexdigest()[:12]
-    return str(folder / f"{Path(item.path).stem[:80]}-{part}.mp4")
+    return found

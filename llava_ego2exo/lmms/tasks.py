@@ -13,9 +13,8 @@ from ..evaluation.items import CHOICE, DESCRIPTION, Item
 from ..evaluation.plan import prompt_of
 from ..evaluation.replies.parser import parse_answer
 
-# What a task's metrics are called; each is also given by category where there are several.
+# What a task's metrics are called; the first is also given by category where there are several.
 METRICS = {CHOICE: ("acc", "unparsed_rate"), DESCRIPTION: ("rouge_l", "empty_rate", "words")}
-_SPLIT = {CHOICE: "acc", DESCRIPTION: "rouge_l"}
 _FIELDS = ("id", "benchmark", "category", "view", "question", "kind", "answer", "row", "part", "source")
 
 
@@ -23,9 +22,6 @@ def rows_of(items: Sequence[Item]) -> list[dict[str, Any]]:
     """One row an item, all with the same keys and types, so that Arrow fits them into one table.
 
     Choices are two lists: Arrow would make one struct of all the keys that occur anywhere.
-
-    Args:
-        items: of one task, with `path` set and no times to cut by.
     """
     slugs = slugs_of(map(_group, items))
     # Every row must give every metric a value, so every row knows them all.
@@ -47,16 +43,6 @@ def item_of(row: Mapping[str, Any]) -> Item:
     """The item of a row; its `video` is the file."""
     choices = dict(zip(row["keys"], row["options"], strict=True))
     return Item(**{name: row[name] for name in _FIELDS}, video=row["video"], choices=choices, path=row["video"])
-
-
-def metrics_of(kind: str, groups: Iterable[str]) -> list[str]:
-    """Names of a task's metrics.
-
-    Args:
-        kind: of its items.
-        groups: of its rows.
-    """
-    return [*METRICS[kind], *(f"{_SPLIT[kind]}_{group}" for group in groups)]
 
 
 def slugs_of(names: Iterable[str]) -> dict[str, str]:
@@ -96,11 +82,7 @@ def doc_to_visual(doc: Row) -> list[str]:
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> str:
-    """The prompt, word for word that of `llava-ego2exo eval`.
-
-    Args:
-        doc: the row.
-        lmms_eval_specific_kwargs: not used; lmms-eval passes it.
+    """The prompt, word for word that of `llava-ego2exo eval`; lmms-eval passes the second argument.
 
     Raises:
         SystemExit: replies could not be read later, as a package is missing.
@@ -112,12 +94,7 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: Mapping[str, Any] | None = 
 
 
 def choice_results(doc: Row, results: Sequence[str]) -> dict[str, Any]:
-    """A reply's values under every metric of its task; None under those of other categories.
-
-    Args:
-        doc: the row.
-        results: the reply.
-    """
+    """A reply's values under every metric of its task; None under those of other categories."""
     picked = parse_answer(results[0], item_of(doc).choices)
     seen = {"id": doc["id"], "category": doc["category"], "video": doc["video"], "picked": picked}
     right = {"score": float(picked == doc["answer"]), **seen}
@@ -129,12 +106,7 @@ def choice_results(doc: Row, results: Sequence[str]) -> dict[str, Any]:
 
 
 def description_results(doc: Row, results: Sequence[str]) -> dict[str, Any]:
-    """A description's values under every metric of its task; None under those of other questions.
-
-    Args:
-        doc: the row.
-        results: the reply.
-    """
+    """A description's values under every metric of its task; None under those of other questions."""
     reply, seen = results[0], {"id": doc["id"], "part": doc["part"], "video": doc["video"]}
     overlap = {"score": rouge_l(reply, doc["answer"]), **seen}
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import math
 import re
-import string
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -24,11 +23,7 @@ _NUMBERED = re.compile(rf"\s*([0-9]{{1,2}})\.\s*(\[\s*(?:{_STRING}\s*(?:,\s*{_ST
 
 
 class Fields:
-    """The values of a row.
-
-    Args:
-        row: as the file holds it; anything but an object is a fault.
-    """
+    """The values of a row, and its faults; a row that is no object has that fault."""
 
     def __init__(self, row: Any) -> None:
         self.faults: list[str] = []
@@ -124,16 +119,16 @@ def short(value: Any) -> str:
 
 
 def take_choices(fields: Fields, key: str, lists: bool = False) -> dict[str, str]:
-    """key -> option text of a row; empty after a fault.
+    """key -> option text of a row; empty after a fault. With `lists` a list will do too.
 
-    Args:
-        fields: the row.
-        key: where the options stand.
-        lists: a list will do too; its entries are A, B, ... or have the labels that they all begin with.
+    The entries of a list have the labels that all of them begin with, else the letters A, B, ...
     """
     value = fields.value(key)
     if lists and isinstance(value, list):
-        value = _from_list(value)
+        parts = [_LABELLED.fullmatch(one.strip()) if isinstance(one, str) else None for one in value]
+        labelled = {part[1]: part[2] for part in parts if part}
+        # Beyond Z the keys are no letters, and are refused as such.
+        value = labelled if len(labelled) == len(value) else {chr(65 + n): one for n, one in enumerate(value)}
     if not isinstance(value, dict):
         if value is not None:
             fields.fault(f"{key} is {kind_of(value)}, not an object of key: option")
@@ -171,12 +166,6 @@ def take_key(fields: Fields, key: str, choices: Mapping[str, str]) -> str:
         fields.fault(f"{key} {short(value)} is none of the choices {', '.join(choices)}")
         return ""
     return value
-
-
-def take_text(fields: Fields, key: str, choices: Mapping[str, str]) -> str:
-    """The right key where the row holds its option's text; "" after a fault."""
-    value = fields.text(key)
-    return match(fields, key, value, [name for name, text in choices.items() if plain(text) == plain(value)], choices)
 
 
 def take_key_or_text(fields: Fields, key: str, choices: Mapping[str, str]) -> str:
@@ -222,23 +211,3 @@ def numbered_lists(text: str) -> dict[str, list[str]] | None:
 def plain(text: str) -> str:
     """A text as it is compared: without differences of case and blanks."""
     return " ".join(text.split()).casefold()
-
-
-def _from_list(values: list[Any]) -> dict[str, Any]:
-    parts = [_LABELLED.fullmatch(value.strip()) if isinstance(value, str) else None for value in values]
-    labels = [part[1] for part in parts if part]
-    for first in ("A", "a", "1", "0"):
-        if values and labels == _labels(first, len(values)):
-            return {part[1]: part[2] for part in parts if part}
-    # Beyond Z the keys are not keys, and are refused as such.
-    return {_letter(index): value for index, value in enumerate(values)}
-
-
-def _labels(first: str, count: int) -> list[str]:
-    if first.isdigit():
-        return [str(int(first) + index) for index in range(count)]
-    return list(string.ascii_letters[string.ascii_letters.index(first) :][: min(count, 26)])
-
-
-def _letter(index: int) -> str:
-    return string.ascii_uppercase[index] if index < 26 else f"option {index + 1}"

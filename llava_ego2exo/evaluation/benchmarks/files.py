@@ -1,63 +1,14 @@
-"""Names of files: a benchmark's file in a folder, and videos as data written on any system names them."""
+"""Names of videos, as data written on any system holds them."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from ...common.text import shorten_list
-from ...errors import Ego2ExoError
 from ...video.limits import VIDEO_SUFFIXES
 
 EXO, EGO = "exo", "ego"
 _TRAILING_EXO = re.compile(r"exo[0-9]+$")
-
-
-def find_data_file(data: str | Path, benchmark: str, published: Mapping[str, Sequence[str]]) -> Path:
-    """The file to read.
-
-    Args:
-        data: a file, or a folder; in a folder, it and the folders directly in it are searched.
-        benchmark: its name.
-        published: benchmark -> names of its published files. Case and signs do not count, nor "LEGACY-".
-
-    Raises:
-        Ego2ExoError: a folder holds no file that fits, or several; or a file has another benchmark's name.
-    """
-    path = Path(data)
-    names = {other: {_plain(file) for file in files} for other, files in published.items()}
-    if path.is_dir():
-        return _in_folder(path, names[benchmark], published[benchmark])
-    others = [other for other, files in names.items() if _plain(path.name) in files and other != benchmark]
-    if others:
-        raise Ego2ExoError(
-            f"--data {path} has the name of the file of {others[0]}, not of {benchmark}",
-            f"a file for --benchmark {benchmark}",
-            "correct --benchmark or --data, or rename the file if its name is wrong",
-        )
-    return path
-
-
-def _in_folder(folder: Path, names: set[str], files: Sequence[str]) -> Path:
-    try:
-        folders = [folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir() and os.access(entry, os.R_OK))]
-        found = [file for place in folders for file in sorted(place.iterdir()) if file.suffix.lower() == ".json"]
-    except OSError as error:
-        given = f"--data {folder} cannot be read: {error.strerror}"
-        raise Ego2ExoError(given, "a readable folder", "fix its permissions") from error
-    fitting = [file for file in found if _plain(file.name) in names]
-    if len(fitting) == 1:
-        return fitting[0]
-    shown = shorten_list([str(file.relative_to(folder)) for file in fitting or found], 20) or "no JSON file"
-    holds = f"holds {len(fitting)} files that fit: {shown}" if fitting else f"holds no file that fits, but {shown}"
-    wanted = f"one of {', '.join(files)}, or the same with LEGACY- before it"
-    raise Ego2ExoError(f"--data {folder} {holds}", wanted, "pass the file itself")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", Path(name).stem.lower()).removeprefix("legacy")
 
 
 def parts_of(name: str) -> list[str]:

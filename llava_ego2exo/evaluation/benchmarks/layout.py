@@ -20,27 +20,16 @@ _NOT_IN_IDS = re.compile(r"[^\w.+-]+")
 
 @dataclass(frozen=True)
 class RawQuestion:
-    """What a row asks, before it belongs to a benchmark and a view.
-
-    Args:
-        video: as the data names it.
-        question: blanks at its ends removed; empty where the layout has none.
-        choices: key -> option text; empty for a description.
-        answer: the right key, or the reference text.
-        category: finer than the benchmark; empty where the data has none.
-        span: where the clip begins and ends in its video, in seconds; None: at the video's start or end.
-        part: which question of a description it is.
-        precut: name of the clip as a file of its own, where the data gives it.
-    """
+    """What a row asks, before it belongs to a benchmark and a view; fields as those of `Item`."""
 
     video: str
     question: str
     choices: Mapping[str, str] = field(default_factory=dict)
     answer: str = ""
-    category: str = ""
-    span: tuple[float | None, float | None] = (None, None)
+    category: str = ""  # finer than the benchmark
+    span: tuple[float | None, float | None] = (None, None)  # in seconds; None: at the video's start or end
     part: str = ""
-    precut: str = ""
+    precut: str = ""  # name of the clip as a file of its own, where the data gives it
 
 
 def labelled(value: Any) -> list[tuple[str, Any]]:
@@ -52,20 +41,12 @@ def labelled(value: Any) -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which benchmark files are laid out.
-
-    Args:
-        name: shown to the user.
-        keys: that a row of this layout has, and by which it is recognised.
-        read: row -> its questions; what is wrong with the row goes to `Fields.faults`.
-        rows: list or object -> (name for messages, row).
-        shape: of the file, for messages.
-    """
+    """One way in which benchmark files are laid out."""
 
     name: str
-    keys: tuple[str, ...]
-    read: Callable[[Fields], Sequence[RawQuestion]]
-    rows: Callable[[Any], list[tuple[str, Any]]] = labelled
+    keys: tuple[str, ...]  # that a row of this layout has, and by which it is recognised
+    read: Callable[[Fields], Sequence[RawQuestion]]  # what is wrong with the row goes to `Fields.faults`
+    rows: Callable[[Any], list[tuple[str, Any]]] = labelled  # list or object -> (name for messages, row)
     shape: str = "rows with the keys"
 
     def fits(self, row: Any) -> bool:
@@ -102,15 +83,7 @@ class BenchmarkData:
 def parse_file(
     path: Path, layouts: Sequence[Layout], benchmark: str, title: str, kind: str, views: Sequence[str]
 ) -> BenchmarkData:
-    """Read a file.
-
-    Args:
-        path: of the file.
-        layouts: those allowed.
-        benchmark: its name.
-        title: the category where the data has none.
-        kind: of the items.
-        views: "exo", "ego"; "" for the only camera.
+    """Read a file; `title` is the category where the data has none, `views` ("",) where there is one camera.
 
     Raises:
         Ego2ExoError: the file cannot be read, or fits no layout.

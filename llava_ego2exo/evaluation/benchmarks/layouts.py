@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...errors import Ego2ExoError
-from ..items import CONSISTENCY_1, CONSISTENCY_2, DESCRIPTION, MAIN, Item
+from ..items import CONSISTENCY_1, CONSISTENCY_2, MAIN, Item
 from .fields import (
     Fields,
     check_choices,
@@ -18,17 +17,15 @@ from .fields import (
     take_choices,
     take_key,
     take_key_or_text,
-    take_text,
     text_fault,
 )
 from .files import without_suffix
-from .layout import Layout, RawQuestion, labelled
+from .layout import Layout, RawQuestion
 
 _CHOICE_KEYS = ("video_filename", "question", "answer_choices", "ground_truth_letter")
 _DESCRIPTION_KEYS = ("video_name", "Q", "A", "cons_Q1", "cons_Q2", "cons_A")
 # TSU-Description has no question of its own.
 QUESTION = "Describe what the person in this video does, and with which objects."
-MAX_CLIPS = 100_000
 
 
 def _choice(fields: Fields) -> list[RawQuestion]:
@@ -66,8 +63,8 @@ def _tsu_rows(value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
         return []
     return [
-        (name, {"video": video, "description": value[video]})
-        for (name, _), video in zip(labelled(value), value, strict=True)
+        (f"row {ascii(video)}", {"video": video, "description": text} if isinstance(text, str) else text)
+        for video, text in value.items()
     ]
 
 
@@ -76,18 +73,12 @@ def _tsu_description(fields: Fields) -> list[RawQuestion]:
     return [RawQuestion(video=fields.video("video"), question=QUESTION, answer=fields.text("description"))]
 
 
-class _TsuLayout(Layout):
-    def fits(self, row: Any) -> bool:
-        return super().fits(row) and isinstance(row["description"], str)
-
-
 def _question(
     fields: Fields, video: str, question: str, choices: Mapping[str, str], answer: str, precut: str = ""
 ) -> list[RawQuestion]:
     """The one question of a row; `video` and `question` are the keys of these fields."""
-    return [
-        RawQuestion(fields.video(video), fields.text(question), choices, answer, span=fields.span(), precut=precut)
-    ]  # fmt: skip
+    span = fields.span()
+    return [RawQuestion(fields.video(video), fields.text(question), choices, answer, span=span, precut=precut)]
 
 
 def _charades(fields: Fields) -> list[RawQuestion]:
@@ -129,7 +120,7 @@ def _listed_answer(fields: Fields, lists: dict[str, list[str]]) -> str:
 def _smarthome(fields: Fields) -> list[RawQuestion]:
     """The right option by its text."""
     choices = take_choices(fields, "choices")
-    return _question(fields, "video_id", "question", choices, take_text(fields, "ground_truth", choices))
+    return _question(fields, "video_id", "question", choices, take_key_or_text(fields, "ground_truth", choices))
 
 
 def _lemma(fields: Fields) -> list[RawQuestion]:
@@ -154,39 +145,20 @@ def _tsu(fields: Fields) -> list[RawQuestion]:
 EGO_IN_EXO = Layout("ego-in-exo", ("category_name", *_CHOICE_KEYS), _choice_with_category)
 CURRENT = Layout("current", _CHOICE_KEYS, _choice)
 CHARADES_DESCRIPTION = Layout("Charades-Description", _DESCRIPTION_KEYS, _charades_description)
-TSU_DESCRIPTION = _TsuLayout(
-    "TSU-Description", ("video", "description"), _tsu_description, _tsu_rows, "an object of"
-)  # fmt: skip
+TSU_DESCRIPTION = Layout("TSU-Description", ("video", "description"), _tsu_description, _tsu_rows, "an object of")
 LEGACY_LAYOUTS = (
     Layout("legacy Charades", ("id", "Q", "Options", "Ground Truth"), _charades),
     Layout("legacy Smarthome", ("video_id", "question", "choices", "ground_truth"), _smarthome),
-    Layout(
-        "legacy LEMMA", ("video_id", "question", "choices", "answer", "start_timestamp", "end_timestamp"), _lemma
-    ),
+    Layout("legacy LEMMA", ("video_id", "question", "choices", "answer", "start_timestamp", "end_timestamp"), _lemma),
     Layout("legacy TSU", ("video_path", "question", "options", "correct_answer"), _tsu),
-)  # fmt: skip
+)
 
 
 def split_into_clips(item: Item, duration_s: float, seconds: float = 1.0) -> list[Item]:
-    """Items for consecutive clips of a video, with the parts "0", "1", ...
+    """Items for consecutive clips of a video of `duration_s`, each of so many seconds, with the parts "0", "1", ...
 
     A rest shorter than half a clip belongs to the last one.
-
-    Args:
-        item: a description of a whole video, with the part "".
-        duration_s: of the video, in seconds.
-        seconds: of a clip.
-
-    Raises:
-        Ego2ExoError: the item is of another kind, a length is not positive, or the clips are too many.
     """
-    if item.kind != DESCRIPTION or item.part or item.start_s is not None or item.end_s is not None:
-        raise Ego2ExoError(f"{item.id} cannot be split into clips", "a description of a whole video")
-    given = f"{item.video}: {duration_s} s in clips of {seconds} s"
-    if not (math.isfinite(duration_s) and math.isfinite(seconds) and duration_s > 0 and seconds > 0):
-        raise Ego2ExoError(given, "lengths above 0", "check the video and --clip-seconds")
-    if duration_s / seconds > MAX_CLIPS:
-        raise Ego2ExoError(given, f"{MAX_CLIPS} clips", "raise --clip-seconds")
     count = max(math.floor(duration_s / seconds + 0.5), 1)
     ends = [(number + 1) * seconds for number in range(count - 1)] + [float(duration_s)]
     return [

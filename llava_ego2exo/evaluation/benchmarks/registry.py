@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..items import CHOICE, DESCRIPTION, Item
-from .files import EGO, EXO, find_data_file
+from .files import EGO, EXO
 from .layout import BenchmarkData, Layout, parse_file
 from .layouts import CHARADES_DESCRIPTION, CURRENT, EGO_IN_EXO, LEGACY_LAYOUTS, TSU_DESCRIPTION
 
@@ -20,21 +22,13 @@ _CHOICE_LAYOUTS = (CURRENT, *LEGACY_LAYOUTS)
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark.
+    """One benchmark."""
 
-    Args:
-        title: as its authors call it; the category of items whose data has none.
-        kind: "choice" or "description".
-        layouts: that its files may have.
-        files: names that published files have, without "LEGACY-".
-        views: cameras that it can be asked on; empty where it has one only.
-    """
-
-    title: str
-    kind: str
-    layouts: tuple[Layout, ...]
-    files: tuple[str, ...]
-    views: tuple[str, ...] = ()
+    title: str  # as its authors call it; the category of items whose data has none
+    kind: str  # "choice" or "description"
+    layouts: tuple[Layout, ...]  # that its files may have
+    files: tuple[str, ...]  # names that published files have, without "LEGACY-"
+    views: tuple[str, ...] = ()  # cameras that it can be asked on; empty where it has one only
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -54,28 +48,53 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def benchmark_of(name: str) -> Benchmark:
-    """The benchmark of a name.
-
-    Raises:
-        Ego2ExoError: there is none.
-    """
+    """The benchmark of a name; raises where there is none."""
     if name not in BENCHMARKS:
         raise Ego2ExoError(f"--benchmark {name!r}", ", ".join(BENCHMARKS), "choose one of these")
     return BENCHMARKS[name]
 
 
 def data_file(name: str, data: str | Path) -> Path:
-    """The file of a benchmark.
+    """The file of a benchmark: `data`, or in a folder the file of a published name, there or one folder below.
 
-    Args:
-        name: of the benchmark.
-        data: the file, or a folder that holds it under the name that it was published with.
+    Case and signs in names do not count, nor "LEGACY-".
 
     Raises:
         Ego2ExoError: the name is unknown, a folder holds no or several fitting files, or a file is another benchmark's.
     """
-    benchmark_of(name)
-    return find_data_file(data, name, {other: known.files for other, known in BENCHMARKS.items()})
+    benchmark, path = benchmark_of(name), Path(data)
+    if not path.is_dir():
+        others = [one for one, other in BENCHMARKS.items() if one != name and _plain(path.name) in _names(other)]
+        if others:
+            raise Ego2ExoError(
+                f"--data {path} has the name of the file of {others[0]}, not of {name}",
+                f"a file for --benchmark {name}",
+                "correct --benchmark or --data, or rename the file if its name is wrong",
+            )
+        return path
+    try:
+        folders = [path, *sorted(entry for entry in path.iterdir() if entry.is_dir() and os.access(entry, os.R_OK))]
+        found = [file for place in folders for file in sorted(place.iterdir()) if file.suffix.lower() == ".json"]
+    except OSError as error:
+        given = f"--data {path} cannot be read: {error.strerror}"
+        raise Ego2ExoError(given, "a readable folder", "fix its permissions") from error
+    fitting = [file for file in found if _plain(file.name) in _names(benchmark)]
+    if len(fitting) != 1:
+        shown = shorten_list([str(file.relative_to(path)) for file in fitting or found], 20) or "no JSON file"
+        raise Ego2ExoError(
+            f"--data {path} holds {len(fitting)} files that fit, of: {shown}",
+            f"one of {', '.join(benchmark.files)}, or the same with LEGACY- before it",
+            "pass the file itself",
+        )
+    return fitting[0]
+
+
+def _names(benchmark: Benchmark) -> set[str]:
+    return {_plain(file) for file in benchmark.files}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", Path(name).stem.lower()).removeprefix("legacy")
 
 
 def read_benchmark(

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...common.jsonl import AppendFile, read_lines, record_of
 from ...common.processes import map_threads
@@ -20,7 +20,7 @@ from ...common.record_store import content_key
 from ...errors import Ego2ExoError, require_package
 from ..items import ORIGIN
 from .prompts import CHECK, PROMPT_VERSION, Messages, encodable, messages_of, parse_judgment
-from .settings import NO_KEY, JudgeSettings, shown_url
+from .settings import JudgeSettings, shown_url
 
 CACHE_FILE = "judge_cache.jsonl"
 # The server takes no call of this key, for this model, or at this address.
@@ -34,13 +34,7 @@ _SHORTEST_SECRET = 8
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """One request to the judge.
-
-    Args:
-        kind: what is requested: an aspect, "merge" or "choice".
-        material: name -> text to quote.
-        options: keys that a choice may have.
-    """
+    """One request: an aspect, "merge" or "choice"; the texts to quote by name; the keys that a choice may have."""
 
     kind: str
     material: dict[str, str]
@@ -56,8 +50,7 @@ class JudgeRequest:
         return parse_judgment(self.kind, answer, self.options)
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The result of a request: its value, or the error why there is none."""
 
     value: Any = None
@@ -66,29 +59,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class CachedAnswer:
-    """One line of the cache.
+    """One line of the cache."""
 
-    Args:
-        key: hash of model, prompt version, messages and settings.
-        kind: of the request.
-        answer: as the judge gave it.
-        model: as the server names the model that answered.
-        sent: settings that the server accepted.
-    """
-
-    key: str
-    kind: str
-    answer: str
-    model: str
-    sent: dict[str, Any]
+    key: str  # hash of model, prompt version, messages and settings
+    kind: str  # of the request
+    answer: str  # as the judge gave it
+    model: str  # as the server names the model that answered
+    sent: dict[str, Any]  # settings that the server accepted
 
 
 def read_cache(path: Path) -> dict[str, CachedAnswer]:
-    """The answers in a file by their keys.
-
-    Raises:
-        Ego2ExoError: a line is damaged. The last one may be torn.
-    """
+    """The answers in a file by their keys; the last line may be torn, a damaged one raises Ego2ExoError."""
     parse = functools.partial(record_of, CachedAnswer, types={"sent": (dict,)})
     lines = read_lines(path, parse, torn=True, origin=ORIGIN) if path.is_file() else ()
     return {answer.key: answer for answer in lines}
@@ -96,12 +77,6 @@ def read_cache(path: Path) -> dict[str, CachedAnswer]:
 
 class JudgeClient:
     """Asks one judge: each different request once, from the cache where it can be, on several threads.
-
-    Args:
-        settings: of the judge.
-        folder: of the results, where its answers are cached.
-        progress: show bars.
-        cached_only: make no call; what the cache does not hold fails.
 
     Attributes:
         counts: of calls, cache hits and failures.
@@ -128,7 +103,8 @@ class JudgeClient:
         Raises:
             Ego2ExoError: the endpoint cannot be reached, or refuses every call.
         """
-        keys = [self._cache_key(request) for request in requests]
+        settings = self.settings
+        keys = [content_key([PROMPT_VERSION, settings.model, one.messages, settings.sampling()]) for one in requests]
         different = dict(zip(keys, requests, strict=True))
         verdicts = {key: found for key, request in different.items() if (found := self._cached(key, request))}
         self.counts["cache_hits"] += len(verdicts)
@@ -138,7 +114,7 @@ class JudgeClient:
         elif rest:
             if self._api is None:
                 self.check()
-            made = map_threads(self._verdict, rest, self.settings.workers, label, "question", self.progress)
+            made = map_threads(self._verdict, rest, settings.workers, label, "question", self.progress)
             verdicts.update(zip((key for key, _ in rest), made, strict=True))
         return [verdicts[key] for key in keys]
 
@@ -159,21 +135,23 @@ class JudgeClient:
                 _text_of(self._call(messages_of(CHECK, {})))
                 return
             except (openai.OpenAIError, ValueError) as error:
-                if getattr(error, "status_code", 0) not in _BAD_REQUEST or not self._drop_setting(str(error)):
-                    self.close()
-                    raise self._unavailable(error) from None
+                if getattr(error, "status_code", 0) in _BAD_REQUEST and self._drop_setting(str(error)):
+                    continue
+                self.close()
+                url, model = shown_url(self.settings.url), self.settings.model
+                raise Ego2ExoError(
+                    f"--judge-url {url} with --judge-model {model}: {self._reason(error)}",
+                    "an OpenAI-compatible endpoint that answers",
+                    "check the server and its log, --judge-url (usually .../v1), --judge-model and the key in "
+                    f"{self.settings.key_env} (--judge-key-env)",
+                ) from None
 
     def close(self) -> None:
         """Close the cache and the connections."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._api is not None:
-            self._api.close()
-            self._api = None
-
-    def _cache_key(self, request: JudgeRequest) -> str:
-        return content_key([PROMPT_VERSION, self.settings.model, request.messages, self.settings.sampling()])
+        for one in (self._file, self._api):
+            if one is not None:
+                one.close()
+        self._file = self._api = None
 
     def _cached(self, key: str, request: JudgeRequest) -> Verdict | None:
         answer = self._answers.get(key)
@@ -202,9 +180,8 @@ class JudgeClient:
         with self._lock:
             self._file = self._file or AppendFile(self._path)
             self._file.append([asdict(answer)])
-            self._answers[key] = answer
             self._failures_in_a_row = 0
-        self.used[key] = answer
+            self._answers[key] = self.used[key] = answer
         return Verdict(value)
 
     def _valid_answer(self, request: JudgeRequest) -> tuple[Any, str, str]:
@@ -258,37 +235,13 @@ class JudgeClient:
 
     def _reason(self, error: Exception) -> str:
         """One line, without the key."""
-        openai = require_package("openai", "judge")
-        if isinstance(error, openai.APITimeoutError):
-            return f"no reply within {self.settings.timeout_s:g} s"
-        if isinstance(error, openai.APIStatusError):
-            body = error.body if isinstance(error.body, dict) else {}
-            message = body.get("message") or error.body or "(no message)"
-            return f"HTTP {error.status_code}: {self._clean(' '.join(str(message).split()))[:200]}"
-        return self._clean(str(error.__cause__ or error) or type(error).__name__)[:200]
+        status, body = getattr(error, "status_code", None), getattr(error, "body", None)
+        text = str((body.get("message") if isinstance(body, dict) else body) or error.__cause__ or error)
+        text = " ".join(text.split()) or type(error).__name__
+        return self._clean(f"HTTP {status}: {text}" if status else text)[:200]
 
     def _clean(self, text: str) -> str:
-        secret = self._key != NO_KEY and len(self._key) >= _SHORTEST_SECRET
-        return encodable(text.replace(self._key, "(key)") if secret else text)
-
-    def _unavailable(self, error: Exception) -> Ego2ExoError:
-        settings, url = self.settings, shown_url(self.settings.url)
-        status = getattr(error, "status_code", None)
-        if status in (401, 403):
-            remedy = f"put a valid key into {settings.key_env} (--judge-key-env names another variable)"
-        elif status == 404:
-            remedy = f"correct --judge-url, usually ending in /v1, or --judge-model (see {url.rstrip('/')}/models)"
-        elif status:
-            remedy = "see the server's log, and run the same command again"
-        else:
-            remedy = (
-                "check that the server runs and has loaded its model, and that --judge-url is right (usually .../v1)"
-            )
-        return Ego2ExoError(
-            f"--judge-url {url} with --judge-model {settings.model}: {self._reason(error)}",
-            "an OpenAI-compatible endpoint that answers",
-            remedy,
-        )
+        return encodable(text.replace(self._key, "(key)") if len(self._key) >= _SHORTEST_SECRET else text)
 
 
 def _text_of(reply: Any) -> str:

@@ -23,13 +23,7 @@ PROMPTS_FILE = "judge_prompts.json"
 
 
 def open_judge(settings: JudgeSettings | None, folder: Path, stored: dict[str, Any] | None = None) -> Judge | None:
-    """The judge that a command line asks for, or that an earlier run in this folder had.
-
-    Args:
-        settings: of the judge; None: no call is made.
-        folder: of the results.
-        stored: settings of an earlier run's judge, whose cached answers are used where no call is made.
-    """
+    """The judge of a command line; without one, the cached answers of the earlier run whose settings are `stored`."""
     if settings is not None:
         return Judge(settings, folder)
     return Judge(JudgeSettings(**stored), folder, cached_only=True) if stored else None
@@ -69,9 +63,6 @@ class Judge:
         A row of clips is merged to one summary first. A mark that the judge failed to give is None, its reason in
         `error`; consistency is scored only where the row has the two questions for it.
 
-        Args:
-            rows: descriptions of any models.
-
         Raises:
             Ego2ExoError: the first call shows that the judge cannot be reached or refuses.
         """
@@ -96,9 +87,6 @@ class Judge:
 
     def read_replies(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """The outcomes, with those parsed that the judge could read; where it names no option or fails they stay.
-
-        Args:
-            outcomes: of any models and modes.
 
         Raises:
             Ego2ExoError: the first call shows that the judge cannot be reached or refuses.
@@ -137,15 +125,11 @@ class Judge:
             **{name: client.counts[name] for name in ("calls", "cache_hits", "failures")},
         }
 
-    def close(self) -> None:
-        """Close the cache and the connections."""
-        self._client.close()
-
     def __enter__(self) -> Judge:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self.close()
+        self._client.close()
 
     def _store_prompts(self) -> None:
         texts, digest = prompts.prompt_texts(), prompts.prompts_hash()
@@ -155,26 +139,27 @@ class Judge:
 
 def _is_clips(row: Described) -> bool:
     """Whether its replies are about clips, to be merged before they are judged."""
-    return row.state != FAILED and bool(row.items) and all(item.part.isdecimal() for item in row.items)
+    return row.state != FAILED and all(item.part.isdecimal() for item in row.items)
 
 
 def _materials(row: Described, limit: int) -> dict[str, dict[str, str]]:
     """Aspect -> what the judge is shown for it, by name; none of a row that failed."""
-    if row.state == FAILED or not row.items:
+    if row.state == FAILED:
         return {}
-    parts = {item.part: (item, reply.strip()) for item, reply in zip(row.items, row.replies, strict=True)}
+    asked = zip(row.items, row.replies, strict=True)
+    parts = {item.part or MAIN: (item, shortened(reply, limit)) for item, reply in asked}
     if _is_clips(row):
-        parts = {MAIN: (row.items[0], row.summary)}
+        parts = {MAIN: (row.items[0], shortened(row.summary, limit))}
     found: dict[str, dict[str, str]] = {}
-    if MAIN in parts or "" in parts:
-        item, reply = parts.get(MAIN) or parts[""]
-        material = {"QUESTION": item.question, "REFERENCE": item.answer, "REPLY": shortened(reply, limit)}
+    if MAIN in parts:
+        item, reply = parts[MAIN]
+        material = {"QUESTION": item.question, "REFERENCE": item.answer, "REPLY": reply}
         found |= dict.fromkeys(MAIN_ASPECTS, material)
     if CONSISTENCY_1 in parts and CONSISTENCY_2 in parts:
         (first, reply_1), (second, reply_2) = parts[CONSISTENCY_1], parts[CONSISTENCY_2]
         found[CONSISTENCY] = {
             "QUESTION 1": first.question, "QUESTION 2": second.question, "REFERENCE": first.answer,
-            "REPLY 1": shortened(reply_1, limit), "REPLY 2": shortened(reply_2, limit),
+            "REPLY 1": reply_1, "REPLY 2": reply_2,
         }  # fmt: skip
     return found
 
@@ -204,22 +189,18 @@ class ClipNote(NamedTuple):
 
 
 def clip_notes(items: Sequence[Item], replies: Sequence[str], limit: int) -> list[ClipNote]:
-    """Notes of a row's clips in order of time; clips with an empty reply are left out.
-
-    Args:
-        items: of the row, their parts being numbers.
-        replies: of each item.
-        limit: characters of a chunk; a note gets less than half of them, so that two always fit in one.
-    """
+    """Notes of a row's clips in order of time, each shorter than half of `limit`; empty replies are left out."""
     pairs = sorted(zip(items, replies, strict=True), key=lambda pair: int(pair[0].part))
-    return [_note(reply, *_times(item), limit) for item, reply in pairs if reply.strip()]
+    return [_note(reply, f"{item.start_s:g} s", f"{item.end_s:g} s", limit) for item, reply in pairs if reply.strip()]
+
+
+def _note(text: str, start: str, end: str, limit: int) -> ClipNote:
+    # Room for the times in front, and for the remark that something was left out.
+    return ClipNote(shortened(text.strip(), limit // 2 - 100), start, end)
 
 
 def chunks(notes: Sequence[ClipNote], limit: int) -> list[list[ClipNote]]:
-    """Consecutive notes, as many in a chunk as fit in `limit` characters with their line breaks.
-
-    Every chunk but the last holds two or more, as long as no note with its times is longer than half of `limit`.
-    """
+    """Consecutive notes, as many in a chunk as fit in `limit` characters with their line breaks: two or more."""
     made: list[list[ClipNote]] = []
     length = 0
     for note in notes:
@@ -235,13 +216,7 @@ def chunks(notes: Sequence[ClipNote], limit: int) -> list[list[ClipNote]]:
 def merge_rows(
     rows: Mapping[int, list[ClipNote]], ask: Callable[[Sequence[JudgeRequest]], list[Verdict]], limit: int
 ) -> dict[int, Verdict]:
-    """One text for each row: chunks are merged, then the results, until one is left.
-
-    Args:
-        rows: number of a row -> its notes; an empty list gives the text "".
-        ask: requests -> verdicts.
-        limit: characters of a chunk.
-    """
+    """One text for each row, by its number: chunks are merged, then the results, until one is left."""
     done: dict[int, Verdict] = {}
     left = dict(rows)
     while left:
@@ -258,14 +233,3 @@ def merge_rows(
                 left.setdefault(number, []).append(_note(verdict.value, chunk[0].start, chunk[-1].end, limit))
         left = {number: notes for number, notes in left.items() if number not in done}
     return done
-
-
-def _note(text: str, start: str, end: str, limit: int) -> ClipNote:
-    # Room for the times in front, and for the remark that something was left out.
-    return ClipNote(shortened(text.strip(), limit // 2 - 100), start, end)
-
-
-def _times(item: Item) -> tuple[str, str]:
-    if item.start_s is None or item.end_s is None:
-        return f"clip {item.part}", f"clip {item.part}"
-    return f"{item.start_s:g} s", f"{item.end_s:g} s"

@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
 
 CONSISTENCY, MERGE, CHOICE, CHECK = "consistency", "merge", "choice", "check"
 # Scored on the reply to the main question; consistency is scored on two replies.
@@ -104,15 +103,10 @@ def prompts_hash() -> str:
 
 
 def messages_of(kind: str, material: Mapping[str, str]) -> Messages:
-    """The messages of one request.
+    """The messages of one request about the quoted material, name -> text.
 
     Each aspect has a request of its own: scores requested together influence each other, and one invalid answer would
     lose them all.
-
-    Args:
-        kind: one of `ASPECTS`, "merge", "choice" or "check".
-        material: name -> text to quote: QUESTION, REFERENCE, REPLY for an aspect; QUESTION 1, QUESTION 2, REFERENCE,
-            REPLY 1, REPLY 2 for consistency; NOTES to merge; QUESTION, OPTIONS, REPLY for a choice.
     """
     system, task = _TEXTS[kind]
     texts = {name: encodable(text).strip() for name, text in material.items()}
@@ -151,25 +145,24 @@ def parse_judgment(kind: str, answer: str, options: Collection[str] = ()) -> flo
     try:
         value = json.loads(fenced[1] if fenced else text)[name]
     except (ValueError, RecursionError, LookupError, TypeError):
-        raise ValueError(f"no JSON object with {name!r}: {_short(text)}") from None
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # NaN, which JSON readers accept, is in no range.
-    if name == "score" and number and 0 <= value <= HIGHEST_SCORE:
-        return float(value)
-    if name == "summary" and isinstance(value, str) and value.strip():
-        return encodable(value).strip()
-    # Keys may be digits.
-    if name == "choice" and (value is None or str(value) in options):
-        return None if value is None else str(value)
-    allowed = {"score": f"a number from 0 to {HIGHEST_SCORE}", "choice": f"one of {', '.join(options)} or null"}
-    raise ValueError(f"{name} {_short(value)} is not {allowed.get(name, 'a text')}")
+        raise ValueError(f"no JSON object with {name!r}: {ascii(text)[:80]}") from None
+    if name == "summary":
+        if isinstance(value, str) and value.strip():
+            return encodable(value).strip()
+        allowed = "a text"
+    elif name == "choice":
+        # Keys may be digits.
+        if value is None or str(value) in options:
+            return None if value is None else str(value)
+        allowed = f"one of {', '.join(options)} or null"
+    else:
+        # NaN, which JSON readers accept, is in no range.
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= HIGHEST_SCORE:
+            return float(value)
+        allowed = f"a number from 0 to {HIGHEST_SCORE}"
+    raise ValueError(f"{name} {ascii(value)[:80]} is not {allowed}")
 
 
 def encodable(text: str) -> str:
     """The text with lone surrogates, which UTF-8 cannot hold, as question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _short(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

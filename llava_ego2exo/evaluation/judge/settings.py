@@ -7,13 +7,13 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from ...errors import Ego2ExoError
 
 NO_KEY = "none"
 _DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_URL = re.compile(r"https?://([^\s/?#@]*@)?(\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(:[0-9]{1,5})?([/?#]\S*)?")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         rules = (
-            (_is_url(self.url), f"--judge-url {shown_url(self.url)}", "http://HOST:PORT/v1 or https://HOST/v1"),
+            (_URL.fullmatch(self.url), f"--judge-url {shown_url(self.url)}", "http://HOST:PORT/v1 or https://HOST/v1"),
             (self.model.strip(), f"--judge-model {self.model!r}", "a model's name at that endpoint"),
             # A key given in place of the name must not reach a log.
             (_VARIABLE.fullmatch(self.key_env), "--judge-key-env", f"the NAME of a variable, or {NO_KEY}; not the key"),
@@ -88,22 +88,15 @@ class JudgeSettings:
 
 
 def judge_settings(url: str | None, model: str | None, unparsed: bool, **others: Any) -> JudgeSettings | None:
-    """Settings from flags; None where no judge is configured.
-
-    Args:
-        url: of an OpenAI-compatible endpoint.
-        model: its name there.
-        unparsed: it also reads replies that the parser cannot.
-        others: further fields of `JudgeSettings`; those that are None keep their default.
+    """Settings from flags, of which None keeps the default; None where no judge is configured.
 
     Raises:
         Ego2ExoError: the flags do not go together, or a value is wrong.
     """
-    if (url is None) != (model is None):
-        raise Ego2ExoError("--judge-url and --judge-model", "both or neither", "give the other one too")
+    if (url is None) != (model is None) or (unparsed and url is None):
+        flags = "--judge-url, --judge-model" + (", --judge-unparsed" if unparsed else "")
+        raise Ego2ExoError(flags, "an endpoint's URL and a model, or no judge", "give both, or none of them")
     if url is None or model is None:
-        if unparsed:
-            raise Ego2ExoError("--judge-unparsed without a judge", "with --judge-url and --judge-model", "give both")
         return None
     given = {name: value for name, value in others.items() if value is not None}
     return JudgeSettings(url, model, read_unparsed=unparsed, **given)
@@ -112,13 +105,3 @@ def judge_settings(url: str | None, model: str | None, unparsed: bool, **others:
 def shown_url(url: str) -> str:
     """A URL that is safe to show: without user, password and query."""
     return re.sub(r"//[^/]*@", "//", re.split("[?#]", url)[0])
-
-
-def _is_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", url)
-        )
-    except ValueError:
-        return False

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from .patterns import KeyMention, bare_key, is_option_list, key_mentions, leading_key, names_another
-from .text import StemmedText, cleaned, equal_options, option_spans, stemmed
+from .text import cleaned, equal_options, option_spans, stemmed
 
 _STATED = re.compile(
     r"\b(?:answer|actions?|activity|option|choice)\b[^.\n]{0,80}?(?:\b(?:is|are|was|be)\b|:)", re.IGNORECASE
@@ -17,7 +17,6 @@ _SENTENCE = re.compile(r"[.\n]")
 _ACTORS = frozenset("person people man men woman women boy girl someone somebody he she they individu".split())
 # The published evaluation of VisCoP takes these words out before it looks for a capital.
 _TAKEN_OUT = re.compile("answer|Answer")
-
 
 
 def parse_answer(reply: str, choices: Mapping[str, str]) -> str | None:
@@ -59,7 +58,7 @@ class _ReplyReader:
 
     def key(self) -> str | None:
         """See `parse_answer`."""
-        whole = self._words(self.text)
+        whole = stemmed(self.text, self.initials)
         alike = [] if self.head else equal_options(whole, self.options)
         if alike:
             return _only(alike)
@@ -74,9 +73,6 @@ class _ReplyReader:
         if named:
             return self._unambiguous(named[-1]) if len(keys) == 1 else None
         return _only(span.key for span in option_spans(whole, self.options))
-
-    def _words(self, text: str) -> StemmedText:
-        return stemmed(text, self.initials)
 
     def _head(self) -> KeyMention | None:
         """The key that the reply begins with; before an ordinary word only where an option's text follows: "3 walk"."""
@@ -111,7 +107,7 @@ class _ReplyReader:
 
         With `skip_actor` those count that begin behind the one who acts, too.
         """
-        line = self._words(self.text[end : end + 1000].split("\n")[0])
+        line = stemmed(self.text[end : end + 1000].split("\n")[0], self.initials)
         spans = option_spans(line, self.options)
         first = next((place for place, stem in enumerate(line.stems) if not skip_actor or stem not in _ACTORS), 0)
         return {span.key for span in spans} if any(span.first <= first for span in spans) else set()
@@ -122,7 +118,7 @@ class _ReplyReader:
         if not places:
             return set()
         sentence = _SENTENCE.split(self.text[places[-1] :], maxsplit=1)[0]
-        return {span.key for span in option_spans(self._words(sentence), self.options)}
+        return {span.key for span in option_spans(stemmed(sentence, self.initials), self.options)}
 
 
 def _only(keys: Iterable[str]) -> str | None:

@@ -39,31 +39,18 @@ _AND = r"(?:,|/|&|[-–](?=\w)|(?:and/or|and|or|nor|as\s+well\s+as)\b)\s*(?:(?:a
 
 @dataclass(frozen=True)
 class KeyPatterns:
-    """The patterns for one set of keys; the one group that takes part in a match is the key (of `head`, "key" is).
+    """The patterns for one set of keys; the one group that takes part in a match is the key (of `head`, "key" is)."""
 
-    Args:
-        bare: the whole reply is a key.
-        line: a line is.
-        head: the reply begins with a key, as a label ("3. ...") or before an ordinary word.
-        item: a label anywhere, as in a list of options.
-        one: a key as a word.
-        declared: a key is said to be the answer.
-        named: a key is named, in a way that only keys are.
-        another: right behind a key: another one, so that several are named at once.
-        denied: keys with what denies them before.
-        wrong: right behind a key: it is said to be wrong.
-    """
-
-    bare: re.Pattern[str]
-    line: re.Pattern[str]
-    head: re.Pattern[str]
-    item: re.Pattern[str]
-    one: re.Pattern[str]
-    declared: tuple[re.Pattern[str], ...]
-    named: tuple[re.Pattern[str], ...]
-    another: re.Pattern[str]
-    denied: re.Pattern[str]
-    wrong: re.Pattern[str]
+    bare: re.Pattern[str]  # the whole reply is a key
+    line: re.Pattern[str]  # a line is
+    head: re.Pattern[str]  # the reply begins with a key, as a label ("3. ...") or before an ordinary word
+    item: re.Pattern[str]  # a label anywhere, as in a list of options
+    one: re.Pattern[str]  # a key as a word
+    declared: tuple[re.Pattern[str], ...]  # a key is said to be the answer
+    named: tuple[re.Pattern[str], ...]  # a key is named, in a way that only keys are
+    another: re.Pattern[str]  # right behind a key: another one, so that several are named at once
+    denied: re.Pattern[str]  # keys with what denies them before
+    wrong: re.Pattern[str]  # right behind a key: it is said to be wrong
 
 
 @functools.lru_cache(maxsize=1024)
@@ -103,21 +90,13 @@ def patterns(keys: tuple[str, ...]) -> KeyPatterns:
 
 @dataclass(frozen=True)
 class KeyMention:
-    """An option named by its key.
-
-    Args:
-        key: of the option.
-        start: where the key begins in the reply.
-        end: where the key ends.
-        declared: it is said to be the answer, not only named.
-        label: it stands at the reply's beginning with a stop or bracket, as in "3. stirring".
-    """
+    """An option named by its key, which stands in the reply from `start` to `end`."""
 
     key: str
     start: int
     end: int
-    declared: bool
-    label: bool = False
+    declared: bool  # it is said to be the answer, not only named
+    label: bool = False  # it stands at the reply's beginning with a stop or bracket, as in "3. stirring"
 
 
 def bare_key(reply: str, keys: Iterable[str]) -> str | None:

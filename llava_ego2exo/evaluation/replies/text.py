@@ -40,35 +40,26 @@ def _answered(text: str) -> str:
 
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
-# StemmedText that an option may lack or have without naming another one.
+# Words that an option may lack or have without naming another one.
 _SILENT = frozenset("a an the this that these those his her its their some is are was were be been being".split())
 COMMA, STOP = 1, 2
 
 
 @dataclass(frozen=True)
 class StemmedText:
-    """A text as word stems, so that inflections count as the same, and the stops between.
+    """A text as word stems, so that inflections count as the same, and the stops between."""
 
-    Args:
-        stems: of the words that count.
-        places: of each, its number among all words.
-        plain: all words in lower case.
-        breaks: of each word, what stands right before it: 0 nothing, `COMMA`, or `STOP` (an end of a sentence or line).
-    """
-
-    stems: tuple[str, ...]
-    places: tuple[int, ...]
-    plain: tuple[str, ...]
-    breaks: tuple[int, ...]
+    stems: tuple[str, ...]  # of the words that count
+    places: tuple[int, ...]  # of each, its number among all words
+    plain: tuple[str, ...]  # all words in lower case
+    breaks: tuple[int, ...]  # what stands right before each word: 0 nothing, COMMA, or STOP (a sentence or line ends)
 
 
 def stemmed(text: str, initials: Collection[str] | None = None) -> StemmedText:
-    """The words of a text, and the stems of those that count.
+    """The words of a cleaned text, and the stems of those that count.
 
-    Args:
-        text: as `cleaned` returns it.
-        initials: only words that begin with one of these letters are stemmed, which keeps long replies cheap; no stem
-            of other words can be that of a word with such a beginning. None: all.
+    Only words that begin with one of the `initials` are stemmed (None: all), which keeps long replies cheap: no other
+    word's stem can be that of a word with such a beginning.
     """
     found = list(_WORD.finditer(text))
     plain = tuple(match.group().lower() for match in found)
@@ -140,7 +131,7 @@ def _behind(reply: StemmedText, place: int) -> bool:
 
 # How many words may stand inside an option's text: "pouring water from a kettle" for `pouring from kettle`.
 _GAP = 2
-# StemmedText that part what is done: "sits and lies down" is not `sit down`.
+# Words that part what is done: "sits and lies down" is not `sit down`.
 _PARTING = NEGATIONS | {"and", "or", "then", "but"}
 
 
@@ -171,13 +162,11 @@ def option_spans(reply: StemmedText, options: Mapping[str, StemmedText]) -> list
         spans = [span for key, option in held.items() for span in _spans(reply, key, option, gap)]
         spans = [span for span in _outermost(spans) if not is_negated(reply, span.first, span.end)]
         if spans:
-            literal = {key for span in spans for key in _literal(reply, _twins(span, options), options)}
+            stems = {options[span.key].stems for span in spans}
+            twins = [[key for key, option in options.items() if option.stems == one] for one in stems]
+            literal = {key for keys in twins for key in _literal(reply, keys, options)}
             return [span for span in spans if span.key in literal]
     return []
-
-
-def _twins(span: TextSpan, options: Mapping[str, StemmedText]) -> list[str]:
-    return [key for key, option in options.items() if option.stems == options[span.key].stems]
 
 
 def _literal(reply: StemmedText, keys: list[str], options: Mapping[str, StemmedText]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from ...common.text import aligned_table
@@ -16,32 +18,33 @@ TITLES = {
     "categories": "By category",
     "descriptions": "Descriptions",
     "positions": "Which option is chosen",
+    "failures": "Failures",
     "provenance": "What these numbers depend on",
 }
 _LONGEST_VALUE = 300
-SHOWN = 50
-NO_REPLY, NO_MARKS = "no reply", "marks missing"
+_SHOWN_FAILURES = 50
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table.
+    """One table of a section, which is one of `TITLES`."""
 
-    Args:
-        name: an id, unique among the tables of a page.
-        section: one of `TITLES`.
-        caption: what the numbers are.
-        head: of the columns; one without a heading qualifies the number before it.
-        rows: texts, as many a row as `head` has.
-        left: how many of the first columns are names and not numbers.
-    """
-
-    name: str
     section: str
     caption: str
-    head: Sequence[str]
+    head: Sequence[str]  # a column without a heading qualifies the number before it
     rows: Sequence[Sequence[str]]
-    left: int = 1
+    left: int = 1  # how many of the first columns are names and not numbers
+    texts: bool = False  # whether all columns are texts
+
+    @property
+    def grouped(self) -> bool:
+        """Whether rows of one first name stand together."""
+        return self.left > 1 and not self.texts
+
+    @property
+    def groups(self) -> list[list[Sequence[str]]]:
+        """The rows, in such groups; one group where there are none."""
+        return [list(rows) for _, rows in groupby(self.rows, lambda row: row[0] if self.grouped else "")]
 
 
 def table_text(metrics: Mapping[str, Any]) -> str:
@@ -65,12 +68,34 @@ def provenance_tables(provenance: Mapping[str, Any]) -> list[Table]:
     differs = [row for row in values if len(set(row[1:])) > 1]
     shared = [list(pair) for pair in _flat({key: one for key, one in provenance.items() if key != "models"})]
     shared += [row[:2] for row in values if row not in differs]
-    caption, head = "What differs between the models.", ["setting", *models]
     found = [
-        Table("differs", "provenance", caption, head, differs, len(head)),
-        Table("shared", "provenance", "The same for all.", ["setting", "value"], shared, 2),
+        Table("provenance", "What differs between the models.", ["setting", *models], differs, texts=True),
+        Table("provenance", "The same for all.", ["setting", "value"], shared, texts=True),
     ]
     return [one for one in found if one.rows]
+
+
+def failure_tables(outcomes: Iterable[Outcome], described: Iterable[Described]) -> list[Table]:
+    """At most one table: what kept outcomes from a reply or a mark, one row for each cause and video."""
+    found: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    for one in (*outcomes, *described):
+        item, what = one.item if isinstance(one, Outcome) else one.items[0], "no reply"
+        if isinstance(one, Described) and one.state == "unjudged" and one.error:
+            what = "marks missing"
+        elif one.state != FAILED:
+            continue
+        found.setdefault((what, item.video, one.error), []).append((one.model, item.id))
+    if not found:
+        return []
+    counts = Counter(what for (what, *_), met in found.items() for _ in met)
+    caption = f"{' and '.join(f'{count} with {what}' for what, count in counts.items())}, from {len(found)} cause(s)"
+    caption += f"; the first {_SHOWN_FAILURES} are listed." if len(found) > _SHOWN_FAILURES else "."
+    rows = [
+        [what, video, ", ".join(dict.fromkeys(model for model, _ in met)), str(len(met)), _setting(error), met[0][1]]
+        for (what, video, error), met in list(found.items())[:_SHOWN_FAILURES]
+    ]
+    head = ["what", "video", "models", "outcomes", "cause", "first item"]
+    return [Table("failures", caption, head, rows, texts=True)]
 
 
 def readable(text: str) -> str:
@@ -92,7 +117,7 @@ def _summary(metrics: Mapping[str, Any]) -> Table:
         [*(row[name] for name in names), *_accuracy(row), *_difference(metrics, row), *(str(row[n]) for n in counts)]
         for row in rows
     ]
-    return Table("summary", "summary", _caption(metrics, "Percent right over all questions"), head, cells, len(names))
+    return Table("summary", _caption(metrics, "Percent right over all questions"), head, cells, len(names))
 
 
 def _categories(metrics: Mapping[str, Any]) -> Iterator[Table]:
@@ -105,7 +130,7 @@ def _categories(metrics: Mapping[str, Any]) -> Iterator[Table]:
             for row in _in_order(rows, ["category"])
         ]  # fmt: skip
         caption = _caption(metrics, f"Percent right by category, {group_title(mode, view)}")
-        yield Table(f"categories-{mode}-{view or 'one'}", "categories", caption, head, cells, 2)
+        yield Table("categories", caption, head, cells, 2)
 
 
 def _descriptions(metrics: Mapping[str, Any]) -> Iterator[Table]:
@@ -128,7 +153,7 @@ def _descriptions(metrics: Mapping[str, Any]) -> Iterator[Table]:
         ]
         title = f"Mean mark times 20, of 100{f', {view} view' if view else ''}"
         title += "; a missing mark is left out, a failed row counts as 0"
-        yield Table(f"descriptions-{view or 'one'}", "descriptions", _caption(metrics, title), head, cells, len(names))
+        yield Table("descriptions", _caption(metrics, title), head, cells, len(names))
 
 
 def _positions(metrics: Mapping[str, Any]) -> Table:
@@ -144,7 +169,7 @@ def _positions(metrics: Mapping[str, Any]) -> Table:
         "option it is."
     )
     cells = [[*group, *(row.get(key, DASH) for key in keys)] for group, row in found.items()]
-    return Table("positions", "positions", caption, [*names, *keys], cells, len(names))
+    return Table("positions", caption, [*names, *keys], cells, len(names))
 
 
 def _caption(metrics: Mapping[str, Any], title: str) -> str:
@@ -154,7 +179,7 @@ def _caption(metrics: Mapping[str, Any], title: str) -> str:
 
 
 def _distinguishing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns that tell rows apart: model always, mode and view where there is a choice."""
+    """The columns that distinguish rows: model always, mode and view where there is a choice."""
     return ["model", *(name for name in ("mode", "view") if any(row[name] != rows[0][name] for row in rows))]
 
 
@@ -212,51 +237,3 @@ def _setting(value: Any) -> str:
     if len(text) > _LONGEST_VALUE:
         return f"{text[:_LONGEST_VALUE]} … ({len(text) - _LONGEST_VALUE} more characters)"
     return text or (DASH if isinstance(value, str) else "none")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One cause that kept outcomes of one video from a reply or a mark."""
-
-    what: str  # "no reply" or "marks missing"
-    video: str
-    models: tuple[str, ...]
-    count: int  # of outcomes
-    error: str
-    example: str  # id of the first item
-
-
-def failures(outcomes: Iterable[Outcome], described: Iterable[Described]) -> list[Failure]:
-    """All of them, in order of first appearance; missing marks only where a judge was asked and says why."""
-    found: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
-    for what, video, error, model, item in _failed(outcomes, described):
-        found.setdefault((what, video, error), []).append((model, item))
-    return [
-        Failure(what, video, tuple(dict.fromkeys(model for model, _ in met)), len(met), error, met[0][1])
-        for (what, video, error), met in found.items()
-    ]
-
-
-def failure_counts(found: Sequence[Failure]) -> str:
-    """How many outcomes failed, and from how many causes; "" for none."""
-    if not found:
-        return ""
-    parts = []
-    for what, many in ((NO_REPLY, "without a reply"), (NO_MARKS, "with marks missing")):
-        count = sum(one.count for one in found if one.what == what)
-        parts += [f"{count} {many}"] if count else []
-    more = f"; the first {SHOWN} are listed" if len(found) > SHOWN else ""
-    return f"{' and '.join(parts)}, from {len(found)} {'cause' if len(found) == 1 else 'causes'}{more}"
-
-
-def _failed(outcomes: Iterable[Outcome], described: Iterable[Described]) -> Iterator[tuple[str, str, str, str, str]]:
-    """(what, video, error, model, id of the item)."""
-    for one in outcomes:
-        if one.state == FAILED:
-            yield NO_REPLY, one.item.video, one.error or "no cause is known", one.model, one.item.id
-    for row in described:
-        first = row.items[0]
-        if row.state == FAILED:
-            yield NO_REPLY, first.video, row.error or "no cause is known", row.model, first.id
-        elif row.state == "unjudged" and row.error:
-            yield NO_MARKS, first.video, row.error, row.model, first.id

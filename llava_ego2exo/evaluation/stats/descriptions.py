@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -27,7 +27,8 @@ def description_rows(described: Sequence[Described], base: str | None) -> list[d
     A row that failed counts as 0 and among "failed"; a mark that is missing counts among "missing" and in no mean;
     judged + missing + failed = n. "difference" is taken against the base on the rows for which both have a value.
     """
-    aspects = _aspects(described)
+    # Those that any row has a mark for, or was to have one; all five where there is none.
+    aspects = [name for name in ASPECTS if any(name in one.marks for one in described)] or [*ASPECTS]
     members: dict[tuple[str, str, str | None], list[Described]] = {}
     for one in described:
         for category in (ALL, one.items[0].category):
@@ -41,13 +42,6 @@ def description_rows(described: Sequence[Described], base: str | None) -> list[d
             named = {"model": model, "view": view, "category": category, "aspect": aspect}
             rows.append({**named, **_mean(mine, value), **_against(mine, theirs, value, base)})
     return rows
-
-
-def _aspects(described: Iterable[Described]) -> list[str]:
-    """Those that any row has a mark for, or was to have one; all five where there is none."""
-    found = dict.fromkeys(aspect for one in described for aspect in one.marks)
-    known = [name for name in ASPECTS if name in found]
-    return [*known, *(name for name in found if name not in ASPECTS)] or [*ASPECTS]
 
 
 def _mark_reader(aspect: str, aspects: Sequence[str]) -> Callable[[Described], float | None]:

@@ -33,11 +33,7 @@ Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 def share_interval(right: Sequence[bool], videos: Sequence[str]) -> Interval | None:
-    """95% interval of a share of right answers, from 0 to 1.
-
-    Args:
-        right: of each question.
-        videos: of each question, by whatever names it.
+    """95% interval of a share of right answers, from 0 to 1, by whether each question is right, and its video.
 
     Returns:
         (low, high); None for fewer than two videos, from which nothing can be said about others.
@@ -47,12 +43,7 @@ def share_interval(right: Sequence[bool], videos: Sequence[str]) -> Interval | N
 
 
 def difference_interval(first: Sequence[bool], second: Sequence[bool], videos: Sequence[str]) -> Interval | None:
-    """95% interval of the first share minus the second, both of the same questions, from -1 to 1.
-
-    Args:
-        first: whether the first is right, of each question.
-        second: whether the second is.
-        videos: of each question.
+    """95% interval of the first share of right answers minus the second, both of the same questions, from -1 to 1.
 
     Returns:
         (low, high); None for fewer than two videos.
@@ -67,11 +58,6 @@ def difference_interval(first: Sequence[bool], second: Sequence[bool], videos: S
 
 def mean_interval(values: Sequence[float], videos: Sequence[str], bounds: Interval) -> Interval | None:
     """95% interval of a mean of marks: mean +- t[K - 1] * sqrt(v), cut at the bounds of the scale.
-
-    Args:
-        values: any numbers.
-        videos: of each value.
-        bounds: least and largest value there can be.
 
     Returns:
         (low, high); None for fewer than two videos, or where all values are alike.

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -19,10 +17,9 @@ def table(text):
     return {tuple(line.split()[:-2]): [int(number) for number in line.split()[-2:]] for line in lines}
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_benchmark_has_its_table(tmp_path, name):
-    for number, value in enumerate(FILES[name]):
-        checked = check(name, written(tmp_path / f"{number}.json", value))
+def test_every_benchmark_has_its_table(tmp_path):
+    for name, values in FILES.items():
+        checked = check(name, written(tmp_path / f"{name}.json", values[0]))
         assert checked.faults == [] and checked.text.endswith("no faults found")
         assert sum(questions for questions, _ in table(str(checked)).values()) == (3 if "charades-desc" in name else 1)
         assert ("options a question" in checked.text) == (not name.endswith("desc"))
@@ -78,12 +75,3 @@ def test_videos_are_decoded(tmp_path, real_videos):
     assert "decoded whole: 3 file(s), 2 fault(s)" in checked.text
     assert re.search(r"2\.mp4 does not decode", checked.faults[0])
     assert re.search(r"3\.mkv ends at .* s, before the clip of a.json, row '3' at 1000.00 s", checked.faults[1])
-
-
-def test_the_whole_check_needs_no_torch(tmp_path):
-    path = written(tmp_path / "a.json", [CURRENT])
-    code = (
-        "import sys; from llava_ego2exo.evaluation.check import check;"
-        f"check('adlx-tsu-tc', {str(path)!r}); sys.exit(int('torch' in sys.modules or 'numpy' in sys.modules))"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.evaluation.items import DESCRIPTION, Item
 from llava_ego2exo.evaluation.plan import prompt_of
+from llava_ego2exo.evaluation.replies import text as reply_text
 from llava_ego2exo.host.inference.settings import InferenceSettings
 from llava_ego2exo.lmms import generation, render, tasks
 from llava_ego2exo.video import read_video
@@ -73,6 +72,8 @@ def scores(task, replies):
 def test_a_task_is_whole_and_names_everything_absolutely(clips, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     items = [choice(clips, n, category="Häände & <so>" if n % 2 else 'say "it": x') for n in range(6)]
+    items[5] = replace(items[5], choices=dict(zip("ABCDEF", "uvwxyz", strict=True)))
+    items += [replace(items[0], view="ego", id="ego:0")]
     said = render.render_tasks("out dir", items, "ego-in-exo")
     task = load(tmp_path / "out dir", "ego2exo_perception_exo")
     assert task["task"] == "ego2exo_perception_exo" and task["output_type"] == "generate_until"
@@ -82,19 +83,12 @@ def test_a_task_is_whole_and_names_everything_absolutely(clips, tmp_path, monkey
         "max_new_tokens": 64, "do_sample": False, "temperature": 0, "num_beams": 1, "until": [],
     }  # fmt: skip
     found = data(task)
-    assert [row["id"] for row in found] == [item.id for item in items]
+    assert [row["id"] for row in found] == [item.id for item in items[:6]]
+    (ego,) = data(load(tmp_path / "out dir", "ego2exo_perception_ego"))
+    kinds = [{name: type(value) for name, value in row.items()} for row in (*found, ego)]
+    assert all(kind == kinds[0] for kind in kinds) and ego["id"] == "ego:0"
     assert all(Path(row["video"]).is_file() and Path(row["video"]).is_absolute() for row in found)
-    assert f"'{tmp_path}/out dir'" in said and "--tasks ego2exo_perception_exo" in said
-
-
-def test_every_row_has_the_same_keys_and_types_and_each_view_is_a_task(clips, tmp_path):
-    items = [choice(clips, 0), choice(clips, 1, choices=dict(zip("ABCDEF", "uvwxyz", strict=True)))]
-    items += [replace(item, view="ego", id=f"ego:{n}") for n, item in enumerate(items)]
-    render.render_tasks(tmp_path, items, "ego-in-exo")
-    exo, ego = (data(load(tmp_path, f"ego2exo_perception_{view}")) for view in ("exo", "ego"))
-    kinds = [{name: type(value) for name, value in row.items()} for row in (*exo, *ego)]
-    assert all(kind == kinds[0] for kind in kinds) and [row["id"] for row in ego] == ["ego:0", "ego:1"]
-    assert {type(one) for name in ("keys", "options", "groups") for row in exo for one in row[name]} == {str}
+    assert f"'{tmp_path}/out dir'" in said and "--tasks ego2exo_perception_exo,ego2exo_perception_ego" in said
 
 
 def test_benchmarks_rendered_one_after_the_other_join_the_groups(clips, tmp_path):
@@ -129,21 +123,17 @@ def test_a_part_of_a_video_becomes_a_clip(clips, tmp_path):
     [
         ({"path": "/nowhere/x.mp4"}, "/nowhere/x.mp4 (f.json, row 0)"),
         ({"start_s": 2.0, "end_s": 60.0}, "cannot be cut out"),
-        ({"part": "3", "benchmark": "adlx-tsu-desc"}, "described one by one"),
-        (None, "no question"),
+        ({"part": "3"}, "described one by one"),
     ],
 )
 def test_what_cannot_be_rendered_is_refused(clips, tmp_path, change, token):
-    items = [] if change is None else [choice(clips, **change)]
     with pytest.raises(Ego2ExoError) as caught:
-        render.render_tasks(tmp_path / "out", items, (change or {}).get("benchmark", "ego-in-exo"))
+        render.render_tasks(tmp_path / "out", [choice(clips, **change)], "ego-in-exo")
     assert token in caught.value.given and caught.value.remedy and not list(tmp_path.rglob("*.yaml"))
 
 
-@given(st.dictionaries(st.sampled_from("ABCDEFGH"), st.text(min_size=1), min_size=2), st.text(), st.text(min_size=1))
-@settings(max_examples=60, deadline=None)
-def test_a_row_gives_its_item_and_prompt_back(choices, question, category):
-    item = Item("i", "b", category, "", "/v.mp4", question, choices=choices, answer=next(iter(choices)), path="/v.mp4")
+def test_a_row_gives_its_item_and_prompt_back():
+    item = Item("i", "b", "c", "", "/v.mp4", "Wäs\n?", choices={"B": "x", "A": " y"}, answer="A", path="/v.mp4")
     row = json.loads(json.dumps(tasks.rows_of([item])[0]))
     assert tasks.item_of(row) == item
     assert tasks.doc_to_text(row, {"anything": 1}) == prompt_of(item)
@@ -160,24 +150,18 @@ def test_accuracy_by_category(clips, tmp_path):
 
 
 def test_categories_that_look_alike_stay_apart_and_one_that_was_not_asked_has_no_number(clips):
-    names = ["a b", "A-B", "a_b_2", "", "!"]
-    slugs = tasks.slugs_of([*names, "a b"])
-    assert list(slugs) == names and len(set(slugs.values())) == 5
-    assert all(slug and set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789_") for slug in slugs.values())
-    row = tasks.rows_of([choice(clips, 0, category="a"), choice(clips, 1, category="b")])[0]
-    assert math.isnan(tasks.mean([tasks.choice_results(row, ["A"])["acc_b"]]))
+    rows = tasks.rows_of([choice(clips, n, category=name) for n, name in enumerate(["a b", "A-B", "a_b_2", "", "!"])])
+    assert len(set(rows[0]["groups"])) == 5 and [row["group"] for row in rows] == rows[0]["groups"]
+    assert all(group and group.replace("_", "").isalnum() and group.isascii() for group in rows[0]["groups"])
+    assert math.isnan(tasks.mean([tasks.choice_results(rows[0], ["A"])[f"acc_{rows[1]['group']}"]]))
 
 
 def test_a_missing_stemmer_stops_before_anything_is_asked(clips, monkeypatch):
-    from llava_ego2exo.evaluation.replies import text as reply_text
-
     for cached in (reply_text._stem, reply_text._stemmer, tasks._require_parser):
         cached.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "snowballstemmer", None)
-        with pytest.raises(SystemExit, match="snowballstemmer"):
-            tasks.doc_to_text(tasks.rows_of([choice(clips)])[0])
-    assert tasks.doc_to_text(tasks.rows_of([choice(clips)])[0])
+    monkeypatch.setitem(sys.modules, "snowballstemmer", None)
+    with pytest.raises(SystemExit, match="snowballstemmer"):
+        tasks.doc_to_text(tasks.rows_of([choice(clips)])[0])
 
 
 def test_descriptions(clips, tmp_path, monkeypatch):
@@ -202,14 +186,12 @@ def test_descriptions(clips, tmp_path, monkeypatch):
 def test_a_clip_that_does_not_decode_ends_the_run(clips):
     row = tasks.rows_of([choice(clips)])[0]
     assert tasks.doc_to_visual(row) == [str(clips / "one.mp4")]
-    for name in ("half.mp4", "none.mp4"):
-        with pytest.raises(SystemExit) as stop:
-            tasks.doc_to_visual({**row, "video": str(clips / name)})
-        assert name in str(stop.value) and row["id"] in str(stop.value)
+    with pytest.raises(SystemExit, match=rf"{row['id']}.*half.mp4"):
+        tasks.doc_to_visual({**row, "video": str(clips / "half.mp4")})
 
 
-class Teacher:
-    """Says which clips and questions came together."""
+class Answerer:
+    """Records which clips and questions came together."""
 
     def __init__(self, too_long=()):
         self.calls, self.too_long = [], too_long
@@ -226,27 +208,24 @@ class Teacher:
         ]  # fmt: skip
 
 
-def ask(clips, asked, batch_size=2, **teacher):
-    made = Teacher(**teacher)
+def ask(clips, asked, **answerer):
+    made = Answerer(**answerer)
     questions = [generation.GenerationRequest(str(clips / name), text, length) for name, text, length in asked]
-    return made, generation.generate_replies(made, InferenceSettings("qwen_1_5", 2), questions, batch_size, quiet=True)
+    return made, generation.generate_replies(made, InferenceSettings("qwen_1_5", 2), questions, 2, quiet=True)
 
 
 def test_a_video_is_read_once_and_replies_keep_their_order(clips):
     names = ("one", "two", "one", "two", "one")
     asked = [(f"{name}.mp4", text, 8 if text == "d" else 64) for name, text in zip(names, "abcde", strict=True)]
-    teacher, replies = ask(clips, asked)
-    assert [reply.split("|")[0] for reply in replies] == list("abcde")
-    assert teacher.calls == [(64, [3, 1]), (8, [1])]
-    red, blue = replies[0].split("|")[1], replies[1].split("|")[1]
-    assert red != blue and [reply.split("|")[1] for reply in replies] == [red, blue, red, blue, red]
-    assert ask(clips, asked, batch_size=1)[1] == replies
+    answerer, replies = ask(clips, asked)
+    texts, shown = zip(*(reply.split("|") for reply in replies), strict=True)
+    assert "".join(texts) == "abcde" and answerer.calls == [(64, [3, 1]), (8, [1])]
+    assert shown[0] != shown[1] and shown == (shown[0], shown[1], shown[0], shown[1], shown[0])
 
 
 def test_no_question_is_answered_blind(clips):
-    for broken in ("half.mp4", "none.mp4"):
-        with pytest.raises(Ego2ExoError, match=broken):
-            ask(clips, [("one.mp4", "a", 64), (broken, "b", 64)])
+    with pytest.raises(Ego2ExoError, match="half.mp4"):
+        ask(clips, [("one.mp4", "a", 64), ("half.mp4", "b", 64)])
     with pytest.raises(Ego2ExoError, match=r"two.mp4: takes too many positions"):
         ask(clips, [("one.mp4", "a", 64), ("two.mp4", "b", 64)], too_long=("b",))
 
@@ -271,11 +250,10 @@ def entry(monkeypatch):
 
 def test_wrong_arguments_end_the_process(entry):
     for token, arguments in {
-        "no checkpoint": {}, "colour, attn": {"pretrained": "x", "colour": "red", "attn": 1},
+        "colour, attn": {"pretrained": "x", "colour": "red", "attn": 1},
         "--batch_size auto": {"pretrained": "x", "batch_size": "auto"},
-        "load_4bit and load_8bit": {"pretrained": "x", "load_4bit": True, "load_8bit": True},
         "/nowhere/x": {"pretrained": "/nowhere/x"},
-    }.items():  # fmt: skip
+    }.items():
         with pytest.raises(SystemExit, match=token):
             entry.LlavaEgo2Exo(**arguments)
 
@@ -283,10 +261,10 @@ def test_wrong_arguments_end_the_process(entry):
 def test_requests_go_through_the_entry(entry, clips, monkeypatch):
     import torch
 
-    teacher = Teacher()
-    teacher.model = types.SimpleNamespace(device=torch.device("cpu"))
+    answerer = Answerer()
+    answerer.model = types.SimpleNamespace(device=torch.device("cpu"))
     monkeypatch.setattr(entry, "_settings", lambda *given, **others: InferenceSettings("qwen_1_5", 2))
-    monkeypatch.setattr(entry, "_load", lambda *given: teacher)
+    monkeypatch.setattr(entry, "_load", lambda *given: answerer)
     with pytest.raises(SystemExit, match="--device cuda:3"):
         entry.LlavaEgo2Exo("x", device="cuda:3")
     made = entry.LlavaEgo2Exo("x", batch_size="2", device="cpu")
@@ -299,9 +277,8 @@ def test_requests_go_through_the_entry(entry, clips, monkeypatch):
 
     replies = made.generate_until([request(2), request(0)])
     assert [reply.rpartition("|")[0] for reply in replies] == [tasks.doc_to_text(docs[2]), tasks.doc_to_text(docs[0])]
-    for visual in (lambda doc: [object()], lambda doc: ["a", "b"]):
-        with pytest.raises(SystemExit, match="one path of a video"):
-            made.generate_until([request(0, visual)])
+    with pytest.raises(SystemExit, match="one path of a video"):
+        made.generate_until([request(0, lambda doc: ["a", "b"])])
     with pytest.raises(SystemExit, match="half.mp4"):
         made.generate_until([request(0, lambda doc: [str(clips / "half.mp4")])])
     with pytest.raises(SystemExit, match="loglikelihood"):

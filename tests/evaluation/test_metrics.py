@@ -13,7 +13,7 @@ from llava_ego2exo.evaluation.report.tables import table_text
 from llava_ego2exo.evaluation.stats.intervals import difference_interval, share_interval
 from llava_ego2exo.evaluation.stats.metrics import compute_metrics
 
-from .made_up_outcomes import PROVENANCE, described, item, made_up, outcome
+from .made_up_outcomes import described, item, outcome
 
 KEY, STATE = st.sampled_from("ABCD"), st.sampled_from([PARSED, UNPARSED, FAILED])
 
@@ -69,13 +69,12 @@ class TestAccuracy:
         assert row["accuracy"] is row["interval"] is row["chance"] is None
         assert only(found["differences"], category="z")["difference"] is None
 
-    def test_views_and_modes_stand_apart(self):
-        outcomes = made_up(count=24, models=("base", "student"), modes=MODES)
-        ego = [replace(one, item=replace(one.item, view="ego", id=f"ego{one.item.id}")) for one in outcomes[::2]]
-        found = compute_metrics(outcomes + ego, [], {})["accuracy"]
+    def test_views_and_modes_stand_apart(self, small):
+        ego = [replace(one, item=replace(one.item, view="ego", id=f"ego{one.item.id}")) for one in small[:5]]
+        found = compute_metrics([*small, *ego, *(replace(one, mode=LIKELIHOOD) for one in small)], [], {})["accuracy"]
         counts = {(row["model"], row["mode"], row["view"]): row["n"] for row in found if row["category"] == "all"}
         exo = [(model, mode, "exo") for model in ("base", "student") for mode in MODES]
-        assert counts == dict.fromkeys([*exo, ("base", GENERATE, "ego"), ("student", GENERATE, "ego")], 24)
+        assert counts == dict.fromkeys([*exo, ("base", GENERATE, "ego")], 5)
 
     @settings(max_examples=40, deadline=None)
     @given(st.lists(st.tuples(KEY, KEY, STATE, st.integers(0, 3), st.sampled_from("xyz")), min_size=1, max_size=20))
@@ -106,8 +105,8 @@ class TestDifferences:
         row = only(compute_metrics(small, [], {}, compare_to="student")["differences"], category="all")
         assert (row["model"], row["against"], row["difference"]) == ("base", "student", -40)
         with pytest.raises(Ego2ExoError) as caught:
-            compute_metrics(small, [], {}, compare_to="nobody")
-        assert "nobody" in caught.value.given and caught.value.allowed == "base, student"
+            compute_metrics(small, [], {}, compare_to="other")
+        assert "other" in caught.value.given and caught.value.allowed == "base, student"
 
     def test_only_on_items_that_both_were_asked_in_one_mode(self, small):
         found = compute_metrics(small[:-3], [], {})
@@ -121,13 +120,12 @@ class TestDifferences:
 
 
 def test_positions(small):
-    rows = compute_metrics(small, [], {})["positions"]
-    base = [row for row in rows if row["model"] == "base"]
+    found = compute_metrics(small, [], {})
+    base = [row for row in found["positions"] if row["model"] == "base"]
     assert [(row["key"], row["picked"], row["right"]) for row in base] == [
         ("A", 3, 2), ("B", 0, 1), ("C", 0, 1), ("D", 0, 1), ("E", 0, 0),
     ]  # fmt: skip
-    assert base[0]["picked_share"] == 100 and base[0]["right_share"] == 40
-    assert "100.0 (40.0)" in table_text(compute_metrics(small, [], {}))
+    assert "100.0 (40.0)" in table_text(found)
 
 
 class TestDescriptions:
@@ -162,24 +160,6 @@ class TestDescriptions:
     def test_an_aspect_that_no_row_has_is_not_missing_and_without_a_judge_nothing_is_zero(self):
         found = compute_metrics([], [replace(described(n), marks={"detail": 2, "context": n}) for n in range(3)], {})
         assert {row["aspect"] for row in found["descriptions"]} == {"detail", "context", "mean of aspects"}
-        assert {row["missing"] for row in found["descriptions"]} == {0}
         found = compute_metrics([], [replace(described(n, marks=None), state="unjudged") for n in range(3)], {})
         assert {(row["mean"], row["missing"]) for row in found["descriptions"]} == {(None, 3)}
-
-
-def test_nothing_at_all():
-    found = compute_metrics([], [], {}, compare_to="base")
-    assert found["accuracy"] == found["descriptions"] == [] and found["benchmark"] == ""
-    assert "nothing" in table_text(found)
-
-
-def test_the_table_shows_the_metrics(tmp_path):
-    found = compute_metrics(made_up(count=60), [], {**PROVENANCE, "folder": tmp_path})
-    assert found["provenance"] == {**PROVENANCE, "folder": str(tmp_path)}
-    text = table_text(found)
-    for row in found["accuracy"]:
-        low, high = row["interval"]
-        assert f"{row['accuracy']:.1f}  [{low:.1f}, {high:.1f}]" in text
-    for row in found["differences"]:
-        assert f"{row['difference']:+.1f}".replace("-", "−").replace("+0.0", "0.0") in text
-    assert max(map(len, text.splitlines())) < 170
+        assert "nothing" in table_text(compute_metrics([], [], {}, compare_to="base"))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.evaluation.items import FAILED, GENERATE, LIKELIHOOD, MODES, UNPARSED
+from llava_ego2exo.evaluation.items import FAILED, LIKELIHOOD, MODES, UNPARSED
 from llava_ego2exo.evaluation.report import cards
 from llava_ego2exo.evaluation.report.report import write_evaluation_report
 
@@ -96,16 +96,16 @@ def test_cards_hold_some_of_everything(page, outcomes):
     assert {f"{asker}:{result}" for asker in range(3) for result in ("right", "wrong", "unparsed")} <= page.words
     assert {"1:differs", "2:differs"} <= page.words and "0:differs" not in page.words
     assert 8 <= len(page.cards) < 60 and len(page.frames) == 6 * len(page.cards)
-    first, second = (cards.sampled_cards(each, [], "base", 3)[0] for each in (outcomes, outcomes[::-1]))
-    assert {card.name for card in first} == {card.name for card in second} and len(first) < 36
-    few, more = ({card.name for card in cards.sampled_cards(outcomes, [], "base", count)[0]} for count in (1, 4))
-    assert few < more
+    few, more, back = (
+        {card.name for card in cards.sampled_cards(each, [], "base", count)[0]}
+        for each, count in ((outcomes, 1), (outcomes, 3), (outcomes[::-1], 3))
+    )
+    assert few < more == back and len(more) < 36
 
 
 def test_what_differs_between_models(page):
     differs, shared = page.text[page.text.index("What differs between the models") :].split("The same for all.")
-    assert "checkpoint a1a1" in differs and "settings.bits 16 16 4" in differs and "dtype" not in differs
-    assert "settings.dtype bfloat16" in shared and "versions.torch 2.13.0" in shared and "parser strict" in shared
+    assert "settings.bits 16 16 4" in differs and "dtype" not in differs and "settings.dtype bfloat16" in shared
 
 
 def test_replies_as_given_and_as_read(tmp_path):
@@ -126,11 +126,11 @@ def test_replies_as_given_and_as_read(tmp_path):
 
 def test_failures_by_cause(tmp_path):
     page = ReportPage(write_evaluation_report(tmp_path, made_up(count=60), [], {}))
-    assert "18 without a reply, from 1 cause" in page.text and "moov atom not found" in page.text
+    assert "18 with no reply, from 1 cause" in page.text and "moov atom not found" in page.text
     failed = [outcome(item(number), state=FAILED, error=f"cause {number}", picked=None) for number in range(120)]
-    text = ReportPage(write_evaluation_report(tmp_path, failed, [], {})).text
-    assert "120 causes" in text and "cause 49 " in text and "cause 50 " not in text
-    assert "cause 49 " in (tmp_path / "report.md").read_text()
+    page = ReportPage(write_evaluation_report(tmp_path, failed, [], {}))
+    for text in (page.text, (tmp_path / "report.md").read_text()):
+        assert "120 cause" in text and "cause 49 " in text and "cause 50 " not in text
 
 
 def test_frames_are_of_the_part_and_decoded_once(videos, tmp_path, monkeypatch):
@@ -146,25 +146,16 @@ def test_frames_are_of_the_part_and_decoded_once(videos, tmp_path, monkeypatch):
 
 
 def test_a_clip_that_cannot_be_shown_says_so(videos, tmp_path):
-    (tmp_path / "bad.mp4").write_bytes(b"no video")
-    outcomes = [outcome(item(number, path=path)) for number, path in enumerate((str(tmp_path / "bad.mp4"), ""))]
-    outcomes.append(outcome(item(2, path=str(videos[0]), start_s=4.0, end_s=90.0)))
+    outcomes = [outcome(item(0)), outcome(item(2, path=str(videos[0]), start_s=4.0, end_s=90.0))]
     page = ReportPage(write_evaluation_report(tmp_path / "out", outcomes, [], {}))
-    assert len(page.cards) == 3 and not page.frames
-    assert "bad.mp4 does not decode" in page.text and "the video was not found" in page.text
+    assert len(page.cards) == 2 and not page.frames and "the video was not found" in page.text
     assert "lasts 6.00 s, but the segment is 4 s to 90 s" in page.text
 
 
-def test_the_page_stays_small(videos, tmp_path, monkeypatch):
-    long = [
-        replace(one, reply="word " * 20_000 if one.mode == GENERATE else "")
-        for one in made_up(count=200, models=("base", "student"), modes=MODES)
-    ]
+def test_the_page_stays_small(videos, tmp_path):
+    long = [replace(one, reply="word " * 20_000) for one in made_up(videos, count=200, models=("base", "student"))]
     page = write_evaluation_report(tmp_path, long, [], {}, samples=1000)
-    assert page.stat().st_size < 5_000_000 and len(ReportPage(page).cards) <= cards.MAX_CARDS
-    monkeypatch.setattr(cards, "BUDGET", 200_000)
-    page = ReportPage(write_evaluation_report(tmp_path, made_up(videos, count=200), [], {}))
-    assert len(page.html) < 400_000 and 2 < len(page.cards) < 30
+    assert page.stat().st_size < 5_000_000 and len(ReportPage(page).cards) == cards.MAX_CARDS
 
 
 def test_what_data_and_models_say_stays_text(tmp_path, videos):
@@ -191,13 +182,11 @@ def test_what_data_and_models_say_stays_text(tmp_path, videos):
 def test_other_runs(tmp_path, videos):
     page = ReportPage(write_evaluation_report(tmp_path, [], [], {}))
     assert "Nothing was asked." in page.text and not page.cards and not page.all("script", "svg", "table")
-    page = ReportPage(write_evaluation_report(tmp_path, made_up(videos, count=30, models=("base",)), [], {}))
+    page = ReportPage(write_evaluation_report(tmp_path, made_up(videos, count=12, models=("base",)), [], {}))
     assert "differs" not in page.text and "difference" not in (tmp_path / "report.md").read_text()
-    outcomes = made_up(videos, count=24, models=("base", "student"), modes=MODES)
-    ego = [replace(one, item=replace(one.item, view="ego", id=f"ego:{one.item.row}")) for one in outcomes]
-    page = ReportPage(write_evaluation_report(tmp_path, outcomes + ego, [], {}, samples=2, compare_to="student"))
-    assert len(page.all("svg")) == 4 and "mode likelihood, ego view" in page.text
-    assert "points against student" in page.text and {f"{asker}:right" for asker in range(4)} <= page.words
+    outcomes = made_up(videos, count=12, models=("base", "student"), modes=MODES)
+    page = ReportPage(write_evaluation_report(tmp_path, outcomes, [], {}, samples=2, compare_to="student"))
+    assert len(page.all("svg")) == 2 and "mode likelihood" in page.text and "points against student" in page.text
 
 
 def test_descriptions(tmp_path, videos):
@@ -205,8 +194,8 @@ def test_descriptions(tmp_path, videos):
     assert [attrs["href"] for attrs in page.all("a")] == ["#descriptions", "#failures", "#items"]
     assert "A person opens the fridge, takes a bottle" in page.text and "She opens the fridge." in page.text
     assert re.search(r"correctness [1-4] detail [1-4] context [1-4] temporal missing", page.text)
-    assert "2 without a reply and 4 with marks missing" in page.text and "the judge gave 11" in page.text
-    assert page.words == {f"{asker}:{state}" for asker in (0, 1) for state in ("judged", "unjudged", "failed")}
+    assert "4 with marks missing and 2 with no reply" in page.text and "the judge gave 11" in page.text
+    assert page.words == {f"{asker}:{state}" for asker in (0, 1) for state in ("judged", "unjudged")}
     first = described(0)
     parts = tuple(
         replace(first.items[0], id=f"p{n}", part=str(n), path=str(videos[0]), start_s=n / 4, end_s=(n + 1) / 4)

@@ -4,8 +4,6 @@ import os
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.evaluation.items import Item
@@ -38,9 +36,7 @@ def paths(found, folder):
     ("name", "files", "expected"),
     [
         ("a.mp4", ["x/y/a.mp4"], "x/y/a.mp4"),
-        ("a", ["x/a.webm"], "x/a.webm"),
         ("a.mp4", ["a.MP4", "a.mkv"], "a.MP4"),
-        ("a.mp4", ["a.mp4", "x/a.mp4"], "a.mp4"),
         ("x/a", ["x/a.mp4", "y/a.mp4", "z/x/a.mp4"], "x/a.mp4"),
         ("x/a.mp4", ["deep/x/a.mp4", "deep/y/a.mp4"], "deep/x/a.mp4"),
         ("Walk.Fast_p1", ["Walk.Fast_p1.mp4", "Walk.mp4"], "Walk.Fast_p1.mp4"),
@@ -109,14 +105,9 @@ def test_folders_that_hold_nothing(tmp_path, name, message):
         find_videos(items("a"), tmp_path / name)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.text("ab./\\:~*[\0 ", max_size=8) | st.text(max_size=4), max_size=4))
-@example(["../secret.mp4", "x/../../secret.mp4", "..", "/", "", "../v"])
-def test_no_name_finds_anything_outside(folder, names):
+def test_no_name_finds_anything_outside(folder):
     place = folder("a.mp4", "a/b.mkv", "b/ab.mp4")
     (place.parent / "secret.mp4").touch()
-    try:
-        found = find_videos(items(*names), place)
-    except Ego2ExoError:
-        return
-    assert all(not item.path or os.path.realpath(item.path).startswith(str(place)) for item in found.items)
+    for name in ("../secret.mp4", "x/../../secret.mp4", "..", "/", "", "../v", "\0", "C:\\a.mp4", "a/../../secret"):
+        path = find_videos(items(name), place).items[0].path
+        assert not path or os.path.realpath(path).startswith(str(place))

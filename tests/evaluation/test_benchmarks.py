@@ -129,7 +129,7 @@ def test_questions_of_a_described_row_and_clips_of_a_described_video(read):
         ("P02T01:0:0", "0", 0.0, 1.0), ("P02T01:0:1", "1", 1.0, 2.0), ("P02T01:0:2", "2", 2.0, 3.4),
     ]  # fmt: skip
     assert {(clip.row, clip.answer) for clip in clips} == {(item.row, item.answer)}
-    assert [[clip.end_s for clip in split_into_clips(item, *given)] for given in ((0.2,), (130, 60))] == [[0.2], [60, 130]]
+    assert [clip.end_s for clip in (*split_into_clips(item, 0.2), *split_into_clips(item, 130, 60))] == [0.2, 60, 130]
 
 
 ABC = {"A": "open jar", "B": "close jar"}
@@ -228,7 +228,7 @@ def test_long_options_are_read_in_no_time():
 
 ROWS = (CURRENT, EGO_IN_EXO, CHARADES, SMARTHOME, SPANS, OPTIONS, DESCRIBED)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.sampled_from(["A", "1. ['a']", "x_exo1", "..", "\ud800"]),
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.sampled_from(["A", "1. ['a']", "x_exo1", "\ud800"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("AB1"), inner, max_size=4),
     max_leaves=8,
 )
@@ -241,7 +241,7 @@ def _rows_of(row):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(list(BENCHMARKS)), st.lists(st.one_of(*map(_rows_of, ROWS)), max_size=3), st.sampled_from([0, 2]))
+@given(st.sampled_from(list(BENCHMARKS)), st.lists(st.one_of(*map(_rows_of, ROWS)), max_size=3), st.integers(0, 2))
 def test_nothing_else_is_raised(read, name, value, max_bad):
     try:
         found = read(name, value, max_bad=max_bad)

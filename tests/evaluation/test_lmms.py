@@ -231,8 +231,7 @@ def test_no_question_is_answered_blind(clips):
 
 
 def test_only_greedy_replies_are_given():
-    assert generation.max_new_tokens({"max_new_tokens": 64, "do_sample": False, "temperature": 0}, "t") == 64
-    assert generation.max_new_tokens({"until": ["\n\n"]}, "t") == 1024
+    assert generation.max_new_tokens({"do_sample": False, "temperature": 0, "until": ["\n\n"]}, "t") == 1024
     with pytest.raises(Ego2ExoError, match="temperature=0.7, num_beams=4"):
         generation.max_new_tokens({"temperature": 0.7, "num_beams": 4, "max_new_tokens": 9}, "t")
 

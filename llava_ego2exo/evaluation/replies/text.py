@@ -170,7 +170,7 @@ def option_spans(reply: StemmedText, options: Mapping[str, StemmedText]) -> list
 
 
 def _literal(reply: StemmedText, keys: list[str], options: Mapping[str, StemmedText]) -> list[str]:
-    """Of options that inflection alone tells apart, those that stand word for word; all of them where none does."""
+    """Of options that differ in inflection alone, those that stand word for word; all of them where none does."""
     if len(keys) < 2:
         return keys
     text = f" {' '.join(reply.plain)} "

@@ -125,7 +125,7 @@ def _accuracy_bars(rows: Sequence[Mapping[str, Any]], models: Sequence[str], nam
         axes.set_ylim(step * len(categories) - 0.9, -1.0)
         axes.set_xlim(0, 100)
         axes.set_xlabel("percent right")
-        # Named in the order of the bars, so that colour is not all that tells them apart.
+        # Named in the order of the bars, so that colour is not the only difference.
         figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=8, handlelength=1.2, columnspacing=1.2)
         return svg(figure, name, label)
 

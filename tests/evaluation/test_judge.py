@@ -379,6 +379,7 @@ def test_stopped_by_ctrl_c_what_was_answered_is_kept(tmp_path, monkeypatch):
     server = MockJudge(monkeypatch, stopping)
     with pytest.raises(KeyboardInterrupt):
         score(tmp_path, rows, workers=1)
-    assert len((tmp_path / "judge_cache.jsonl").read_text().splitlines()) == 7
+    kept = len((tmp_path / "judge_cache.jsonl").read_text().splitlines())
+    assert 7 <= kept == len(server.requests) - 1 < 40
     assert all(row.state == "judged" for row in score(tmp_path, rows)[0])
     assert len(server.requests) == 41 + 1

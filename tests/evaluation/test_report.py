@@ -134,8 +134,8 @@ def test_failures_by_cause(tmp_path):
 
 
 def test_frames_are_of_the_part_and_decoded_once(videos, tmp_path, monkeypatch):
-    whole = cards.filmstrip(cards.CardClip(str(videos[0]), "v", None, None))
-    part = cards.filmstrip(cards.CardClip(str(videos[0]), "v", 1.0, 2.5))
+    whole = cards.filmstrip(cards.CardClip(str(videos[0]), None, None))
+    part = cards.filmstrip(cards.CardClip(str(videos[0]), 1.0, 2.5))
     assert [second for _, second in whole.frames] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.5]
     assert [second for _, second in part.frames] == [0.0, 0.5, 1.0]  # of three frames, none twice
     assert part.frames[0] == (whole.frames[1][0], 0.0)

@@ -11,12 +11,7 @@ Value = TypeVar("Value")
 
 
 def draw(choices: Sequence[Value], *names: int | str) -> Value:
-    """One of the choices.
-
-    Args:
-        choices: one or more, in an order that is always the same, such as sorted.
-        names: the seed, and what is drawn for.
-    """
+    """One of the choices, whose order must never change (sort them first)."""
     return choices[int(shuffle_key(*names), 16) % len(choices)]
 
 

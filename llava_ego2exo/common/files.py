@@ -21,10 +21,7 @@ HASHES = "video_hashes.jsonl"
 def write_atomic(path: str | Path, content: str | bytes, sync: bool = True) -> Path:
     """Write a file beside its place, then rename it: at any moment the old or the new file is there, complete.
 
-    Args:
-        path: of the file; its folders are made.
-        content: text is written as UTF-8.
-        sync: wait until the disk has it, so that it survives a power cut.
+    With `sync` it survives a power cut too.
 
     Raises:
         Ego2ExoError: it cannot be written.
@@ -74,11 +71,6 @@ def locked(folder: Path) -> Iterator[None]:
 def require_writable(path: str | Path, flag: str, folder: bool = False) -> None:
     """Refuse an output that could not be written in the end; its folders may still be missing.
 
-    Args:
-        path: of the file or folder.
-        flag: what the user calls it.
-        folder: it is a folder.
-
     Raises:
         Ego2ExoError: it is of the other kind, lies below a file, or in a folder without write permission.
     """
@@ -114,12 +106,6 @@ def video_hashes(
     """path -> sha256 of the file's bytes, for each different path.
 
     A hash of an earlier run is reused where the file's size and time of change are unchanged.
-
-    Args:
-        paths: existing files.
-        folder: where the hashes are kept.
-        progress: show a bar.
-        what: shown before the bar.
     """
     store, guard = Path(folder, HASHES), threading.Lock()
     keys = {path: (path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in paths}

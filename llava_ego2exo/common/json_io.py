@@ -16,28 +16,15 @@ _max_mb = DEFAULT_MAX_MB
 
 
 def set_max_mb(megabytes: int, flag: str = "--max-json-mb") -> None:
-    """Set the largest size of a file that is read as a whole.
-
-    Args:
-        megabytes: of 2^20 bytes.
-        flag: what the user calls it.
-
-    Raises:
-        Ego2ExoError: it is below 1.
-    """
+    """Set the largest size in MiB of a file that is read as a whole."""
     global _max_mb
     if megabytes < 1:
         raise Ego2ExoError(f"{flag} {megabytes}", "1 or more", f"leave it out for {DEFAULT_MAX_MB}")
     _max_mb = megabytes
 
 
-def read_text(path: str | Path, what: str, encoding: str = "utf-8-sig") -> str:
-    """The text of a UTF-8 file of at most `--max-json-mb`.
-
-    Args:
-        path: of the file.
-        what: the file should be, for messages.
-        encoding: "utf-8-sig" drops a byte order mark, "utf-8" keeps it.
+def read_text(path: str | Path, what: str) -> str:
+    """The text of a UTF-8 file of at most `--max-json-mb`; `what` it should be is for messages.
 
     Raises:
         Ego2ExoError: it is missing, too large, not readable or not UTF-8.
@@ -50,16 +37,16 @@ def read_text(path: str | Path, what: str, encoding: str = "utf-8-sig") -> str:
                 f"{what} of at most {_max_mb} MiB",
                 "check the path, or raise --max-json-mb (in training --ego2exo_max_json_mb)",
             )
-        return Path(path).read_text(encoding=encoding)
+        return Path(path).read_text(encoding="utf-8-sig")
 
 
-def read_json(path: str | Path, what: str, encoding: str = "utf-8-sig") -> Any:
-    """The value of a JSON file; arguments as of :func:`read_text`.
+def read_json(path: str | Path, what: str) -> Any:
+    """The value of a JSON file.
 
     Raises:
         Ego2ExoError: as :func:`read_text`, or it is no JSON.
     """
-    text = read_text(path, what, encoding)
+    text = read_text(path, what)
     try:
         return parse_json(text)
     except ValueError as error:
@@ -70,14 +57,14 @@ def read_json(path: str | Path, what: str, encoding: str = "utf-8-sig") -> Any:
         raise Ego2ExoError(f"{path} is no JSON: {json_reason(error)}", what, remedy) from error
 
 
-def read_json_lines(path: str | Path, what: str, encoding: str = "utf-8-sig") -> list[tuple[int, Any]]:
+def read_json_lines(path: str | Path, what: str) -> list[tuple[int, Any]]:
     """The number, from 1, and the value of each line of a JSONL file; empty lines are left out.
 
     Raises:
         Ego2ExoError: as :func:`read_text`, or a line is no JSON.
     """
     values = []
-    for number, line in enumerate(read_text(path, what, encoding).split("\n"), 1):
+    for number, line in enumerate(read_text(path, what).split("\n"), 1):
         if line.strip():
             try:
                 values.append((number, parse_json(line)))

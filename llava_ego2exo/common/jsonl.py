@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,17 +20,14 @@ Record = TypeVar("Record")
 
 
 def json_line(record: Any) -> str:
-    """A record as a line of a file."""
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    """A record, which may be a dataclass, as a line of a file."""
+    return json.dumps(record, ensure_ascii=False, default=asdict) + "\n"
 
 
 def record_of(kind: type[Record], value: Any, types: Mapping[str, tuple[type, ...]]) -> Record:
     """A dataclass of a JSON object with exactly its fields; a list becomes a tuple.
 
-    Args:
-        kind: the dataclass.
-        value: JSON value.
-        types: field -> types of its value; other fields are strings.
+    `types` are those of the fields that are no strings.
 
     Raises:
         ValueError: it is no such object.
@@ -47,11 +44,7 @@ def record_of(kind: type[Record], value: Any, types: Mapping[str, tuple[type, ..
 
 
 class AppendFile:
-    """Appends records to a file; a line that a killed run left torn is dropped first.
-
-    Args:
-        path: made, with its folders, if it does not exist; `close` removes it if it is empty.
-    """
+    """Appends records to a file; a line that a killed run left torn is dropped first, and an empty file at the end."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -67,7 +60,6 @@ class AppendFile:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file, and remove it if it is empty."""
         self._file.close()
         if not self.path.stat().st_size:
             self.path.unlink()
@@ -80,13 +72,9 @@ class AppendFile:
 
 
 def read_lines(path: Path, parse: Callable[[Any], Record], torn: bool, origin: str) -> Iterator[Record]:
-    """The records of a file.
+    """The records of a file; `parse` raises ValueError or TypeError for other values.
 
-    Args:
-        path: of the file.
-        parse: JSON value -> record; raises ValueError or TypeError if it is none.
-        torn: skip a torn last line.
-        origin: command that writes such files, for messages.
+    With `torn` a torn last line is skipped; `origin` is the command that writes such files.
 
     Raises:
         Ego2ExoError: at the end, naming the damaged lines.

@@ -29,7 +29,7 @@ _STYLE = {
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[Figure]:
-    """A figure of our style, to be drawn and saved inside the block; the user's own settings play no part."""
+    """A figure in the pages' style, to be drawn and saved inside the block, whatever the user's own settings."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -57,12 +57,7 @@ def svg(figure: Figure, name: str, label: str) -> str:
 
 
 def templates(folder: Path, **filters: Any) -> Any:
-    """The templates of a folder and the shared `page.css`; all is escaped that is not markup of our own.
-
-    Args:
-        folder: of the templates.
-        filters: further ones, by name.
-    """
+    """The templates of a folder and the shared `page.css`; all else than markup is escaped."""
     import jinja2
 
     made = jinja2.Environment(

@@ -103,13 +103,7 @@ def is_first() -> bool:
 
 
 def clip_bar(ranks: Ranks, what: str, total: int) -> Any:
-    """A progress bar of clips, shown by the first process alone.
-
-    Args:
-        ranks: the processes.
-        what: shown before it.
-        total: clips of this process.
-    """
+    """A progress bar of clips, shown by the first process alone."""
     from tqdm import tqdm
 
     many = f" (process 1 of {ranks.world})" if ranks.world > 1 else ""
@@ -121,16 +115,7 @@ def clip_bar(ranks: Ranks, what: str, total: int) -> Any:
 def map_threads(
     run: Callable[[Job], Result], jobs: Sequence[Job], workers: int, what: str, unit: str, progress: bool = True
 ) -> list[Result]:
-    """`run` of each job on threads, in the order of the jobs; the first error, or Ctrl-C, drops those not yet started.
-
-    Args:
-        run: called with each job.
-        jobs: its arguments.
-        workers: threads.
-        what: shown before the bar.
-        unit: what a job is, shown in the bar.
-        progress: show the bar.
-    """
+    """`run` of each job on threads, in the order of the jobs; the first error, or Ctrl-C, drops the rest."""
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         futures = [pool.submit(run, job) for job in jobs]
         done = as_completed(futures)

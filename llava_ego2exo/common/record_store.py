@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,24 +21,11 @@ def content_key(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-class PartFile(AppendFile):
-    """The records of one process, as it makes them."""
-
-    def append(self, records: Iterable[Any]) -> None:
-        """Add dataclasses; when this returns they are on disk."""
-        super().append(map(asdict, records))
-
-
 @dataclass(frozen=True)
 class RecordStore(Generic[Record]):
     """The records of a folder: ``NAME.jsonl``, and ``NAME.part-RANK.jsonl`` of a run that has not ended.
 
-    Args:
-        folder: where they are; made by the first part.
-        name: of the files.
-        kind: the dataclass of a record.
-        types: field -> types of its value; those not named are strings.
-        command: that writes such records, for error messages.
+    `kind` is the dataclass of a record, `types` as of :func:`record_of`; `command` writes such records.
     """
 
     folder: Path
@@ -57,13 +44,13 @@ class RecordStore(Generic[Record]):
             if path.is_file():
                 yield from read_lines(path, self._record, torn=path != self._finished, origin=self.command)
 
-    def part(self, rank: int = 0) -> PartFile:
+    def part(self, rank: int = 0) -> AppendFile:
         """The open file that process `rank` appends to."""
-        return PartFile(self.folder / f"{self.name}.part-{rank}.jsonl")
+        return AppendFile(self.folder / f"{self.name}.part-{rank}.jsonl")
 
     def finish(self, records: Iterable[Record]) -> Path:
         """Write the finished file in the order given, then remove the parts: no record is missing at any moment."""
-        path = write_atomic(self._finished, "".join(json_line(asdict(record)) for record in records))  # type: ignore
+        path = write_atomic(self._finished, "".join(map(json_line, records)))
         for part in self._parts():
             part.unlink()
         return path
@@ -82,12 +69,7 @@ class RecordStore(Generic[Record]):
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """One line for each value that is not the same, as ``settings.dtype: "float32", now "bfloat16"``.
 
-    Mappings inside are compared key by key; everything else, lists included, as a whole.
-
-    Args:
-        old: as stored. A key that only one side has counts as null on the other.
-        new: of this run.
-        prefix: put in front of every name.
+    Mappings inside are compared key by key, everything else as a whole; a missing key counts as null.
     """
     lines = []
     for name in dict.fromkeys([*old, *new]):

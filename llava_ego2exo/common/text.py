@@ -7,15 +7,9 @@ from collections.abc import Iterable, Sequence
 
 
 def aligned_table(head: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1, rule: bool = False) -> str:
-    """Columns of equal width, two blanks apart: names to the left, numbers to the right.
+    """Columns of equal width, two blanks apart: the `left` first to the left, numbers to the right.
 
     A column with an empty heading qualifies the number before it ("± 0.3", "[1.2, 3.4]") and is aligned to the left.
-
-    Args:
-        head: headings of the columns.
-        rows: cells, as many a row as `head` has.
-        left: how many of the first columns hold names.
-        rule: draw a line of dashes below the headings.
     """
     lines = [list(head), *([str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -27,13 +21,7 @@ def aligned_table(head: Sequence[str], rows: Iterable[Sequence[object]], left: i
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]], left: int | None = None) -> str:
-    """A Markdown table; bars inside a cell are escaped.
-
-    Args:
-        head: headings of the columns.
-        rows: cells, as many a row as `head` has.
-        left: how many of the first columns are aligned to the left, the others to the right; None: no alignment.
-    """
+    """A Markdown table whose `left` first columns are aligned to the left; bars inside a cell are escaped."""
     rules = ["-" if left is None else ":--" if place < left else "--:" for place in range(len(head))]
     lines = [head, rules, *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

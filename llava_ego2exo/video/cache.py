@@ -40,14 +40,7 @@ Reader = Callable[..., Clip]  # called like :func:`llava_ego2exo.video.read_vide
 
 
 class CacheStats(NamedTuple):
-    """What a cache has done.
-
-    Args:
-        hits: clips read from the cache.
-        misses: clips decoded.
-        removed: files removed to make room.
-        failed: clips that could not be added.
-    """
+    """What a cache has done: clips read from it, decoded, files removed to make room, clips that could not be added."""
 
     hits: int
     misses: int
@@ -226,11 +219,7 @@ def cache_stats(read: Reader | None) -> CacheStats | None:
 
 
 def format_stats(stats: Iterable[CacheStats | None]) -> list[str]:
-    """One line about the caches of all processes; none without a cache.
-
-    Args:
-        stats: one of each process.
-    """
+    """One line about the caches of all processes; none without a cache."""
     found = [one for one in stats if one is not None]
     if not found:
         return []

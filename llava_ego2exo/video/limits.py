@@ -45,31 +45,18 @@ class VideoLimits:
         return int(self.video_max_gib * 2**30)
 
     def to_dict(self, prefix: str = "") -> dict[str, float]:
-        """Limits by name.
-
-        Args:
-            prefix: before each name.
-        """
+        """Limits by name, with a prefix."""
         return {prefix + name: value for name, value in asdict(self).items()}
 
     @classmethod
     def from_object(cls, source: Any, prefix: str = "") -> VideoLimits:
-        """Limits from attributes; missing ones have their defaults.
-
-        Args:
-            source: parsed arguments.
-            prefix: before each name.
-        """
+        """Limits from attributes, whose names have a prefix; missing ones have their defaults."""
         names = [limit.name for limit in fields(cls) if hasattr(source, prefix + limit.name)]
         return cls(**{name: getattr(source, prefix + name) for name in names})
 
 
 def raising(name: str) -> str:
-    """The remedy where a limit is exceeded.
-
-    Args:
-        name: a field of :class:`VideoLimits`.
-    """
+    """The remedy where a limit, a field of :class:`VideoLimits`, is exceeded."""
     return f"raise {_flags(name)}, or encode the video again"
 
 

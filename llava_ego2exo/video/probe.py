@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..common.files import file_hash
 from ..common.processes import map_threads
@@ -17,15 +17,8 @@ from .worker import WorkerPool, short_reason
 _PLAYLISTS = set("hls dash webm_dash_manifest concat imf sdp rtsp image2 image2pipe tedcaptions".split())
 
 
-@dataclass(frozen=True)
-class Header:
-    """Header of a video stream.
-
-    Args:
-        width: pixels.
-        height: pixels.
-        duration_s: seconds; 0 if the file does not say.
-    """
+class Header(NamedTuple):
+    """Size in pixels and duration in seconds of a video stream; 0 if the file does not say."""
 
     width: int
     height: int
@@ -33,16 +26,7 @@ class Header:
 
 
 def read_header(path: str, limits: VideoLimits) -> Header:
-    """Read and check the header of a file.
-
-    Args:
-        path: of the file.
-        limits: maximum size and duration.
-
-    Raises:
-        Ego2ExoError: the file holds no video, or exceeds `limits`; the message lacks the file's name.
-        av.error.FFmpegError: the file is not a media file.
-    """
+    """Read and check the header of a file; errors lack the file's name."""
     import av
 
     with av.open(path) as container:
@@ -55,11 +39,6 @@ def read_header(path: str, limits: VideoLimits) -> Header:
             (container.duration or 0) / av.time_base, float((stream.duration or 0) * (stream.time_base or 0)), 0.0
         )
         header = Header(stream.width or 0, stream.height or 0, duration_s)
-    _check_header(header, limits)
-    return header
-
-
-def _check_header(header: Header, limits: VideoLimits) -> None:
     megapixels, hours = header.width * header.height / 1e6, header.duration_s / 3600
     if not megapixels:
         raise Ego2ExoError("has no valid frame size in its header", "a complete file", "encode the video again")
@@ -71,19 +50,11 @@ def _check_header(header: Header, limits: VideoLimits) -> None:
         )
     if hours > limits.video_max_hours:
         raise Ego2ExoError(f"lasts {hours:.3g} h", f"up to {limits.video_max_hours:g} h", raising("video_max_hours"))
+    return header
 
 
 def check_memory(frames: int, header: Header, limits: VideoLimits) -> None:
-    """Check the memory that sampled frames need.
-
-    Args:
-        frames: number of frames.
-        header: of their file.
-        limits: maximum memory.
-
-    Raises:
-        Ego2ExoError: they need more; the message lacks the file's name.
-    """
+    """Check the memory that sampled frames need; the error lacks the file's name."""
     needed = frames * header.width * header.height * 3
     if needed > limits.max_bytes:
         raise Ego2ExoError(
@@ -94,11 +65,7 @@ def check_memory(frames: int, header: Header, limits: VideoLimits) -> None:
 
 
 def require_av() -> Any:
-    """The module `av` (PyAV).
-
-    Raises:
-        Ego2ExoError: it is not installed.
-    """
+    """The module `av` (PyAV)."""
     return require_package("av", "pairs")
 
 
@@ -130,17 +97,7 @@ class Probe:
 def probe_files(
     paths: Sequence[str], workers: int = 0, limits: VideoLimits | None = None, progress: bool = True
 ) -> dict[str, Probe]:
-    """Probe files, each in a process that may hang or crash without harm.
-
-    Args:
-        paths: video files.
-        workers: processes at a time; 0: one per CPU, at most 8.
-        limits: of a video; after `video_limit_s` its process is killed and the file counts as faulty. None: the
-            defaults.
-        progress: show a progress bar.
-
-    Returns:
-        Path -> probe, one for each different path.
+    """Path -> probe, each in a process that may hang or crash without harm; 0 workers: one per CPU, at most 8.
 
     Raises:
         Ego2ExoError: PyAV is missing, or `workers` is negative.
@@ -163,12 +120,7 @@ def probe_files(
 
 
 def probe(path: str, limits: VideoLimits | None = None) -> Probe:
-    """Decode a whole file with PyAV, and its first and last frame with decord, which training reads with.
-
-    Args:
-        path: of the file.
-        limits: of a video; None: the defaults.
-    """
+    """Decode a whole file with PyAV, and its first and last frame with decord, which training reads with."""
     if not os.path.isfile(path):
         return Probe(error="is not there" if not os.path.isdir(path) else "is a folder")
     try:

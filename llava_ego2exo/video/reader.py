@@ -81,10 +81,6 @@ def read_video(
 def video_seconds(path: str, limits: VideoLimits | None = None) -> float:
     """Duration of a video in seconds.
 
-    Args:
-        path: of the file.
-        limits: as in :func:`read_video`.
-
     Raises:
         Ego2ExoError: as :func:`read_video`.
     """

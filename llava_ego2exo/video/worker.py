@@ -184,11 +184,7 @@ _last_heartbeat = 0.0
 
 
 def serve(imports: list[str]) -> None:
-    """The main program of a worker: answers requests until standard input ends.
-
-    Args:
-        imports: modules to import first.
-    """
+    """The main program of a worker: answers requests until standard input ends."""
     global _replies
     for number in _IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

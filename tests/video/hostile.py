@@ -84,7 +84,7 @@ def bomb(path: Path, side: int, said: int = 0) -> Path:
     Args:
         path: the file, `.avi`.
         side: height and width of the frames.
-        said: height and width that the container tells; 0: the same.
+        said: height and width in the container's header; 0: the same.
     """
     row = bytes(1 + (side + 7) // 8)
     packer = zlib.compressobj(9)

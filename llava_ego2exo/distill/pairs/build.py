@@ -16,17 +16,11 @@ from .file import require_files
 from .manifest import pairs_of_manifest
 from .pair import SPLITS, Pair
 
-_SHARES = "shares that sum to 1, as in train=0.8,val=0.1,test=0.1"
-
 
 def build_from_folder(
     folder: str | Path, pattern: str | None = None, ego_view: str = EGO, skip_unpaired: bool = False
 ) -> FoundPairs:
-    """The pairs of a folder, by the names of its files.
-
-    Raises:
-        Ego2ExoError: as :func:`find_pairs`; no complete pair, or unpaired segments without `skip_unpaired`.
-    """
+    """The pairs of a folder, by the names of its files."""
     found = find_pairs(folder, pattern, ego_view)
     lines = found.unpaired_lines()
     if lines and (not skip_unpaired or not found.pairs):
@@ -41,11 +35,7 @@ def build_from_folder(
 def build_from_manifest(
     path: str | Path, folder: str | Path | None = None, unpaired: list[str] | None = None
 ) -> tuple[list[Pair], bool]:
-    """The pairs of a manifest, whose files all exist, and whether it has a column `split`.
-
-    Raises:
-        Ego2ExoError: as :func:`pairs_of_manifest` and :func:`require_files`; no complete pair.
-    """
+    """The pairs of a manifest, whose files all exist, and whether it has a column `split`."""
     pairs, has_splits = pairs_of_manifest(path, folder, unpaired)
     if not pairs:
         given = f"{path}: no row is a pair: {shorten_list(unpaired or [])}"
@@ -81,11 +71,7 @@ def assign(
 
 
 def parse_shares(text: str) -> dict[str, float]:
-    """`train=0.8,val=0.2` as a dictionary, in the order of `SPLITS`, without empty shares.
-
-    Raises:
-        Ego2ExoError: another name, another number, or a sum that is not 1.
-    """
+    """`train=0.8,val=0.2` as a dictionary, in the order of `SPLITS`, without empty shares."""
     parts = [part.partition("=") for part in text.split(",")]
     try:
         shares = {name.strip(): float(share) for name, _, share in parts}
@@ -93,7 +79,8 @@ def parse_shares(text: str) -> dict[str, float]:
         shares = {}
     right = len(shares) == len(parts) and shares.keys() <= set(SPLITS) and all(0 <= s <= 1 for s in shares.values())
     if not right or not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
-        raise Ego2ExoError(f"--split {text}", f"{_SHARES}, of {', '.join(SPLITS)}", "fix the shares")
+        allowed = f"shares of {', '.join(SPLITS)} that sum to 1, as in train=0.8,val=0.1,test=0.1"
+        raise Ego2ExoError(f"--split {text}", allowed, "fix the shares")
     return {name: shares[name] for name in SPLITS if shares.get(name)}
 
 
@@ -102,9 +89,6 @@ def split_by_take(pairs: Sequence[Pair], shares: dict[str, float], seed: int = 0
 
     Takes are sorted by sha256(seed, take) and dealt out by count: the same takes and seed give the same split on every
     machine. Every share gets at least one take.
-
-    Raises:
-        Ego2ExoError: there are fewer takes than shares.
     """
     takes = sorted({pair.take for pair in pairs}, key=lambda take: hashlib.sha256(f"{seed}\n{take}".encode()).digest())
     if len(takes) < len(shares):
@@ -122,14 +106,7 @@ def split_by_take(pairs: Sequence[Pair], shares: dict[str, float], seed: int = 0
 
 
 def take_by_pattern(pairs: Sequence[Pair], pattern: str) -> list[Pair]:
-    """The pairs with the take that `pattern` finds in the name of each segment.
-
-    Args:
-        pattern: a regular expression, searched in the name: its group `take`, else its first group, else all of it.
-
-    Raises:
-        Ego2ExoError: no regular expression, or segments without a match.
-    """
+    """The pairs with takes found in the segments' names: the pattern's group `take`, else its first, else the match."""
     try:
         expression = re.compile(pattern)
     except re.error as error:

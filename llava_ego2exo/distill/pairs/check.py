@@ -34,14 +34,7 @@ Probes = Mapping[str, Probe]  # by path
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault.
-
-    Args:
-        kind: key of `KINDS`.
-        segment: of the pair.
-        view: to drop; "ego" or empty: drop the pair.
-        text: for the report.
-    """
+    """A fault; `view` is to drop, or the pair where it is "ego" or empty."""
 
     kind: str
     segment: str
@@ -53,17 +46,7 @@ def run_check(
     path: str | Path, say: Callable[[str], None], *, tolerance_s: float = 0.5, limits: VideoLimits | None = None,
     workers: int = 0, report_to: str | None = None, write_clean: str | None = None, progress: bool = True,
 ) -> int:  # fmt: skip
-    """Check a `pairs.jsonl` and return the exit code: 1 if there is a fault, else 0.
-
-    Args:
-        path: the file.
-        say: gets each line of the report.
-        tolerance_s: by how much lengths may differ, in seconds.
-        limits: of a video; None: the defaults.
-        workers: files at a time; 0: one per CPU, at most 8.
-        report_to: JSON file for all findings and probes.
-        write_clean: pairs file for what is not at fault.
-        progress: show a progress bar.
+    """Check a `pairs.jsonl` and return the exit code, 1 if there is a fault; arguments as the command's flags.
 
     Raises:
         Ego2ExoError: the pairs file cannot be read or is empty, a number is out of range, or a file cannot be written.

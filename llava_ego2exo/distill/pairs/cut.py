@@ -35,14 +35,7 @@ class Cutters(WorkerPool):
         self.limits = limits or VideoLimits()
 
     def make(self, cut: Cut) -> str:
-        """Make a cut unless it exists.
-
-        Args:
-            cut: to make.
-
-        Returns:
-            "kept" if the right cut existed, "made" if it was made, else the error message.
-        """
+        """Make a cut unless it exists: "made", "kept", or else the error message."""
         cut = replace(cut, source=os.path.abspath(cut.source), target=os.path.abspath(cut.target))
         part = f"{cut.target}.{os.getpid()}-{threading.get_ident()}.part"
         arguments = {"cut": asdict(cut), "part": part, "limits": self.limits.to_dict()}
@@ -55,39 +48,20 @@ class Cutters(WorkerPool):
                 os.unlink(part)
 
     def made_as(self, path: str) -> str:
-        """The mark in a cut's metadata; empty if the file is not a complete cut.
-
-        Args:
-            path: of the file.
-        """
+        """The mark in a cut's metadata; empty if the file is not a complete cut."""
         try:
             return self.call(made_as, {"path": os.path.abspath(path)}, self.limits)[0]
         except Ego2ExoError:
             return ""
 
     def duration(self, path: str) -> float:
-        """Duration of a video in seconds; decodes only its end.
-
-        Args:
-            path: of the file.
-
-        Raises:
-            Ego2ExoError: it does not decode, or its frames have no times.
-        """
+        """Duration of a video in seconds; decodes only its end."""
         return self.call(video_duration, {"path": os.path.abspath(path)}, self.limits, path)[0]
 
 
 @dataclass(frozen=True)
 class CutResult:
-    """The cuts of a run.
-
-    Args:
-        pairs: with the cut files; without views that failed, and without pairs whose ego or every exo failed.
-        made: number of cuts made now.
-        kept: number of cuts that existed.
-        whole: number of videos that need no cut and stay where they are.
-        failures: a line for each cut that failed.
-    """
+    """The cuts of a run: the pairs of what did not fail, and how many cuts were made, existed, or are whole videos."""
 
     pairs: list[Pair]
     made: int
@@ -102,14 +76,7 @@ def cut_pairs(
 ) -> CutResult:  # fmt: skip
     """Cut every segment of every view into `<out>/<segment>_<view>.mp4`, unless that cut exists.
 
-    Args:
-        pairs: with `start_s`, `end_s` and `offset_s`; a pair that is a whole file in all views stays as it is.
-        out: folder of the cuts.
-        crf: quality of x264, 0 (lossless) to 51.
-        tolerance_s: how much of a segment may be missing at the end of a video.
-        workers: cuts at a time; 0: one per CPU, at most 8.
-        progress: show a progress bar.
-        limits: of a video; a cut without progress for `video_limit_s` fails. None: the defaults.
+    Pairs of whole files stay as they are; arguments as the command's flags.
 
     Raises:
         Ego2ExoError: before any cut: missing videos, a segment before the start of an exo video, clashing names, files

@@ -55,20 +55,7 @@ class Cut:
 
 
 def make(cut: Cut, limits: VideoLimits | None = None, part: str = "") -> str:
-    """Make one cut unless it exists.
-
-    Args:
-        cut: to make.
-        limits: of the source; None: the defaults.
-        part: file to write first; empty: one beside the target.
-
-    Returns:
-        "kept" if the right cut existed, else "made".
-
-    Raises:
-        Ego2ExoError: the source has no such part, exceeds the limits or does not decode, or the target cannot be
-            written; the message lacks the source's name.
-    """
+    """Make one cut, through the file `part`: "made", or "kept" if it existed; errors lack the source's name."""
     av = require_av()
     if os.path.exists(cut.target) and made_as(cut.target) == cut.mark():
         return "kept"
@@ -102,11 +89,7 @@ def made_as(path: str) -> str:
 
 
 def video_duration(path: str) -> float:
-    """Seconds from the first frame of a video to the end of the last; decodes only its end.
-
-    Raises:
-        ValueError: it holds no frame with a time.
-    """
+    """Seconds from the first frame of a video to the end of the last; decodes only its end."""
     av = require_av()
     with av.open(path) as container:
         if not container.streams.video:

@@ -22,13 +22,7 @@ _PATTERN_HELP = (
 
 @dataclass
 class FoundPairs:
-    """The videos of a folder.
-
-    Args:
-        pairs: the complete ones, by segment.
-        unpaired: segment -> its views, where the ego view or every exo view is missing.
-        other: videos whose names do not match.
-    """
+    """The videos of a folder: pairs, segment -> its views where a side is missing, and videos of other names."""
 
     pairs: list[Pair] = field(default_factory=list)
     unpaired: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -45,11 +39,8 @@ class FoundPairs:
 def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = EGO) -> FoundPairs:
     """Pair the videos of a folder and its subfolders by their paths; names that start with a dot are skipped.
 
-    Args:
-        folder: of the videos.
-        pattern: see :func:`compile_pattern`; None: `<segment>_ego.mp4`, `<segment>_exo<N>.mp4`, with any video suffix.
-            Where a segment's name is in several takes, all segments are called `<take>_<segment>`.
-        ego_view: the pattern's `view` of the ego camera.
+    Without a pattern: `<segment>_ego.mp4`, `<segment>_exo<N>.mp4`, with any video suffix. Where a segment's name is in
+    several takes, all segments are called `<take>_<segment>`.
 
     Raises:
         Ego2ExoError: no folder, no match, a faulty name, or two files for one view of a segment.
@@ -77,7 +68,11 @@ def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = E
             "remove one of the files, or pass a --pattern whose `take` or `segment` distinguishes them",
         )
     if not segments:
-        raise _no_match(folder, pattern, found.other)
+        wanted = f"--pattern {pattern!r}" if pattern else "<segment>_ego.mp4 and <segment>_exo<N>.mp4"
+        examples = shorten_list(found.other, 3)
+        named = f"none of {len(found.other)} video(s) in {folder} is named like {wanted}: {examples}"
+        given = named if found.other else f"{folder} holds no video ({' '.join(sorted(VIDEO_SUFFIXES))})"
+        raise Ego2ExoError(given, _PATTERN_HELP, "check the path, or pass --pattern or --manifest")
     faults = []
     for key, views in segments.items():
         exo = {view: path for view, path in views.items() if view != EGO}
@@ -94,14 +89,7 @@ def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = E
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a pattern; it is matched against the path below the folder, with or without suffix.
-
-    Args:
-        pattern: a regular expression with named groups, or a template with {segment}, {view} and perhaps {take}.
-
-    Raises:
-        Ego2ExoError: it is neither, lacks a group, or has a group of another name.
-    """
+    """The regular expression of a pattern or template, for paths below the folder, with or without suffix."""
     try:
         expression = re.compile(pattern if "(?P<" in pattern else _from_template(pattern))
     except re.error as error:
@@ -138,25 +126,14 @@ def _videos(folder: str) -> Iterator[Path]:
         real = os.path.realpath(root)
         folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
         if real not in visited:
-            yield from (Path(root, name) for name in files if _is_video(name))
+            yield from (
+                Path(root, name) for name in files
+                if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+            )  # fmt: skip
         visited.add(real)
-
-
-def _is_video(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
     """A key that sorts exo2 before exo10."""
     pieces = re.split(r"([0-9]+)", str(path))
     return [(1, int(piece), "") if index % 2 else (0, 0, piece) for index, piece in enumerate(pieces)]
-
-
-def _no_match(folder: str, pattern: str | None, other: list[str]) -> Ego2ExoError:
-    if not other:
-        return Ego2ExoError(
-            f"{folder} holds no video", f"files with {' '.join(sorted(VIDEO_SUFFIXES))}", "check the path"
-        )
-    wanted = f"--pattern {pattern!r}" if pattern else "<segment>_ego.mp4 and <segment>_exo<N>.mp4"
-    given = f"none of {len(other)} video(s) in {folder} is named like {wanted}: {shorten_list(other, 3)}"
-    return Ego2ExoError(given, _PATTERN_HELP, "pass --pattern or --manifest")

@@ -27,15 +27,7 @@ _COLLAGES = frozenset({"collage", "best_exo"})
 
 @dataclass
 class Takes:
-    """The annotated segments, by whether their videos exist.
-
-    Args:
-        pairs: segments in the takes' downscaled videos, with `start_s` and `end_s`; only views whose files exist.
-        missing: missing file -> its take's uid.
-        unknown: annotated takes that are not in takes.json.
-        faults: segments and takes that cannot be used, and why.
-        excluded: number of segments that the filters exclude.
-    """
+    """The annotated segments: pairs of the videos that exist, missing file -> uid of its take, and what is left out."""
 
     pairs: list[Pair] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
@@ -56,15 +48,7 @@ class Takes:
 
 @dataclass(frozen=True)
 class Filters:
-    """Segments and views to read.
-
-    Args:
-        views: "all", "best" (the data set's own `best_exo`), or names of cameras.
-        takes: names of takes; None: all.
-        scenarios: names of scenarios; None: all.
-        min_s: shortest segment, in seconds.
-        max_s: longest segment, in seconds.
-    """
+    """Segments and views to read: views are "all", "best" (the data set's own) or names of cameras."""
 
     views: str | Sequence[str] = "all"
     takes: frozenset[str] | None = None
@@ -81,11 +65,7 @@ class Filters:
         )
 
     def check(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Refuse names of takes and scenarios that no annotated take has.
-
-        Raises:
-            Ego2ExoError: names them.
-        """
+        """Refuse names of takes and scenarios that no annotated take has."""
         for flag, names, key in (("--takes", self.takes, "take_name"), ("--scenarios", self.scenarios, "scenario")):
             known = {str(entry.get(key)) for entry in entries}
             unknown = sorted((names or frozenset()) - known)
@@ -95,19 +75,10 @@ class Filters:
 
 
 def read_takes(root: str | Path, filters: Filters = Filters()) -> Takes:
-    """Read `takes.json` and the keystep annotations of a download, and check which videos exist.
-
-    Args:
-        root: folder of the download.
-        filters: what to read.
-
-    Raises:
-        Ego2ExoError: a file is missing or has another format, a filter names an unknown take or scenario, or there is
-            no pair.
-    """
+    """Read `takes.json` and the keystep annotations of a download, and check which videos exist."""
     root = Path(os.path.abspath(root))
-    takes = {take["take_uid"]: take for take in take_list(root / "takes.json")}
-    entries = list(annotations(root))
+    takes = {take["take_uid"]: take for take in _take_list(root / "takes.json")}
+    entries = list(_annotations(root))
     twice = repeated(uid for _, uid, _ in entries)
     if twice:
         given = f"{len(twice)} take(s) are in both annotation files: {shorten_list(twice)}"
@@ -129,12 +100,7 @@ def read_takes(root: str | Path, filters: Filters = Filters()) -> Takes:
     return result
 
 
-def take_list(path: Path) -> list[dict[str, Any]]:
-    """The takes of a takes.json.
-
-    Raises:
-        Ego2ExoError: it is missing or has another format.
-    """
+def _take_list(path: Path) -> list[dict[str, Any]]:
     takes = read_json(path, "an Ego-Exo4D takes.json")
     keys = ("take_uid", "take_name")
     if not isinstance(takes, list) or not all(
@@ -145,12 +111,8 @@ def take_list(path: Path) -> list[dict[str, Any]]:
     return takes
 
 
-def annotations(root: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(split, take_uid, entry) of every annotated take; an entry has `segments`.
-
-    Raises:
-        Ego2ExoError: there is no annotation file, or one has another format.
-    """
+def _annotations(root: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(split, take_uid, entry) of every annotated take; an entry has `segments`."""
     files = {split: root / name for split, name in KEYSTEP_FILES.items() if (root / name).is_file()}
     if not files:
         raise Ego2ExoError(f"{root} has none of {', '.join(KEYSTEP_FILES.values())}", "one of them or both", _DOWNLOAD)
@@ -244,15 +206,7 @@ def view_names(cameras: Sequence[str]) -> dict[str, str]:
 
 
 def write_missing(folder: str | Path, missing: Mapping[str, str]) -> Path:
-    """Write `<folder>/missing.txt`, or remove it if nothing is missing.
-
-    Args:
-        folder: made if it does not exist.
-        missing: path -> uid of its take.
-
-    Raises:
-        Ego2ExoError: the file cannot be written.
-    """
+    """Write `<folder>/missing.txt`, or remove it if nothing is missing."""
     uids = " ".join(dict.fromkeys(missing.values()))
     head = [
         f"# {len(missing)} missing video(s). The data set's own downloader gets their takes with:",

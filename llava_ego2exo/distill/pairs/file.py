@@ -8,7 +8,6 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ...common.files import write_atomic
 from ...common.json_io import json_reason, parse_json, read_raw_lines
@@ -19,26 +18,11 @@ from .pair import EXAMPLE, FIELDS, Pair, pair_from_record, record_faults
 
 @dataclass
 class PairLines:
-    """The lines of a pairs file.
-
-    Args:
-        pairs: of the lines without fault, in their order; segments may repeat.
-        numbers: of each pair's line, from 1.
-        faults: number of a line -> what is wrong with it.
-        records: number of a faulty line -> its value; absent where it is no JSON.
-    """
+    """The lines of a pairs file: pairs with the numbers of their lines, from 1, and line -> what is wrong with it."""
 
     pairs: list[Pair] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     faults: dict[int, list[str]] = field(default_factory=dict)
-    records: dict[int, Any] = field(default_factory=dict)
-
-    def repeated(self) -> dict[str, list[int]]:
-        """Segment -> its lines, for segments with several."""
-        lines: dict[str, list[int]] = {}
-        for number, pair in zip(self.numbers, self.pairs, strict=True):
-            lines.setdefault(pair.segment, []).append(number)
-        return {segment: numbers for segment, numbers in lines.items() if len(numbers) > 1}
 
 
 def scan_pairs(path: str | Path) -> PairLines:
@@ -59,7 +43,7 @@ def scan_pairs(path: str | Path) -> PairLines:
             continue
         faults = record_faults(record)
         if faults:
-            found.faults[number], found.records[number] = faults, record
+            found.faults[number] = faults
         else:
             found.pairs.append(pair_from_record(record, folder))
             found.numbers.append(number)
@@ -76,7 +60,9 @@ def read_pairs(path: str | Path) -> list[Pair]:
     """
     found = scan_pairs(path)
     faults = [f"line {number} {fault}" for number, faults in found.faults.items() for fault in faults]
-    faults += [f"segment {name!r} is in lines {', '.join(map(str, lines))}" for name, lines in found.repeated().items()]
+    for name in repeated(pair.segment for pair in found.pairs):
+        lines = [str(number) for number, pair in zip(found.numbers, found.pairs, strict=True) if pair.segment == name]
+        faults.append(f"segment {name!r} is in lines {', '.join(lines)}")
     if faults:
         given = f"{path}: {len(faults)} fault(s): {shorten_list(faults)}"
         raise Ego2ExoError(given, f"one such object a line: {EXAMPLE}", "fix these lines")
@@ -108,10 +94,6 @@ def _line(pair: Pair, folder: Path) -> str:
 
 def require_files(pairs: Sequence[Pair], remedy: str = "") -> None:
     """Refuse pairs whose videos do not exist.
-
-    Args:
-        pairs: to check.
-        remedy: of the error.
 
     Raises:
         Ego2ExoError: names the first missing files and counts the rest.

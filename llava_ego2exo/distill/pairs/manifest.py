@@ -19,13 +19,10 @@ COLUMNS = "segment, take, ego, exo or exo1, exo2, ... or exo:<name>, start_s, en
 def pairs_of_manifest(
     path: str | Path, folder: str | Path | None = None, unpaired: list[str] | None = None
 ) -> tuple[list[Pair], bool]:
-    """The pairs of a manifest, and whether it has a column `split`.
+    """The pairs of a manifest (TSV, or CSV with commas or semicolons), and whether it has a column `split`.
 
-    Args:
-        path: a table with a header: TSV, or CSV with commas or semicolons. Empty cells are skipped.
-        folder: what relative paths are relative to; None: the manifest's folder.
-        unpaired: gets a line for each row without its ego or without any exo, which is skipped; None: such a row is a
-            fault.
+    Relative paths start at `folder`, else at the manifest's own. `unpaired` gets a line for each row without its ego or
+    any exo; where it is None such a row is a fault.
 
     Raises:
         Ego2ExoError: names all unknown columns, or the first faulty rows and counts the rest.

@@ -43,7 +43,7 @@ class Faults:
             return None
 
     def raise_if_any(self) -> None:
-        """Raises: Ego2ExoError: there are faults."""
+        """Raise one error for all faults, if there is one."""
         if not self._errors:
             return
         if len(self._errors) == 1 and self._errors[0].allowed:
@@ -86,25 +86,11 @@ def check_answers(answers: Sequence[Answer], faults: Faults) -> None:
     faults.add(odd, f"answer(s) whose query is empty or holds {PLACEHOLDER}", "fix the queries, and run `teach` again")
 
 
-def unmatched(pairs: Sequence[Pair], chosen: Sequence[Pair], answers: Sequence[Answer]) -> tuple[list[str], list[str]]:
-    """Answers of segments without pair, and missing answers of the chosen pairs, both as "segment kind"."""
-    known, given = {pair.segment for pair in pairs}, {(a.segment, a.kind) for a in answers}
-    kinds = sorted({kind for _, kind in given})
-    unknown = [f"{a.segment} {a.kind}" for a in answers if a.segment not in known]
-    return unknown, [f"{p.segment} {kind}" for p in chosen for kind in kinds if (p.segment, kind) not in given]
-
-
 def check_videos(pairs: Sequence[Pair], answers: Sequence[Answer], folder: str, faults: Faults) -> list[str]:
     """The ego videos are those that the teacher saw; returns the segments whose videos cannot be compared.
 
-    An answer has the hash of its video. One about a part of a longer video, before that was cut, has the hash of the
-    long one: such segments are returned.
-
-    Args:
-        pairs: of the split.
-        answers: of one teacher.
-        folder: of the answers, which keeps hashes: files unchanged since are not read again.
-        faults: to add to.
+    An answer has the hash of its video; one about a part of a video that was cut later has the hash of the long one.
+    The folder keeps hashes, so that files unchanged since are not read again.
     """
     hashes_of: dict[str, set[str]] = {}
     parts = set()
@@ -125,12 +111,9 @@ def check_videos(pairs: Sequence[Pair], answers: Sequence[Answer], folder: str, 
 
 
 def only_teacher(answers: Sequence[Answer], name: str | None = None) -> list[Answer]:
-    """The answers of the only teacher, or of the one that is named.
+    """The answers of the only teacher, or of the one whose name begins so.
 
-    Args:
-        answers: all of a folder.
-        name: prefix of a teacher's fingerprint; after a colon, if one teacher answered with several settings, prefix of
-            the settings' name as the error shows it ("3f2a91:77c0").
+    A name is the teacher's fingerprint and, after a colon, the hash of its settings: "3f2a91:77c0".
 
     Raises:
         Ego2ExoError: none or several match; lists what differs between them.
@@ -164,7 +147,7 @@ def teacher_name(answer: Answer) -> str:
 
 
 def _differences(answers: Sequence[Answer]) -> list[str]:
-    """ "name: value / value" for each setting, and the teacher, that is not the same in all answers."""
+    """`name: value / value` for each setting, and the teacher, that is not the same in all answers."""
     columns: list[dict[str, Any]] = [{"teacher": a.teacher[:_NAME_DIGITS], **a.settings} for a in answers]
     names = dict.fromkeys(name for column in columns for name in column)
     rows = {name: [json.dumps(c[name]) if name in c else "absent" for c in columns] for name in names}

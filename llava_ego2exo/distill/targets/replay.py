@@ -21,14 +21,7 @@ from .samples import Sample, relative_to
 
 @dataclass(frozen=True)
 class Mix:
-    """General data to replay.
-
-    Args:
-        file: a LLaVA JSON.
-        ratio: share of replayed samples among all that are written.
-        video_folder: what the file's videos are relative to; None: its own folder.
-        image_folder: what its images are relative to; None: its own folder.
-    """
+    """General data to replay: a LLaVA JSON, the share of all samples, and folders (None: that of the file)."""
 
     file: str
     ratio: float
@@ -42,11 +35,7 @@ class Mix:
         return os.path.abspath(self.video_folder or own), os.path.abspath(self.image_folder or own)
 
     def check(self) -> None:
-        """Check the ratio, and that file and folders exist.
-
-        Raises:
-            Ego2ExoError: the ratio is no share, or one of them does not exist.
-        """
+        """Check the ratio, and that file and folders exist."""
         if not 0 < self.ratio < 1:
             allowed = "a share of all samples: more than 0, less than 1"
             raise Ego2ExoError(f"--mix-ratio {self.ratio}", allowed, "pass 0.2")
@@ -57,11 +46,7 @@ class Mix:
                 raise Ego2ExoError(f"--mix-{flag}-folder {folder} is no folder", "a folder", "check the path")
 
     def count(self, distilled: int) -> int:
-        """Number of samples to replay among `distilled` samples of distillation.
-
-        Raises:
-            Ego2ExoError: the ratio asks for less than half a sample.
-        """
+        """Number of samples to replay among `distilled` samples of distillation."""
         share = Fraction(str(self.ratio))
         count = round(share * distilled / (1 - share))
         if count < 1:
@@ -74,14 +59,6 @@ def draw_replayed(mix: Mix, count: int, seed: int) -> list[Sample]:
     """Samples of the general data, drawn without repeat, each checked and marked `"replay": true`.
 
     A draw depends on the seed and the sample's content, not on its place in the file.
-
-    Args:
-        mix: the data.
-        count: number of samples.
-        seed: of the draws.
-
-    Raises:
-        Ego2ExoError: there are too few samples, or drawn ones are faulty; counts all faults.
     """
     samples = read_samples(mix.file)
     if len(samples) < count:

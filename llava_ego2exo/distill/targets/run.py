@@ -14,16 +14,7 @@ from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..pairs.file import read_pairs
 from ..teach.store import read_answers
-from .checks import (
-    Faults,
-    check_answers,
-    check_pairs,
-    check_splits,
-    check_videos,
-    only_teacher,
-    teacher_name,
-    unmatched,
-)
+from .checks import Faults, check_answers, check_pairs, check_splits, check_videos, only_teacher, teacher_name
 from .replay import Mix, draw_replayed, mix_in, relocate
 from .samples import Sample, SampleCounts, SampleOptions, make_samples, write_samples
 
@@ -39,24 +30,7 @@ def run_targets(
     flagged: str = "drop", teacher: str | None = None, seed: int = 0, video_folder: str | None = None,
     mix: Mix | None = None, allow_missing: bool = False,
 ) -> str:  # fmt: skip
-    """Write the training file.
-
-    Args:
-        pairs_file: a pairs.jsonl.
-        answers_folder: that `teach` wrote.
-        out: the training JSON.
-        split: of the pairs.
-        views: as in :class:`SampleOptions`.
-        turns: as in :class:`SampleOptions`.
-        flagged: as in :class:`SampleOptions`.
-        teacher: as in :func:`only_teacher`.
-        seed: of all draws.
-        video_folder: what the samples' paths are relative to; None: the folder of the pairs file.
-        mix: general data to replay.
-        allow_missing: accept pairs without answer and answers without pair.
-
-    Returns:
-        The report.
+    """Write the training file and return the report; arguments as the flags of `llava-ego2exo targets`.
 
     Raises:
         Ego2ExoError: names all faults of pairs, answers and general data.
@@ -127,7 +101,10 @@ def _check_both(
     """Check answers, and pairs against answers; returns remarks for the report."""
     check_answers(answers, faults)
     check_splits(pairs, split, faults)
-    unknown, missing = unmatched(pairs, chosen, answers)
+    known, given = {pair.segment for pair in pairs}, {(a.segment, a.kind) for a in answers}
+    kinds = sorted({kind for _, kind in given})
+    unknown = [f"{a.segment} {a.kind}" for a in answers if a.segment not in known]
+    missing = [f"{p.segment} {kind}" for p in chosen for kind in kinds if (p.segment, kind) not in given]
     remarks = []
     for offenders, what, remedy in (
         (unknown, "answer(s) are of segments that the pairs lack", "pass the pairs that the teacher was given"),

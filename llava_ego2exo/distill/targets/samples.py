@@ -25,15 +25,7 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """How answers become samples.
-
-    Args:
-        video_folder: what the samples' paths are relative to.
-        views: "random": one exo view of each segment, drawn for each sample; "all": one sample a view.
-        turns: "one": one answer a sample; "all": all of a segment as turns of one conversation.
-        flagged: "drop" or "keep" answers that `teach` flagged.
-        seed: of all draws.
-    """
+    """How answers become samples, as the flags of `llava-ego2exo targets`; its paths are relative to `video_folder`."""
 
     video_folder: str
     views: str = "random"
@@ -60,14 +52,6 @@ def make_samples(
 
     All draws depend on the seed and the names of segment, view and kind alone: adding or removing pairs changes no
     other pair's samples.
-
-    Args:
-        pairs: of the split, with whole videos.
-        answers: one teacher's; at most one for each segment and kind.
-        options: how they are joined.
-
-    Raises:
-        Ego2ExoError: there is no sample.
     """
     counts = SampleCounts()
     usable = _usable(pairs, answers, options, counts)
@@ -92,11 +76,7 @@ def make_samples(
 
 
 def write_samples(out: str | Path, samples: Sequence[Sample]) -> Path:
-    """Write the training file, atomically, with sorted keys and in ASCII, so that equal samples are equal bytes.
-
-    Raises:
-        Ego2ExoError: it cannot be written.
-    """
+    """Write the training file, atomically, with sorted keys and in ASCII, so that equal samples are equal bytes."""
     return write_atomic(out, json.dumps(samples, indent=1, sort_keys=True) + "\n")
 
 

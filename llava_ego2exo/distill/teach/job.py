@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,7 @@ from ...host.inference.settings import InferenceOptions
 
 @dataclass(frozen=True)
 class TeachJob(InferenceOptions):
-    """A command line; the teacher's template, frames and more as in :class:`InferenceOptions`, by keyword.
-
-    Args:
-        pairs: a pairs.jsonl.
-        model: folder or hub name of the teacher.
-        out: the answers folder.
-        model_base: what the teacher was trained from, where its folder holds no whole model.
-        queries: a JSON file of queries; None: the package's own.
-        seed: of the wording drawn for each clip.
-        split: "train", "val", "test" or "all".
-        max_new_tokens: most tokens of an answer.
-        top_k: how many logits of each answer token to keep; 0: none.
-        estimate: how many clips to time; 0: answer all.
-    """
+    """A command line of `llava-ego2exo teach`; the fields are its flags."""
 
     pairs: str
     model: str
@@ -124,9 +112,7 @@ def _wording_fault(wording: Any) -> str:
     return f"{wording[:40]!r} holds {held[0]}, which is added to every query" if held else ""
 
 
-EMPTY, REPEATS, CUT = "empty", "repeats", "cut"
-FLAGS = (EMPTY, REPEATS, CUT)
-
+CUT = "cut"  # the flag of an answer that the length limit ended
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+(?:['’-][^\W_]+)*")
 # A unit of up to eight letters ten times in a row, such as "hahaha..." or "......".
 _LETTERS = re.compile(r"(\S.{0,7}?)\1{9,}", re.DOTALL)
@@ -137,14 +123,9 @@ _LONG, _RUN, _NEW_SHARE = 60, 4, 0.5
 
 
 def flags(answer: str, ended: bool) -> tuple[str, ...]:
-    """What is wrong with an answer by its form alone; whether it is true is not judged.
-
-    Args:
-        answer: its text.
-        ended: the model ended it; False: the length limit did.
-    """
-    found = {EMPTY: not _says_something(answer), REPEATS: repeats(answer), CUT: not ended}
-    return tuple(flag for flag in FLAGS if found[flag])
+    """What is wrong with an answer by its form alone; whether it is true is not judged."""
+    found = {"empty": not any(map(str.isalnum, answer)), "repeats": repeats(answer), CUT: not ended}
+    return tuple(flag for flag, is_so in found.items() if is_so)
 
 
 def repeats(answer: str) -> bool:
@@ -154,12 +135,12 @@ def repeats(answer: str) -> bool:
     more stands three times anywhere, some letters stand ten times in a row, or half of a long answer's runs of four
     words have been said before.
     """
-    words = [word.casefold() for word in _WORD.findall(answer)]
+    words = _words(answer)
     return bool(_LETTERS.search(answer)) or _phrase_loop(words) or _sentences(answer) or _says_little_new(words)
 
 
-def _says_something(answer: str) -> bool:
-    return any(letter.isalnum() for letter in answer)
+def _words(text: str) -> list[str]:
+    return [word.casefold() for word in _WORD.findall(text)]
 
 
 def _phrase_loop(words: list[str]) -> bool:
@@ -175,12 +156,8 @@ def _phrase_loop(words: list[str]) -> bool:
 
 
 def _sentences(answer: str) -> bool:
-    counts: dict[tuple[str, ...], int] = {}
-    for sentence in re.split(r"[.!?\n。！？]+", answer):
-        words = tuple(word.casefold() for word in _WORD.findall(sentence))
-        if len(words) >= _SENTENCE_WORDS:
-            counts[words] = counts.get(words, 0) + 1
-    return any(count >= _TIMES for count in counts.values())
+    sentences = [tuple(_words(sentence)) for sentence in re.split(r"[.!?\n。！？]+", answer)]
+    return any(count >= _TIMES and len(words) >= _SENTENCE_WORDS for words, count in Counter(sentences).items())
 
 
 def _says_little_new(words: list[str]) -> bool:

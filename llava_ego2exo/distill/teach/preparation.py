@@ -23,15 +23,7 @@ from .store import answer_key, completed_keys, open_folder
 
 @dataclass(frozen=True)
 class TeacherQuery:
-    """One query about one clip.
-
-    Args:
-        key: of its answer.
-        text: as it is asked.
-        segment: of the pair that asks it first.
-        split: of that pair.
-        kind: of the query.
-    """
+    """One query about one clip; segment and split of the pair that asks it first."""
 
     key: str
     text: str
@@ -42,17 +34,10 @@ class TeacherQuery:
 
 @dataclass(frozen=True)
 class TeachPreparation:
-    """What process 0 sends to the others.
+    """What process 0 sends to the others: clips known to fail are `lost`; each other clip is in `tasks` once.
 
-    Args:
-        chosen: pairs of the split.
-        pairs: all pairs of the file.
-        lost: clips known to fail before any is read.
-        tasks: each clip once, in order of the pairs.
-        places: (segment, kind) -> key of the answer that belongs there, in order of pairs and kinds.
-        settings: how the teacher is asked.
-        fingerprint: of the teacher.
-        completed: keys of answers that are there.
+    `places` is (segment, kind) -> key of the answer that belongs there, in order of pairs and kinds; `completed` are the
+    keys of answers that are there.
     """
 
     chosen: list[Pair]
@@ -100,15 +85,7 @@ def plan(
     pairs: Sequence[Pair], queries: Mapping[str, Mapping[str, str]], hashes: Mapping[str, str], teacher: str,
     settings: dict[str, Any],
 ) -> tuple[list[ClipTask[TeacherQuery]], dict[tuple[str, str], str]]:  # fmt: skip
-    """`tasks` and `places` of :class:`TeachPreparation`: a clip or query that several pairs share is asked once.
-
-    Args:
-        pairs: whose ego clips to ask about.
-        queries: segment -> kind -> query.
-        hashes: path -> sha256.
-        teacher: fingerprint.
-        settings: how it is asked.
-    """
+    """`tasks` and `places` of :class:`TeachPreparation`: a clip or query that several pairs share is asked once."""
     clips: dict[tuple[str, float | None, float | None], dict[str, TeacherQuery]] = {}
     paths: dict[tuple[str, float | None, float | None], str] = {}
     places = {}

@@ -12,8 +12,7 @@ from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ...host.inference.clip_jobs import Batch, ClipJob, ClipProgress, ClipTask, clip_batches, pending
 from ...video.cache import Reader, cache_stats, format_stats
-from . import job as quality
-from .job import TeachJob
+from .job import TeachJob, flags
 from .preparation import TeacherQuery, TeachPreparation, failure_line, failure_of, prepare
 from .store import Answer, AnswerCounts, TopK, answer_store, finish_folder, save_top_k, write_failures
 
@@ -51,7 +50,7 @@ class _TeacherAnswers(ClipJob[TeacherQuery]):
             save_top_k(self.store.folder, question.key, top)
         return Answer(
             key=question.key, segment=question.segment, split=question.split, kind=question.kind,
-            query=question.text, answer=result.text, flags=quality.flags(result.text, result.ended),
+            query=question.text, answer=result.text, flags=flags(result.text, result.ended),
             tokens=len(result.tokens), video=task.video, start_s=task.start_s, end_s=task.end_s,
             teacher=self.fingerprint, settings=self.settings.to_dict(),
         )  # fmt: skip
@@ -100,8 +99,8 @@ def _report(job: TeachJob, asked: int, counts: AnswerCounts) -> str:
     else:
         lines = [f"{counts.answers} of {counts.answers + counts.missing} answers in {job.out}/answers.jsonl"]
     if counts.flags:
-        flags = ", ".join(f"{flag} {count}" for flag, count in sorted(counts.flags.items()))
-        lines.append(f"flagged, and left out of training files unless asked for: {flags}")
+        found = ", ".join(f"{flag} {count}" for flag, count in sorted(counts.flags.items()))
+        lines.append(f"flagged, and left out of training files unless asked for: {found}")
     if 2 * counts.flags.get("cut", 0) > counts.answers:
         lines.append(
             f"most answers were cut at --max-new-tokens {job.max_new_tokens}: for longer ones give a larger number, "
@@ -121,13 +120,7 @@ def sample_batches(batches: Sequence[Batch[TeacherQuery]], clips: int, size: int
 
 
 def estimate(top_k: int, batches: Sequence[Batch[TeacherQuery]], gathered: Sequence[ClipProgress]) -> str:
-    """Time, tokens and bytes for the clips that are left.
-
-    Args:
-        top_k: logits kept for each token.
-        batches: all that were pending when the run began.
-        gathered: what each process has done.
-    """
+    """Time, tokens and bytes for the clips that are left."""
     # Without the first batch, which warms everything up, where there are more.
     steady = [slice(1 if len(progress.sizes) > 1 else 0, None) for progress in gathered]
     clips = sum(sum(progress.sizes[part]) for progress, part in zip(gathered, steady, strict=True))

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ..pairs.file import Pair
 
-MANIFEST, FAILURES = "manifest.json", "failures.json"
+MANIFEST = "manifest.json"
 _TYPES: dict[str, tuple[type, ...]] = {
     "tokens": (int,), "flags": (list,), "settings": (dict,), "start_s": (int, float, type(None)),
     "end_s": (int, float, type(None)),
@@ -63,16 +63,7 @@ class Answer:
 def answer_key(
     video: str, start_s: float | None, end_s: float | None, query: str, teacher: str, settings: dict[str, Any]
 ) -> str:
-    """A key that is the same for the same content, wherever the files lie.
-
-    Args:
-        video: sha256 of the ego file.
-        start_s: where the clip begins, in seconds.
-        end_s: where it ends, in seconds.
-        query: as it is asked.
-        teacher: fingerprint of the model.
-        settings: how it is asked.
-    """
+    """A key that is the same for the same content, wherever the files lie."""
     # As floats: 3 and 3.0 are one moment.
     span = [None if second is None else float(second) for second in (start_s, end_s)]
     return content_key([video, *span, query, teacher, settings])
@@ -96,27 +87,21 @@ def read_answers(folder: str | Path) -> list[Answer]:
     return list({(a.key, a.segment, a.kind): a for a in answer_store(folder).read()}.values())
 
 
-def write_answers(folder: str | Path, answers: Iterable[Answer]) -> Path:
-    """Write the finished file in the order given, and remove those of the unfinished run."""
-    return answer_store(folder).finish(answers)
-
-
 def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
     """Check that the folder is this teacher's, write its manifest, and return the answers that are there.
 
     Raises:
         Ego2ExoError: it holds answers of another teacher or to other questions; names what differs.
     """
-    found, path = read_answers(folder), folder / MANIFEST
+    found = read_answers(folder)
     if found:  # an empty run imposes no settings
-        _require_same(folder, found, _read(path) if path.is_file() else {}, manifest)
-    write_atomic(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        _require_same(folder, found, manifest)
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return found
 
 
 def completed_keys(folder: Path, found: Sequence[Answer], top_k: int) -> set[str]:
     """Keys whose answer is there, with its logits where these are wanted."""
-
     return {a.key for a in found if not top_k or top_k_path(folder, a.key).is_file()}
 
 
@@ -124,12 +109,8 @@ def completed_keys(folder: Path, found: Sequence[Answer], top_k: int) -> set[str
 class AnswerCounts:
     """What a folder holds after a run.
 
-    Args:
-        answers: number of answers to the questions of this run.
-        missing: number of this run's questions without one.
-        flags: how many of the answers have which flag.
-        others: number of answers kept beside: of other splits and of segments that the pairs lack.
-        dropped: number of answers left out: of a video that has changed, or under a segment's former name.
+    `others` are answers of other splits and of segments that the pairs lack; `dropped` those of changed videos and
+    under former names.
     """
 
     answers: int
@@ -142,16 +123,7 @@ class AnswerCounts:
 def finish_folder(
     folder: Path, places: Mapping[tuple[str, str], str], chosen: Sequence[Pair], pairs: Sequence[Pair]
 ) -> AnswerCounts:
-    """Put all answers in order in one file.
-
-    Order: that of the pairs, then of the kinds; then answers of segments that the pairs lack.
-
-    Args:
-        folder: of the answers.
-        places: (segment, kind) -> key of this run's questions.
-        chosen: the pairs of this run.
-        pairs: all of the pairs file.
-    """
+    """Put all answers in one file, in order of pairs and kinds; last those of segments that the pairs lack."""
     found = read_answers(folder)
     by_key = {answer.key: answer for answer in found}
     splits = {pair.segment: pair.split for pair in pairs}
@@ -169,7 +141,7 @@ def finish_folder(
     ordered = sorted(
         [*own, *others], key=lambda a: (segments.get(a.segment, len(segments)), kinds.get(a.kind, len(kinds)))
     )
-    write_answers(folder, ordered)
+    answer_store(folder).finish(ordered)
     flags = Counter(flag for answer in own for flag in answer.flags)
     kept = {(a.key, a.segment, a.kind) for a in ordered}
     dropped = sum((a.key, a.segment, a.kind) not in kept for a in found)
@@ -178,23 +150,22 @@ def finish_folder(
 
 def write_failures(folder: Path, failures: Sequence[dict[str, str]]) -> None:
     """List the clips without answers and why; no file where there is none."""
-    path = folder / FAILURES
+    path = folder / "failures.json"
     if failures:
         write_atomic(path, json.dumps(list(failures), indent=1, ensure_ascii=False) + "\n")
     else:
         path.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    manifest = read_json(path, "a manifest")
-    if not isinstance(manifest, dict) or not {"seed", "queries", "top_k"} <= manifest.keys():
-        raise Ego2ExoError(f"{path} is damaged", "what `llava-ego2exo teach` wrote", "delete this file; answers stay")
-    return manifest
-
-
-def _require_same(folder: Path, found: Sequence[Answer], old: dict[str, Any], new: dict[str, Any]) -> None:
+def _require_same(folder: Path, found: Sequence[Answer], new: dict[str, Any]) -> None:
+    old, path = {}, folder / MANIFEST
+    if path.is_file():
+        old = read_json(path, "a manifest")
+        if not isinstance(old, dict) or not {"seed", "queries", "top_k"} <= old.keys():
+            given, remedy = f"{path} is damaged", "delete this file; answers stay"
+            raise Ego2ExoError(given, "what `llava-ego2exo teach` wrote", remedy)
     # Logits can be added to answers without any; those of another k are not the same answers.
-    names = [name for name in ("seed", "queries", "top_k") if name in old and (name != "top_k" or old[name])]
+    names = [name for name in ("seed", "queries", "top_k") if old and (name != "top_k" or old[name])]
     differing = differences({name: old[name] for name in names}, {name: new[name] for name in names})
     wanted = {"teacher": new["teacher"]["fingerprint"], **new["settings"]}
     for answer in found:
@@ -232,20 +203,15 @@ def top_k_path(folder: str | Path, key: str) -> Path:
 
 
 def save_top_k(folder: str | Path, key: str, top: TopK) -> Path:
-    """Write one answer's logits atomically.
-
-    Raises:
-        Ego2ExoError: the shapes do not fit each other.
-    """
+    """Write one answer's logits atomically."""
     import numpy as np
 
     arrays = {"ids": np.asarray(top.ids, np.int32), "logits": np.asarray(top.logits, np.float16)}
     arrays["tokens"] = np.asarray(top.tokens, np.int32)
     ids, logits, tokens = (arrays[name].shape for name in ("ids", "logits", "tokens"))
     if len(ids) != 2 or ids != logits or tokens != ids[:1]:
-        raise Ego2ExoError(
-            f"answer {key}: top-k ids {ids}, logits {logits}, tokens {tokens}", "(T, k), (T, k) and (T,)"
-        )  # fmt: skip
+        given = f"answer {key}: top-k ids {ids}, logits {logits}, tokens {tokens}"
+        raise Ego2ExoError(given, "(T, k), (T, k) and (T,)")
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     return write_atomic(top_k_path(folder, key), content.getvalue())

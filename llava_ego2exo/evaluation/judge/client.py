@@ -10,7 +10,7 @@ import functools
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,7 +179,7 @@ class JudgeClient:
         answer = CachedAnswer(key, request.kind, text, model, self._settings_sent)
         with self._lock:
             self._file = self._file or AppendFile(self._path)
-            self._file.append([asdict(answer)])
+            self._file.append([answer])
             self._failures_in_a_row = 0
             self._answers[key] = self.used[key] = answer
         return Verdict(value)

@@ -22,13 +22,7 @@ _TIMEOUT = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a run.
-
-    Args:
-        rank: its number.
-        world: how many there are.
-        local: its number on its machine, which is its GPU's; None where there is only one process.
-    """
+    """This process among those of a run; `local` is its number on its machine, and so its GPU's."""
 
     rank: int = 0
     world: int = 1

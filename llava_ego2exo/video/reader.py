@@ -41,14 +41,9 @@ class Clip:
 
 
 def read_video(
-    path: str,
-    fps: int = 1,
-    frames_upbound: int = 0,
-    force_sample: bool = False,
-    start_s: float | None = None,
-    end_s: float | None = None,
-    limits: VideoLimits | None = None,
-) -> Clip:
+    path: str, fps: int = 1, frames_upbound: int = 0, force_sample: bool = False, start_s: float | None = None,
+    end_s: float | None = None, limits: VideoLimits | None = None,
+) -> Clip:  # fmt: skip
     """Decode the sampled frames of a video, or of a segment of it as if the segment were a file.
 
     Args:
@@ -69,36 +64,19 @@ def read_video(
     }  # fmt: skip
     found, frames = _call(_read_frames, path, limits, **arguments)
     rate, first, sampled = found["rate"], found["first"], found["sampled"]
-    return Clip(
-        frames,
-        [index / rate for index in sampled],
-        (found["last"] - first) / rate,
-        [first + index for index in sampled],
-        rate,
-    )
+    times, indices = [index / rate for index in sampled], [first + index for index in sampled]
+    return Clip(frames, times, (found["last"] - first) / rate, indices, rate)
 
 
 def video_seconds(path: str, limits: VideoLimits | None = None) -> float:
-    """Duration of a video in seconds.
-
-    Raises:
-        Ego2ExoError: as :func:`read_video`.
-    """
+    """Duration of a video in seconds; errors as :func:`read_video`."""
     return _call(_read_seconds, path, limits)[0]
 
 
 def sample_indices(total: int, fps: float, frames_per_second: int, upbound: int, force: bool) -> list[int]:
-    """LLaVA-NeXT's rule: `frames_per_second`, or `upbound` evenly spaced frames if that would be more.
+    """Frame numbers by LLaVA-NeXT's rule: `frames_per_second`, or `upbound` evenly spaced ones if that would be more.
 
-    Args:
-        total: frames in the video.
-        fps: frames per second of the video.
-        frames_per_second: frames to sample per second.
-        upbound: maximum number of frames; 0 for no maximum.
-        force: always take `upbound` frames.
-
-    Returns:
-        Ascending frame numbers from 0.
+    `total` and `fps` are the video's; `upbound` 0 is no maximum, and `force` always takes so many.
     """
     import numpy as np
 
@@ -109,11 +87,7 @@ def sample_indices(total: int, fps: float, frames_per_second: int, upbound: int,
 
 
 def require_decoders() -> None:
-    """Check that the packages which decode videos are installed.
-
-    Raises:
-        Ego2ExoError: decord or PyAV is not installed.
-    """
+    """Refuse a run without the packages that decode videos."""
     missing = [name for module, name in _DECODERS.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise Ego2ExoError(f"{' and '.join(missing)} is not installed", "", "pip install 'llava-ego2exo[eval]'")

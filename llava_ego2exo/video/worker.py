@@ -48,8 +48,7 @@ _SIZES = struct.Struct("<QQ")  # bytes of the JSON and of the array
 class WorkerPool:
     """As many workers as concurrent callers, kept for the next call; they end with this process or a `with` block.
 
-    Args:
-        imports: modules that a worker imports before its first call; the time this takes is not limited by the video's.
+    A worker first imports the modules `imports`; the time this takes is not limited by the video's.
     """
 
     def __init__(self, *imports: str) -> None:

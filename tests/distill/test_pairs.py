@@ -44,13 +44,10 @@ def test_a_moved_folder_byte_order_mark_and_blank_lines(tmp_path):
     ("change", "token"),
     [
         ({"sgement": 1, "fps": 2}, "'sgement', 'fps'"), ({"exo": {}}, "exo {}"), ({"exo": ["x.mp4"]}, "exo .'x.mp4'."),
-        ({"exo": {"ego": "x.mp4"}}, "exo 'ego'"), ({"exo": {"exo1": ""}}, "exo 'exo1' ''"), ({"ego": None}, "ego None"),
-        ({"ego": "a\0b"}, "ego 'a"), ({"segment": "a/b"}, "segment 'a/b'"), ({"segment": ""}, "segment ''"),
+        ({"exo": {"ego": "x.mp4"}}, "exo 'ego'"), ({"exo": {"exo1": ""}}, "exo 'exo1' ''"), ({"ego": "a\0b"}, "ego 'a"),
         ({"segment": 7}, "segment 7"), ({"take": "../t"}, "take '../t'"), ({"segment": "x" * 300}, "200 bytes"),
-        ({"start_s": -1}, "start_s -1"), ({"start_s": "1"}, "start_s '1'"), ({"start_s": True}, "start_s True"),
-        ({"end_s": 0}, "end_s 0 is not after start_s 0"), ({"offset_s": None}, "offset_s None"),
-        ({"offset_s": float("nan")}, "offset_s nan"), ({"end_s": 1e9}, "end_s 1000000000.0"),
-        ({"split": "dev"}, "split"),
+        ({"start_s": -1}, "start_s -1"), ({"start_s": True}, "start_s True"), ({"end_s": 0}, "end_s 0 is not after"),
+        ({"offset_s": float("nan")}, "offset_s nan"), ({"end_s": 1e9}, "end_s 1000"), ({"split": "dev"}, "split"),
     ],
 )  # fmt: skip
 def test_a_faulty_value_is_named(change, token, tmp_path):
@@ -71,39 +68,21 @@ def test_all_faulty_lines_are_named_at_once(tmp_path):
 def test_files_that_are_empty_or_unreadable(tmp_path):
     (tmp_path / "empty.jsonl").write_bytes(b"\n \n")
     (tmp_path / "latin.jsonl").write_bytes(b'{"segment": "caf\xe9"}')
-    for name, token in {
-        "": "directory",
-        "no": "No such file",
-        "empty.jsonl": "no pair",
-        "latin.jsonl": "line 1",
-    }.items():
+    for name, token in {"no": "No such file", "empty.jsonl": "no pair", "latin.jsonl": "line 1"}.items():
         with pytest.raises(Ego2ExoError, match=token):
             read_pairs(tmp_path / name)
 
 
-def test_writing_refuses_what_reading_would(tmp_path):
+def test_writing_refuses_what_reading_would_and_missing_files_are_named(tmp_path):
     pair = Pair("a", tmp_path / "e.mp4", {"exo1": tmp_path / "x.mp4"})
-    (tmp_path / "file").write_text("")
-    cases = (
-        ("p.jsonl", [pair, pair], "repeated segment.*: a"),
-        ("p.jsonl", [], "no pair"),
-        ("file/p", [pair], "written"),
-    )
-    for name, pairs, token in cases:
+    for pairs, token in (([pair, pair], "repeated segment.*: a"), ([], "no pair")):
         with pytest.raises(Ego2ExoError, match=token):
-            write_pairs(tmp_path / name, pairs)
+            write_pairs(tmp_path / "p.jsonl", pairs)
     with pytest.raises(Ego2ExoError, match="pair 'a/b': segment"):
         Pair("a/b", "e.mp4", {"exo1": "x.mp4"})
-
-
-def test_require_files_names_every_missing_one(tmp_path):
     (tmp_path / "e.mp4").write_bytes(b"x")
-    pairs = [
-        Pair("a", tmp_path / "e.mp4", {"exo1": tmp_path / "x.mp4"}),
-        Pair("b", tmp_path, {"exo1": tmp_path / "e.mp4"}),
-    ]
     with pytest.raises(Ego2ExoError, match=r"2 video\(s\).*a exo1: .*x.mp4; b ego: "):
-        require_files(pairs)
+        require_files([pair, Pair("b", tmp_path, {"exo1": tmp_path / "e.mp4"})])
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.text(), max_size=2)

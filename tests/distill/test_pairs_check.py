@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.cli import main
 from llava_ego2exo.distill.pairs.check import KINDS, run_check
 from llava_ego2exo.distill.pairs.file import read_pairs, write_pairs
 from llava_ego2exo.distill.pairs.pair import Pair
@@ -53,9 +52,10 @@ def test_pairs_without_faults(pairs, tmp_path):
     found, code, text = check(pairs, tmp_path, write_clean=str(tmp_path / "c.jsonl"))
     assert (found, code) == ([], 0) and "no fault(s) in 4 pair(s), 12 file(s)" in text
     assert (tmp_path / "c.jsonl").read_text() == (tmp_path / "p.jsonl").read_text()
-    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith(("train", "val"))}
-    assert rows == {"train": ["1", "2", "4"], "val": ["1", "2", "4"]}
-    assert all(any(line.startswith(f"{kind} ") and " ok " in line for line in text.splitlines()) for kind in KINDS)
+    assert text.count(" ok ") == len(KINDS)
+    for settings, token in (({"tolerance_s": -1}, "--tolerance"), ({"write_clean": str(tmp_path)}, "--write-clean")):
+        with pytest.raises(Ego2ExoError, match=token):
+            check(pairs, tmp_path, **settings)
 
 
 def test_files_that_do_not_decode(folder, pairs, tmp_path):
@@ -72,10 +72,9 @@ def test_files_that_do_not_decode(folder, pairs, tmp_path):
     found, code, text = check(pairs, tmp_path, write_clean=str(tmp_path / "c.jsonl"))
     names = [("t0_0", "exo1"), ("t0_1", "ego"), ("t1_2", "exo1"), ("t1_3", "exo2")]
     assert found[:4] == [("unreadable", *name) for name in names] and ("t1_3", "exo3") in [one[1:] for one in found]
-    assert code == 1 and "exo1.mp4 is not there" in text and "ego.mp4 does not decode: " in text
+    assert code == 1 and "exo1.mp4 is not there" in text and "3 of 4 pair(s) kept" in text
     kept = {pair.segment: list(pair.exo) for pair in read_pairs(tmp_path / "c.jsonl")}
     assert kept == {"t0_0": ["exo2"], "t1_2": ["exo2"], "t1_3": ["exo1"]}
-    assert "3 of 4 pair(s) kept" in text
     assert check(tmp_path / "c.jsonl", tmp_path)[1] == 0
 
 
@@ -83,11 +82,11 @@ def test_lengths(folder, pairs, tmp_path):
     render(folder / "t0_0_exo1.mp4", 3.1, shade=201)
     render(folder / "t0_1_ego.mp4", 3.2, shade=202)
     render(folder / "t1_2_exo1.mp4", 2.3, shade=203)
-    found, code, text = check(pairs, tmp_path)
+    found, code, _ = check(pairs, tmp_path)
     shorter = [("exo shorter", "t0_1", view) for view in ("exo1", "exo2")]
     assert found == [("ego shorter", "t0_0", "exo1"), *shorter]
-    assert code == 1 and "0.00 to 2.00 s of exo1, which has 3.10 s" in text
-    assert len(check(pairs, tmp_path, tolerance_s=0.2)[0]) == 4 and check(pairs, tmp_path, tolerance_s=1.3)[1] == 0
+    assert code == 1 and len(check(pairs, tmp_path, tolerance_s=0.2)[0]) == 4
+    assert check(pairs, tmp_path, tolerance_s=1.3)[1] == 0
 
 
 def test_segments_outside_their_videos(pairs, tmp_path):
@@ -97,19 +96,16 @@ def test_segments_outside_their_videos(pairs, tmp_path):
         Pair("b", b.ego, b.exo, 0.0, 1.0, -0.5), Pair("c", c.ego, c.exo, 0.5, 1.5, 1.2),
         Pair("d", d.ego, {"exo1": d.exo["exo1"]}, 0.5, 1.5, 0.3), Pair("e", d.ego, d.exo, 2.5, None),
     ]  # fmt: skip
-    found, _, text = check(parts, tmp_path)
+    found, _, _ = check(parts, tmp_path)
     exo = [("range", segment, view) for segment in "bc" for view in ("exo1", "exo2")]
     assert found == [("range", "a", "ego"), *exo, ("range", "e", "ego")]
-    assert "0.5 to 2.9 s is outside its ego video of 2.00 s" in text
-    assert "-0.50 to 0.50 s of exo1" in text and "1.70 to 2.70 s of exo1, which has 2.00 s" in text
 
 
 def test_duplicates_are_by_content_and_part(folder, pairs, tmp_path):
     shutil.copy(folder / "t0_0_ego.mp4", folder / "t0_0_exo2.mp4")
     shutil.copy(folder / "t0_0_exo1.mp4", folder / "t0_1_exo1.mp4")
-    found, _, text = check(pairs, tmp_path)
+    found, _, _ = check(pairs, tmp_path)
     assert found == [("duplicate", "t0_0", "exo2"), ("duplicate", "t0_1", "exo1")]
-    assert "exo2 is the same video as ego" in text and "exo1 is the same video as t0_0 exo1" in text
     long = pairs[2]
     a, same, after = (
         Pair(name, long.ego, long.exo, start, start + 1) for name, start in (("a", 0), ("b", 0), ("c", 1))
@@ -126,31 +122,6 @@ def test_leakage_by_take_and_by_video(pairs, tmp_path):
     assert [pair.segment for pair in read_pairs(tmp_path / "c.jsonl")] == ["t0_0", "t1_2", "t1_3"]
     found, _, _ = check([Pair("a", a.ego, a.exo, 0, 1), Pair("b", a.ego, a.exo, 1, 2, split="test")], tmp_path)
     assert {entry[:2] for entry in found} == {("leakage", "b")}
-
-
-def test_real_videos_from_build_to_check(real_videos, tmp_path, capsys):
-    names = {"flipping_a_pancake.mkv": ["t1_1_ego.mkv"], "xU25MMA2N4aVtYay.mp4": ["t1_1_exo1.mp4", "t2_1_ego.mp4"],
-             "corrupted.mp4": ["t2_1_exo1.mp4"]}  # fmt: skip
-    for source, targets in names.items():
-        for target in targets:
-            shutil.copy(real_videos / source, tmp_path / target)
-    out = str(tmp_path / "pairs.jsonl")
-    assert main(["pairs", "build", "--videos", str(tmp_path), "--out", out, "--take-pattern", r"^t\d"]) == 0
-    assert main(["pairs", "check", "--pairs", out]) == 1
-    text = capsys.readouterr().out
-    assert "t2_1: exo1" in text and "corrupted" not in text and "t2_1_exo1.mp4 does not decode: Invalid data" in text
-    assert "10.33 s of exo1, which has 3.20 s" in text
-
-
-def test_wrong_settings(pairs, tmp_path):
-    path = write_pairs(tmp_path / "p.jsonl", pairs)
-    for settings, token in (
-        ({"tolerance_s": -1}, "--tolerance"), ({"workers": -1}, "--workers"),
-        ({"write_clean": str(tmp_path)}, "--write-clean"),
-        ({"report_to": str(tmp_path / "p.jsonl/r.json")}, "--report"),
-    ):  # fmt: skip
-        with pytest.raises(Ego2ExoError, match=token):
-            run_check(path, print, progress=False, **settings)
 
 
 def test_every_kind_of_bad_pair_is_listed_at_once_and_the_clean_file_is_clean(folder, tmp_path):

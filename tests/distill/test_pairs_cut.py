@@ -55,17 +55,13 @@ def test_cuts_are_frame_exact_and_exo_is_shifted(long, tmp_path):
     new = result.pairs[0]
     assert (new.start_s, new.end_s, new.offset_s) == (None, None, 0.0) and new.ego == str(tmp_path / "s_ego.mp4")
     seen = probe(new.ego)
-    assert not seen.error and seen.frames == 18 and abs(seen.duration_s - 1.8) < 0.01 and abs(seen.rate - 10) < 0.05
+    assert not seen.error and seen.frames == 18 and seen.duration_s == pytest.approx(1.8, abs=0.01)
 
 
-@pytest.mark.parametrize("suffix", ["ts", "avi"])
-def test_frame_exact_in_other_containers(tmp_path, suffix):
-    source = render(tmp_path / f"s.{suffix}", 12)
-    assert make(Cut(str(source), str(tmp_path / "c.mp4"), 7.3, 8.2)) == "made"
-    assert numbers(tmp_path / "c.mp4") == list(range(73, 82))
-
-
-def test_a_seek_that_lands_too_late_loses_no_frame(tmp_path, monkeypatch):
+def test_frame_exact_in_other_containers_and_where_a_seek_lands_too_late(tmp_path, monkeypatch):
+    source = render(tmp_path / "s.ts", 12)
+    assert make(Cut(str(source), str(tmp_path / "ts.mp4"), 7.3, 8.2)) == "made"
+    assert numbers(tmp_path / "ts.mp4") == list(range(73, 82))
     source = render(tmp_path / "s.mp4", 12)
     real = cutter._timed
     # As a format without an index may: every seek but that to the beginning goes 3 s too far.
@@ -85,7 +81,7 @@ class _Late:
         return self.container.decode(stream)
 
 
-def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(long, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_and_a_finished_one_does_nothing(long, tmp_path, monkeypatch):
     pairs = [pair(long, f"s{n}", start_s=n, end_s=n + 0.5) for n in range(4)]
     count = []
     real = Cutters.call
@@ -106,7 +102,6 @@ def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(long, tmp_path, m
     result = quiet(pairs, tmp_path)
     assert (result.made, result.kept) == (8 - len(done), len(done))
     assert all((tmp_path / name).stat().st_mtime_ns == then for name, then in done.items())
-    assert numbers(tmp_path / "s3_ego.mp4") == list(range(30, 35))
     assert (quiet(pairs, tmp_path).made, quiet(pairs, tmp_path).kept) == (0, 8)
 
 
@@ -122,7 +117,7 @@ def test_a_cut_of_other_times_quality_or_source_is_made_again(long, tmp_path):
     assert quiet([pair({**other, "ego": moved}, end_s=13.0)], tmp_path, crf=30).kept == 2
 
 
-def test_what_fails_is_told_and_left_out(long, tmp_path):
+def test_what_fails_is_reported_and_left_out(long, tmp_path):
     short = render(tmp_path / "short.mp4", 13)
     pairs = [
         pair(long, "late", start_s=31, end_s=32),
@@ -131,9 +126,7 @@ def test_what_fails_is_told_and_left_out(long, tmp_path):
     ]
     result = quiet(pairs, tmp_path / "out")
     assert [new.segment for new in result.pairs] == ["short", "good"] and list(result.pairs[0].exo) == ["exo2"]
-    text = "\n".join(result.failures)
-    assert "late ego: " in text and "no frame between 31 and 32 s" in text
-    assert "short exo1: " in text and "ends 1.60 s before the segment does (14.6 s)" in text
+    assert [line.split(":")[0] for line in result.failures] == ["late ego", "late exo1", "short exo1"]
     assert not [name for name in os.listdir(tmp_path / "out") if name.endswith(".part") or "late" in name]
     assert not quiet([pair(long, "near", end_s=30.3, offset_s=0.0)], tmp_path / "out").failures
 
@@ -141,21 +134,18 @@ def test_what_fails_is_told_and_left_out(long, tmp_path):
 def test_refused_before_any_cut(long, tmp_path):
     write = write_pairs(tmp_path / "s_ego.mp4", [pair(long)])  # a text file in the way
     source = render(tmp_path / "in/t_ego.mp4", 3)
-    (tmp_path / "file").write_text("")
     clash = [pair(long, "a_b", exo={"c": long["exo1"]}), pair(long, "a", exo={"b_c": long["exo1"]})]
     for pairs, out, settings, token in (
         ([pair(long), pair(long, "t", ego=tmp_path / "no.mp4")], "", {}, "1 video.*not there: t ego"),
         ([pair(long, offset_s=-13.0)], "", {}, "s begins at -0.7 s"),
         (clash, "", {}, "named .*a_b_c.mp4"),
         ([pair(long)], "", {"crf": 99}, "--crf 99"),
-        ([pair(long)], "", {"tolerance_s": -1}, "--tolerance -1"),
         ([pair(long)], "", {}, "in the way .*s_ego.mp4"),
         ([pair(long, "t", ego=source, start_s=1, end_s=2)], "in", {}, "in the way .*t_ego.mp4"),
-        ([pair(long)], "file/out", {}, "--out .* is not a writable folder"),
     ):
         with pytest.raises(Ego2ExoError, match=token):
             quiet(pairs, tmp_path / out, **settings)
-    assert sorted(os.listdir(tmp_path)) == ["file", "in", "s_ego.mp4"] and write.read_text()
+    assert sorted(os.listdir(tmp_path)) == ["in", "s_ego.mp4"] and write.read_text()
 
 
 def test_odd_sizes_and_a_torn_cut(tmp_path):
@@ -192,25 +182,16 @@ def test_the_same_cut_has_the_same_bytes(real_videos, tmp_path):
     assert len({open(cut.target, "rb").read() for cut in cuts}) == 1
 
 
-def test_a_decoder_that_hangs_or_crashes_fails_one_cut(long, tmp_path, monkeypatch):
+def test_a_decoder_that_hangs_or_crashes_fails_one_cut_and_a_slow_one_none(long, tmp_path, monkeypatch):
     failing_decoder(monkeypatch)
-    names = ("does-hang", "does-crash", "does-eat")
-    strange = [shutil.copy(long["ego"], tmp_path / f"{name}.mp4") for name in names]
-    pairs = [pair(long, f"s{number}", ego=file) for number, file in enumerate(strange)]
-    result = quiet([*pairs, pair(long)], tmp_path / "out", limits=VideoLimits(2))
-    errors = ("does not decode within 2 s", "crashes the decoder (exit code -11)", "Unable to allocate")
-    assert all(text in line for line, text in zip(result.failures, errors, strict=True))
-    assert [new.segment for new in result.pairs] == ["s"] and result.made == 5
+    names = ("does-hang", "does-crash", "does-linger")
+    files = [shutil.copy(long["ego"], tmp_path / f"{name}.mp4") for name in names]
+    begun = time.monotonic()
+    pairs = [pair(long, name[5:], ego=file, start_s=1.0, end_s=2.0) for name, file in zip(names, files, strict=True)]
+    result = quiet(pairs, tmp_path / "out", limits=VideoLimits(video_limit_s=2))
+    assert "within 2 s" in result.failures[0] and "exit code -11" in result.failures[1] and result.made == 4
+    assert [new.segment for new in result.pairs] == ["linger"] and time.monotonic() - begun > 3
     assert not [name for name in os.listdir(tmp_path / "out") if not name.endswith(".mp4")]
-
-
-def test_a_cut_that_goes_on_is_not_stopped(long, tmp_path, monkeypatch):
-    failing_decoder(monkeypatch)
-    slow = shutil.copy(long["ego"], tmp_path / "does-linger.mp4")
-    with Cutters(VideoLimits(video_limit_s=2)) as cutters:
-        begun = time.monotonic()
-        assert cutters.make(Cut(str(slow), str(tmp_path / "c.mp4"), 1.0, 2.0)) == "made"
-    assert time.monotonic() - begun > 3
 
 
 def test_command(long, tmp_path, capsys):
@@ -222,6 +203,3 @@ def test_command(long, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "2 cut(s) made, 0 kept" in text and "failed: late ego" in text and "2 cut(s) failed" in text
     assert [new.segment for new in read_pairs(out / "pairs.jsonl")] == ["s"]
-    write_pairs(path, [pair(long)])
-    assert main(["pairs", "cut", "--pairs", str(path), "--out", str(out)]) == 0
-    assert "0 cut(s) made, 2 kept" in capsys.readouterr().out

@@ -32,10 +32,7 @@ def take(name, uid, exo=("cam01", "cam03"), aria="aria01", **more):
 
 
 def entry(name, uid, *times, scenario="Bike Repair"):
-    steps = [
-        {"start_time": start, "end_time": end, "step_id": 1, "step_unique_id": 9, "step_name": "n"}
-        for start, end in times
-    ]
+    steps = [{"start_time": start, "end_time": end, "step_id": 1, "step_name": "n"} for start, end in times]
     return {"take_uid": uid, "take_name": name, "scenario": scenario, "segments": steps}
 
 
@@ -98,7 +95,6 @@ def test_filters(download):
     assert segments(takes=frozenset({"cmu_bike01_2"}), max_s=0.9) == ["cmu_bike01_2_0000 exo1,exo3"]
     for filters, token in (
         ({"takes": {"nope", "cmu_bike01_2"}}, "--takes.* nope"),
-        ({"scenarios": {"Cooking"}}, "Allowed: Bike Repair; Cooking P"),
         ({"views": {"gp01"}}, "cam01, cam03"),
     ):  # fmt: skip
         with pytest.raises(Ego2ExoError, match=token):
@@ -116,28 +112,19 @@ def test_faulty_segments_are_listed_and_the_rest_is_kept(download):
 
 
 def test_cameras():
-    assert view_names(["cam01", "cam04"]) == {"cam01": "exo1", "cam04": "exo4"}
     assert view_names(["cam01", "gp01", "mobile"]) == {"cam01": "exo1", "gp01": "exo2", "mobile": "exo3"}
     # A GoPro on the head beside the glasses: the glasses are the ego view, and it is no exo view.
     odd = take("t", "u", exo=("cam01", "cam02"))
     odd["capture"]["cameras"][1]["is_ego"] = True
     assert camera_files(odd) == (["aria01_214-1.mp4", "cam01.mp4"], {"cam02": "cam02.mp4"})
-    two = take("t", "u", aria="aria02")
-    two["frame_aligned_videos"]["aria01"] = {"rgb": stream("aria01_214-1")}
-    assert camera_files(two)[0] == ["aria01_214-1.mp4", "aria02_214-1.mp4"]
     assert camera_files({"take_name": "t"}) == ([], {})
-    del odd["frame_aligned_videos"]["aria01"]["rgb"], odd["capture"]
-    assert camera_files(odd) == ([], {"cam01": "cam01.mp4", "cam02": "cam02.mp4"})
 
 
 @pytest.mark.parametrize(
     ("file", "content", "token"),
     [
-        ("takes.json", "{}", "not a list of takes"),
         ("takes.json", '[{"take_uid": 1}]', "not a list of takes"),
-        ("takes.json", "[", "no JSON"),
         ("takes.json", None, "takes.json cannot be read"),
-        ("annotations/keystep_train.json", "[]", "not in the format of keystep annotations"),
         ("annotations/keystep_train.json", '{"annotations": {"u": {"take_name": "x"}}}', "not in the format"),
         ("annotations/keystep_val.json", json.dumps(keystep(entry("a", "u1", (0, 1)))), "both annotation files: u1"),
     ],
@@ -151,9 +138,6 @@ def test_files_in_another_format(download, file, content, token):
 def test_nothing_to_read(tmp_path):
     root = write(tmp_path, [take("a_1", "u1")], keystep(entry("a_1", "u1", (0, 1))))
     with pytest.raises(Ego2ExoError, match=r"no pair in .*3 video\(s\) missing: .*egoexo -o ROOT --parts"):
-        read_takes(root)
-    (root / "annotations/keystep_train.json").unlink()
-    with pytest.raises(Ego2ExoError, match="has none of annotations/keystep_train.json"):
         read_takes(root)
 
 
@@ -187,8 +171,6 @@ def test_build_command_with_manifest_and_patterns(tmp_path, capsys):
     build = ["pairs", "build", "--out", out, "--videos", str(tmp_path / "v")]
     assert main([*build, "--pattern", "{take}/{segment}/{view}", "--split", "train=0.5,test=0.5", "--seed", "1"]) == 0
     assert {pair.take: pair.split for pair in read_pairs(out)}.keys() == {"k1", "k2"}
-    text = capsys.readouterr().out
-    assert "2 pair(s), 2 exo view(s), 2 take(s): train: 1 pair(s) of 1 take(s), test: 1 pair(s) of 1" in text
     manifest = tmp_path / "m.csv"
     manifest.write_text("segment,ego,exo1,split\na,k1/a/ego.mp4,k1/a/cam1.mp4,val\n")
     assert main([*build, "--manifest", str(manifest)]) == 0 and read_pairs(out)[0].split == "val"
@@ -197,5 +179,4 @@ def test_build_command_with_manifest_and_patterns(tmp_path, capsys):
     assert main([*build, "--manifest", str(manifest)]) == 1
     assert "3 video(s) of the pairs are not there" in capsys.readouterr().err
     assert main([*build, "--manifest", str(manifest), "--pattern", "x"]) == 1
-    assert main(["pairs", "build", "--out", out]) == 1
     assert (tmp_path / "p.jsonl").read_bytes() == before

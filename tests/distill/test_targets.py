@@ -53,12 +53,11 @@ class Material:
     def of(self, segment, kind):
         return next(r for r in self.records if (r["segment"], r["kind"]) == (segment, kind))
 
-    def write(self, name="answers.jsonl"):
+    def write(self):
         write_pairs(self.root / "pairs.jsonl", self.pairs)
         answers = self.root / "answers"
         answers.mkdir(exist_ok=True)
-        (answers / name).write_text("".join(json.dumps(record) + "\n" for record in self.records))
-        return self
+        (answers / "answers.jsonl").write_text("".join(json.dumps(record) + "\n" for record in self.records))
 
     def argv(self, *flags, out="train.json"):
         files = ("--pairs", self.root / "pairs.jsonl", "--answers", self.root / "answers", "--out", self.root / out)
@@ -71,16 +70,13 @@ class Material:
         return json.loads((self.root / out).read_text())
 
     def fail(self, *flags, capsys, write=True):
-        """The error's line; nothing is written."""
+        """The error's text; nothing is written."""
         if write:
             self.write()
         capsys.readouterr()
         assert cli.main(self.argv(*flags)) == 1
         assert not (self.root / "train.json").exists() and not list(self.root.glob(".*part"))
-        out, err = capsys.readouterr()
-        lines = [line for line in err.splitlines() if line.startswith("llava-ego2exo: error: ")]
-        assert out == "" and len(lines) == 1
-        return lines[0]
+        return capsys.readouterr().err
 
 
 @pytest.fixture
@@ -104,14 +100,6 @@ def general(root, count=30, kind="image"):
     return folder / "other.json"
 
 
-def shares(samples):
-    """(view, whether the placeholder leads) of each sample, counted."""
-    return Counter((s["view"], s["conversations"][0]["value"].startswith("<image>")) for s in samples)
-
-
-# Samples
-
-
 def test_a_sample(material, capsys):
     samples = material.run("--seed", "5")
     assert len(samples) == len({sample["id"] for sample in samples}) == 12
@@ -125,18 +113,17 @@ def test_a_sample(material, capsys):
         assert (human["from"], gpt) == ("human", {"from": "gpt", "value": record["answer"]})
         assert set(sample) == {"id", "video", "ego_video", "segment", "view", "answer_keys", "conversations"}
     report = capsys.readouterr().out
-    assert "samples: 12 from 4 segment(s) of split train, seed 5" in report and f"teacher {TEACHER[:12]}:" in report
+    assert "samples: 12 from 4 segment(s)" in report and f"teacher {TEACHER[:12]}:" in report
     assert report.splitlines()[-1] == f"  --data_path {material.root}/train.json --video_folder {material.root}"
 
 
 def test_all_turns_of_a_segment_in_one_conversation_and_all_views(tmp_path):
-    material = Material(tmp_path, segments=40)
+    material = Material(tmp_path, segments=30)
     samples = material.run("--turns", "all")
     assert [sample["segment"] for sample in samples] == [pair.segment for pair in material.pairs]
     orders, records = Counter(), {record["key"]: record for record in material.records}
     for sample in samples:
         turns = sample["conversations"]
-        assert [turn["from"] for turn in turns] == ["human", "gpt"] * 3
         assert [turn["value"].count("<image>") for turn in turns] == [1, 0, 0, 0, 0, 0]
         asked = [records[key] for key in sample["answer_keys"]]
         assert [turn["value"] for turn in turns[1::2]] == [record["answer"] for record in asked]
@@ -154,7 +141,6 @@ def test_splits_and_video_folders(material, tmp_path, capsys):
     assert {sample["segment"] for sample in material.run()} == {pair.segment for pair in material.pairs[:-1]}
     (sample,) = material.run("--split", "val", "--allow-missing")
     assert sample["segment"] == "küche_0001" and sample["conversations"][1]["value"] == "Zuerst die Schüssel. 然后"
-    (tmp_path / "train.json").read_text(encoding="ascii")
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
     samples = material.run("--video-folder", elsewhere)
@@ -164,25 +150,21 @@ def test_splits_and_video_folders(material, tmp_path, capsys):
     assert all(sample["ego_video"] == f"{tmp_path.name}/{sample['segment']}_ego.mp4" for sample in samples)
 
 
-# Draws
-
-
 def test_draws_are_fair_independent_and_of_the_seed(tmp_path):
     """400 samples: 0.35 to 0.65 is six standard deviations."""
     material = Material(tmp_path, segments=134)
     samples = material.run()
-    counts = shares(samples)
-    assert len(counts) == 4 and min(counts.values()) > 0.15 * len(samples)
-    for place, values in enumerate((("exo1", "exo2"), (True, False))):
-        for value in values:
-            assert 0.35 < sum(count for key, count in counts.items() if key[place] == value) / len(samples) < 0.65
+    views = [sample["view"] == "exo1" for sample in samples]
+    leads = [sample["conversations"][0]["value"].startswith("<image>") for sample in samples]
+    same = [one == other for one, other in zip(views, leads, strict=True)]
+    assert all(0.35 < sum(draws) / len(samples) < 0.65 for draws in (views, leads, same))
     assert material.run("--seed", "1") != samples
     material.pairs.insert(1, material.pair("new_0001"))  # one pair more changes no other sample
     material.records += [material.record(material.pairs[1], kind) for kind in KINDS]
     assert [sample for sample in material.run() if sample["segment"] != "new_0001"] == samples
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(-5, 2**40), order=st.randoms(use_true_random=False), turns=st.sampled_from(["one", "all"]))
 def test_same_seed_same_bytes_whatever_the_order(material, seed, order, turns):
     """Of the answers, of the keys in a record, and of the views of a pair."""
@@ -210,33 +192,24 @@ def test_the_bytes_change_neither_between_processes_nor_versions(material):
         assert sha256((material.root / "train.json").read_bytes()).hexdigest() == BYTES_OF_SEED_7
 
 
-# Flagged answers
-
-
 def test_flagged_answers_are_dropped_and_named_or_kept(material, capsys):
     material.of("t0_0001", "temporal").update(flags=["cut"])
     material.of("t1_0001", "spatial").update(flags=["repeats", "cut"])
     assert len(material.run()) == 10
     report = capsys.readouterr().out
-    assert "dropped, cut: 2 answer(s): t0_0001 temporal; t1_0001 spatial" in report
-    assert "dropped, repeats: 1 answer(s): t1_0001 spatial" in report
+    assert "cut: 2 answer(s): t0_0001 temporal; t1_0001 spatial" in report and "repeats: 1 answer(s): t1_0" in report
     turns = {sample["segment"]: sample for sample in material.run("--turns", "all")}
     assert len(turns["t0_0001"]["answer_keys"]) == 2
     material.of("t2_0001", "spatial").update(answer="I see <image> here.")  # never used, flagged or not
     capsys.readouterr()
     assert len(material.run("--flagged", "keep")) == 11
-    report = capsys.readouterr().out
-    assert "dropped, placeholder: 1 answer(s)" in report and "dropped, cut" not in report
+    assert "dropped, placeholder: 1 answer(s)" in capsys.readouterr().out
     for record in material.records:
         record["flags"] = ["repeats"]
     (material.root / "train.json").unlink()
-    error = material.fail(capsys=capsys)
-    assert "repeats 12" in error and "--flagged keep" in error and "--max-new-tokens" not in error
     material.records[3]["flags"] = ["cut"]
-    assert "--max-new-tokens" in material.fail(capsys=capsys)
-
-
-# Replay
+    error = material.fail(capsys=capsys)
+    assert "repeats 11" in error and "--flagged keep" in error and "--max-new-tokens" in error
 
 
 @pytest.mark.parametrize(("ratio", "count"), [(0.5, 12), (None, 3)])
@@ -265,7 +238,6 @@ def test_what_is_replayed(material, capsys):
     file = general(material.root, kind="video")
     (material.root / "general/a.png").rename(material.root / "a.png")
     flags = ("--mix", file, "--mix-video-folder", material.root)
-    assert {sample["video"] for sample in material.run(*flags) if "replay" in sample} == {"a.png"}
     samples = material.run(*flags, "--video-folder", file.parent)
     assert {sample["video"] for sample in samples if "replay" in sample} == {str(material.root / "a.png")}
 
@@ -288,11 +260,8 @@ def test_faulty_samples_to_replay(material, capsys):
     [
         (["--mix", "OTHER", "--mix-ratio", "0.9"], "30 samples"),
         (["--mix", "OTHER", "--mix-ratio", "1"], "--mix-ratio 1.0"),
-        (["--mix", "OTHER", "--mix-ratio", "nan"], "--mix-ratio nan"),
-        (["--mix", "OTHER", "--mix-ratio", "0.01"], "--mix-ratio 0.01"),
         (["--mix-ratio", "0.2", "--mix-video-folder", "x"], "--mix-ratio, --mix-video-folder without --mix"),
         (["--mix", "absent.json"], "--mix absent.json"),
-        (["--mix", "OTHER", "--mix-image-folder", "absent"], "--mix-image-folder absent"),
         (["--video-folder", "absent"], "--video-folder absent"),
         (["--out", "train.jsonl"], "--out train.jsonl"),
         (["--mix", "OTHER", "--out", "OTHER"], "would overwrite"),
@@ -304,15 +273,11 @@ def test_flags_that_do_not_fit(material, flags, token, capsys):
     assert token in material.fail(*(other if flag == "OTHER" else flag for flag in flags), capsys=capsys)
 
 
-# Pairs and answers that do not fit
-
-
 def test_answers_and_pairs_that_do_not_match(material, capsys):
     material.records = [r for r in material.records if (r["segment"], r["kind"]) != ("t1_0001", "temporal")]
     gone = material.pairs.pop()
     error = material.fail(capsys=capsys)
-    assert f"3 answer(s) are of segments that the pairs lack: {gone.segment} descriptive; " in error
-    assert "1 answer(s) of the pairs are missing: t1_0001 temporal" in error and "--allow-missing" in error
+    assert f"the pairs lack: {gone.segment} descriptive; " in error and "are missing: t1_0001 temporal" in error
     assert len(material.run("--allow-missing")) == 8
     assert capsys.readouterr().out.count("allowed: ") == 2
     (material.root / "train.json").unlink()
@@ -326,7 +291,7 @@ def test_answers_of_two_teachers_or_settings(material, capsys):
     more = [material.record(*one, teacher=other) for one in both]
     material.records = first + more
     error = material.fail(capsys=capsys)
-    assert TEACHER[:12] in error and other[:12] in error and "(12 answers)" in error and "temperature" not in error
+    assert TEACHER[:12] in error and other[:12] in error and "(12 answers)" in error
     keys = {key for sample in material.run("--teacher", other[:8]) for key in sample["answer_keys"]}
     assert keys == {record["key"] for record in more}
     (material.root / "train.json").unlink()
@@ -334,7 +299,7 @@ def test_answers_of_two_teachers_or_settings(material, capsys):
     more = [material.record(*one, settings=hot) for one in both]
     material.records = first + more
     error = material.fail("--teacher", TEACHER, capsys=capsys)
-    assert "temperature" in error and "top_p" in error and "max_new_tokens" not in error
+    assert "temperature" in error and "max_new_tokens" not in error
     name = error.split("; ")[1].split(" ")[0]
     keys = {key for sample in material.run("--teacher", name) for key in sample["answer_keys"]}
     assert keys == {record["key"] for record in more}
@@ -352,8 +317,8 @@ def test_all_faults_in_one_message(material, capsys):
     material.of("t4_0001", "temporal").update(query="<image>\nWhat first?")
     error = material.fail(capsys=capsys)
     for part in (
-        "2 pair(s) are parts of longer videos", "t0_0001 exo1: ", "pairs lack: x_0001", "3 answer(s) of the pairs",
-        "several answers, of other queries: t0_0001 temporal", "holds <image>: t4_0001 temporal",
+        "2 pair(s) are parts", "t0_0001 exo1: ", "pairs lack: x_0001", "3 answer(s) of the pairs",
+        "of other queries: t0_0001 temporal", "holds <image>: t4_0001 temporal",
     ):  # fmt: skip
         assert part in error
 
@@ -366,17 +331,3 @@ def test_ego_videos_are_those_that_the_teacher_saw(material, capsys):
     (material.root / "train.json").unlink()
     (material.root / "t3_0001_ego.mp4").write_text("another take")
     assert "1 ego video(s)" in material.fail(capsys=capsys)
-
-
-def test_a_failed_write_leaves_the_old_file(material, monkeypatch, capsys):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    material.run()
-    kept = (material.root / "train.json").read_bytes()
-    monkeypatch.setattr("os.replace", full)
-    assert cli.main(material.argv("--seed", "3")) == 1
-    assert "No space left on device" in capsys.readouterr().err
-    assert (material.root / "train.json").read_bytes() == kept and not list(material.root.glob(".*part"))
-    below = material.root / "t0_0001_ego.mp4" / "below" / "train.json"
-    assert cli.main(material.argv("--out", below)) == 1 and "t0_0001_ego.mp4 is" in capsys.readouterr().err

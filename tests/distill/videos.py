@@ -11,28 +11,14 @@ BLOCK = 16
 
 
 def render(
-    path: Path,
-    seconds: float,
-    rate: int = 10,
-    shade: int = 0,
-    size: tuple[int, int] = (64, 160),
-    pix_fmt: str = "yuv420p",
+    path: Path, seconds: float, shade: int = 0, size: tuple[int, int] = (64, 160), pix_fmt: str = "yuv420p"
 ) -> Path:
-    """Write `seconds * rate` frames; frame i shows i in binary, as black and white blocks of the top row.
-
-    Args:
-        path: the file; its suffix chooses the container.
-        seconds: length.
-        rate: frames a second.
-        shade: grey of the rest, by which videos differ.
-        size: height and width in pixels.
-        pix_fmt: how colours are stored.
-    """
+    """Write 10 frames a second; frame i shows i in binary, as black and white blocks of the top row, on grey."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"g": "25", "preset": "ultrafast"})
+        stream = container.add_stream("libx264", rate=10, options={"g": "25", "preset": "ultrafast"})
         stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
-        for index in range(round(seconds * rate)):
+        for index in range(round(seconds * 10)):
             picture = np.full((*size, 3), shade, dtype=np.uint8)
             for bit in range(10):
                 picture[:BLOCK, bit * BLOCK : (bit + 1) * BLOCK] = 255 * (index >> bit & 1)

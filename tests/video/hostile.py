@@ -18,17 +18,7 @@ def encode(
 ) -> Path:  # fmt: skip
     """A video whose top left quarter is red and bottom right quarter blue.
 
-    Args:
-        path: the file; its suffix chooses the container.
-        size: height and width in pixels.
-        frames: number of frames.
-        codec: ffmpeg's encoder.
-        pix_fmt: how colours are stored.
-        rate: frames a second.
-        times: milliseconds of each frame, for a changing rate.
-        rotation: degrees, counter-clockwise, by which a player is to turn it.
-        container: options of the container.
-        options: options of the encoder.
+    `times` are milliseconds of each frame, for a changing rate; `rotation` degrees, counter-clockwise.
     """
     height, width = size
     with av.open(str(path), "w", options=container or {}) as file:
@@ -59,33 +49,8 @@ def picture(size: tuple[int, int], index: int) -> np.ndarray:
     return image
 
 
-def two_hours(path: Path, rate: int = 30) -> Path:
-    """7200 s at 30 frames a second: one encoded group of frames, again and again."""
-    group = encode(path.with_suffix(".part.mp4"), frames=rate * 10, rate=rate, g="300", bf="0", preset="ultrafast")
-    with av.open(str(group)) as source, av.open(str(path), "w") as file:
-        stream = file.add_stream_from_template(source.streams.video[0])
-        packets = [packet for packet in source.demux(video=0) if packet.pts is not None]
-        base = packets[0].time_base
-        step = int(1 / (rate * base))
-        content = [(bytes(packet), packet.is_keyframe) for packet in packets]
-        for number in range(7200 * rate):
-            data, is_key = content[number % len(content)]
-            packet = av.Packet(data)
-            packet.stream, packet.time_base, packet.is_keyframe = stream, base, is_key
-            packet.pts = packet.dts = number * step
-            packet.duration = step
-            file.mux(packet)
-    return path
-
-
 def bomb(path: Path, side: int, said: int = 0) -> Path:
-    """Two frames of `side` x `side` pixels as PNG, a few kilobytes on disk.
-
-    Args:
-        path: the file, `.avi`.
-        side: height and width of the frames.
-        said: height and width in the container's header; 0: the same.
-    """
+    """Two frames of `side` x `side` pixels as PNG, in an .avi whose header may say another side."""
     row = bytes(1 + (side + 7) // 8)
     packer = zlib.compressobj(9)
     body = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.video import read_video, sample_indices, time_instruction
 from tests.videos import render_clip
 
@@ -35,7 +34,7 @@ def test_one_frame_a_second(clip):
     assert found.times == pytest.approx([0, 1, 2, 3, 4, 5])
 
 
-@pytest.mark.parametrize(("upbound", "force"), [(0, False), (3, False), (8, True)])
+@pytest.mark.parametrize(("upbound", "force"), [(0, False), (8, True)])
 def test_equal_to_llava_next(clip, upbound, force, real_videos):
     utils = pytest.importorskip("llava.utils", reason="no llava")
     if not hasattr(utils, "process_video_with_decord"):
@@ -47,8 +46,3 @@ def test_equal_to_llava_next(clip, upbound, force, real_videos):
         assert np.array_equal(frames, ours.frames) and duration == ours.duration and count == len(ours.times)
         if upbound and (force or count == upbound):  # its times of unbounded frames are frame numbers over a step
             assert f"located at {times}." in time_instruction(ours)
-
-
-def test_the_real_broken_file_is_named(real_videos):
-    with pytest.raises(Ego2ExoError, match="corrupted.mp4 does not decode"):
-        read_video(str(real_videos / "corrupted.mp4"))

@@ -12,9 +12,9 @@ from ...common.text import aligned_table
 from ...errors import Ego2ExoError
 from ...video.limits import VideoLimits
 from ...video.probe import Probe, probe_files
-from .build import leaks
+from .build import leaks, summary
 from .file import PairLines, scan_pairs, write_pairs
-from .pair import EGO, SPLITS, Pair
+from .pair import EGO, Pair
 
 # Kind of finding -> its meaning in the report; each has its own paragraph in docs/pairs.md.
 KINDS = {
@@ -27,7 +27,6 @@ KINDS = {
     "duplicate": "the same video twice",
     "leakage": "takes or videos in several splits",
 }
-_OF_NO_PAIR = frozenset({"line", "segment"})
 _SHOWN = 5
 Probes = Mapping[str, Probe]  # by path
 
@@ -60,7 +59,7 @@ def run_check(
     pairs, findings = line_findings(lines)
     probes = probe_files([file for pair in pairs for file in pair.files.values()], workers, limits, progress)
     findings += video_findings(pairs, probes, tolerance_s)
-    for line in report_lines(pairs, probes, findings):
+    for line in report_lines(pairs, findings):
         say(line)
     if report_to:
         content = {"findings": list(map(asdict, findings)), "files": {file: asdict(p) for file, p in probes.items()}}
@@ -78,7 +77,7 @@ def clean(pairs: Sequence[Pair], findings: Sequence[Finding]) -> list[Pair]:
     """The pairs without what is at fault: a view, or the pair if its ego or every view is."""
     faults: dict[str, set[str]] = {}
     for finding in findings:
-        if finding.kind not in _OF_NO_PAIR:
+        if finding.kind not in ("line", "segment"):  # which are of no pair
             faults.setdefault(finding.segment, set()).add(finding.view or EGO)
     kept = []
     for pair in pairs:
@@ -91,9 +90,7 @@ def clean(pairs: Sequence[Pair], findings: Sequence[Finding]) -> list[Pair]:
 
 def line_findings(lines: PairLines) -> tuple[list[Pair], list[Finding]]:
     """The pairs, each segment once, and the findings in the other lines."""
-    findings = [
-        Finding("line", f"line {number}", "", "; ".join(faults)) for number, faults in sorted(lines.faults.items())
-    ]
+    findings = [Finding("line", f"line {number}", "", "; ".join(faults)) for number, faults in lines.faults.items()]
     pairs: dict[str, Pair] = {}
     for number, pair in zip(lines.numbers, lines.pairs, strict=True):
         if pair.segment in pairs:
@@ -165,8 +162,8 @@ def _leakage(pairs: Sequence[Pair], probes: Probes) -> Iterator[Finding]:
                 yield Finding("leakage", pair.segment, "", text)
 
 
-def report_lines(pairs: Sequence[Pair], probes: Probes, findings: Sequence[Finding]) -> Iterator[str]:
-    """The first findings of each kind, a table of the splits, and a table of the checks."""
+def report_lines(pairs: Sequence[Pair], findings: Sequence[Finding]) -> Iterator[str]:
+    """The first findings of each kind, the counts of each split, and a table of the checks."""
     checks = []
     for kind, meaning in KINDS.items():
         texts = [f"  {finding.segment}: {finding.text}" for finding in findings if finding.kind == kind]
@@ -174,10 +171,5 @@ def report_lines(pairs: Sequence[Pair], probes: Probes, findings: Sequence[Findi
         if texts:
             more = [f"  and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
             yield "\n".join([f"{kind}: {meaning}", *texts[:_SHOWN], *more])
-    splits = []
-    for split in SPLITS:
-        part = [pair for pair in pairs if pair.split == split]
-        if part:
-            splits.append([split, len({pair.take for pair in part}), len(part), sum(len(pair.exo) for pair in part)])
-    yield "\n" + aligned_table(["split", "takes", "pairs", "exo views"], splits, rule=True)
+    yield "\n" + summary(pairs)
     yield "\n" + aligned_table(["check", "found", "what"], checks, left=3, rule=True)

@@ -24,11 +24,7 @@ Targets = Mapping[tuple[str, str], str]  # (segment, view) -> file
 
 
 class Cutters(WorkerPool):
-    """Workers that cut videos, as many as concurrent callers; used in a `with` block.
-
-    Args:
-        limits: of a video; `video_limit_s` is the maximum time for one frame of a cut. None: the defaults.
-    """
+    """Workers that cut videos, as many as concurrent callers; `video_limit_s` is the time for one frame of a cut."""
 
     def __init__(self, limits: VideoLimits | None = None) -> None:
         super().__init__("av")
@@ -86,8 +82,7 @@ def cut_pairs(
         given = f"--crf {crf}, --tolerance {tolerance_s:g}, --workers {workers}"
         raise Ego2ExoError(given, "crf from 0 to 51, tolerance and workers from 0", "fix the number")
     if "libx264" not in require_av().codecs_available:
-        remedy = "install PyAV's own wheel: pip install 'llava-ego2exo[pairs]'"
-        raise Ego2ExoError("this PyAV has no libx264", "", remedy)
+        raise Ego2ExoError("this PyAV has no libx264", "", "install PyAV's wheel: pip install 'llava-ego2exo[pairs]'")
     require_files(pairs)
     parts = [pair for pair in pairs if pair.start_s or pair.end_s is not None or pair.offset_s]
     targets = {

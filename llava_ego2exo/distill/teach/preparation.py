@@ -36,8 +36,8 @@ class TeacherQuery:
 class TeachPreparation:
     """What process 0 sends to the others: clips known to fail are `lost`; each other clip is in `tasks` once.
 
-    `places` is (segment, kind) -> key of the answer that belongs there, in order of pairs and kinds; `completed` are the
-    keys of answers that are there.
+    `places` is (segment, kind) -> key of the answer that belongs there, in order of pairs and kinds; `completed` are
+    the keys of answers that are there.
     """
 
     chosen: list[Pair]

@@ -9,7 +9,7 @@ from llava_ego2exo import cli
 from llava_ego2exo.common.files import file_hash
 from llava_ego2exo.distill.pairs.file import write_pairs
 from llava_ego2exo.distill.pairs.pair import Pair
-from llava_ego2exo.distill.teach.store import Answer, write_answers
+from llava_ego2exo.distill.teach.store import Answer, answer_store
 
 from ..conftest import losses
 
@@ -35,7 +35,7 @@ def paired(world, tmp_path):
         )
         for pair in pairs for kind in ("spatial", "temporal", "descriptive")
     ]  # fmt: skip
-    write_answers(tmp_path / "answers", answers)
+    answer_store(tmp_path / "answers").finish(answers)
     return tmp_path
 
 

@@ -23,8 +23,8 @@ def set_max_mb(megabytes: int, flag: str = "--max-json-mb") -> None:
     _max_mb = megabytes
 
 
-def read_text(path: str | Path, what: str) -> str:
-    """The text of a UTF-8 file of at most `--max-json-mb`; `what` it should be is for messages.
+def read_text(path: str | Path, what: str, encoding: str = "utf-8-sig") -> str:
+    """The text of a UTF-8 file of at most `--max-json-mb`, without byte order mark unless the encoding is "utf-8".
 
     Raises:
         Ego2ExoError: it is missing, too large, not readable or not UTF-8.
@@ -37,39 +37,36 @@ def read_text(path: str | Path, what: str) -> str:
                 f"{what} of at most {_max_mb} MiB",
                 "check the path, or raise --max-json-mb (in training --ego2exo_max_json_mb)",
             )
-        return Path(path).read_text(encoding="utf-8-sig")
+        return Path(path).read_text(encoding=encoding)
 
 
-def read_json(path: str | Path, what: str) -> Any:
+def read_json(path: str | Path, what: str, encoding: str = "utf-8-sig") -> Any:
     """The value of a JSON file.
 
     Raises:
         Ego2ExoError: as :func:`read_text`, or it is no JSON.
     """
-    text = read_text(path, what)
+    text = read_text(path, what, encoding)
     try:
         return parse_json(text)
     except ValueError as error:
-        cut = isinstance(error, json.JSONDecodeError) and (
-            error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
-        )
-        remedy = "the file breaks off: copy or download it again" if cut else "fix the file, or check the path"
-        raise Ego2ExoError(f"{path} is no JSON: {json_reason(error)}", what, remedy) from error
+        remedy = "fix the file, copy it again if it breaks off, or check the path"
+        raise Ego2ExoError(f"{path} is no JSON: {error}", what, remedy) from error
 
 
-def read_json_lines(path: str | Path, what: str) -> list[tuple[int, Any]]:
-    """The number, from 1, and the value of each line of a JSONL file; empty lines are left out.
+def read_json_lines(path: str | Path, what: str, encoding: str = "utf-8-sig") -> list[Any]:
+    """The value of each line of a JSONL file; empty lines are left out.
 
     Raises:
         Ego2ExoError: as :func:`read_text`, or a line is no JSON.
     """
     values = []
-    for number, line in enumerate(read_text(path, what).split("\n"), 1):
+    for number, line in enumerate(read_text(path, what, encoding).split("\n"), 1):
         if line.strip():
             try:
-                values.append((number, parse_json(line)))
+                values.append(parse_json(line))
             except ValueError as error:
-                given = f"{path} line {number} is no JSON: {json_reason(error)}"
+                given = f"{path} line {number} is no JSON: {error}"
                 raise Ego2ExoError(given, what, "fix or remove this line") from error
     return values
 
@@ -84,14 +81,6 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
-
-
-def json_reason(error: ValueError) -> str:
-    """Why :func:`parse_json` failed, with the place."""
-    if not isinstance(error, json.JSONDecodeError):
-        return str(error)
-    line = f"line {error.lineno}, " if error.lineno > 1 else ""
-    return f"{error.msg} at {line}column {error.colno}"
 
 
 def read_raw_lines(path: str | Path, what: str) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ...common.files import write_atomic
-from ...common.json_io import json_reason, parse_json, read_raw_lines
+from ...common.json_io import parse_json, read_raw_lines
 from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from .pair import EXAMPLE, FIELDS, Pair, pair_from_record, record_faults
@@ -39,7 +39,7 @@ def scan_pairs(path: str | Path) -> PairLines:
         try:
             record = parse_json(line.decode())
         except ValueError as error:
-            found.faults[number] = [f"is no JSON: {json_reason(error)}"]
+            found.faults[number] = [f"is no JSON: {error}"]
             continue
         faults = record_faults(record)
         if faults:

@@ -68,7 +68,7 @@ def read_samples(file: str) -> list[Any]:
     what = "a JSON list of samples"
     # LLaVA itself refuses a byte order mark.
     if file.endswith(".jsonl"):
-        samples = [sample for _, sample in read_json_lines(file, what, "utf-8")]
+        samples: Any = read_json_lines(file, what, "utf-8")
     else:
         samples = read_json(file, what, "utf-8")
     if not isinstance(samples, list) or not samples:

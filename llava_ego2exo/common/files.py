@@ -47,11 +47,7 @@ def write_atomic(path: str | Path, content: str | bytes, sync: bool = True) -> P
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other runs out of it; the lock ends with the process that holds it.
-
-    Raises:
-        Ego2ExoError: it cannot be made, or another run uses it.
-    """
+    """Make the folder and refuse other runs; the lock ends with the process that holds it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a")
@@ -62,9 +58,8 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise Ego2ExoError(
-                f"another run is using {folder}", "one at a time", "wait for it, or start several with torchrun"
-            ) from error
+            remedy = "wait for it, or start several with torchrun"
+            raise Ego2ExoError(f"another run is using {folder}", "one at a time", remedy) from error
         yield
 
 
@@ -84,11 +79,8 @@ def require_writable(path: str | Path, flag: str, folder: bool = False) -> None:
         reason = f"cannot be written: {above} is not a writable folder"
     else:
         return
-    raise Ego2ExoError(
-        f"{flag} {path} {reason}",
-        "a writable folder" if folder else "a file in a writable folder",
-        f"pass another {flag}",
-    )
+    allowed = "a writable folder" if folder else "a file in a writable folder"
+    raise Ego2ExoError(f"{flag} {path} {reason}", allowed, f"pass another {flag}")
 
 
 def file_hash(path: str) -> str:

@@ -66,7 +66,6 @@ class FrameCache:
 
     @property
     def stats(self) -> CacheStats:
-        """So far."""
         with self._stats.get_lock():
             return CacheStats(*self._stats)
 

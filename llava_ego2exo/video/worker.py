@@ -65,17 +65,10 @@ class WorkerPool:
     def call(
         self, function: Callable[..., Any], arguments: dict[str, Any], limits: VideoLimits, subject: str = ""
     ) -> tuple[Any, Any]:
-        """Call a function in a worker.
+        """Call a module's top-level function in a worker; its JSON values, and its uint8 array or None.
 
-        Args:
-            function: a module's top-level function; it returns JSON values, or a pair of JSON values and a uint8 array.
-            arguments: JSON values by name.
-            limits: the worker is killed `video_limit_s` after the call or the last :func:`heartbeat`; `video_max_gib`
-                limits its memory.
-            subject: the beginning of every error message, such as the file's name.
-
-        Returns:
-            The JSON values, and the array or None.
+        The worker is killed `video_limit_s` after the call or the last :func:`heartbeat`; `video_max_gib` limits its
+        memory. Every error message begins with `subject`.
 
         Raises:
             Ego2ExoError: the function raised it, failed, hung or crashed; or no worker starts.
@@ -106,13 +99,11 @@ class WorkerPool:
 class _Worker:
     def __init__(self, imports: tuple[str, ...]) -> None:
         self._owner = os.getpid()
-        paths = dict.fromkeys([_PACKAGE_ROOT, *filter(None, sys.path)])
+        paths = os.pathsep.join(dict.fromkeys([_PACKAGE_ROOT, *filter(None, sys.path)]))
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, *imports],
             bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={
-                **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1",
-            },
+            env={**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         # Frames pass with fewer switches between the processes; only Linux can, and only up to a user's maximum.
         with contextlib.suppress(OSError, AttributeError):

@@ -22,7 +22,6 @@ from llava_ego2exo.distill.teach.store import (
     write_failures,
 )
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.evaluation.items import Reply, read_replies, reply_store
 from llava_ego2exo.evaluation.judge.client import CachedAnswer, read_cache
 from llava_ego2exo.evaluation.plan import read_manifest
 from llava_ego2exo.host.preflight.data import read_samples
@@ -37,7 +36,6 @@ def answer(number):
 
 
 ANSWERS = [answer(number) for number in range(3)]
-REPLIES = [Reply(f"i{number}", f"{number:032x}", "é A", {"A": -0.5}, ("empty",), 2) for number in range(3)]
 KEPT = [CachedAnswer(f"{number:032x}", "choice", "{é}", "m", {"seed": 1}) for number in range(3)]
 SAMPLES = [{"id": str(n), "conversations": [{"from": "human", "value": 'é ]}"'}]} for n in range(3)]
 MANIFEST = {"teacher": {"fingerprint": "t"}, "settings": {"bits": 16}, "top_k": 0, "seed": 0, "queries": {"a": ["é"]}}
@@ -71,9 +69,6 @@ LINES, WHOLE = True, False
 KINDS = {
     "answers while teach runs": (lambda f: stored(answer_store(f).part(), ANSWERS), read_answers, LINES),
     "answers of a finished run": (lambda f: answer_store(f).finish(ANSWERS), read_answers, LINES),
-    "replies while eval runs": (
-        lambda f: stored(reply_store(f).part(), REPLIES), lambda f: list(read_replies(f).values()), LINES,
-    ),
     "answers of a judge": (
         lambda f: stored(AppendFile(f / "judge_cache.jsonl"), KEPT),
         lambda f: list(read_cache(f / "judge_cache.jsonl").values()), LINES,

@@ -1,6 +1,7 @@
 """A download of Ego-Exo4D in miniature: its own file formats and layout, with rendered videos."""
 
 import json
+import shutil
 
 import pytest
 
@@ -49,8 +50,8 @@ def write(root, takes, train, val=None):
     return root
 
 
-@pytest.fixture
-def download(tmp_path):
+@pytest.fixture(scope="module")
+def whole_download(tmp_path_factory):
     """Three annotated takes: one whole, one whose cam03 is missing, one without any video; and one unknown."""
     takes = [take("cmu_bike01_2", "u1"), take("fair_cooking_05_4", "u2", aria="aria02"), take("sfu_covid_1_2", "u3")]
     train = keystep(
@@ -59,12 +60,17 @@ def download(tmp_path):
         entry("gone_1", "u9", (0, 1)),
     )
     val = keystep(entry("fair_cooking_05_4", "u2", (0.0, 0.8), (1.0, 3.0), scenario="Cooking Pasta"))
-    root = write(tmp_path / "ee4d", takes, train, val)
+    root = write(tmp_path_factory.mktemp("ee4d"), takes, train, val)
     for name, files in (("cmu_bike01_2", ("aria01_214-1", "aria01_1201-1", "cam01", "cam03")),
                         ("fair_cooking_05_4", ("aria02_214-1", "cam01"))):  # fmt: skip
         for shade, file in enumerate(files):
             render(root / "takes" / name / VIDEOS / f"{file}.mp4", 3, shade=40 * shade)
     return root
+
+
+@pytest.fixture
+def download(whole_download, tmp_path):
+    return shutil.copytree(whole_download, tmp_path / "ee4d")
 
 
 def test_segments_views_splits_and_what_is_missing(download):

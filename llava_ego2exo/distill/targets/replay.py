@@ -62,11 +62,8 @@ def draw_replayed(mix: Mix, count: int, seed: int) -> list[Sample]:
     """
     samples = read_samples(mix.file)
     if len(samples) < count:
-        raise Ego2ExoError(
-            f"--mix {mix.file} holds {len(samples)} samples, and the ratio asks for {count}",
-            f"{count} samples or more, as none is drawn twice",
-            "pass a smaller --mix-ratio, or a larger file",
-        )
+        given = f"--mix {mix.file} holds {len(samples)} samples, and the ratio asks for {count}"
+        raise Ego2ExoError(given, "enough, as none is drawn twice", "pass a smaller --mix-ratio, or a larger file")
     drawn = _shuffled(samples, seed)[:count]
     folders = dict(zip(("video_folder", "image_folder"), mix.folders, strict=True))
     faults = [f"{mix.file}[{index}]: {fault}" for index in drawn for fault in _faults(samples[index], folders)]

@@ -87,8 +87,7 @@ def _finish(
         raise Ego2ExoError(
             f"{len(failures)} clip(s) failed, all others are answered: {shorten_list(lines, 10)}",
             f"at most {job.max_failures} (--max-failures)",
-            f"replace these clips ({job.out}/failures.json) and run the same command again, which asks about them, "
-            "with the other clips of their batches",
+            f"replace these clips ({job.out}/failures.json) and run the same command again",
         )
     return "\n".join([text, *(f"failed, allowed: {line}" for line in lines)])
 
@@ -102,10 +101,7 @@ def _report(job: TeachJob, asked: int, counts: AnswerCounts) -> str:
         found = ", ".join(f"{flag} {count}" for flag, count in sorted(counts.flags.items()))
         lines.append(f"flagged, and left out of training files unless asked for: {found}")
     if 2 * counts.flags.get("cut", 0) > counts.answers:
-        lines.append(
-            f"most answers were cut at --max-new-tokens {job.max_new_tokens}: for longer ones give a larger number, "
-            "with a new --out"
-        )
+        lines.append(f"most answers were cut: give more than --max-new-tokens {job.max_new_tokens}, with a new --out")
     if counts.others:
         lines.append(f"kept beside: {counts.others} answer(s) of other splits or of segments that the pairs lack")
     if counts.dropped:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import Ego2ExoError
 from .json_io import read_raw_lines
+from .jsonl import AppendFile
 from .processes import map_threads
 
 HASHES = "video_hashes.jsonl"
@@ -102,14 +103,13 @@ def video_hashes(
     store, guard = Path(folder, HASHES), threading.Lock()
     keys = {path: (path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in paths}
     known = _stored_hashes(store)
-    with store.open("a", encoding="utf-8") as file:
+    with AppendFile(store) as file:
 
         def run(path: str) -> None:
             key, digest = keys[path], file_hash(path)
             with guard:
                 known[key] = digest
-                file.write(json.dumps([*key, digest]) + "\n")
-                file.flush()
+                file.append([[*key, digest]])
 
         new = [path for path, key in keys.items() if key not in known]
         map_threads(run, new, min(8, os.cpu_count() or 1), what, "file", progress)
@@ -117,15 +117,10 @@ def video_hashes(
 
 
 def _stored_hashes(store: Path) -> dict[tuple[str, int, int], str]:
-    if not store.is_file():
-        return {}
-    known, line = {}, b"\n"
-    for line in read_raw_lines(store, "stored hashes of videos"):
+    known = {}
+    for line in read_raw_lines(store, "stored hashes of videos") if store.is_file() else ():
         # A line that a killed run left torn only costs reading that file again.
         with contextlib.suppress(ValueError, TypeError):
             path, size, time, digest = json.loads(line)
             known[path, size, time] = str(digest)
-    if not line.endswith(b"\n"):
-        with store.open("a", encoding="utf-8") as stream:
-            stream.write("\n")
     return known

@@ -18,7 +18,7 @@ from ...host.inference.settings import InferenceSettings, resolve_inference_sett
 from ..pairs.file import read_pairs
 from ..pairs.pair import Pair
 from .job import Queries, TeachJob, draw_queries, read_queries
-from .store import answer_key, completed_keys, open_folder
+from .store import answer_key, open_folder, top_k_path
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def prepare(job: TeachJob, stack: contextlib.ExitStack) -> TeachPreparation:
     hashes = video_hashes([pair.ego for pair in there], folder)
     drawn = {pair.segment: draw_queries(queries, pair.segment, job.seed) for pair in there}
     tasks, places = plan(there, drawn, hashes, fingerprint, settings.to_dict())
-    completed = completed_keys(folder, found, job.top_k)
+    # With logits, where these are wanted.
+    completed = {a.key for a in found if not job.top_k or top_k_path(folder, a.key).is_file()}
     left = sum(task.is_pending(completed) for task in tasks)
     # On standard error, so that standard output is the report alone.
     print(  # noqa: T201

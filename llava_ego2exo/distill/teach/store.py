@@ -100,11 +100,6 @@ def open_folder(folder: Path, manifest: dict[str, Any]) -> list[Answer]:
     return found
 
 
-def completed_keys(folder: Path, found: Sequence[Answer], top_k: int) -> set[str]:
-    """Keys whose answer is there, with its logits where these are wanted."""
-    return {a.key for a in found if not top_k or top_k_path(folder, a.key).is_file()}
-
-
 @dataclass(frozen=True)
 class AnswerCounts:
     """What a folder holds after a run.
@@ -206,14 +201,8 @@ def save_top_k(folder: str | Path, key: str, top: TopK) -> Path:
     """Write one answer's logits atomically."""
     import numpy as np
 
-    arrays = {"ids": np.asarray(top.ids, np.int32), "logits": np.asarray(top.logits, np.float16)}
-    arrays["tokens"] = np.asarray(top.tokens, np.int32)
-    ids, logits, tokens = (arrays[name].shape for name in ("ids", "logits", "tokens"))
-    if len(ids) != 2 or ids != logits or tokens != ids[:1]:
-        given = f"answer {key}: top-k ids {ids}, logits {logits}, tokens {tokens}"
-        raise Ego2ExoError(given, "(T, k), (T, k) and (T,)")
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    kinds, content = {"ids": np.int32, "logits": np.float16, "tokens": np.int32}, io.BytesIO()
+    np.savez_compressed(content, **{name: np.asarray(getattr(top, name), kind) for name, kind in kinds.items()})
     return write_atomic(top_k_path(folder, key), content.getvalue())
 
 

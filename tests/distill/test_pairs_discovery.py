@@ -34,7 +34,7 @@ def test_keystep_names(tmp_path):
     assert all(pair.take == pair.segment for pair in found.pairs)
     with pytest.raises(Ego2ExoError, match=r"2 unpaired.*d: no exo view beside .*; e: no ego view beside.*--skip-unp"):
         build_from_folder(tmp_path)
-    assert list(shape(build_from_folder(tmp_path, skip_unpaired=True))) == ["t1_0003", "b"]
+    assert shape(build_from_folder(tmp_path, skip_unpaired=True)) == shape(found)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import torch
 
 import llava_ego2exo
 from llava_ego2exo import Ego2ExoError, ask, cli
-from llava_ego2exo.common.jsonl import AppendFile
 from llava_ego2exo.distill.pairs.file import read_pairs, write_pairs
 from llava_ego2exo.distill.pairs.pair import Pair
 from llava_ego2exo.distill.teach.job import QUERIES
@@ -144,7 +143,7 @@ def test_killed_and_resumed_equals_uninterrupted(setting, answered):
     """The first kill tears a record, the second leaves a part of a batch."""
     sizes = [len(line) + 1 for line in answered.bytes().splitlines()]
     for batch, kept in ((1, 100), (2, sizes[0] + sizes[1] + 5)):
-        assert killed_at(setting.command(top_k=2), AppendFile, batch, kept) == -signal.SIGKILL
+        assert killed_at(setting.command(top_k=2), batch, kept) == -signal.SIGKILL
         assert not (setting.out / "answers.jsonl").exists()
     assert 0 < len(setting.answers()) < 15
     assert setting.teach(top_k=2) == 0

@@ -9,30 +9,24 @@ from pathlib import Path
 
 import llava_ego2exo
 from llava_ego2exo import cli
+from llava_ego2exo.common.jsonl import AppendFile
 
 
-def killed_at(command: list[str], store: type, batch: int, kept: int) -> int:
-    """Exit code of a process that dies while it writes its batch number `batch`, `kept` bytes into it.
-
-    Args:
-        command: of the console script.
-        store: the class that appends; its instances have a `path`.
-        batch: counted from 1.
-        kept: bytes.
-    """
+def killed_at(command: list[str], batch: int, kept: int) -> int:
+    """Exit code of a command that dies while it writes batch number `batch` of its part file, `kept` bytes into it."""
 
     def run() -> None:
-        original, count = store.append, [0]
+        original, count = AppendFile.append, [0]
 
         def append(self, records):
-            count[0] += 1
+            count[0] += ".part-" in self.path.name
             size = self.path.stat().st_size
             original(self, records)
             if count[0] == batch:
                 os.truncate(self.path, size + kept)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        store.append = append
+        AppendFile.append = append
         os._exit(cli.main(command))
 
     process = multiprocessing.get_context("fork").Process(target=run)

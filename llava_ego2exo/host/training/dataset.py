@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ...config import PREFIX, DistillConfig, ReadingConfig
 from ...errors import Ego2ExoError
 from ...video import Clip, read_video, time_instruction
@@ -26,8 +28,7 @@ _READER = f"{PREFIX}reader"
 def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """LLaVA's data module with a strict dataset; where the host has no video reader, with one.
 
-    The class of the finished object is exchanged: LLaVA's dataset calls `super` by its own global name, so a
-    subclass in its place would break.
+    The finished object's class is exchanged, as LLaVA's dataset calls `super` by its own global name.
     """
 
     @functools.wraps(original)
@@ -98,9 +99,7 @@ def _reading_videos(base: type, host: Any) -> type:
 
 def _video_sample(dataset: Any, sample: dict[str, Any], host: Any) -> dict[str, Any]:
     args = dataset.data_args
-    path = os.path.join(args.video_folder or "", sample["video"])
-    read = get_reader(args) or read_video
-    clip = read(path, fps=args.video_fps, frames_upbound=args.frames_upbound, force_sample=args.force_sample)
+    clip = _read_clip(os.path.join(args.video_folder or "", sample["video"]), args)
     turns = copy.deepcopy(sample["conversations"])
     if args.add_time_instruction:
         turns[0]["value"] = f"<image>\n{time_instruction(clip)}\n{turns[0]['value'].replace('<image>', '')}"
@@ -149,22 +148,19 @@ def _teacher_dataset(base: type, config: DistillConfig) -> type:
             if not has_teacher(sample):
                 return item
             if config.kind == "cached":
-                return {**item, "teacher": [_turn(config, key, self.tokenizer) for key in sample["answer_keys"]]}
+                return {**item, "teacher": [self._stored_turn(key) for key in sample["answer_keys"]]}
             self.list_data_dict[index] = {**sample, "video": sample["ego_video"], EXO: sample["video"]}
             try:
                 return {**item, "teacher": super().__getitem__(index)}
             finally:
                 self.list_data_dict[index] = sample
 
+        def _stored_turn(self, key: str) -> dict[str, Any]:
+            arrays = {name: torch.from_numpy(value) for name, value in read_logits(str(config.answers), key).items()}
+            return {**arrays, "beginnings": beginnings(arrays["tokens"].tolist(), self.tokenizer)}
+
     TeacherDataset.__name__ = base.__name__
     return TeacherDataset
-
-
-def _turn(config: DistillConfig, key: str, tokenizer: Any) -> dict[str, Any]:
-    import torch
-
-    arrays = {name: torch.from_numpy(value) for name, value in read_logits(str(config.answers), key).items()}
-    return {**arrays, "beginnings": beginnings(arrays["tokens"].tolist(), tokenizer)}
 
 
 def _teacher_collator(collate: Callable[..., dict[str, Any]], config: DistillConfig) -> Callable[..., dict[str, Any]]:
@@ -197,18 +193,19 @@ def get_reader(data_args: Any) -> Reader | None:
     return getattr(data_args, _READER, None)
 
 
+def _read_clip(path: str, args: Any) -> Clip:
+    read = get_reader(args) or read_video
+    return read(path, fps=args.video_fps, frames_upbound=args.frames_upbound, force_sample=args.force_sample)
+
+
 def wrap_reader(original: Callable[..., Any]) -> Callable[..., Any]:
     """LLaVA-NeXT's `process_video_with_decord`."""
 
     @functools.wraps(original)
     def process_video_with_decord(video_file: Any, data_args: Any) -> Any:
-        read = get_reader(data_args)
-        if read is None:
+        if get_reader(data_args) is None:
             return original(video_file, data_args)
-        clip = read(
-            str(video_file), fps=data_args.video_fps, frames_upbound=data_args.frames_upbound,
-            force_sample=data_args.force_sample,
-        )  # fmt: skip
+        clip = _read_clip(str(video_file), data_args)
         return clip.frames, clip.duration, llava_times(clip, data_args), len(clip.indices)
 
     return process_video_with_decord

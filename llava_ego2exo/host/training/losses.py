@@ -27,31 +27,18 @@ LONGER = "raise --model_max_length, or take fewer frames (--frames_upbound, --vi
 
 @dataclass
 class LossStats:
-    """Sums over the answer tokens of a batch, or of many.
+    """Sums over the answer tokens of a batch, or of many."""
 
-    Args:
-        ce: cross-entropy over all answer tokens.
-        kl: T^2 KL over the tokens that have teacher targets.
-        tokens: answer tokens.
-        kl_tokens: of these, the ones with a KL.
-        unmatched: the ones that should have a KL and have none, because a row was cut or tokens were not found.
-        samples: rows.
-        positions: of the expanded rows, without padding.
-        masked: rows without any token of an answer's own text: they train nothing.
-        cut: rows that are as long as a row can be, so that their end is missing.
-        unreadable: rows in place of samples that cannot be read; they are in no other number.
-    """
-
-    ce: float = 0.0
-    kl: float = 0.0
-    tokens: float = 0.0
-    kl_tokens: float = 0.0
-    unmatched: float = 0.0
-    samples: float = 0.0
-    positions: float = 0.0
-    masked: float = 0.0
-    cut: float = 0.0
-    unreadable: float = 0.0
+    ce: float = 0.0  # cross-entropy over all answer tokens
+    kl: float = 0.0  # T^2 KL over the tokens that have teacher targets
+    tokens: float = 0.0  # answer tokens
+    kl_tokens: float = 0.0  # of these, the ones with a KL
+    unmatched: float = 0.0  # the ones that should have a KL and have none: a row was cut, or tokens were not found
+    samples: float = 0.0  # rows
+    positions: float = 0.0  # of the expanded rows, without padding
+    masked: float = 0.0  # rows without any token of an answer's own text: they train nothing
+    cut: float = 0.0  # rows that are as long as a row can be, so that their end is missing
+    unreadable: float = 0.0  # rows in place of samples that cannot be read; they are in no other number
 
     def add(self, other: LossStats) -> None:
         """Add another's sums to these."""
@@ -107,11 +94,7 @@ class LossStats:
 
 
 class AccumulationCounter:
-    """Counts the small batches of a global batch, by the rule of transformers' training loop.
-
-    Args:
-        accumulation: small batches of a global batch.
-    """
+    """Counts the small batches of a global batch, by the rule of transformers' training loop."""
 
     def __init__(self, accumulation: int) -> None:
         self.accumulation = accumulation
@@ -143,15 +126,9 @@ def correct_gradients(model: torch.nn.Module, factor: float) -> None:
 def plain_loss(
     model: Any, compute: Callable[[], tuple[Tensor, Any]], content: AnswerContent | None = None
 ) -> tuple[Tensor, LossStats]:
-    """LLaVA's own loss, and its sums.
+    """LLaVA's own loss, and its sums; zero with a gradient path where no token is supervised, which LLaVA makes nan.
 
-    Args:
-        model: the LLaVA model, with or without PEFT's wrapper.
-        compute: runs the (wrapped) model and returns its loss and outputs.
-        content: separates answers from the template around them; None: all that is supervised is an answer's.
-
-    Returns:
-        The loss as LLaVA computes it; zero with a gradient path where no token is supervised, which LLaVA makes nan.
+    `compute` runs the (wrapped) model and returns its loss and outputs; `content` is :class:`Distiller`'s.
     """
     with capture_labels(llava_model(model)) as seen:
         loss, outputs = compute()
@@ -196,10 +173,8 @@ class Distiller:
     def loss(self, model: Any, call: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Tensor, LossStats]:
         """The mean over answer tokens, and its sums.
 
-        Args:
-            model: the student, without the wrapper of distributed training.
-            call: the student's forward, with it.
-            inputs: a batch; `teacher` in it is the teacher's part, absent where no row has one.
+        `model` is the student without the wrapper of distributed training, `call` its forward with it; `teacher` in
+        `inputs` is the teacher's part of the batch, absent where no row has one.
         """
         batch = inputs.pop("teacher", None)
         targets = None if batch is None or self.teacher is None else self.teacher.targets(batch)
@@ -212,7 +187,9 @@ class Distiller:
             if targets is not None:
                 known, taught, unmatched = targets.align(answers)
             counts.append((len(known), unmatched))
-            order = _first(known, len(answers.tokens)).to(hidden.device)
+            rest = torch.ones(len(answers.tokens), dtype=torch.bool, device=known.device)
+            rest[known] = False
+            order = torch.cat([known, rest.nonzero()[:, 0]]).to(hidden.device)  # those with targets come first
             labels = answers.tokens.to(hidden.device)[order]
             return distillation_sums(head, hidden[order], labels, taught, self.config.kd_temperature)
 
@@ -228,21 +205,10 @@ def asks_head_at_answers(model: Any, sharded: bool) -> bool:
 
     Not where the head's weights are sharded, where the model computes its logits without calling its head, or where
     its own loss holds more than the cross-entropy (the balance of a mixture's experts).
-
-    Args:
-        model: the student, with or without PEFT's wrapper.
-        sharded: ZeRO-3 or FSDP.
     """
     config = llava_model(model).config
     whole = getattr(config, "pretraining_tp", 1) in (None, 1)
     return whole and not sharded and not getattr(config, "output_router_logits", False)
-
-
-def _first(chosen: Tensor, total: int) -> Tensor:
-    """The numbers below `total`, the chosen ones in front."""
-    rest = torch.ones(total, dtype=torch.bool, device=chosen.device)
-    rest[chosen] = False
-    return torch.cat([chosen, rest.nonzero()[:, 0]])
 
 
 def scaled_to_reference(loss: Tensor, stats: LossStats) -> Tensor:

@@ -25,16 +25,11 @@ STEPS = 8
 
 
 class TrainingMonitor(TrainerCallback):
-    """Checks each global batch's loss, and the gradients of the first steps, before the optimizer uses them.
-
-    Args:
-        trainer: the distilling trainer, which calls :meth:`check` once a global batch.
-    """
+    """Checks each global batch's loss, and the gradients of the first steps, before the optimizer uses them."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.gradients: FirstGradientCheck | None = None
-        self.last: float | None = None
         self.epoch = LossStats()
 
     def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
@@ -55,11 +50,7 @@ class TrainingMonitor(TrainerCallback):
             raise _no_answers(total)
 
     def check(self, stats: LossStats, clip: bool) -> None:
-        """Check one global batch.
-
-        Args:
-            stats: of all its samples.
-            clip: whether this process's part of it holds an input with ego tokens.
+        """Check one global batch; `clip`: this process's part of it holds an input with ego tokens.
 
         Raises:
             Ego2ExoError: naming the fault; the optimizer has not stepped.
@@ -77,7 +68,7 @@ class TrainingMonitor(TrainerCallback):
     def _check_loss(self, stats: LossStats, step: int) -> None:
         loss = stats.loss(self.trainer.distiller.config.kd_weight)
         if not isfinite(loss):
-            raise self._not_finite(stats, step)
+            raise self._not_finite_error(stats, step)
         self.epoch.add(stats)
         require_answers(self.epoch, len(self.trainer.train_dataset))
         if stats.tokens and loss == 0:
@@ -86,15 +77,13 @@ class TrainingMonitor(TrainerCallback):
                 "a loss above 0",
                 "check --version and the answers, or lower --learning_rate",
             )
-        self.last = loss if stats.tokens else self.last
 
-    def _not_finite(self, stats: LossStats, step: int) -> Ego2ExoError:
+    def _not_finite_error(self, stats: LossStats, step: int) -> Ego2ExoError:
         model, args = self.trainer.model, self.trainer.args
         broken = [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(torch.isfinite(p).all())]
         cause = f"{len(broken)} weights are not finite: {shorten_list(broken)}" if broken else "all weights are finite"
-        before = "" if self.last is None else f", after {self.last:.4g} in the step before"
         return Ego2ExoError(
-            f"the loss of step {step} is not finite{before} (cross-entropy {stats.ce:.4g}, KL {stats.kl:.4g}, "
+            f"the loss of step {step} is not finite (cross-entropy {stats.ce:.4g}, KL {stats.kl:.4g}, "
             f"{stats.tokens:.0f} answer tokens); {cause}",
             "a finite loss",
             f"lower --learning_rate {args.learning_rate}, use --bf16 in place of --fp16, or check the base checkpoint",
@@ -104,11 +93,7 @@ class TrainingMonitor(TrainerCallback):
 def require_answers(seen: LossStats, samples: int) -> None:
     """Refuse a training file in which too many samples have no answer token left to train on.
 
-    The verdict is one of the whole file: it does not depend on the order of its samples.
-
-    Args:
-        seen: of the epoch so far.
-        samples: of the training file.
+    The verdict on what was `seen` of an epoch is one of the whole file: it does not depend on the order of its samples.
 
     Raises:
         Ego2ExoError: more than `MASKED_SHARE` of the file, or each of the first `ALL_MASKED` samples.
@@ -129,23 +114,24 @@ def _no_answers(seen: LossStats) -> Ego2ExoError:
 class FirstGradientCheck:
     """Checks gradients in the first steps, until each weight that must have one has had one.
 
-    Weights that a batch with a clip need not reach are not expected to: experts, and a tuned tower's last layers.
-
-    Args:
-        model: in training.
+    Weights that a batch with a clip need not reach are not expected to: experts, and a tuned tower's last layers; nor
+    is the ordinary projector where its visual tokens are not in the input.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        visual = bool(getattr(llava_model(model).config, "ego2exo_visual_tokens", True))
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self.pending = {name: p for name, p in named if expects_gradient(name, visual)}
+        visual = getattr(llava_model(model).config, "ego2exo_visual_tokens", True)
+        reached = ("lora_", "mm_projector" if visual else f"mm_projector.{CHILD}")
+        self.pending = {
+            name: p
+            for name, p in model.named_parameters()
+            if p.requires_grad
+            and any(part in name for part in reached)
+            and not any(part in name for part in ("expert", "vision_tower"))
+        }
         self.steps = 0
 
     def check(self, scaled: bool = False) -> None:
-        """Check the gradients of a global batch with a clip, before the optimizer uses them.
-
-        Args:
-            scaled: float16's loss scaling is on, which skips steps that overflow.
+        """Check a global batch with a clip; where `scaled`, float16's loss scaling skips steps that overflow.
 
         Raises:
             Ego2ExoError: a gradient is not finite, or a weight gets none.
@@ -170,18 +156,6 @@ class FirstGradientCheck:
                 "a gradient other than 0 for every trainable weight",
                 "check for a learning rate of 0 (--learning_rate, --mm_projector_lr, --ego2exo_lr); else report a bug",
             )
-
-
-def expects_gradient(name: str, visual: bool) -> bool:
-    """Whether every batch with a clip reaches a trainable weight.
-
-    Args:
-        name: of the weight.
-        visual: whether the ordinary visual tokens are in the input beside the ego tokens.
-    """
-    if "expert" in name or "vision_tower" in name:
-        return False
-    return (visual or f"mm_projector.{CHILD}" in name) if "mm_projector" in name else "lora_" in name
 
 
 # The optimizer's parameter groups: split for the ego tokens, checked, and shown as a table.

@@ -24,16 +24,8 @@ FILE = "losses.png"
 
 
 def plot_losses(history: list[dict[str, Any]], folder: str) -> str:
-    """Write `losses.png`.
-
-    Args:
-        history: the trainer's log.
-        folder: where to.
-
-    Returns:
-        One line that says what was done.
-    """
-    found = {name: curve(history, name) for name in CURVES}
+    """Write `losses.png` of the trainer's log into a folder; returns one line that says what was done."""
+    found = {name: [(entry["step"], entry[name]) for entry in history if name in entry] for name in CURVES}
     found = {name: points for name, points in found.items() if len(points) > 1}
     if not found:
         return "no plots: fewer than two steps were logged (--logging_steps)"
@@ -56,8 +48,3 @@ def plot_losses(history: list[dict[str, Any]], folder: str) -> str:
     figure.savefig(content, format="png", dpi=100)
     file = write_atomic(Path(folder, FILE), content.getvalue())
     return f"plots of the run: {file}"
-
-
-def curve(history: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
-    """Steps and values of one logged number."""
-    return [(entry["step"], entry[name]) for entry in history if name in entry]

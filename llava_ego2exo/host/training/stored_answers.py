@@ -68,10 +68,7 @@ def align_turns(
     its beginning is enough. Of an answer that differs in leading blanks alone, all but the first tokens are found. One
     that is tokenized differently than the teacher wrote it is not found, and has no KL.
 
-    Args:
-        student: the student's answer tokens.
-        rows: the rows with stored answers.
-        turns: for each its turns in order, with `tokens` (T,) and perhaps what :func:`beginnings` gives.
+    `turns` are those of each of the `rows`, in order, with `tokens` (T,) and perhaps what :func:`beginnings` gives.
 
     Returns:
         Indices of the found ones in the student's tokens (M,), the turns with the slice of each, in the same order, and
@@ -97,10 +94,6 @@ def align_turns(
 
 def beginnings(tokens: list[int], tokenizer: Any) -> list[tuple[int, list[int]]]:
     """How a stored answer may begin without the blanks before its first letter, as in a training file.
-
-    Args:
-        tokens: the answer's.
-        tokenizer: the student's.
 
     Returns:
         How many tokens are replaced, and the tokens in their place; those that keep most first, none if the answer
@@ -131,17 +124,11 @@ def find_turn(row: TurnRow, turn: Turn, cursor: int) -> tuple[int, slice]:
 
 @dataclass(frozen=True)
 class TurnRow:
-    """One row's supervised tokens.
-
-    Args:
-        tokens: in order.
-        places: positions in the row.
-        cut: whether the row's end may be missing.
-    """
+    """One row's supervised tokens."""
 
     tokens: list[int]
-    places: list[int]
-    cut: bool
+    places: list[int]  # positions in the row
+    cut: bool  # whether the row's end may be missing
 
     def find(self, wanted: list[int], cursor: int) -> tuple[int, int]:
         """Where `wanted` starts from `cursor` on, and how much of it is there; (cursor, 0) if it is not found."""

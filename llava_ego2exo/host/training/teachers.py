@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,11 +19,17 @@ from ..merge import device_options
 from ..model.answer_tokens import Answers, align_answers, answer_states, llava_model
 from ..model.inspection import tokens_off
 from ..model.projector import CHILD
-from .stored_answers import align_turns
+from .stored_answers import Turn, align_turns
 
 
-class TeacherTargets(Protocol):
-    """A teacher's targets for one batch."""
+@dataclass
+class StateTargets:
+    """A teacher's hidden states (N', D') for some rows of the student's batch, with the teacher's own answer tokens."""
+
+    rows: list[int]
+    answers: Answers
+    hidden: torch.Tensor
+    head: Callable[[torch.Tensor], torch.Tensor]
 
     def align(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
         """Find the targets of the student's answers.
@@ -31,41 +38,19 @@ class TeacherTargets(Protocol):
             Indices of the answers' tokens with targets (M,), the targets, and how many tokens should have targets and
             have none.
         """
-        ...
-
-
-class StateTargets:
-    """A teacher's hidden states for some rows of a batch.
-
-    Args:
-        rows: the student's row of each of the teacher's.
-        answers: the teacher's own.
-        hidden: (N', D').
-        head: the teacher's.
-    """
-
-    def __init__(self, rows: list[int], answers: Answers, hidden: torch.Tensor, head: Any) -> None:
-        self.rows, self.answers, self.hidden, self.head = rows, answers, hidden, head
-
-    def align(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
-        """See :class:`TeacherTargets`."""
         at, theirs, unmatched = align_answers(answers, self.answers, self.rows)
         return at, FullTeacher(self.head, self.hidden[theirs.to(self.hidden.device)]), unmatched
 
 
+@dataclass
 class StoredTargets:
-    """Stored logits for some rows of a batch.
+    """For some rows of the student's batch their turns, each with `tokens` (T,), `ids` (T, k) and `logits` (T, k)."""
 
-    Args:
-        rows: the student's rows.
-        turns: for each row its turns, each a dict of `tokens` (T,), `ids` (T, k) and `logits` (T, k).
-    """
-
-    def __init__(self, rows: list[int], turns: list[list[dict[str, torch.Tensor]]]) -> None:
-        self.rows, self.turns = rows, turns
+    rows: list[int]
+    turns: list[list[Turn]]
 
     def align(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
-        """See :class:`TeacherTargets`."""
+        """See :meth:`StateTargets.align`."""
         at, parts, unmatched = align_turns(answers, self.rows, self.turns)
         if not parts:
             return at, None, unmatched
@@ -76,16 +61,13 @@ class StoredTargets:
 class SelfTeacher:
     """The student's own base: LoRA and ego tokens off, the ordinary projector as it was before training.
 
-    Args:
-        model: PEFT's model, before any training step and before a resumed run loads its weights.
+    It is made before any training step, and before a resumed run loads its weights.
 
     Raises:
         Ego2ExoError: weights train that cannot be switched off.
     """
 
     def __init__(self, model: Any) -> None:
-        if not hasattr(model, "peft_config"):
-            raise Ego2ExoError("--ego2exo_teacher self without LoRA", "--lora_enable True")
         parts = ("lora_", "mm_projector")
         others = [n for n, p in model.named_parameters() if p.requires_grad and not any(part in n for part in parts)]
         if others:
@@ -95,9 +77,11 @@ class SelfTeacher:
                 "leave these weights frozen, or pass the base as --ego2exo_teacher",
             )
         self.model = model
-        self.frozen = frozen_copy(llava_model(model).get_model().mm_projector)
+        projector = llava_model(model).get_model().mm_projector
+        with substituted(projector, _modules={n: m for n, m in projector._modules.items() if n != CHILD}):
+            self.frozen = copy.deepcopy(projector).requires_grad_(False).eval()
 
-    def targets(self, batch: dict[str, Any]) -> TeacherTargets:
+    def targets(self, batch: dict[str, Any]) -> StateTargets:
         """The base's targets for the teacher's part of a batch."""
         inner = llava_model(self.model)
         rows, inputs = split_rows(batch)
@@ -118,17 +102,12 @@ class SelfTeacher:
 
 
 class LoadedTeacher:
-    """Another checkpoint, frozen, beside the student.
-
-    Args:
-        model: as LLaVA's loader gives it.
-        autocast: what makes the context it runs in; the student's own.
-    """
+    """Another checkpoint, frozen, beside the student; it runs in the student's autocast."""
 
     def __init__(self, model: Any, autocast: Any) -> None:
         self.model, self.autocast = model.eval().requires_grad_(False), autocast
 
-    def targets(self, batch: dict[str, Any]) -> TeacherTargets:
+    def targets(self, batch: dict[str, Any]) -> StateTargets:
         """Its targets for the teacher's part of a batch."""
         rows, inputs = split_rows(batch)
         with self.autocast():
@@ -143,7 +122,7 @@ class LoadedTeacher:
 class StoredTeacher:
     """No model: the logits come with the batch."""
 
-    def targets(self, batch: dict[str, Any]) -> TeacherTargets:
+    def targets(self, batch: dict[str, Any]) -> StoredTargets:
         """The stored logits of the rows of a batch."""
         return StoredTargets(batch["rows"], batch["turns"])
 
@@ -171,16 +150,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def frozen_copy(projector: nn.Module) -> nn.Module:
-    """A projector's own weights as they are now, without the ego branch."""
-    branch = projector._modules.pop(CHILD, None)
-    try:
-        return copy.deepcopy(projector).requires_grad_(False).eval()
-    finally:
-        if branch is not None:
-            projector._modules[CHILD] = branch
-
-
 def build_teacher(config: DistillConfig, trainer: Any) -> Any:
     """The teacher of a run.
 
@@ -194,22 +163,26 @@ def build_teacher(config: DistillConfig, trainer: Any) -> Any:
     return LoadedTeacher(load_teacher(config, trainer.args, llava_model(trainer.model)), trainer.accelerator.autocast)
 
 
+def load_as_trained(path: str, base: str | None, device: torch.device, bf16: bool, fp16: bool, bits: int) -> Any:
+    """A checkpoint by LLaVA's loader, in the bits and type of a training run."""
+    from llava.model.builder import load_pretrained_model
+
+    dtype = "bfloat16" if bf16 else "float16" if fp16 else "float32"
+    options: dict[str, Any] = {f"load_{bits}bit": True} if bits in (4, 8) else {}
+    options |= device_options(load_pretrained_model, device)
+    return load_pretrained_model(path, base, "llava_ego2exo", torch_dtype=dtype, **options)[1]
+
+
 def load_teacher(config: DistillConfig, args: Any, student: Any) -> Any:
-    """A checkpoint by LLaVA's loader, in the run's bits and type, on its device.
+    """A checkpoint as the run loads models, on its device.
 
     LLaVA's loader cuts the vocabulary to the tokenizer's length, which drops the padding rows of some models; here
     they stay, so that teacher and student have the same tokens.
     """
-    from llava.model.builder import load_pretrained_model
     from transformers import PreTrainedModel
 
-    dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
-    options: dict[str, Any] = {f"load_{args.bits}bit": True} if args.bits in (4, 8) else {}
-    options |= device_options(load_pretrained_model, args.device)
     with substituted(PreTrainedModel, resize_token_embeddings=lambda model, *_a, **_k: model.get_input_embeddings()):
-        _, teacher, _, _ = load_pretrained_model(
-            config.teacher, config.teacher_base, "llava_ego2exo_teacher", torch_dtype=dtype, **options
-        )
+        teacher = load_as_trained(config.teacher, config.teacher_base, args.device, args.bf16, args.fp16, args.bits)
     wanted = student.get_output_embeddings().weight.shape[0]
     if teacher.get_output_embeddings().weight.shape[0] > wanted:  # the student's run has dropped its padding rows
         teacher.resize_token_embeddings(wanted)

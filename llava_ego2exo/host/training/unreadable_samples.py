@@ -45,13 +45,7 @@ def files_of(sample: dict[str, Any], data_args: Any) -> dict[str, str]:
 
 
 def unreadable_error(dataset: Any, index: int, error: BaseException | None) -> Ego2ExoError:
-    """The refusal of one sample, with exo and ego file.
-
-    Args:
-        dataset: LLaVA's.
-        index: of the sample.
-        error: why it cannot be read.
-    """
+    """The refusal of one sample, with exo and ego file."""
     sample = dataset.list_data_dict[index]
     files = ", ".join(f"{name} {path}" for name, path in files_of(sample, dataset.data_args).items())
     reason = error.given if isinstance(error, Ego2ExoError) else f"{type(error).__name__}: {error}".splitlines()[0]
@@ -165,9 +159,12 @@ class SkipUnreadableMixin:
         for samples in Ranks(self.args.process_index, self.args.world_size).gather(new):
             for sample in samples:
                 self.skipped.setdefault(sample["index"], sample)
-        names = [_named(sample) for sample in self.skipped.values()]
-        if len(names) == known:
+        if len(self.skipped) == known:
             return
+        names = []
+        for sample in self.skipped.values():
+            files = ", ".join(f"{name} {sample[name]}" for name in ("image", "video", "ego_video") if name in sample)
+            names.append(f"sample {sample['index']} (id {sample['id']!r}): {files}: {sample['reason']}")
         if self.is_world_process_zero():
             write_atomic(self.unreadable_file, "".join(map(json_line, self.skipped.values())))
         if len(names) > self.max_unreadable:
@@ -190,8 +187,3 @@ class SkipUnreadableMixin:
             text = f"{len(self.skipped)} unreadable sample(s) skipped (--{PREFIX}max_bad {self.max_unreadable})"
             self.report([f"{text}; {self.unreadable_file} lists them" if self.skipped else text])
         return result
-
-
-def _named(sample: dict[str, Any]) -> str:
-    files = ", ".join(f"{name} {sample[name]}" for name in ("image", "video", "ego_video") if name in sample)
-    return f"sample {sample['index']} (id {sample['id']!r}): {files}: {sample['reason']}"

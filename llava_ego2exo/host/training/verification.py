@@ -12,11 +12,10 @@ from ...common.processes import is_first
 from ...config import PREFIX
 from ...errors import Ego2ExoError
 from ..checkpoint.files import describe
-from ..merge import device_options
 from ..model.answer_tokens import answer_states, llava_model
 from ..settings import Run, Settings
 from .losses import asks_head_at_answers
-from .teachers import evaluating
+from .teachers import evaluating, load_as_trained
 
 FLAG = f"--{PREFIX}check_saved"
 CHOICES = ("auto", "True", "False")
@@ -27,11 +26,7 @@ _INPUTS = ("input_ids", "attention_mask", "labels", "images", "image_sizes", "mo
 
 
 def require_choice(value: Any) -> str:
-    """The flag's value.
-
-    Raises:
-        Ego2ExoError: no such choice.
-    """
+    """The flag's value, or an error."""
     found = next((choice for choice in CHOICES if choice.lower() == str(value).lower()), None)
     if found is None:
         raise Ego2ExoError(f"{FLAG} {value}", ", ".join(CHOICES), "leave it out for auto")
@@ -39,11 +34,7 @@ def require_choice(value: Any) -> str:
 
 
 def verify_saved(settings: Settings, run: Run) -> None:
-    """Compare on the first sample with a clip; the model in memory goes first, and is let go to make room.
-
-    Args:
-        settings: the run's.
-        run: with its trainer, whose last reference may be this one.
+    """Compare on the first sample with a clip; the model in memory is asked first, and freed to make room.
 
     Raises:
         Ego2ExoError: the files do not load, or are not the model that was trained.
@@ -51,7 +42,13 @@ def verify_saved(settings: Settings, run: Run) -> None:
     if not is_first():
         return
     choice, trainer = require_choice(settings[f"{PREFIX}check_saved"]), run.trainer
-    reason = f"{FLAG} False" if choice == "False" else _reason_not_to(trainer)
+    reason = None
+    if choice == "False":
+        reason = f"{FLAG} False"
+    elif trainer is None:
+        reason = "another trainer than ego2exo"
+    elif not asks_head_at_answers(trainer.model, trainer.sharded):
+        reason = "its logits cannot be taken at answers alone"
     if reason:
         _say(f"the saved student was not verified: {reason}")
         return
@@ -81,13 +78,6 @@ def _say(text: str) -> None:
     print(f"ego2exo: {text}", flush=True)  # noqa: T201
 
 
-def _reason_not_to(trainer: Any) -> str | None:
-    if trainer is None:
-        return "another trainer than ego2exo"
-    possible = asks_head_at_answers(trainer.model, trainer.sharded)
-    return None if possible else "its logits cannot be taken at answers alone"
-
-
 def _first_sample(trainer: Any) -> tuple[dict[str, Any], str]:
     """The first training sample with a clip (the first, if none has) as a batch, and its name."""
     samples = getattr(trainer.train_dataset, "list_data_dict", [{}])
@@ -112,15 +102,10 @@ def answer_logits(model: Any, batch: dict[str, Any]) -> Tensor:
 
 
 def _load(settings: Settings, device: torch.device, tower: torch.dtype) -> Any:
-    from llava.model.builder import load_pretrained_model
-
     folder = str(settings["output_dir"])
     base = None if describe(folder).kind == "full" else settings["model_name_or_path"]
-    dtype = "bfloat16" if settings["bf16"] else "float16" if settings["fp16"] else "float32"
-    options = {f"load_{settings['bits']}bit": True} if settings["bits"] in (4, 8) else {}
-    options |= device_options(load_pretrained_model, device)
     try:
-        model = load_pretrained_model(folder, base, "llava_ego2exo", torch_dtype=dtype, **options)[1]
+        model = load_as_trained(folder, base, device, *(settings[name] for name in ("bf16", "fp16", "bits")))
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:
@@ -134,13 +119,9 @@ def _load(settings: Settings, device: torch.device, tower: torch.dtype) -> Any:
 
 
 def require_same(memory: Tensor, saved: Tensor, precision: str, folder: str) -> float:
-    """How far the logits of two models are apart on average, in standard deviations.
+    """How far the logits of two models, (N, V) and (N, V'), are apart on average, in standard deviations.
 
-    Args:
-        memory: (N, V) of the model in memory.
-        saved: (N, V') of the one that was loaded; its loader may have cut rows of the vocabulary that no token has.
-        precision: a key of `TOLERANCES`.
-        folder: of the saved files, for the message.
+    The loader of the saved one may have cut rows of the vocabulary that no token has.
 
     Raises:
         Ego2ExoError: they are not one model.

@@ -70,7 +70,6 @@ def _strict(base: type) -> type:
             finally:
                 self._reading = None
 
-    StrictDataset.__name__ = base.__name__
     return StrictDataset
 
 
@@ -93,7 +92,6 @@ def _reading_videos(base: type, host: Any) -> type:
             sizes = super().modality_lengths
             return [abs(n) if "video" in sample else n for n, sample in zip(sizes, self.list_data_dict, strict=True)]
 
-    VideoDataset.__name__ = base.__name__
     return VideoDataset
 
 
@@ -159,7 +157,6 @@ def _teacher_dataset(base: type, config: DistillConfig) -> type:
             arrays = {name: torch.from_numpy(value) for name, value in read_logits(str(config.answers), key).items()}
             return {**arrays, "beginnings": beginnings(arrays["tokens"].tolist(), self.tokenizer)}
 
-    TeacherDataset.__name__ = base.__name__
     return TeacherDataset
 
 

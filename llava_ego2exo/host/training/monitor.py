@@ -60,9 +60,8 @@ class TrainingMonitor(TrainerCallback):
             return
         self.gradients.check(scaled=getattr(self.trainer.accelerator, "scaler", None) is not None)
         if not self.gradients.pending:
-            self.trainer.report(
-                [f"all trainable tensors have gradients, after {self.gradients.steps} step(s) with a clip"]
-            )
+            steps = self.gradients.steps
+            self.trainer.report([f"all trainable tensors have gradients, after {steps} step(s) with a clip"])
             self.gradients = None
 
     def _check_loss(self, stats: LossStats, step: int) -> None:
@@ -163,13 +162,9 @@ class FirstGradientCheck:
 
 def group_name(parameter: str) -> str:
     """The part of the model a parameter belongs to, by its name."""
-    for key, name in (("lora_", "lora"), (f"mm_projector.{CHILD}", CHILD), ("mm_projector", "mm_projector")):
-        if key in parameter:
-            return name
-    for name in ("vision_resampler", "vision_tower"):
-        if name in parameter:
-            return name
-    return "language_model"
+    parts = {"lora_": "lora", f"mm_projector.{CHILD}": CHILD}
+    parts |= {name: name for name in ("mm_projector", "vision_resampler", "vision_tower")}
+    return next((name for key, name in parts.items() if key in parameter), "language_model")
 
 
 def split_ego_groups(model: nn.Module, optimizer: Any, rate: float | None) -> None:

@@ -90,7 +90,6 @@ def _skipping(base: type) -> type:
             files = files_of(sample, self.data_args)
             return {**row, SKIPPED: {"index": index, "id": str(sample.get("id")), **files, "reason": reason}}
 
-    SkippingDataset.__name__ = base.__name__
     return SkippingDataset
 
 

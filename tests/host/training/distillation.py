@@ -35,6 +35,11 @@ def write_json(file: Path, samples: list) -> Path:
     return file
 
 
+def history(trainer, name: str) -> list[float]:
+    """The values that a run has logged under a name."""
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
 def key_of(name: str) -> str:
     return sha256(name.encode()).hexdigest()[:32]
 

@@ -5,7 +5,7 @@ import torch
 
 from llava_ego2exo.demo.models import tiny_tokenizer
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.model.answer_tokens import Answers, ExpandedLabels, align_answers, answers_of
+from llava_ego2exo.host.model.answer_tokens import ExpandedLabels, align_answers, answers_of
 from llava_ego2exo.host.training.stored_answers import align_turns, beginnings
 
 
@@ -55,12 +55,9 @@ def test_stored_answers_inside_the_template():
     found, parts, unmatched = align_turns(student, [0], [[first, second]])
     assert student.tokens[found].tolist() == [5, 6, 2, 5, 7] and unmatched == 0
     assert parts == [(first, slice(0, 3)), (second, slice(0, 2))]
-    assert len(set(found.tolist())) == 5
-
-
-def test_the_same_answer_twice_and_one_over_a_prompt():
     assert align_turns(answers([1, 5, 2, 0, 1, 5, 2]), [0], [[turn(5, 2), turn(5, 2)]])[0].tolist() == [1, 2, 4, 5]
-    assert align_turns(answers([5, 0, 6]), [0], [[turn(5, 6)]])[1:] == ([], 2)
+    assert align_turns(answers([5, 0, 6]), [0], [[turn(5, 6)]])[1:] == ([], 2)  # not over a prompt
+    assert align_turns(answers([0, 0]), [0], [[turn(5)]])[1:] == ([], 1)
 
 
 def test_another_tokenization_has_no_kl_and_does_not_hide_the_next_turn():
@@ -75,11 +72,6 @@ def test_a_cut_row_keeps_the_head_of_its_last_answer():
     assert found.tolist() == [1, 2, 3] and parts[0][1] == slice(0, 3) and unmatched == 2
     found, _, unmatched = align_turns(answers(row, limit=9), [0], [[turn(5, 6, 7, 8, 2)]])
     assert len(found) == 0 and unmatched == 5
-
-
-def test_no_tokens():
-    empty = Answers(*(torch.empty(0, dtype=torch.int64) for _ in range(3)), cut=[False])
-    assert align_turns(empty, [0], [[turn(5)]])[2] == 1 and align_turns(empty, [], [])[2] == 0
 
 
 def test_an_answer_whose_first_token_lost_its_blank():
@@ -97,12 +89,6 @@ def test_a_whole_answer_is_preferred_and_an_end_alone_is_none():
     whole = {**turn(4, 5, 2), "beginnings": [(1, [9])]}
     assert align_turns(answers([9, 5, 2, 4, 5, 2]), [0], [[whole]])[0].tolist() == [3, 4, 5]
     assert align_turns(answers([1, 2, 0, 1, 7, 2]), [0], [[{**turn(8, 2), "beginnings": [(1, [])]}]])[2] == 2
-
-
-def test_a_blank_of_its_own_before_the_answer():
-    stored = {**turn(3, 5, 6), "beginnings": [(1, [])]}
-    found, parts, unmatched = align_turns(answers([1, 5, 6, 2]), [0], [[stored]])
-    assert found.tolist() == [1, 2] and parts == [(stored, slice(1, 3))] and unmatched == 1
 
 
 def test_beginnings(tmp_path):

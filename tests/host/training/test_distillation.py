@@ -22,6 +22,7 @@ from .distillation import (
     PLAIN,
     assert_same_gradients,
     distilling_samples,
+    history,
     key_of,
     recorded_gradients,
     write_json,
@@ -71,10 +72,6 @@ def batch_of(trainer, rows=range(4)):
 
 def loss_of(trainer, batch):
     return trainer.distiller.loss(trainer.model, trainer.model, batch)
-
-
-def history(trainer, name):
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
 def test_a_run_logs_its_terms(shared):
@@ -347,6 +344,5 @@ def test_without_matplotlib_a_line_says_so(monkeypatch, tmp_path):
 
     entries = [{"loss": 1.0, "step": 1}, {"loss": 0.5, "step": 2}]
     assert plot_losses(entries[:1], str(tmp_path)).startswith("no plots")
-    assert plot_losses(entries, str(tmp_path)).endswith("losses.png") and (tmp_path / "losses.png").is_file()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "llava-ego2exo[report]" in plot_losses(entries, str(tmp_path))

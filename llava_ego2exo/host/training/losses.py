@@ -161,10 +161,8 @@ class Distiller:
     The language model's head is asked at answer positions only. LLaVA asks it everywhere: with thousands of visual
     tokens its float32 logits are the largest tensors of a step, by far, and hardly any of them has a label.
 
-    Args:
-        config: weight and temperature.
-        teacher: see :mod:`.teachers`; None: cross-entropy alone.
-        content: separates answers from the template around them; None: all that is supervised is an answer's.
+    Without a `teacher` (:mod:`.teachers`) it is cross-entropy alone. `content` separates answers from the template
+    around them; without it all that is supervised counts as an answer's.
     """
 
     def __init__(self, config: DistillConfig, teacher: Any | None = None, content: AnswerContent | None = None) -> None:

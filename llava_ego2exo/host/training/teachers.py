@@ -32,12 +32,7 @@ class StateTargets:
     head: Callable[[torch.Tensor], torch.Tensor]
 
     def align(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
-        """Find the targets of the student's answers.
-
-        Returns:
-            Indices of the answers' tokens with targets (M,), the targets, and how many tokens should have targets and
-            have none.
-        """
+        """The student's tokens (M,) that have targets, the targets, and how many should have some and have none."""
         at, theirs, unmatched = align_answers(answers, self.answers, self.rows)
         return at, FullTeacher(self.head, self.hidden[theirs.to(self.hidden.device)]), unmatched
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.training.dataset import get_reader, llava_times, set_reader, wrap_reader
+from llava_ego2exo.host.training.dataset import get_reader, set_reader, wrap_reader
 from llava_ego2exo.video import read_video, reader
 from llava_ego2exo.video.cache import FrameCache
 from tests.videos import render_clip
@@ -52,13 +52,6 @@ def test_frames_and_times_are_llavas_own(real, drawn, request, tmp_path):
             ours = wrap_reader(process_video_with_decord)(path, args)
             assert ours[0].dtype == theirs[0].dtype and np.array_equal(ours[0], theirs[0]), (path, way)
             assert ours[1:] == theirs[1:], (path, way)
-
-
-def test_llavas_times_at_a_rate_that_is_no_whole_number(drawn):
-    """Every thirtieth frame of 29.97 a second is, for LLaVA, a second later."""
-    clip = read_video(drawn[-1])
-    assert llava_times(clip, SimpleNamespace(video_fps=1, frames_upbound=0, force_sample=False)) == "0.00s,1.00s"
-    assert clip.times[1] == pytest.approx(30 / 29.97, abs=1e-3)
 
 
 @next_only

@@ -13,12 +13,13 @@ from types import SimpleNamespace
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from llava_ego2exo.demo.models import language_sizes, tiny_tower
 from llava_ego2exo.host.loader import llava_class
 
 SEED = int(os.environ.get("EGO2EXO_TEST_SEED", time.time_ns() % 2**31))  # fresh; shown on failure, set to repeat
-VOCABULARY, P, PATCHES, PLACEHOLDER = 96, 3, 16, -200
+VOCABULARY, P, PLACEHOLDER = 96, 3, -200
 _FOLDER = tempfile.TemporaryDirectory(prefix="ego2exo-")
 _EXTRA = {
     "gemma": {"head_dim": 16},
@@ -41,12 +42,12 @@ def clip_folder() -> Path:
     return tiny_tower(Path(_FOLDER.name) / "tower")
 
 
-def build_plain(kind: str = "llama", **language) -> nn.Module:
+def build_plain(kind: str = "llama") -> nn.Module:
     """A language model without a tower, as a training run starts from."""
     torch.manual_seed(SEED)
     cls = llava_class(f"llava_{kind}")
-    sizes = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, **_EXTRA.get(kind, {}), **language}
-    model = cls(cls.config_class(**language_sizes(VOCABULARY, **sizes))).eval()
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    model = cls(cls.config_class(**language_sizes(VOCABULARY, **special, **_EXTRA.get(kind, {})))).eval()
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model
@@ -65,15 +66,8 @@ def model_args(tower: object = None, **flags) -> SimpleNamespace:
 def build(
     kind: str = "llama", tower: object = None, config: dict | None = None, ego: bool = True, **flags
 ) -> nn.Module:
-    """A model with tower and projector, attached by LLaVA's (registered: our) `initialize_vision_modules`.
-
-    Args:
-        kind: language model.
-        tower: its folder; None takes the tiny CLIP.
-        config: keys of the model's config, set afterwards.
-        ego: with ego tokens.
-        flags: model arguments.
-    """
+    """A model with tower (None: the tiny CLIP) and projector, attached by `initialize_vision_modules` with `flags`;
+    the keys of `config` are set afterwards."""
     model = build_plain(kind)
     torch.manual_seed(SEED + 1)
     flags = {"ego2exo": True, "ego2exo_num_tokens": P, **flags} if ego else flags
@@ -96,77 +90,56 @@ def ego_grads(model: nn.Module) -> dict[str, torch.Tensor | None]:
 
 
 def hooks_of(model: nn.Module) -> int:
-    modules = list(model.modules())
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 class Batch:
-    """Rows written as text: "." a word, "V" a video, "I" a picture, "C" a picture in five crops.
+    """Rows written as text: "." a word, "V" a video (of 2 to 5 frames), "I" a picture, "C" a picture in five crops."""
 
-    Args:
-        rows: one string a row; all rows are padded to one length.
-        left: pad on the left.
-        size: pixels.
-        frames: of every video; None draws 2 to 5 for each.
-        offset: added to the seed.
-    """
-
-    def __init__(
-        self, *rows: str, left: bool = False, size: int = 28, frames: int | None = None, offset: int = 0
-    ) -> None:
+    def __init__(self, *rows: str, left: bool = False, size: int = 28, frames: int | None = None) -> None:
         print(f"EGO2EXO_TEST_SEED={SEED}")
-        self.generator = torch.Generator().manual_seed(SEED + offset)
-        self.frames = frames
+        self.generator = torch.Generator().manual_seed(SEED)
+        self.frames, self.size, self.left = frames, size, left
         self.images: list[torch.Tensor] = []
         self.kinds: list[str] = []
         self.slots: list[list[int]] = []
         self.rows: list[list[int]] = []
         for row in rows:
             words = self._randint(8, VOCABULARY, len(row))
-            self.slots.append([self._add(kind, size) for kind in row if kind != "."])
+            self.slots.append([self._add(kind) for kind in row if kind != "."])
             self.rows.append([PLACEHOLDER if k != "." else w for k, w in zip(row, words, strict=True)])
             if not self.slots[-1]:
-                self._add("I", size)  # LLaVA's stand-in for a text row
+                self._add("I")  # LLaVA's stand-in for a text row
         self.labels = [[-100 if t < 0 or i < 2 else t for i, t in enumerate(row)] for row in self.rows]
-        self.left = left
+        self.ids, self.mask = pad(self.rows, 0, left), pad([[1] * len(row) for row in self.rows], 0, left)
 
     def _randint(self, low: int, high: int, count: int) -> list[int]:
         return torch.randint(low, high, (count,), generator=self.generator).tolist()
 
-    def _add(self, kind: str, size: int) -> int:
+    def _add(self, kind: str) -> int:
         frames = {"V": self.frames or self._randint(2, 6, 1)[0], "I": 1, "C": 5}[kind]
-        self.images.append(torch.randn(frames, 3, size, size, generator=self.generator))
+        self.images.append(torch.randn(frames, 3, self.size, self.size, generator=self.generator))
         self.kinds.append("video" if kind == "V" else "image")
         return len(self.images) - 1
 
-    def pad(self, rows: list[list[int]], fill: int) -> torch.Tensor:
-        width = max(map(len, rows))
-        fills = [[fill] * (width - len(row)) for row in rows]
-        return torch.tensor([f + r if self.left else r + f for r, f in zip(rows, fills, strict=True)])
-
     @property
-    def ids(self) -> torch.Tensor:
-        return self.pad(self.rows, 0)
-
-    @property
-    def mask(self) -> torch.Tensor:
-        return self.pad([[1] * len(row) for row in self.rows], 0)
-
-    @property
-    def told(self) -> dict:
-        """`modalities`, where the host takes them."""
-        return {"modalities": self.kinds} if is_next() else {}
+    def media(self) -> dict:
+        """`images`, and `modalities` where the host takes them."""
+        return {"images": self.images, **({"modalities": self.kinds} if is_next() else {})}
 
     def call(self, **changes) -> dict:
         """Arguments of a model's forward."""
-        given = {"input_ids": self.ids, "attention_mask": self.mask, "labels": self.pad(self.labels, -100)}
-        return {**given, "images": self.images, **self.told, **changes}
+        labels = pad(self.labels, -100, self.left)
+        return {"input_ids": self.ids, "attention_mask": self.mask, "labels": labels, **self.media, **changes}
 
     def asked(self, **changes) -> dict:
         """Arguments of a model's generate."""
         settings = {"do_sample": False, "max_new_tokens": 6, "temperature": None, "top_p": None}
-        given = {"inputs": self.ids, "attention_mask": self.mask, "images": self.images, **self.told}
-        return {**given, **settings, **changes}
+        return {"inputs": self.ids, "attention_mask": self.mask, **self.media, **settings, **changes}
+
+
+def pad(rows: list, fill: float, left: bool = False) -> torch.Tensor:
+    return pad_sequence([torch.as_tensor(row) for row in rows], True, fill, "left" if left else "right")
 
 
 def prepare(model: nn.Module, call: dict) -> tuple:
@@ -178,7 +151,7 @@ def prepare(model: nn.Module, call: dict) -> tuple:
 
 
 def upstream_prepare(model: nn.Module, call: dict) -> tuple:
-    """LLaVA's own preparation, without any wrapper, on the model without its ego branch."""
+    """LLaVA's own preparation, without any hook, on the model without its ego branch."""
     plain = copy.deepcopy(model)
     projector = plain.get_model().mm_projector
     if hasattr(projector, "ego_tokens"):
@@ -194,8 +167,7 @@ def upstream_prepare(model: nn.Module, call: dict) -> tuple:
 def hidden_states(model: nn.Module, images: list[torch.Tensor]) -> list[torch.Tensor]:
     """Layer outputs of all frames without class token, by a call of the encoder itself."""
     tower = model.get_vision_tower()
-    frames = torch.cat([x[None] if x.ndim == 3 else x for x in images])
-    states = tower.vision_tower(frames.to(tower.dtype), output_hidden_states=True).hidden_states[1:]
+    states = tower.vision_tower(torch.cat(images).to(tower.dtype), output_hidden_states=True).hidden_states[1:]
     return [state[:, -(tower.num_patches_per_side**2) :] for state in states]
 
 
@@ -203,8 +175,7 @@ def hidden_states(model: nn.Module, images: list[torch.Tensor]) -> list[torch.Te
 def ego_rows(model: nn.Module, batch: Batch, chosen: list[int]) -> torch.Tensor:
     """(items, P, width) of the chosen items."""
     ends = torch.tensor([0] + [x.shape[0] for x in batch.images]).cumsum(0).tolist()
-    states = hidden_states(model, batch.images)
-    branch = branch_of(model)
+    states, branch = hidden_states(model, batch.images), branch_of(model)
     read = {i: torch.cat([states[i][ends[j] : ends[j + 1]] for j in chosen]) for i in branch.reader.layers}
     return branch(read, [batch.images[j].shape[0] for j in chosen])
 
@@ -216,8 +187,8 @@ def expected(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Upstream's own embeddings, labels and mask of a batch, with the ego rows put in by hand.
 
-    Every placeholder gets a marker word behind it, every word a label that tells its place: the marker's row in
-    upstream's result is where the ego rows go, and rows without a label are visual tokens.
+    Every placeholder gets a marker word behind it, every word a label with its place: the marker's row in upstream's
+    result is where the ego rows go, and rows without a label are visual tokens.
     """
     marked, places = [], []
     for row in batch.rows:
@@ -227,10 +198,8 @@ def expected(
             labels += [position] + [1000 + sum(t < 0 for t in row[:position])] * (token < 0)
         marked.append(ids)
         places.append(labels)
-    right = copy.copy(batch)
-    right.left = False
-    call = {"input_ids": right.pad(marked, 0), "labels": right.pad(places, -100), "images": batch.images, **batch.told}
-    call["attention_mask"] = right.pad([[1] * len(row) for row in marked], 0)
+    call = {"input_ids": pad(marked, 0), "labels": pad(places, -100), **batch.media}
+    call["attention_mask"] = pad([[1] * len(row) for row in marked], 0)
     if is_next():
         call["modalities"] = batch.kinds + ["image"] * len(batch.rows)
     _, _, mask, _, embeds, found = upstream_prepare(model, {**call, **extra})
@@ -245,61 +214,45 @@ def expected(
             if place == -100:
                 pending.append(vector)
                 continue
-            ours = place >= 1000 and slots[index][place - 1000] in used
-            if visual or not ours:
+            item = slots[index][place - 1000] if place >= 1000 else None
+            if visual or item not in used:
                 pieces += pending
                 marks += [-100] * len(pending)
             pending = []
-            if ours:
-                pieces += list(tokens[used.index(slots[index][place - 1000])])
-                marks += [-100] * branch_of(model).reader.num_tokens
-            elif place < 1000:
+            if item in used:
+                pieces += list(tokens[used.index(item)])
+                marks += [-100] * tokens.shape[1]
+            elif item is None:
                 pieces.append(vector)
                 marks.append(batch.labels[index][place])
         rows.append(torch.stack(pieces)[:limit])
-        labels.append(torch.tensor(marks)[:limit])
-    return (
-        _stack(rows, 0.0, side),
-        _stack(labels, -100, side),
-        _stack([torch.ones(len(r)) for r in rows], 0, side).long(),
-    )
+        labels.append(marks[:limit])
+    left = side == "left"
+    return pad(rows, 0.0, left), pad(labels, -100, left), pad([[1] * len(row) for row in labels], 0, left)
 
 
 def check_rows(
     model: nn.Module, batch: Batch, ego: str = "video", visual: bool = True, sizes: list | None = None, **options
 ) -> tuple:
     """The registered preparation gives exactly `expected`, and leaves no hook behind."""
-    given = {"image_sizes": sizes}
     for name, key in (("limit", "tokenizer_model_max_length"), ("side", "tokenizer_padding_side")):
         if name in options:
             setattr(model.config, key, options[name])
-    wanted = expected(model, batch, ego, visual, **options, **given)
-    before = hooks_of(model)
+    wanted, before = expected(model, batch, ego, visual, **options, image_sizes=sizes), hooks_of(model)
     with torch.no_grad():
-        ids, positions, mask, cache, embeds, labels = prepare(model, batch.call(**given))
+        ids, positions, mask, cache, embeds, labels = prepare(model, batch.call(image_sizes=sizes))
     assert ids is None and positions is None and cache is None
-    assert torch.equal(embeds, wanted[0])
-    assert torch.equal(labels, wanted[1])
-    assert torch.equal(mask, wanted[2])
+    for found, value in zip((embeds, labels, mask), wanted, strict=True):
+        assert torch.equal(found, value)
     assert hooks_of(model) == before
     return wanted
 
 
 def greedy(model: nn.Module, batch: Batch, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Greedy tokens and their logits by whole forwards, without a cache."""
-    ids, found, scores = batch.ids, [], []
+    ids, scores = batch.ids, []
     for _ in range(steps):
         call = {"input_ids": ids, "images": batch.images, "modalities": batch.kinds, "use_cache": False}
-        logits = model(**call).logits[:, -1]
-        scores.append(logits)
-        found.append(logits.argmax(-1))
-        ids = torch.cat([ids, found[-1][:, None]], 1)
-    return torch.stack(found, 1), torch.stack(scores, 1)
-
-
-def _stack(rows: list[torch.Tensor], fill: float, side: str) -> torch.Tensor:
-    width = max(len(row) for row in rows)
-    out = rows[0].new_full((len(rows), width, *rows[0].shape[1:]), fill)
-    for index, row in enumerate(rows):
-        out[index, slice(width - len(row), None) if side == "left" else slice(len(row))] = row
-    return out
+        scores.append(model(**call).logits[:, -1])
+        ids = torch.cat([ids, scores[-1].argmax(-1)[:, None]], 1)
+    return ids[:, -steps:], torch.stack(scores, 1)

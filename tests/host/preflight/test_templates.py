@@ -1,7 +1,6 @@
-"""Templates tried on samples before any weight loads, and which tokens are an answer's own text."""
+"""Conversation templates, tried on samples before any weight loads, and which tokens are an answer's own text."""
 
 import json
-import shutil
 import warnings
 
 import pytest
@@ -28,26 +27,17 @@ def settings(world):
     return make
 
 
-def words(preview, labels):
-    return preview.tokenizer.decode(labels[preview.content.own(labels[None])[0]])
-
-
-def test_an_answers_own_tokens_are_its_words(kinds, settings, world):
+def test_previewed_labels_are_those_of_the_run_and_the_answers_words(kinds, settings, train, world, tmp_path):
     samples = distilling_samples(world)
+    (tmp_path / "d.json").write_text(json.dumps(samples))
     for kind in kinds:
         preview = PreprocessPreview(settings(kind))
-        for sample in samples:
-            found = words(preview, preview.labels(sample))
-            assert "".join(found.split()) == "".join(sample["conversations"][1]["value"].split())
-
-
-def test_previewed_labels_are_those_of_the_run(kinds, settings, train, world, tmp_path):
-    for kind in kinds:
-        preview = PreprocessPreview(settings(kind))
-        (tmp_path / "d.json").write_text(json.dumps(distilling_samples(world)))
         trainer = train(tmp_path / kind, kind, data_path=tmp_path / "d.json", max_steps=1)
-        for item, sample in zip(trainer.train_dataset, distilling_samples(world), strict=True):
-            assert torch.equal(item["labels"].long(), preview.labels(sample))
+        for item, sample in zip(trainer.train_dataset, samples, strict=True):
+            labels = preview.labels(sample)
+            assert torch.equal(item["labels"].long(), labels)
+            found = preview.tokenizer.decode(labels[preview.content.own(labels[None])[0]])
+            assert "".join(found.split()) == "".join(sample["conversations"][1]["value"].split())
 
 
 def test_a_role_is_the_templates_only_behind_a_special_token(kinds, settings):
@@ -61,13 +51,6 @@ def test_a_role_is_the_templates_only_behind_a_special_token(kinds, settings):
     cut = tokenizer("<|im_end|>\n<|im_start|>assistant").input_ids
     assert not content.own(torch.tensor([cut])).any()
     assert content.own(torch.full((2, 3), -100)).sum() == 0 == content.own(torch.zeros(1, 0, dtype=torch.int64)).sum()
-
-
-def test_templates_that_llava_lacks(settings):
-    with pytest.raises(Ego2ExoError) as error:
-        check_version(settings(version="nope"))
-    assert "--version nope" in error.value.given and "v1" in error.value.allowed
-    check_version(settings(given=(), version="v0"))  # llama models come with many
 
 
 def test_templates_of_a_class_with_one(kinds, settings):
@@ -93,21 +76,6 @@ def test_a_template_that_leaves_nothing_to_train_on(kinds, settings, world):
     assert f"--version {wrong['version']}" in error.value.given and "--version" in error.value.remedy
     good = settings(kind)
     check_supervision(good, PreprocessPreview(good), samples)
-
-
-def test_samples_without_an_answer_are_reported(settings, world):
-    samples = distilling_samples(world)
     samples[2]["conversations"][1]["value"] = " "
     with pytest.warns(UserWarning, match="1 of 4 samples.*id '2'"):
-        check_supervision(settings(), PreprocessPreview(settings()), samples)
-
-
-def test_a_run_is_refused_before_weights_load(world, train, no_weights, tmp_path):
-    base = tmp_path / "llama"
-    shutil.copytree(world.base(), base)
-    for file in base.glob("tokenizer*"):
-        file.unlink()
-    for flags, given in (({"version": "nope"}, "--version nope"), ({"model_name_or_path": base}, "tokenizer")):
-        with pytest.raises(Ego2ExoError) as error:
-            train(tmp_path / "out", **flags)
-        assert given in error.value.given and not (tmp_path / "out").exists()
+        check_supervision(good, PreprocessPreview(good), samples)

@@ -1,5 +1,6 @@
 """`checkpoint-N`: resumable to the same bytes, loadable, and refused where it belongs to another run."""
 
+import json
 import shutil
 
 import numpy as np
@@ -19,13 +20,12 @@ PROJECTOR = {"lora_enable": False, "tune_mm_mlp_adapter": True}
 # Five samples in steps of two: the checkpoint of the first epoch has one sample behind its last step.
 EPOCHS = {"num_train_epochs": 3, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
 WAYS = {
-    "LoRA": ({**STEPS, "logging_steps": 2}, 3),
     "projector, another teacher": ({**STEPS, **PROJECTOR, **KL, "ego2exo_teacher": "base"}, 3),
     "stored answers, saved with each epoch": (
         {**EPOCHS, **KL, "ego2exo_teacher": "cached", "save_strategy": "epoch", "count": 5}, 2,
     ),
-    "grouped by length, a worker": (
-        {**STEPS, "group_by_modality_length": True, "texts": 3, "dataloader_num_workers": 1}, 3,
+    "LoRA, grouped by length, a worker, logs between steps": (
+        {**STEPS, "group_by_modality_length": True, "texts": 3, "dataloader_num_workers": 1, "logging_steps": 2}, 3,
     ),
 }  # fmt: skip
 
@@ -34,12 +34,29 @@ def weights(trainer):
     return {name: value.detach().clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
 
 
-def logged(trainer):
+def untimed(history):
     """All that was logged but the time it took."""
     return [
         {name: value for name, value in entry.items() if "runtime" not in name and "per_second" not in name}
-        for entry in trainer.state.log_history
+        for entry in history
     ]
+
+
+def logged(trainer):
+    return untimed(trainer.state.log_history)
+
+
+def saved_log(folder):
+    return untimed(json.loads((folder / "trainer_state.json").read_text())["log_history"])
+
+
+def saved_weights(folder):
+    """What a run has trained, from its output folder."""
+    extras = folder / "non_lora_trainables.bin"
+    found = torch.load(extras, weights_only=True) if extras.is_file() else {}
+    for name in ("adapter_model.safetensors", "model.safetensors"):
+        found |= load_file(folder / name) if (folder / name).is_file() else {}
+    return found
 
 
 def material(world, folder, flags):

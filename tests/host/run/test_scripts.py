@@ -32,9 +32,9 @@ def run(world, tmp_path):
     for shared in ("_recipe.sh", "_slurm.sh"):
         shutil.copy(SCRIPTS / shared, tmp_path / "scripts")
 
-    def run_script(name, processes, *arguments, fails=None):
+    def run_script(name, *arguments, fails=None):
         variables = {
-            "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "GPUS": processes, "SLURM_GPUS_ON_NODE": processes,
+            "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "GPUS": "1", "SLURM_GPUS_ON_NODE": "1",
             "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost",
             "SLURM_CPUS_PER_TASK": "2", "SLURM_SUBMIT_DIR": str(tmp_path),
         }  # fmt: skip
@@ -51,15 +51,15 @@ def run(world, tmp_path):
 
 @pytest.fixture
 def run_training(run, world, tmp_path):
-    """A training script on the world's data; `flags` replace the script's."""
+    """A training script on the world's data; `flags` replace the script's. Its log, and the student's folder."""
 
-    def run_script(name, processes, **flags):
+    def run_script(name, **flags):
         out = "runs/llava-qwen-ego2exo"
         arguments = world.arguments(
             out, bits=16, bf16=False, gradient_accumulation_steps=1, ddp_backend="gloo", gradient_checkpointing=True,
             per_device_train_batch_size=1, **flags,
         )  # fmt: skip
-        return run(name, processes, *arguments), tmp_path / out
+        return run(name, *arguments), tmp_path / out
 
     return run_script
 
@@ -70,10 +70,10 @@ def test_slurm_resumes_the_newest_complete_checkpoint(run_training, tmp_path):
     saving = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     out = tmp_path / "runs/llava-qwen-ego2exo"
     (out / UNFINISHED / "checkpoint-3").mkdir(parents=True)
-    log, _ = run_training("slurm_train.sh", "1", **saving)
+    log, _ = run_training("slurm_train.sh", **saving)
     assert "checkpoint-3" in log and not (out / UNFINISHED).exists()
     (out / "checkpoint-2" / "trainer_state.json").unlink()
-    log, _ = run_training("slurm_train.sh", "1", **saving)
+    log, _ = run_training("slurm_train.sh", **saving)
     assert "damaged-checkpoint-2" in log and f"resuming {Path('runs', out.name, 'checkpoint-1')}" in log
     steps = json.loads((out / "checkpoint-2/trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in steps] == [1, 2] and log.count("'loss': ") == 1
@@ -87,13 +87,13 @@ def test_from_paired_videos_to_a_student(run, run_training, world, monkeypatch, 
     for number, file in enumerate(sorted(world.videos.glob("*.mp4"))[:4]):
         shutil.copy(file, videos / f"t{number // 2}_0001_{('ego', 'exo1')[number % 2]}.mp4")
     model = ("--model", teacher, "--template", world.template("llama"), "--frames-upbound", "4")
-    log = run("teach.sh", "1", *model, "--max-new-tokens", "8", fails="left to train on")
+    log = run("teach.sh", *model, "--max-new-tokens", "8", fails="left to train on")
     assert "3 of 3 answers in data/answers/answers.jsonl" in log
     monkeypatch.chdir(tmp_path)
     files = ["--pairs", "data/pairs.jsonl", "--answers", "data/answers", "--out", "data/train.json"]
     assert cli.main(["targets", *files, "--video-folder", "data/videos", "--flagged", "keep"]) == 0
     log, student = run_training(
-        "train_torchrun.sh", "1", data_path=None, video_folder=None, model_name_or_path=teacher, max_steps=2
+        "train_torchrun.sh", data_path=None, video_folder=None, model_name_or_path=teacher, max_steps=2
     )
     assert log.count("load_pretrained_model(") == 1 and (student / "non_lora_trainables.bin").is_file()
     assert json.loads((student / "adapter_config.json").read_text())["r"] == 16

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from PIL import Image
 
 from llava_ego2exo import cli
 from llava_ego2exo.common.files import file_hash
@@ -17,8 +18,6 @@ from ..conftest import losses
 @pytest.fixture
 def paired(world, tmp_path):
     """Two segments of the world's videos, answered, and general data with a picture to replay."""
-    from PIL import Image
-
     Image.new("RGB", (40, 28)).save(tmp_path / "a.png")
     turns = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A wall."}]
     text = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Hello."}]

@@ -17,7 +17,7 @@ from ...errors import Ego2ExoError, refuse
 from ...registry import TRAINERS
 from ...video import require_decoders
 from ...video.limits import VideoLimits
-from ..checkpoint.config import read_config
+from ..checkpoint.config import read_config, torch_dtype
 from ..checkpoint.safety import check_base_code, check_tower_code, require_whole_weights
 from ..fixes.trainer import adapter_only
 from ..hooks import flavour
@@ -65,6 +65,7 @@ def check_run(settings: Settings) -> CheckedRun:
     check_type(str(settings["mm_projector_type"]), flavour.original_projector_builder())
     _check_trained_parts(settings, flags)
     _check_bits(settings)
+    torch_dtype(settings["vision_tower_dtype"], "--vision_tower_dtype")
     if settings["trainer_type"] is not None:
         TRAINERS.get(settings["trainer_type"])
     mode, adapter = settings["trainer_mode"], settings["pretrain_mm_mlp_adapter"]

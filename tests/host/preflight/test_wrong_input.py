@@ -30,6 +30,7 @@ WRONG = {
     "base": ({"model_name_or_path": "/nowhere/llama"}, "'/nowhere/llama'", "checkpoint"),
     "tower": ({"vision_tower": "/nowhere/clip"}, "'/nowhere/clip'", "path"),
     "tower without layers": ({"vision_tower": "imagebind_huge"}, "imagebind_huge", "SigLIP"),
+    "tower type": ({"vision_tower_dtype": "int8"}, "--vision_tower_dtype 'int8'", "bfloat16"),
     "unknown flags": ({"ego2exo_num_token_s": 4, "zz": 1}, "--ego2exo_num_token_s, --zz", "--ego2exo_num_tokens"),
     "data": ({"data_path": "/nowhere/train.json"}, "/nowhere/train.json", "JSON"),
     "text file": ({"data_path": "/nowhere/train.jsonl"}, "/nowhere/train.jsonl", ".json file"),

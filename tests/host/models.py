@@ -111,7 +111,6 @@ class Batch:
             if not self.slots[-1]:
                 self._add("I")  # LLaVA's stand-in for a text row
         self.labels = [[-100 if t < 0 or i < 2 else t for i, t in enumerate(row)] for row in self.rows]
-        self.ids, self.mask = pad(self.rows, 0, left), pad([[1] * len(row) for row in self.rows], 0, left)
 
     def _randint(self, low: int, high: int, count: int) -> list[int]:
         return torch.randint(low, high, (count,), generator=self.generator).tolist()
@@ -121,6 +120,14 @@ class Batch:
         self.images.append(torch.randn(frames, 3, self.size, self.size, generator=self.generator))
         self.kinds.append("video" if kind == "V" else "image")
         return len(self.images) - 1
+
+    @property
+    def ids(self) -> torch.Tensor:
+        return pad(self.rows, 0, self.left)
+
+    @property
+    def mask(self) -> torch.Tensor:
+        return pad([[1] * len(row) for row in self.rows], 0, self.left)
 
     @property
     def media(self) -> dict:

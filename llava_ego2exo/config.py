@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from .errors import Ego2ExoError
+from .errors import Ego2ExoError, refuse
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -99,10 +99,7 @@ class Ego2ExoConfig(_Flags):
         return frozenset(part.strip() for part in self.modalities.split(",") if part.strip())
 
     def layer_indices(self, num_layers: int | None) -> tuple[int, ...]:
-        """The chosen layers, ascending.
-
-        Args:
-            num_layers: how many layers the vision encoder has; None checks the form alone.
+        """The chosen layers, ascending, of an encoder with `num_layers`; None checks the form alone.
 
         Raises:
             Ego2ExoError: empty, not numbers, given twice, or out of range.
@@ -124,12 +121,8 @@ class Ego2ExoConfig(_Flags):
 
     def differences(self, other: Ego2ExoConfig) -> list[str]:
         """Flags whose values differ and shape the weights, as lines ``name: own value / other value``."""
-        names = [f.name for f in fields(self) if f.name not in _FREE]
-        return [
-            f"ego2exo_{name}: {getattr(self, name)} / {getattr(other, name)}"
-            for name in names
-            if getattr(self, name) != getattr(other, name)
-        ]
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name not in _FREE}
+        return [f"{PREFIX}{name}: {own} / {others}" for name, (own, others) in pairs.items() if own != others]
 
 
 @dataclass(frozen=True)
@@ -160,24 +153,15 @@ class DistillConfig(_Flags):
                 raise Ego2ExoError(f"--{PREFIX}{name} {value}", f"a number {lowest}", "leave it out for the default")
         if not isinstance(self.teacher, str) or not self.teacher.strip():
             raise Ego2ExoError(f"--{PREFIX}teacher {self.teacher!r}", "self, cached, or a checkpoint's path")
-        if self.kind == "cached" and not self.answers:
-            raise Ego2ExoError(
-                f"--{PREFIX}teacher cached without --{PREFIX}answers",
-                "the folder that `llava-ego2exo teach --top-k` wrote",
-                f"pass --{PREFIX}answers, or another --{PREFIX}teacher",
-            )
-        if self.kind != "cached" and self.answers:
-            raise Ego2ExoError(
-                f"--{PREFIX}answers {self.answers} with --{PREFIX}teacher {self.teacher}",
-                f"--{PREFIX}answers with --{PREFIX}teacher cached",
-                f"pass --{PREFIX}teacher cached, or leave --{PREFIX}answers out",
-            )
-        if self.kind != "path" and self.teacher_base:
-            raise Ego2ExoError(
-                f"--{PREFIX}teacher_base {self.teacher_base} with --{PREFIX}teacher {self.teacher}",
-                "a base for a checkpoint that holds LoRA or a projector alone",
-                f"leave --{PREFIX}teacher_base out",
-            )
+        teacher, answers, base = (f"--{PREFIX}{name}" for name in ("teacher", "answers", "teacher_base"))
+        refuse(
+            (self.kind == "cached" and not self.answers, f"{teacher} cached without {answers}",
+             "the folder that `llava-ego2exo teach --top-k` wrote", f"pass {answers}, or another {teacher}"),
+            (self.kind != "cached" and self.answers, f"{answers} {self.answers} with {teacher} {self.teacher}",
+             f"{answers} with {teacher} cached", f"pass {teacher} cached, or leave {answers} out"),
+            (self.kind != "path" and self.teacher_base, f"{base} {self.teacher_base} with {teacher} {self.teacher}",
+             "a base for a checkpoint that holds LoRA or a projector alone", f"leave {base} out"),
+        )  # fmt: skip
 
     @property
     def on(self) -> bool:
@@ -191,19 +175,14 @@ class DistillConfig(_Flags):
 
     def differences(self, other: DistillConfig) -> list[str]:
         """Flags that change the loss, as lines ``name: own value / other value``; folders may move."""
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in ("kd_weight", "kd_temperature", "kind")}
-        return [
-            f"{PREFIX}{'teacher' if name == 'kind' else name}: {own} / {other_value}"
-            for name, (own, other_value) in pairs.items()
-            if own != other_value
-        ]
+        names = {"kd_weight": "kd_weight", "kd_temperature": "kd_temperature", "teacher": "kind"}
+        pairs = {flag: (getattr(self, name), getattr(other, name)) for flag, name in names.items()}
+        return [f"{PREFIX}{flag}: {own} / {others}" for flag, (own, others) in pairs.items() if own != others]
 
 
 @dataclass(frozen=True)
 class ReadingConfig(_Flags):
-    """How a run reads its clips, under the flags' names without the prefix ``ego2exo_``.
-
-    They belong to a run, not to a model: none changes what is learned from a readable sample.
+    """How a run reads its clips; none of the flags changes what is learned from a readable sample.
 
     Raises:
         Ego2ExoError: a value that no run can use.
@@ -219,26 +198,20 @@ class ReadingConfig(_Flags):
     max_json_mb: int = _flag(512, "Largest training file that is read, in MiB.")
 
     def __post_init__(self) -> None:
-        if not _is_number(self.frame_cache_gb) or self.frame_cache_gb <= 0:
-            raise Ego2ExoError(
-                f"--{PREFIX}frame_cache_gb {self.frame_cache_gb}", "a number above 0", "leave it out for 20"
-            )
-        if not _is_whole(self.max_bad, 0):
-            raise Ego2ExoError(f"--{PREFIX}max_bad {self.max_bad}", "a whole number from 0", "leave it out for 0")
-        if not _is_whole(self.max_json_mb, 1):
-            raise Ego2ExoError(
-                f"--{PREFIX}max_json_mb {self.max_json_mb}", "a whole number from 1", "leave it out for 512"
-            )
-        if self.frame_cache is not None and not str(self.frame_cache).strip():
-            raise Ego2ExoError(f"--{PREFIX}frame_cache {self.frame_cache!r}", "a folder", "leave it out for none")
+        size = self.frame_cache_gb
+        for name, fits, allowed in (
+            ("frame_cache_gb", _is_number(size) and size > 0, "a number above 0"),
+            ("max_bad", _is_whole(self.max_bad, 0), "a whole number from 0"),
+            ("max_json_mb", _is_whole(self.max_json_mb, 1), "a whole number from 1"),
+            ("frame_cache", self.frame_cache is None or str(self.frame_cache).strip(), "a folder"),
+        ):
+            if not fits:
+                given = f"--{PREFIX}{name} {getattr(self, name)!r}"
+                raise Ego2ExoError(given, allowed, "leave it out for the default")
 
 
 def other_settings(lines: list[str]) -> Ego2ExoError:
-    """The error for flags that do not fit the checkpoint's weights.
-
-    Args:
-        lines: what differs, as :meth:`Ego2ExoConfig.differences` gives it.
-    """
+    """The error for flags that do not fit the checkpoint's weights; `lines` of :meth:`Ego2ExoConfig.differences`."""
     return Ego2ExoError(
         f"the checkpoint was trained with other settings than the flags (checkpoint / flags): {'; '.join(lines)}",
         "the checkpoint's own settings",

@@ -34,7 +34,17 @@ def locate(path: str | os.PathLike[str] | None = None) -> Path:
         Ego2ExoError: there is no llava there.
     """
     if path is None:
-        return _importable()
+        try:
+            spec = importlib.util.find_spec("llava")
+        except ValueError:  # a stand-in without a spec sits in sys.modules
+            spec = None
+        if spec is not None and spec.origin:
+            return Path(spec.origin).resolve()
+        raise Ego2ExoError(
+            "Python finds no `llava` package",
+            "LLaVA-NeXT or PyPI's llava-torch, installed or on PYTHONPATH",
+            f"install one of them, or give the path of {_PLACES}",
+        )
     folder = Path(path).expanduser()
     candidates = [folder / "llava/__init__.py"]
     if folder.absolute().name == "llava":
@@ -43,20 +53,6 @@ def locate(path: str | os.PathLike[str] | None = None) -> Path:
         if candidate.is_file():
             return candidate.resolve()
     raise Ego2ExoError(f"no llava at {folder}", _PLACES, "check the path, or leave it out for the llava in use")
-
-
-def _importable() -> Path:
-    try:
-        spec = importlib.util.find_spec("llava")
-    except ValueError:  # a stand-in without a spec sits in sys.modules
-        spec = None
-    if spec is None or not spec.origin:
-        raise Ego2ExoError(
-            "Python finds no `llava` package",
-            "LLaVA-NeXT or PyPI's llava-torch, installed or on PYTHONPATH",
-            f"install one of them, or give the path of {_PLACES}",
-        )
-    return Path(spec.origin).resolve()
 
 
 def status(path: str | os.PathLike[str] | None = None) -> str:

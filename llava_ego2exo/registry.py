@@ -17,12 +17,7 @@ from .errors import Ego2ExoError
 
 
 class Registry:
-    """A table of builders by name, in order of registration.
-
-    Args:
-        kind: what the entries are, for messages ("projector type").
-        flag: the flag that selects an entry, for messages ("--mm_projector_type").
-    """
+    """A table of builders by name, in order of registration; `kind` and `flag` name its entries in messages."""
 
     def __init__(self, kind: str, flag: str) -> None:
         self.kind, self.flag = kind, flag
@@ -54,7 +49,7 @@ class Registry:
         return self._builders[name]
 
     def remove(self, name: str) -> None:
-        """Remove an entry; an unknown name raises."""
+        """Remove an entry; errors as of :meth:`get`."""
         self.get(name)
         del self._builders[name]
 
@@ -72,19 +67,12 @@ TRAINERS = Registry("trainer", "--trainer_type")
 def register_projector(name: str, builder: Callable[..., Any]) -> None:
     """Make ``--mm_projector_type name`` (and ``ego2exo_name``) known to LLaVA.
 
-    Args:
-        name: the projector type.
-        builder: called as LLaVA calls its own, ``builder(config, **kwargs)``; returns an `nn.Module` that maps
-            (..., config.mm_hidden_size) to (..., config.hidden_size).
+    `builder` is called as LLaVA calls its own, ``builder(config, **kwargs)``, and returns an `nn.Module` that maps
+    (..., config.mm_hidden_size) to (..., config.hidden_size).
     """
     PROJECTORS.add(name, builder)
 
 
 def register_trainer(name: str, builder: Callable[..., Any]) -> None:
-    """Make ``--trainer_type name`` known to LLaVA.
-
-    Args:
-        name: the trainer's name.
-        builder: called with the host's `LLaVATrainer` class; returns the trainer class to use.
-    """
+    """Make ``--trainer_type name`` known to LLaVA; `builder` gets its `LLaVATrainer` class, returns the one to use."""
     TRAINERS.add(name, builder)

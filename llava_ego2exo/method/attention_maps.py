@@ -20,14 +20,7 @@ def attention_weights(
     lengths: list[int],
     key_embedding: KeyEmbedding | None = None,
 ) -> list[Tensor]:
-    """The softmax inside one cross-attention, which none of its paths keeps.
-
-    Args:
-        module: the attention.
-        tokens: (V, P, D), a row a video.
-        states: (sum of lengths, patches, D), the frames of all videos in turn.
-        lengths: frames of each video.
-        key_embedding: what the module got with them.
+    """The softmax inside one cross-attention, which none of its paths keeps; arguments as of its `forward`.
 
     Returns:
         A video: (H, P, frames, patches), float32; sums to 1 over frames and patches together.
@@ -48,40 +41,25 @@ def _softmax(query: Tensor, frames: Tensor, extra: KeyEmbedding) -> Tensor:
     return scores.flatten(2).softmax(-1, dtype=torch.float32).view_as(scores)
 
 
-class Recorded:
-    """Weights of one run of the tokens: for each chosen layer in turn, a tensor a video."""
-
-    def __init__(self, per_head: bool) -> None:
-        self.per_head = per_head
-        self.layers: list[list[Tensor]] = []
-
-    def maps(self) -> list[Tensor]:
-        """A video: (layers, P, frames, patches), or (layers, H, P, frames, patches) where heads are kept apart."""
-        return [torch.stack(video) for video in zip(*self.layers, strict=True)]
-
-    @torch.no_grad()
-    def _keep(self, module: CrossAttention, args: tuple[Tensor, Tensor, list[int], KeyEmbedding]) -> None:
-        weights = attention_weights(module, *args)
-        self.layers.append(weights if self.per_head else [video.mean(0) for video in weights])
-
-
 @contextmanager
-def recorded(reader: EgoAdaptiveTokens, per_head: bool = False) -> Iterator[Recorded]:
-    """Keep the weights of the one run that `reader` does inside the block, whoever runs it.
+def recorded(reader: EgoAdaptiveTokens, per_head: bool = False) -> Iterator[list[list[Tensor]]]:
+    """Keep the weights of the one run that `reader` does inside the block: for each layer in turn, a tensor a video.
 
     The hooks sit on each layer's attention, so its tokens are those that the layers before it made. The run itself
     is untouched, whichever way it computes attention.
-
-    Args:
-        reader: the tokens.
-        per_head: keep heads apart instead of averaging over them.
     """
-    record = Recorded(per_head)
+    layers: list[list[Tensor]] = []
+
+    @torch.no_grad()
+    def keep(module: CrossAttention, args: tuple[Tensor, Tensor, list[int], KeyEmbedding]) -> None:
+        weights = attention_weights(module, *args)
+        layers.append(weights if per_head else [video.mean(0) for video in weights])
+
     with ExitStack() as stack:
         for module in reader.blocks.modules():
             if isinstance(module, CrossAttention):
-                stack.callback(module.register_forward_pre_hook(record._keep).remove)
-        yield record
+                stack.callback(module.register_forward_pre_hook(keep).remove)
+        yield layers
 
 
 @torch.no_grad()
@@ -106,6 +84,6 @@ def attention_maps(
     Raises:
         Ego2ExoError: states and lengths do not fit the tokens.
     """
-    with recorded(reader, per_head) as record:
+    with recorded(reader, per_head) as layers:
         reader(hidden_states, lengths)
-    return record.maps() if lengths else []
+    return [torch.stack(video) for video in zip(*layers, strict=True)] if lengths else []

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config import ATTENTIONS, BLOCKS, KEY_EMBEDDINGS
 from ..errors import Ego2ExoError
 from .attention import CrossAttention, KeyEmbedding, Projection, compute_dtype, fill_random
 from .offload import offloaded
@@ -108,8 +107,7 @@ class EgoAdaptiveTokens(nn.Module):
         attn: how attention is computed, see :func:`.attention.resolve`.
         key_embedding: what is added to the keys: "none", "frame", or "frame+position"; sin-cos, no parameters.
 
-    Raises:
-        Ego2ExoError: a value that cannot work.
+    :class:`~llava_ego2exo.config.Ego2ExoConfig` checks these values.
     """
 
     def __init__(
@@ -123,17 +121,7 @@ class EgoAdaptiveTokens(nn.Module):
         key_embedding: str = "none",
     ) -> None:
         super().__init__()
-        if num_tokens < 1:
-            raise Ego2ExoError(f"num_tokens {num_tokens}", "a whole number from 1", "use 16, as the paper does")
         self.layers = tuple(layers)
-        if not self.layers or min(self.layers) < 0 or list(self.layers) != sorted(set(self.layers)):
-            raise Ego2ExoError(
-                f"layers {list(layers)}", "zero-based layer numbers, ascending, each once", "name at least one layer"
-            )
-        given = {"block": block, "attn": attn, "key_embedding": key_embedding}
-        for (name, value), allowed in zip(given.items(), (BLOCKS, ATTENTIONS, KEY_EMBEDDINGS), strict=True):
-            if value not in allowed:
-                raise Ego2ExoError(f"{name} {value!r}", ", ".join(allowed), f"use {allowed[0]}")
         # Kept as numbers: under ZeRO-3 and FSDP a parameter's own shape is meaningless.
         self.num_tokens, self.width, self.key_embedding = num_tokens, vision_width, key_embedding
         self.blocks = nn.ModuleList(_BLOCK_TYPES[block](vision_width, num_heads, attn) for _ in self.layers)
@@ -156,13 +144,7 @@ class EgoAdaptiveTokens(nn.Module):
                 _reset_layer_norm(module)
 
     def set_attn(self, attn: str) -> None:
-        """Compute attention another way from now on; the function stays the same.
-
-        Raises:
-            Ego2ExoError: an unknown `attn`.
-        """
-        if attn not in ATTENTIONS:
-            raise Ego2ExoError(f"attn {attn!r}", ", ".join(ATTENTIONS), f"use {ATTENTIONS[0]}")
+        """Compute attention another way from now on; the function stays the same."""
         for module in self.blocks.modules():
             if isinstance(module, CrossAttention):
                 module.attn = attn
@@ -176,7 +158,7 @@ class EgoAdaptiveTokens(nn.Module):
             hidden_states: by zero-based layer number, each (sum of lengths, patches, D): the frames of all videos in
                 turn. Any dtype and device. Each layer is read once, right before its use.
             lengths: frames of each of the V videos; with none, nothing is read or computed, and the result is
-                (0, P, D), tied to every parameter as :meth:`unused` is.
+                (0, P, D), tied to every parameter (see :meth:`EgoBranch.unused`).
             offload: what backward needs of a layer waits in the host's memory, see :mod:`.offload`.
 
         Returns:
@@ -196,19 +178,12 @@ class EgoAdaptiveTokens(nn.Module):
 
     def _read(self, block: nn.Module, tokens: Tensor, states: Tensor, lengths: list[int], offload: bool) -> Tensor:
         dtype = compute_dtype(self.tokens)
-        states = _narrow(states.to(self.tokens.device), dtype)
+        states = states.to(self.tokens.device)
+        if states.element_size() >= dtype.itemsize:  # less to keep for backward; narrower ones are cast piece by piece
+            states = states.to(dtype)
         embedding = self._embedding(max(lengths, default=0), states.shape[1], dtype)
         with offloaded(states) if offload else nullcontext():
             return block(tokens, states, lengths, embedding)
-
-    def unused(self) -> Tensor:
-        """An empty (0, D) tensor through which every parameter gets a gradient of zero, at no operation.
-
-        Distributed training waits for a gradient of each parameter, also where a batch holds no video, and ZeRO-3
-        for each module's own forward. So all of them run, on no rows; a product with zero would cost as much as a
-        video's tokens, and let an inf or nan through to the loss.
-        """
-        return self({}, []).flatten(0, 1)
 
     def _embedding(self, frames: int, patches: int, dtype: torch.dtype) -> KeyEmbedding:
         """What the keys of so many frames and patches get; computed anew, for there are no buffers."""
@@ -235,14 +210,6 @@ class EgoAdaptiveTokens(nn.Module):
                 "pass every frame of every video once, from the encoder the tokens were made for",
             )
         return states
-
-
-def _narrow(states: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cast where that makes less to keep for backward; the attention casts what is narrower, piece by piece."""
-    return states.to(dtype) if states.element_size() >= dtype.itemsize else states
-
-
-# The ego branch of a projector: the tokens that read the encoder, and their own way into the language model.
 
 
 class EgoBranch(nn.Module):
@@ -279,12 +246,20 @@ class EgoBranch(nn.Module):
         """
         if again is None or not torch.is_grad_enabled():
             return self.projector(self.reader(hidden_states, lengths, offload))
-        return self.projector(_read_again(self.reader, hidden_states, lengths, again))
+        first = [hidden_states]
+        del hidden_states  # nothing that lives until backward may hold them
+
+        def read() -> Tensor:
+            return self.reader(first.pop() if first else again(), lengths)
+
+        return self.projector(checkpoint(read, use_reentrant=False, preserve_rng_state=False))
 
     def unused(self) -> Tensor:
-        """An empty (0, LLM width) tensor that ties every parameter to the graph with a zero gradient.
+        """An empty (0, LLM width) tensor through which every parameter gets a gradient of zero, at no operation.
 
-        Distributed training waits for a gradient of every parameter, also where a batch holds no video.
+        Distributed training waits for a gradient of each parameter, also where a batch holds no video, and ZeRO-3
+        for each module's own forward. So all of them run, on no rows; a product with zero would cost as much as a
+        video's tokens, and let an inf or nan through to the loss.
         """
         return self({}, []).flatten(0, 1)
 
@@ -296,19 +271,3 @@ class EgoBranch(nn.Module):
             for module in self.projector.modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
-
-
-def _read_again(
-    reader: EgoAdaptiveTokens,
-    hidden_states: Mapping[int, Tensor],
-    lengths: list[int],
-    again: Callable[[], Mapping[int, Tensor]],
-) -> Tensor:
-    """`reader(hidden_states, lengths)`, evaluated once more in backward on what `again` gives."""
-    first = [hidden_states]
-    del hidden_states  # nothing that lives until backward may hold them
-
-    def read() -> Tensor:
-        return reader(first.pop() if first else again(), lengths)
-
-    return checkpoint(read, use_reentrant=False, preserve_rng_state=False)

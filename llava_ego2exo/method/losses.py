@@ -28,9 +28,11 @@ class Teacher(Protocol):
 
     def __len__(self) -> int: ...
 
-    def part(self, first: int, last: int) -> Teacher: ...
+    def part(self, first: int, last: int) -> Teacher:
+        """Tokens `first` to `last`, the latter not included."""
 
-    def kl(self, logits: Tensor, temperature: float) -> Tensor: ...
+    def kl(self, logits: Tensor, temperature: float) -> Tensor:
+        """Sum over tokens of T^2 KL(teacher || student), a scalar; `logits` are the student's, (n, V) in float32."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,9 @@ class FullTeacher:
         return self.hidden.shape[0]
 
     def part(self, first: int, last: int) -> FullTeacher:
-        """Tokens `first` to `last`, the latter not included."""
         return FullTeacher(self.head, self.hidden[first:last])
 
     def kl(self, logits: Tensor, temperature: float) -> Tensor:
-        """Sum over tokens of T^2 KL(teacher || student), a scalar; `logits` are the student's, (n, V) in float32."""
         with torch.no_grad():
             taught = self.head(self.hidden).float()
         require_equal_vocabularies(logits.shape[-1], taught.shape[-1])
@@ -80,26 +80,16 @@ class TopKTeacher:
         return self.ids.shape[0]
 
     def part(self, first: int, last: int) -> TopKTeacher:
-        """Tokens `first` to `last`, the latter not included."""
         return TopKTeacher(self.ids[first:last], self.logits[first:last])
 
     def kl(self, logits: Tensor, temperature: float) -> Tensor:
-        """As :meth:`FullTeacher.kl`, over the teacher's k tokens."""
         return tempered_kl(self.logits.float(), logits.gather(-1, self.ids), temperature)
 
 
 def tempered_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), summed over tokens.
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), summed over tokens; logits (n, V) in float32.
 
     The factor keeps the gradient's size when T changes.
-
-    Args:
-        teacher: (n, V) logits, float32; no gradient goes there.
-        student: (n, V) logits, float32.
-        temperature: T.
-
-    Returns:
-        A scalar.
     """
     target = F.log_softmax(teacher.detach() / temperature, dim=-1)
     found = F.log_softmax(student / temperature, dim=-1)
@@ -149,7 +139,8 @@ def distillation_sums(
     known = 0 if teacher is None else len(teacher)
     if known > labels.shape[0]:
         raise Ego2ExoError(f"a teacher's {known} tokens for {labels.shape[0]} answer tokens", "at most as many")
-    size = _chunk_size(head, hidden, max_elements)
+    with torch.no_grad():  # the vocabulary's size by an empty call, as a head may be wrapped by its host
+        size = max(1, max_elements // head(hidden[:0]).shape[-1])
     sums = hidden.new_zeros(2, dtype=torch.float32)
     for first, last in _chunks(known, labels.shape[0], size):
         part = teacher.part(first, last) if teacher is not None and first < known else None
@@ -158,13 +149,6 @@ def distillation_sums(
             use_reentrant=False, preserve_rng_state=False,
         )  # fmt: skip
     return sums
-
-
-def _chunk_size(head: Head, hidden: Tensor, max_elements: int) -> int:
-    """Tokens of one chunk. The vocabulary's size comes from an empty call, as a head may be wrapped by its host."""
-    with torch.no_grad():
-        vocabulary = head(hidden[:0]).shape[-1]
-    return max(1, max_elements // vocabulary)
 
 
 def _chunks(known: int, total: int, size: int) -> list[tuple[int, int]]:

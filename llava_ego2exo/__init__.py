@@ -23,8 +23,8 @@ def register(*, fixes: str | None = None) -> None:
     """Hook into the installed `llava`; a second call changes nothing.
 
     Call it before or after `import llava`, but before code that takes a function of LLaVA's by name
-    (``from llava.model.builder import load_pretrained_model``): such a name keeps what stood there at its time. After
-    ``importlib.reload`` of one of LLaVA's modules call it again. It is not thread-safe.
+    (``from llava.model.builder import load_pretrained_model``): such a name keeps what stood there at its time. Do
+    not reload one of LLaVA's modules afterwards. It is not thread-safe.
 
     Args:
         fixes: which fixes of upstream faults to apply: ``"all"``, ``"none"``, or ``"all,-name,..."``.

@@ -72,17 +72,15 @@ def with_training_flags(original: type) -> type:
 
 def with_run_flags(original: type) -> type:
     """`TrainingArguments` with `--trainer_type`, `--vision_tower_dtype` and `--ego2exo_check_saved`."""
-    trainer = "Registered trainer to use; unset: `ego2exo` for a model with ego tokens, else LLaVA's own."
-    tower = "Type the tower computes in: float32, bfloat16 or float16; unset: LLaVA's own, float16 without --bf16."
-    saved = (
-        "Load what was saved and compare an answer with the model in memory: `True`, `False`, or if it fits: `auto`."
-    )
-    texts = {
-        "trainer_type": (None, trainer),
-        "vision_tower_dtype": (None, tower),
-        "ego2exo_check_saved": ("auto", saved),
-    }
-    return _extend(original, [(name, Optional[str], _field(*text)) for name, text in texts.items()])  # noqa: UP045
+    flags = {
+        "trainer_type": (None, "Registered trainer to use; unset: `ego2exo` for a model with ego tokens, else LLaVA's "
+                         "own."),
+        "vision_tower_dtype": (None, "Type the tower computes in: float32, bfloat16 or float16; unset: LLaVA's own, "
+                               "float16 without --bf16."),
+        "ego2exo_check_saved": ("auto", "Load what was saved and compare an answer with the model in memory: `True`, "
+                                "`False`, or if it fits: `auto`."),
+    }  # fmt: skip
+    return _extend(original, [(name, Optional[str], _field(*flag)) for name, flag in flags.items()])  # noqa: UP045
 
 
 def with_distilling_flags(original: type) -> type:

@@ -13,6 +13,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -89,29 +90,43 @@ class Loading:
     @contextlib.contextmanager
     def substitutions(self) -> Any:
         """Names in LLaVA's modules that mean something else while its function runs."""
-        proxy = ModelClassProxy(self)
-        names = {name: proxy for _, name in CLASSES.values()}
+        # LLaVA calls their `from_pretrained` alone; LlavaConfig's in every branch with a base, whatever the model.
+        names = dict.fromkeys((name for _, name in CLASSES.values()), SimpleNamespace(from_pretrained=self._model))
+        names["AutoTokenizer"] = SimpleNamespace(from_pretrained=self._tokenizer)
+        config = SimpleNamespace(from_pretrained=lambda *_args, **_kwargs: self.config)
         quantized = self.call["load_4bit"] or self.call["load_8bit"]
         with contextlib.ExitStack() as stack:
             stack.enter_context(only_weights())
             stack.enter_context(quiet())
             llama = importlib.import_module("llava.model.language_model.llava_llama")
-            stack.enter_context(substituted(llama, LlavaConfig=ConfigProxy(self.config)))
-            stack.enter_context(substituted(self.host, AutoTokenizer=TokenizerProxy(self), **names))
+            stack.enter_context(substituted(llama, LlavaConfig=config))
+            stack.enter_context(substituted(self.host, **names))
             if quantized and self.checkpoint.kind == "lora":
                 from peft.tuners.lora import LoraModel
 
                 # Merging would round base and adapter together to 4 bits: not the model that was trained.
-                keep = functools.partialmethod(_unmerged)
-                stack.enter_context(substituted(LoraModel, merge_and_unload=keep))
+                stack.enter_context(substituted(LoraModel, merge_and_unload=lambda lora, *_a, **_k: lora.model))
             yield
 
-    def check_missing(self, missing: list[str]) -> None:
-        """Weights that no file holds would be random ones.
+    def _model(self, path: str, *_args: Any, **kwargs: Any) -> Any:
+        """The model of the class that the checkpoint's config names."""
+        kwargs.update(config=self.config, torch_dtype=self.dtype, low_cpu_mem_usage=True)
+        model, info = llava_class(self.key).from_pretrained(path, output_loading_info=True, **kwargs)
+        self._check_missing(info["missing_keys"])
+        self._check_offloaded(model)
+        if info["mismatched_keys"]:
+            raise Ego2ExoError(f"{path}: shapes of weights differ from its config: {info['mismatched_keys'][:3]}")
+        return model
 
-        Raises:
-            Ego2ExoError: naming them.
-        """
+    def _tokenizer(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """The base's tokenizer, as an adapter's folder has none."""
+        from transformers import AutoTokenizer
+
+        of_adapter = self.checkpoint.kind != "full" and path == self.checkpoint.path
+        return AutoTokenizer.from_pretrained(self.base if of_adapter else path, *args, **kwargs)
+
+    def _check_missing(self, missing: list[str]) -> None:
+        """Weights that no file holds would be random ones."""
         lost = sorted(set(missing) - self.extras.keys())
         if lost:
             where = f"{self.base} and {self.checkpoint.path}" if self.base else self.checkpoint.path
@@ -121,12 +136,8 @@ class Loading:
                 "restore the missing files, or check that the base is the one that was trained on",
             )
 
-    def check_offloaded(self, model: Any) -> None:
-        """Weights that accelerate keeps on CPU or disk for a device that is too small are empty in the model itself.
-
-        Raises:
-            Ego2ExoError: an adapter's weights would be written into these, and lost.
-        """
+    def _check_offloaded(self, model: Any) -> None:
+        """Weights that accelerate keeps on CPU or disk are empty in the model: an adapter's would be lost there."""
         places = getattr(model, "hf_device_map", {})
         devices = set(places.values()) - {"cpu", "disk"}
         parts = [name for name, place in places.items() if place == "disk" or (place == "cpu" and devices)]
@@ -166,50 +177,9 @@ class Loading:
             )
 
 
-class ModelClassProxy:
-    """In place of every LLaVA class in the loader: builds the class that the checkpoint's config names."""
-
-    def __init__(self, loading: Loading) -> None:
-        self._loading = loading
-
-    def from_pretrained(self, path: str, *_args: Any, **kwargs: Any) -> Any:
-        loading = self._loading
-        kwargs.update(config=loading.config, torch_dtype=loading.dtype, low_cpu_mem_usage=True)
-        model, info = llava_class(loading.key).from_pretrained(path, output_loading_info=True, **kwargs)
-        loading.check_missing(info["missing_keys"])
-        loading.check_offloaded(model)
-        if info["mismatched_keys"]:
-            raise Ego2ExoError(f"{path}: shapes of weights differ from its config: {info['mismatched_keys'][:3]}")
-        return model
-
-
-class ConfigProxy:
-    """In place of LlavaConfig, which LLaVA reads in every branch with a base, whatever the model."""
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-
-    def from_pretrained(self, *_args: Any, **_kwargs: Any) -> Any:
-        return self._config
-
-
-class TokenizerProxy:
-    """In place of AutoTokenizer: reads the base's tokenizer, as an adapter's folder has none."""
-
-    def __init__(self, loading: Loading) -> None:
-        self._loading = loading
-
-    def from_pretrained(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        from transformers import AutoTokenizer
-
-        loading = self._loading
-        of_adapter = loading.checkpoint.kind != "full" and path == loading.checkpoint.path
-        return AutoTokenizer.from_pretrained(loading.base if of_adapter else path, *args, **kwargs)
-
-
 @contextlib.contextmanager
 def quiet() -> Any:
-    """Drop transformers' warning of newly initialised weights: `check_missing` refuses all but expected ones."""
+    """Drop transformers' warning of newly initialised weights: `_check_missing` refuses all but expected ones."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def keep(record: logging.LogRecord) -> bool:
@@ -223,16 +193,8 @@ def quiet() -> Any:
         logger.removeFilter(keep)
 
 
-def _unmerged(lora_model: Any, *_args: Any, **_kwargs: Any) -> Any:
-    return lora_model.model
-
-
 def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any]) -> None:
-    """Check that the checkpoint has the base it needs, and that this one fits.
-
-    Raises:
-        Ego2ExoError: it needs one and got none, got one and needs none, or sizes differ.
-    """
+    """Refuse a missing base, one that is not needed, or one of other sizes."""
     if checkpoint.kind == "full":
         if base is not None:
             raise Ego2ExoError(

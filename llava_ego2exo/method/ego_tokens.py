@@ -246,8 +246,7 @@ class EgoBranch(nn.Module):
         """
         if again is None or not torch.is_grad_enabled():
             return self.projector(self.reader(hidden_states, lengths, offload))
-        first = [hidden_states]
-        del hidden_states  # nothing that lives until backward may hold them
+        first = [hidden_states]  # taken out at its use: what lives until backward must not hold them
 
         def read() -> Tensor:
             return self.reader(first.pop() if first else again(), lengths)

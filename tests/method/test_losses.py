@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.method.losses import FullTeacher, TopKTeacher, distillation_sums, tempered_kl
+from llava_ego2exo.method.losses import FullTeacher, TopKTeacher, distillation_sums
 
 N, D, V = 11, 8, 37
 SEED = 5
@@ -45,13 +45,12 @@ def test_equals_torch_on_whole_logits_with_gradients(tokens, temperature, known,
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 4.0])
-def test_zero_for_equal_logits(temperature, world):
-    teacher = FullTeacher(world["head"], world["hidden"].detach())
-    kl = distillation_sums(world["head"], world["hidden"], world["labels"], teacher, temperature)[1]
-    assert kl.abs() < 1e-5
-    assert torch.autograd.grad(kl, world["hidden"])[0].abs().max() < 1e-6
-    assert torch.equal(tempered_kl(world["taught"], world["taught"], temperature), torch.tensor(0.0))
+def test_zero_for_equal_logits_in_half_precision(world):
+    head, hidden = world["head"].bfloat16(), world["hidden"].detach().bfloat16().requires_grad_()
+    sums = distillation_sums(head, hidden, world["labels"], FullTeacher(head, hidden.detach()), 4.0)
+    assert sums.dtype == torch.float32 and sums[1].abs() < 1e-5
+    (grad,) = torch.autograd.grad(sums[1], hidden)
+    assert grad.dtype == torch.bfloat16 and grad.abs().max() < 1e-6
 
 
 def test_no_gradient_reaches_the_teacher(world):
@@ -71,15 +70,6 @@ def test_no_token_gives_zero_with_a_gradient_path(world):
         assert torch.equal(value.grad, torch.zeros_like(value))
 
 
-def test_all_of_the_vocabulary_as_top_k_is_the_full_kl(world):
-    taught = world["taught_head"](world["taught"]).detach()
-    logits, ids = taught.sort(dim=-1, descending=True)
-    full = FullTeacher(world["taught_head"], world["taught"])
-    given = world["head"], world["hidden"], world["labels"]
-    expected = distillation_sums(*given, full, 3.0, 3 * V)
-    torch.testing.assert_close(distillation_sums(*given, TopKTeacher(ids, logits), 3.0, 3 * V), expected)
-
-
 def test_top_k_is_the_kl_renormalised_over_these_tokens(world):
     logits, ids = world["taught_head"](world["taught"]).detach().topk(5)
     given = world["head"], world["hidden"], world["labels"]
@@ -96,17 +86,6 @@ def test_a_teacher_that_does_not_fit(world):
         distillation_sums(*given, FullTeacher(nn.Linear(D + 3, V + 2), world["taught"]))
     with pytest.raises(Ego2ExoError, match=f"{N} tokens for {N - 1} answer tokens"):
         distillation_sums(given[0], given[1][1:], given[2][1:], FullTeacher(world["taught_head"], world["taught"]))
-
-
-def test_half_precision_states_are_reduced_in_float32(world):
-    head = world["head"].bfloat16()
-    hidden = world["hidden"].detach().bfloat16().requires_grad_()
-    sums = distillation_sums(head, hidden, world["labels"], FullTeacher(head, hidden.detach()))
-    expected = F.cross_entropy(head(hidden).float(), world["labels"], reduction="sum")
-    assert sums.dtype == torch.float32
-    torch.testing.assert_close(sums[0], expected)
-    sums.sum().backward()
-    assert hidden.grad.dtype == torch.bfloat16
 
 
 class Largest(TorchDispatchMode):

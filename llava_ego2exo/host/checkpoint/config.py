@@ -52,11 +52,7 @@ def read_config(path: str | None) -> dict[str, Any]:
 
 
 def read_tokenizer(path: str, **options: Any) -> Any:
-    """A checkpoint's tokenizer, by transformers' AutoTokenizer with `options`.
-
-    Raises:
-        Ego2ExoError: it has none.
-    """
+    """A checkpoint's tokenizer, by transformers' AutoTokenizer with `options`; refused where it has none."""
     from transformers import AutoTokenizer
 
     try:
@@ -71,11 +67,7 @@ def read_tokenizer(path: str, **options: Any) -> Any:
 
 
 def torch_dtype(value: Any, given_as: str = "torch_dtype") -> torch.dtype:
-    """The dtype meant by LLaVA's `torch_dtype` argument; unset is its default, float16.
-
-    Raises:
-        Ego2ExoError: it is neither a float dtype nor the name of one.
-    """
+    """The dtype meant by LLaVA's `torch_dtype` argument, a dtype or its name; unset is its default, float16."""
     import torch
 
     name = str(value or "float16").removeprefix("torch.")
@@ -105,11 +97,7 @@ def class_key(config: dict[str, Any], path: str) -> str | None:
 
 
 def llava_class(key: str) -> Any:
-    """The host's class for a key of `CLASSES`.
-
-    Raises:
-        Ego2ExoError: the installed llava or transformers has no such model.
-    """
+    """The host's class for a key of `CLASSES`; refused where the installed llava or transformers has none."""
     module, name = CLASSES[key]
     try:
         return getattr(importlib.import_module(f"llava.model.language_model.{module}"), name)

@@ -122,21 +122,17 @@ def fingerprint(path: str, base: str | None = None) -> str:
 
 def _model(path: str) -> Any:
     if not Path(path).is_dir():
-        return [path, _commit(path)]
+        from transformers.utils import cached_file
+        from transformers.utils.hub import extract_commit_hash
+
+        read_config(path)  # raises where it cannot be read
+        return [path, str(extract_commit_hash(cached_file(path, "config.json"), None))]
     found = list(_hashes(Path(path)))
     if not any(sampled for _, sampled, _ in found):
         raise Ego2ExoError(
             f"{path} holds no weights", "a folder with *.safetensors or pytorch_model*.bin", "check the path"
         )
     return found
-
-
-def _commit(name: str) -> str:
-    from transformers.utils import cached_file
-    from transformers.utils.hub import extract_commit_hash
-
-    read_config(name)  # raises where it cannot be read
-    return str(extract_commit_hash(cached_file(name, "config.json"), None))
 
 
 def _tower(path: str) -> Any:

@@ -97,14 +97,7 @@ def _refusal_behind(error: BaseException | None) -> WeightsRefused | None:
 
 
 def require_whole_weights(folder: str | Path | None) -> None:
-    """Check the header and length of each `.safetensors` file in a folder; reads headers alone.
-
-    Args:
-        folder: of a checkpoint; a hub name or None is not checked.
-
-    Raises:
-        Ego2ExoError: a file is cut off or not a safetensors file; safetensors' own error does not name it.
-    """
+    """Check the header and length of each `.safetensors` file in a folder; safetensors' own error does not name it."""
     from safetensors import SafetensorError, safe_open
 
     for file in sorted(Path(folder).glob("*.safetensors")) if folder is not None else ():
@@ -118,21 +111,13 @@ def require_whole_weights(folder: str | Path | None) -> None:
 
 
 def check_tower_code(tower: Any) -> None:
-    """Refuse a `hf:` tower (`--vision_tower`, or `mm_vision_tower` of a config) that brings code: LLaVA runs it.
-
-    Raises:
-        Ego2ExoError: it does, and the environment does not allow it.
-    """
+    """Refuse a `hf:` tower (`--vision_tower`, or `mm_vision_tower` of a config) that brings code: LLaVA runs it."""
     if isinstance(tower, str) and tower.startswith("hf:"):
         _refuse_code(tower.removeprefix("hf:"), f"the vision tower {tower}")
 
 
 def check_base_code(path: Any) -> None:
-    """Refuse a base that brings code where llava-torch would run it: by the letters `mpt` anywhere in its path.
-
-    Raises:
-        Ego2ExoError: it does, and the environment does not allow it.
-    """
+    """Refuse a base that brings code where llava-torch would run it: by the letters `mpt` anywhere in its path."""
     if "mpt" in str(path) and detect() == PYPI:
         _refuse_code(str(path), f"--model_name_or_path {path}")
 

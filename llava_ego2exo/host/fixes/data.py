@@ -1,4 +1,7 @@
-"""Fix: LLaVA moves a lone placeholder to the front of its turn; a distillation sample keeps it where it stands."""
+"""Fixes of LLaVA's training data: placeholders of distillation samples stay in their place, stored samples unchanged.
+
+LLaVA moves a lone placeholder to the front of its turn; the paper puts the video before or after the query, at random.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def placement_of(sample: dict[str, Any]) -> Iterator[None]:
 
 
 def keep_placement(original: Callable[..., Any]) -> Callable[..., Any]:
-    """LLaVA's `preprocess_multimodal`; the paper puts the video before or after the query, at random."""
+    """Let LLaVA's `preprocess_multimodal` do its work, then move the placeholder back behind its query."""
 
     @functools.wraps(original)
     def preprocess_multimodal(sources: Any, data_args: Any) -> Any:

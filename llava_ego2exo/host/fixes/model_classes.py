@@ -35,19 +35,8 @@ def stashed_modalities() -> list[str] | None:
 def bind(
     signature: inspect.Signature, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> inspect.BoundArguments:
-    """Arguments of the input preparation by name, defaults filled in.
-
-    Raises:
-        Ego2ExoError: the model passes other ones, as MPT's class does in both hosts.
-    """
-    try:
-        bound = signature.bind(model, *args, **kwargs)
-    except TypeError as error:
-        raise Ego2ExoError(
-            f"{type(model).__name__} calls LLaVA's input preparation wrongly ({error})",
-            "a model class that fits the installed llava (Llama, Qwen2, Mistral, ...)",
-            "choose another language model: upstream cannot run this one either",
-        ) from error
+    """Arguments of the input preparation by name, defaults filled in."""
+    bound = signature.bind(model, *args, **kwargs)
     bound.apply_defaults()
     return bound
 
@@ -117,7 +106,12 @@ def wrap_from_pretrained(original: classmethod) -> classmethod:
         if request is None:
             return inner(cls, path, *args, **kwargs)
         if torch.cuda.is_available():
-            return _through_transformers(inner, cls, path, args, kwargs, request)
+            # transformers quantizes shard by shard as it loads, so that no whole copy lies in memory.
+            if not kwargs.get("low_cpu_mem_usage"):  # training; the loader sets it and has prepared its config itself
+                kwargs["config"] = prepare_tower(kwargs.get("config") or cls.config_class.from_pretrained(path), path)
+            kwargs["low_cpu_mem_usage"] = True
+            kwargs.setdefault("device_map", {"": torch.cuda.current_device()})
+            return inner(cls, path, *args, quantization_config=request, **kwargs)
         for name in ("device_map", "low_cpu_mem_usage"):
             kwargs.pop(name, None)
         loaded = inner(cls, path, *args, **kwargs)
@@ -128,11 +122,7 @@ def wrap_from_pretrained(original: classmethod) -> classmethod:
 
 
 def take_request(kwargs: dict[str, Any]) -> Any:
-    """Remove every quantization argument and return one BitsAndBytesConfig, or None where there was none.
-
-    Raises:
-        Ego2ExoError: bitsandbytes is not installed.
-    """
+    """Remove every quantization argument and return one BitsAndBytesConfig, or None where there was none."""
     four, eight = kwargs.pop("load_in_4bit", False), kwargs.pop("load_in_8bit", False)
     given = kwargs.pop("quantization_config", None)
     if not (four or eight or given):
@@ -150,22 +140,8 @@ def take_request(kwargs: dict[str, Any]) -> Any:
     return given
 
 
-def _through_transformers(inner: Any, cls: Any, path: Any, args: Any, kwargs: dict[str, Any], request: Any) -> Any:
-    """CUDA: transformers quantizes shard by shard as it loads, so that no whole copy lies in memory."""
-    if not kwargs.get("low_cpu_mem_usage"):  # training; the loader sets it and has prepared its config itself
-        kwargs["config"] = prepare_tower(kwargs.get("config") or cls.config_class.from_pretrained(path), path)
-    kwargs["low_cpu_mem_usage"] = True
-    kwargs.setdefault("device_map", {"": torch.cuda.current_device()})
-    return inner(cls, path, *args, quantization_config=request, **kwargs)
-
-
 def quantize(model: nn.Module, request: Any) -> None:
-    """Replace the language model's linear layers by bitsandbytes' own, in place, on their device.
-
-    Args:
-        model: a LLaVA model.
-        request: BitsAndBytesConfig with the bits, compute dtype, quantization type and double quantization.
-    """
+    """Replace the language model's linear layers by bitsandbytes' own, in place, by a BitsAndBytesConfig."""
     for name, module in list(model.named_modules()):
         for child_name, child in list(module.named_children()):
             path = f"{name}.{child_name}" if name else child_name

@@ -95,13 +95,13 @@ def save_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
             Trainer._save_checkpoint(self, model, trial, metrics)  # state alone: LLaVA's own _save writes no weights
         result = original(self, model, trial, metrics)
         if getattr(self.args, "lora_enable", False):
-            save_extras(self, folder)
+            _save_extras(self, folder)
         return result
 
     return _save_checkpoint
 
 
-def save_extras(trainer: Any, folder: str) -> None:
+def _save_extras(trainer: Any, folder: str) -> None:
     """Write what trains beside LoRA, and the config, as LLaVA does at the end of a run."""
     from llava.train.train import get_peft_state_non_lora_maybe_zero_3 as gather
 
@@ -150,13 +150,11 @@ def lora_targets(original: Callable[..., list[str]]) -> Callable[..., list[str]]
     def find_all_linear_names(model: Any) -> list[str]:
         names = original(model)
         parts = ("mm_projector", "vision_tower", "vision_resampler")
-        inside, outside = [], []
-        for name, module in model.named_modules():
-            if name.split(".")[-1] in names:
-                (inside if any(part in name for part in parts) else outside).append((name, module))
-        if not inside:
+        matched = {name: module for name, module in model.named_modules() if name.split(".")[-1] in names}
+        meant = [name for name in matched if not any(part in name for part in parts)]
+        if len(meant) == len(matched):
             return names
-        return [name for name, module in outside if isinstance(module, torch.nn.Linear)]
+        return [name for name in meant if isinstance(matched[name], torch.nn.Linear)]
 
     return find_all_linear_names
 

@@ -43,9 +43,6 @@ def original_projector_builder() -> Callable[..., Any]:
     return inspect.unwrap(llava_arch.build_vision_projector)
 
 
-# Which commit a checkout is at.
-
-
 def commit_of(folder: Path) -> str | None:
     """Commit of the checkout that a package folder lies in directly; None where it is installed otherwise."""
     if not (folder.parent / ".git").exists():  # not further up: site-packages may lie in another project's checkout

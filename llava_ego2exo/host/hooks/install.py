@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,28 +27,25 @@ class Change:
     own: Any  # what the owner's dictionary held; `_ABSENT` where it had inherited the attribute, or lacked it
     value: Any
 
-    def in_place(self) -> bool:
-        return vars(self.owner).get(self.name, _ABSENT) is self.value
-
 
 class AttributePatcher:
-    """Replaces attributes of modules, classes and instances, and can put every original back."""
+    """Replaces attributes of modules, classes and instances, and can put every original back.
+
+    An inherited attribute of a class is shadowed, not moved.
+    """
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
 
+    def put(self, owner: Any, name: str, value: Any) -> None:
+        """Set an attribute, whether the owner has it or not."""
+        # Noted first, so that an interruption between the two leaves nothing behind.
+        self.changes.append(Change(owner, name, vars(owner).get(name, _ABSENT), value))
+        setattr(owner, name, value)
+
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-        """Put `make(original)` in the original's place; an inherited class attribute is shadowed, not moved."""
-        own = vars(owner).get(name, _ABSENT)
-        self._put(Change(owner, name, own, make(inspect.getattr_static(owner, name) if own is _ABSENT else own)))
-
-    def add(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute that the owner lacks."""
-        self._put(Change(owner, name, _ABSENT, value))
-
-    def _put(self, change: Change) -> None:
-        self.changes.append(change)  # first, so that an interruption between the two leaves nothing behind
-        setattr(change.owner, change.name, change.value)
+        """Put `make(original)` in the original's place."""
+        self.put(owner, name, make(inspect.getattr_static(owner, name)))
 
     def restore(self) -> None:
         """Undo everything, last first."""
@@ -63,7 +59,8 @@ class AttributePatcher:
     def overwritten(self) -> list[str]:
         """Places where other code has put something else since."""
         last = {(id(change.owner), change.name): change for change in self.changes}
-        return [f"{c.owner.__name__}.{c.name}" for c in last.values() if not c.in_place()]
+        lost = [change for change in last.values() if vars(change.owner).get(change.name) is not change.value]
+        return [f"{change.owner.__name__}.{change.name}" for change in lost]
 
 
 @contextmanager
@@ -72,10 +69,7 @@ def substituted(owner: Any, **values: Any) -> Iterator[None]:
     patcher = AttributePatcher()
     try:
         for name, value in values.items():
-            if hasattr(owner, name):
-                patcher.replace(owner, name, lambda _, value=value: value)
-            else:
-                patcher.add(owner, name, value)
+            patcher.put(owner, name, value)
         yield
     finally:
         patcher.restore()
@@ -87,7 +81,6 @@ class Installation:
     def __init__(self, flavour: str, fixes: frozenset[str]) -> None:
         self.fixes, self.active = fixes, True
         self.patcher = AttributePatcher()
-        self.specs: dict[str, Any] = {}  # of each module when it was entered; a reload gives it another
         self.seams: dict[str, list[Seam]] = {}
         for seam in SEAMS:
             if flavour in seam.flavours and (seam.kind == "hook" or seam.key in fixes):
@@ -100,15 +93,6 @@ class Installation:
         for name in self.seams:
             register_post_import_hook(self._enter, name)
 
-    def enter_reloaded(self) -> None:
-        """Enter the modules that were executed again since."""
-        for name, spec in list(self.specs.items()):
-            module = sys.modules.get(name)
-            if module is not None and module.__spec__ is not spec:
-                changes = self.patcher.changes
-                changes[:] = [c for c in changes if c.owner is not module or c.in_place()]
-                self._enter(module)
-
     def _enter(self, module: ModuleType) -> None:
         """Check every seam of a module, then replace; one surprise puts everything back."""
         if not self.active:
@@ -119,7 +103,6 @@ class Installation:
                 check(seam, module)
             for seam in seams:
                 self._replace(seam, module)
-            self.specs[module.__name__] = module.__spec__
         except BaseException:
             self.stop()
             raise
@@ -131,7 +114,7 @@ class Installation:
             self.patcher.replace(*resolve(module, seam.target), wrap)
             return
         for name, value in wrap(module).items():
-            self.patcher.add(module, name, value)
+            self.patcher.put(module, name, value)
 
     def stop(self) -> None:
         """Put everything back."""
@@ -147,7 +130,7 @@ _importing_llava = False
 
 def register(fixes: str | None = None) -> None:
     """Enter the installed `llava`; see :func:`llava_ego2exo.register`."""
-    global _installation
+    global _installation, _importing_llava
     if _importing_llava:
         return  # a patched llava registers while the call below imports it
     flavour, enabled = detect(), enabled_fixes(fixes)
@@ -158,20 +141,14 @@ def register(fixes: str | None = None) -> None:
                 "the same fixes, or none given",
                 "call unregister() first, or register(fixes=...) before anything else registers",
             )
-        _installation.enter_reloaded()
         return
-    _import_llava()
-    _installation = Installation(flavour, enabled)
-    _installation.start()
-
-
-def _import_llava() -> None:
-    global _importing_llava
     _importing_llava = True
     try:
         importlib.import_module("llava")
     finally:
         _importing_llava = False
+    _installation = Installation(flavour, enabled)
+    _installation.start()
 
 
 def unregister() -> None:
@@ -183,17 +160,13 @@ def unregister() -> None:
         raise Ego2ExoError(
             f"cannot unregister: other code has replaced {', '.join(overwritten)} since register()",
             "the places as register() left them",
-            "undo that replacement first; after a reload of the module, call register()",
+            "undo that replacement first",
         )
     _installation.stop()
 
 
 def resolve(module: Any, target: str) -> tuple[Any, str]:
-    """The owner and last name of a dotted target inside a module.
-
-    Raises:
-        Ego2ExoError: a part of the path does not exist.
-    """
+    """The owner and last name of a dotted target inside a module."""
     *parts, last = target.split(".")
     try:
         return functools.reduce(getattr, parts, module), last

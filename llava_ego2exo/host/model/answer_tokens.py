@@ -55,11 +55,9 @@ class ExpandedLabels:
 
 @contextmanager
 def capture_labels(model: Any, hide_labels: bool = False) -> Iterator[ExpandedLabels]:
-    """Inside the block, `ExpandedLabels` holds the expanded labels of the model's last pass.
+    """Inside the block, `ExpandedLabels` holds the expanded labels of the last pass of a LLaVA model, unwrapped.
 
-    Args:
-        model: a LLaVA model, unwrapped.
-        hide_labels: keep the labels from transformers, which then computes no loss of its own.
+    With `hide_labels` transformers does not get them, and computes no loss of its own.
     """
     expanded = ExpandedLabels(limit=getattr(model.config, "tokenizer_model_max_length", None))
     original = model.prepare_inputs_labels_for_multimodal
@@ -104,31 +102,16 @@ def answers_of(expanded: ExpandedLabels) -> Answers:
     return Answers(labels[rows, places + 1], rows, places + 1, expanded.cut)
 
 
-@dataclass
-class AnswerPass:
-    """The head's replacement: hands the answers' hidden states to `function`, and notes that it was called.
-
-    Args:
-        expanded: filled before the head's turn comes.
-        function: (answers, hidden (N, D)) -> what takes the place of the logits.
-    """
-
-    expanded: ExpandedLabels
-    function: Callable[[Answers, Tensor], Tensor]
-    calls: int = field(default=0)
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        self.calls += 1
-        if self.expanded.labels is None:
-            raise Ego2ExoError("a batch without labels has no answer tokens", "batches of LLaVA's own collator")
-        answers = answers_of(self.expanded)
-        return self.function(answers, hidden[answers.rows.to(hidden.device), answers.places.to(hidden.device) - 1])
-
-
 def answer_pass(
     model: Any, call: Callable[..., Any], inputs: dict[str, Any], function: Callable[[Answers, Tensor], Tensor]
 ) -> tuple[Any, ExpandedLabels]:
     """Run `call(**inputs)`, a forward of `model` or of what wraps it, with `function` as its head.
+
+    Args:
+        model: a LLaVA model, unwrapped.
+        call: the forward.
+        inputs: a batch of LLaVA's collator.
+        function: (answers, hidden (N, D)) -> what takes the place of the logits.
 
     Returns:
         What `function` returned, and the batch's expanded labels.
@@ -136,11 +119,20 @@ def answer_pass(
     Raises:
         Ego2ExoError: the model never called its head as a module, so there is nothing to take the states from.
     """
+    called = False
     with capture_labels(model, hide_labels=True) as expanded:
-        head = AnswerPass(expanded, function)
+
+        def head(hidden: Tensor) -> Tensor:
+            nonlocal called
+            called = True
+            if expanded.labels is None:
+                raise Ego2ExoError("a batch without labels has no answer tokens", "batches of LLaVA's own collator")
+            answers = answers_of(expanded)
+            return function(answers, hidden[answers.rows.to(hidden.device), answers.places.to(hidden.device) - 1])
+
         with substituted(model.get_output_embeddings(), forward=head):
             outputs = call(**inputs)
-    if not head.calls:
+    if not called:
         raise Ego2ExoError(
             f"{type(model).__name__} computed its logits without calling its head",
             "a model that calls lm_head (pretraining_tp 1 in its config.json)",
@@ -162,9 +154,6 @@ def answer_states(model: Any, call: Callable[..., Any], inputs: dict[str, Any]) 
     return kept[-1]
 
 
-# Answer tokens: separated from the conversation template around them, and paired with the teacher's.
-
-
 class AnswerContent:
     """Separates the tokens of answers from those of the template, which LLaVA-NeXT supervises too.
 
@@ -183,11 +172,7 @@ class AnswerContent:
         self._empty: dict[int, bool] = {}
 
     def own(self, labels: Tensor) -> Tensor:
-        """(rows, length) bool: where a label is of an answer itself.
-
-        Args:
-            labels: (rows, length), negative where nothing is supervised.
-        """
+        """(rows, length) bool: where a label is of an answer itself; labels are negative where not supervised."""
         special = _among(labels, self.special)
         empty = {value for value in labels.unique().tolist() if value >= 0 and self._is_empty(value)}
         own = (labels >= 0) & ~special & ~_among(labels, empty)
@@ -221,8 +206,7 @@ def align_answers(student: Answers, teacher: Answers, rows: list[int]) -> tuple[
     A row that was cut at the model's length keeps its beginning, so the common beginning of both rows is used.
 
     Args:
-        student: the student's.
-        teacher: the teacher's.
+        student, teacher: the tokens of each.
         rows: the student's row of each of the teacher's.
 
     Returns:

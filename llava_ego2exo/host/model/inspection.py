@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +22,7 @@ ABLATIONS = ("none", "removed", "other clip", "alone")
 _OFF: ContextVar[bool] = ContextVar("ego2exo_tokens_off", default=False)
 
 
-def tokens_are_off() -> bool:
-    """Whether the running block has switched ego tokens off."""
-    return _OFF.get()
+tokens_are_off = _OFF.get  # whether the running block has switched ego tokens off
 
 
 @contextmanager
@@ -75,13 +73,11 @@ def ablated(model: Any, mode: str) -> Iterator[None]:
         with substituted(model.config, ego2exo_visual_tokens=False):
             yield
     else:
-        branch = ego_branch(model.get_model().mm_projector) if mode == "other clip" else None
-        handle = branch.register_forward_hook(_other_clip) if branch is not None else None
-        try:
+        with ExitStack() as stack:
+            if mode == "other clip":
+                branch = ego_branch(model.get_model().mm_projector)
+                stack.callback(branch.register_forward_hook(_other_clip).remove)  # type: ignore[union-attr]
             yield
-        finally:
-            if handle is not None:
-                handle.remove()
 
 
 def _other_clip(_branch: Any, args: tuple[dict[int, Tensor], list[int]], tokens: Tensor) -> Tensor:
@@ -124,12 +120,7 @@ class AttentionMaps:
 
 @torch.no_grad()
 def video_attention_maps(model: Any, frames: Tensor, per_head: bool = False) -> AttentionMaps:
-    """Run the vision tower and the ego tokens on one video, and keep the tokens' attention to its patches.
-
-    Args:
-        model: a LLaVA model with ego tokens.
-        frames: (T, 3, H, W), preprocessed.
-        per_head: keep heads apart instead of averaging over them.
+    """Run the vision tower and the ego tokens on one video (T, 3, H, W), and keep their attention to its patches.
 
     Raises:
         Ego2ExoError: the model has no ego tokens or no tower, or `frames` is not one video.

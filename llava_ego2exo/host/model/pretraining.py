@@ -1,4 +1,7 @@
-"""Put a language model, a vision tower and a fresh projector together as a LLaVA checkpoint folder."""
+"""A LLaVA model from its parts, and its training on features that the frozen tower gave once.
+
+So the demo's base takes a minute, not an hour.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,9 @@ def assemble(key: str, folder: Path, language: dict[str, Any], tower: Path, seed
         tower: folder or hub name of the vision tower.
         seed: for the random weights.
         settings: further keys of LLaVA's config (mm_projector_type, mm_spatial_pool_stride, ...).
-
-    Returns:
-        `folder`.
     """
+    from llava.model import llava_arch
+
     cls = llava_class(key)
     multimodal = {
         "mm_vision_tower": str(tower),
@@ -46,22 +48,12 @@ def assemble(key: str, folder: Path, language: dict[str, Any], tower: Path, seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = cls.config_class(**language, **multimodal)
-        config.mm_hidden_size = tower_width(config)
+        config.mm_hidden_size = llava_arch.build_vision_tower(config, delay_load=True).hidden_size
         config.delay_load = True
         model = cls(config)
     model.generation_config.pad_token_id = config.pad_token_id
     model.save_pretrained(folder)
     return folder
-
-
-def tower_width(config: Any) -> int:
-    """Width that the configured tower gives to the projector; loads no weights."""
-    from llava.model import llava_arch
-
-    return llava_arch.build_vision_tower(config, delay_load=True).hidden_size
-
-
-# Train a LLaVA model on features that its frozen tower gave once: so the demo's base takes a minute, not an hour.
 
 
 @torch.no_grad()
@@ -73,13 +65,7 @@ def tower_features(model: Any, frames: Tensor, batch: int = 256) -> Tensor:
 def training_rows(
     tokenizer: Any, conversations: Sequence[list[dict[str, str]]], template: str
 ) -> list[dict[str, Tensor]]:
-    """Ids and labels of conversations, made by LLaVA's own preprocessing.
-
-    Args:
-        tokenizer: the model's.
-        conversations: turns with "from" and "value", as in LLaVA's training JSON.
-        template: name of a conversation template.
-    """
+    """Ids and labels of conversations (as in LLaVA's training JSON), by LLaVA's own preprocessing."""
     from llava import conversation
     from llava.train.train import preprocess
 
@@ -93,10 +79,7 @@ def training_rows(
 def loss(model: Any, rows: Sequence[dict[str, Tensor]], features: Sequence[Tensor]) -> Tensor:
     """LLaVA's own loss of a batch, the tower stepped over.
 
-    Args:
-        model: a LLaVA model.
-        rows: of :func:`training_rows`, each with one placeholder.
-        features: of each row's video, (T, patches, D) as :func:`tower_features` gives them.
+    `rows` are of :func:`training_rows`, each with one placeholder; `features`, (T, patches, D), of each row's video.
     """
     pad = torch.nn.utils.rnn.pad_sequence
     ids = pad([row["ids"] for row in rows], batch_first=True)

@@ -46,11 +46,7 @@ def store(config: Any, flags: Ego2ExoConfig, facts: TowerFacts) -> None:
 
 
 def stored_facts(config: Any) -> TowerFacts:
-    """The encoder sizes a checkpoint was trained with.
-
-    Raises:
-        Ego2ExoError: its config names an ego projector but holds no sizes.
-    """
+    """The encoder sizes a checkpoint was trained with, refused where its config names an ego projector without them."""
     missing = [key for key in _FACTS.values() if not hasattr(config, key)]
     if missing:
         raise Ego2ExoError(
@@ -72,19 +68,14 @@ def wrap_builder(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]
         if not projector_type.startswith(PREFIX):
             return original(config, delay_load=delay_load, **kwargs)
         projector = build_base(original, config, delay_load=delay_load, **kwargs)
-        return attach(
-            projector, build_branch(original, config, Ego2ExoConfig.from_object(config), stored_facts(config))
-        )
+        branch = build_branch(original, config, Ego2ExoConfig.from_object(config), stored_facts(config))
+        return attach(projector, branch)
 
     return build_vision_projector
 
 
 def build_base(original: Callable[..., nn.Module], config: Any, **kwargs: Any) -> nn.Module:
-    """The projector of the type behind the prefix, built by its registered builder or by LLaVA.
-
-    Raises:
-        Ego2ExoError: neither knows the type.
-    """
+    """The projector of the type behind the prefix, built by its registered builder or by LLaVA."""
     plain = copy.copy(config)
     plain.mm_projector_type = base_type(config.mm_projector_type)
     if plain.mm_projector_type in PROJECTORS:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,71 +19,44 @@ from torch import Tensor
 from ...errors import Ego2ExoError
 from ..hooks.install import substituted
 
-_SHARED: ContextVar[Encoded | None] = ContextVar("ego2exo_shared_encoding", default=None)
+_SHARED: ContextVar[SharedClips | None] = ContextVar("ego2exo_shared_encoding", default=None)
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Which of the rows that LLaVA wants from the tower are really encoded.
+class SharedClips:
+    """The clips that the tower encodes once each.
 
     Args:
         clip_of: entry of `images` -> its clip, numbered by first appearance.
-        frames: number of frames of each clip.
+        starts: each clip's first row among the encoded ones, and their total at the end.
     """
 
-    clip_of: tuple[int, ...]
-    frames: tuple[int, ...]
+    clip_of: list[int]
+    starts: list[int]
 
-    @property
-    def starts(self) -> list[int]:
-        """Each clip's first row among the encoded ones, and their total at the end."""
-        return [sum(self.frames[:clip]) for clip in range(len(self.frames) + 1)]
-
-    def rows(self) -> tuple[list[int], list[int]]:
-        """Rows of the whole input to encode, and for each row of the whole input its row among these."""
-        starts, chosen, given, seen = self.starts, [], [], set()
-        for clip in self.clip_of:
-            if clip not in seen:
-                chosen += range(len(given), len(given) + self.frames[clip])
-                seen.add(clip)
-            given += range(starts[clip], starts[clip + 1])
-        return chosen, given
+    def range(self, clip: int) -> tuple[int, int]:
+        return self.starts[clip], self.starts[clip + 1]
 
 
-def encoded_ranges(items: Sequence[int], ranges: list[tuple[int, int]], total: int) -> EncodedRanges:
+def encoded_ranges(
+    items: Sequence[int], ranges: list[tuple[int, int]], total: int
+) -> tuple[list[tuple[int, int]], int, list[int] | None]:
     """Where the tower's output holds some entries of `images`.
 
     Args:
         items: numbers of the entries.
         ranges: their (first, last + 1) frames among all frames of `images`.
         total: number of all frames of `images`.
+
+    Returns:
+        (first, last + 1) frames among the encoded ones, each range once; the number of encoded frames; and for each
+        entry its range's index, None where each entry has its own.
     """
     shared = _SHARED.get()
     if shared is None:
-        return EncodedRanges(ranges, total, None)
-    starts = shared.starts
+        return ranges, total, None
     clips = list(dict.fromkeys(shared.clip_of[item] for item in items))
-    own = [(starts[clip], starts[clip + 1]) for clip in clips]
-    return EncodedRanges(own, starts[-1], [clips.index(shared.clip_of[item]) for item in items])
-
-
-@dataclass(frozen=True)
-class EncodedRanges:
-    """Frame ranges among the encoded ones, each once.
-
-    Args:
-        ranges: (first, last + 1).
-        total: number of encoded frames.
-        index: for each requested entry, its range; None: as they are.
-    """
-
-    ranges: list[tuple[int, int]]
-    total: int
-    index: list[int] | None
-
-    def spread(self, made: Tensor) -> Tensor:
-        """(ranges, ...) -> (entries, ...): each entry gets what was made of its range."""
-        return made if self.index is None else made[self.index]
+    return [shared.range(clip) for clip in clips], shared.starts[-1], [clips.index(shared.clip_of[i]) for i in items]
 
 
 @contextmanager
@@ -97,10 +71,13 @@ def shared_encoding(model: Any, images: Sequence[Tensor]) -> Iterator[None]:
     Raises:
         Ego2ExoError: inside the block, a call with other images.
     """
-    order = {id(image): number for number, image in enumerate({id(i): i for i in images}.values())}
-    frames = {id(image): image.shape[0] for image in images}
-    shared = Encoded(tuple(order[id(image)] for image in images), tuple(frames[key] for key in order))
-    chosen, given = shared.rows()
+    clips = {id(image): image for image in images}
+    order = {key: number for number, key in enumerate(clips)}
+    starts = [0, *accumulate(clip.shape[0] for clip in clips.values())]
+    shared = SharedClips([order[id(image)] for image in images], starts)
+    # Each row's row among the encoded ones, and of each encoded row its first appearance.
+    given = [row for clip in shared.clip_of for row in range(*shared.range(clip))]
+    chosen = [given.index(row) for row in range(starts[-1])]
     tower = model.get_vision_tower()
     original = tower.forward
 

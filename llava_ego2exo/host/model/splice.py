@@ -57,20 +57,14 @@ def list_inputs(images: Any, modalities: list[str] | None, config: Any) -> list[
         modalities: the kind of each entry, as LLaVA-NeXT passes it; None where the host passes none.
         config: the model's config, for the rule without modalities.
     """
-    counts = _frame_counts(images)
     pictures = not isinstance(images, list) and images.ndim == 4  # LLaVA encodes these one by one, as images
+    counts = [1] * len(images) if pictures else [1 if image.ndim == 3 else image.shape[0] for image in images]
     inputs, first = [], 0
     for index, count in enumerate(counts):
         kind = "image" if pictures else _kind(index, count, modalities, config)
         inputs.append(VisualInput(kind, first, first + count))
         first += count
     return inputs
-
-
-def _frame_counts(images: Any) -> list[int]:
-    if isinstance(images, list):
-        return [1 if image.ndim == 3 else image.shape[0] for image in images]
-    return [1] * images.shape[0] if images.ndim == 4 else [images.shape[1]] * images.shape[0]
 
 
 def _kind(index: int, frames: int, modalities: list[str] | None, config: Any) -> str:
@@ -83,13 +77,9 @@ def _kind(index: int, frames: int, modalities: list[str] | None, config: Any) ->
 
 
 def list_placeholders(rows: list[Tensor], count: int) -> list[Placeholder]:
-    """Which visual input each placeholder takes, by LLaVA's own counting.
+    """Which of `count` visual inputs each placeholder takes, by LLaVA's own counting; `rows` are unmasked token ids.
 
     A row without a placeholder uses up one input; LLaVA-NeXT gives a surplus placeholder the previous input.
-
-    Args:
-        rows: unmasked token ids of each batch row.
-        count: number of visual inputs.
     """
     placeholders, index = [], 0
     for row, ids in enumerate(rows):
@@ -104,14 +94,8 @@ def list_placeholders(rows: list[Tensor], count: int) -> list[Placeholder]:
 def check_visible(
     placeholders: list[Placeholder], inputs: list[VisualInput], chosen: frozenset[str], visual_tokens: bool
 ) -> None:
-    """Without ordinary visual tokens an input that gets no ego tokens would vanish.
-
-    Raises:
-        Ego2ExoError: there is such an input.
-    """
-    lost = sorted(
-        {inputs[placeholder.entry].kind for placeholder in placeholders if inputs[placeholder.entry].kind not in chosen}
-    )
+    """Without ordinary visual tokens, refuse an input that gets no ego tokens: it would vanish."""
+    lost = sorted({inputs[placeholder.entry].kind for placeholder in placeholders} - chosen)
     if lost and not visual_tokens:
         raise Ego2ExoError(
             f"--ego2exo_visual_tokens False, and the batch holds {' and '.join(lost)} input that gets no ego tokens",
@@ -162,10 +146,6 @@ class Batch:
     def used(self) -> list[int]:
         """Indices of inputs with ego tokens, each once, ascending."""
         return sorted({placeholder.entry for placeholder in self.placeholders})
-
-    @property
-    def total_frames(self) -> int:
-        return self.inputs[-1].last if self.inputs else 0
 
 
 def _read(model: Any, call: dict[str, Any], num_tokens: int) -> Batch:
@@ -228,11 +208,7 @@ def _tokens(stack: contextlib.ExitStack, tower: Any, branch: EgoBranch, batch: B
 class _Tokens:
     """The batch's ego tokens, made once the tower has run: at the first embedding call.
 
-    Args:
-        branch: reads the layers.
-        captured: the layers; None where no input gets tokens.
-        batch: the rows and inputs.
-        states: `--ego2exo_states`; None: there will be no backward.
+    `captured` is None where no input gets tokens, `states` (`--ego2exo_states`) where there will be no backward.
     """
 
     def __init__(self, branch: EgoBranch, captured: Captured | None, batch: Batch, states: str | None = None) -> None:
@@ -248,16 +224,15 @@ class _Tokens:
     def _read(self, captured: Captured) -> Tensor:
         chosen = [self.batch.inputs[index] for index in self.batch.used]
         ranges = [(item.first, item.last) for item in chosen]
-        encoded = encoded_ranges(self.batch.used, ranges, self.batch.total_frames)
-        where = (encoded.ranges, encoded.total)
+        ranges, total, index = encoded_ranges(self.batch.used, ranges, self.batch.inputs[-1].last)
         made = self.branch(
-            captured.frames(*where, once=self.states is not None),
-            [last - first for first, last in encoded.ranges],
+            captured.frames(ranges, total, once=self.states is not None),
+            [last - first for first, last in ranges],
             offload=self.states == "offload",
-            again=captured.again(*where) if self.states == "recompute" else None,
+            again=captured.again(ranges, total) if self.states == "recompute" else None,
         )
         captured.clear()
-        return encoded.spread(made).flatten(0, 1)
+        return (made if index is None else made[index]).flatten(0, 1)
 
     @property
     def wanted(self) -> bool:

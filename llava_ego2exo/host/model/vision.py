@@ -48,11 +48,7 @@ def inspect_tower(tower: Any) -> TowerFacts:
 
 
 def check_states(states: str, tower: Any) -> None:
-    """Check that the tower's layers can be offloaded until backward, or recomputed there.
-
-    Args:
-        states: `--ego2exo_states`.
-        tower: LLaVA's tower.
+    """Check that a tower's layers can be offloaded until backward, or recomputed there (`--ego2exo_states`).
 
     Raises:
         Ego2ExoError: the tower is trained, or recomputation would give other values (dropout).
@@ -120,7 +116,6 @@ class Captured:
         self.inputs.append((args, kwargs))
 
     def clear(self) -> None:
-        """Drop all references."""
         self.calls.clear()
         self.inputs.clear()
 
@@ -129,15 +124,16 @@ class Captured:
 
         The same numbers, bit for bit, for a frozen encoder without dropout: its batch is the same too.
         """
-        source = Captured(self.tower, self.layers, inputs=list(self.inputs))
-        return lambda: source._run_again().frames(chosen, total, once=True)
+        tower, layers, inputs = self.tower, self.layers, list(self.inputs)
 
-    @torch.no_grad()
-    def _run_again(self) -> Captured:
-        fresh = Captured(self.tower, self.layers)
-        for args, kwargs in self.inputs:
-            fresh._keep(self.tower, args, kwargs, self.tower.vision_tower(*args, **kwargs))
-        return fresh
+        @torch.no_grad()
+        def run_again() -> Mapping[int, Tensor]:
+            fresh = Captured(tower, layers)
+            for args, kwargs in inputs:
+                fresh._keep(tower, args, kwargs, tower.vision_tower(*args, **kwargs))
+            return fresh.frames(chosen, total, once=True)
+
+        return run_again
 
     def frames(self, chosen: list[tuple[int, int]], total: int, once: bool = False) -> Mapping[int, Tensor]:
         """The states of some frames, class token removed.
@@ -153,12 +149,7 @@ class Captured:
         Raises:
             Ego2ExoError: the tower encoded other pictures than the batch holds, or gave other patches than it has.
         """
-        for layer in self.layers:
-            self._check(layer, total)
-        return _Frames(self, chosen, total, once)
-
-    def _check(self, layer: int, total: int) -> None:
-        name, patches = type(self.tower).__name__, self.tower.num_patches_per_side**2
+        name, patches, layer = type(self.tower).__name__, self.tower.num_patches_per_side**2, self.layers[0]
         encoded = sum(call[layer].shape[0] for call in self.calls)
         if encoded != total:
             raise Ego2ExoError(
@@ -166,12 +157,12 @@ class Captured:
                 "one encoder row a frame",
                 "use a tower that encodes whole frames",
             )
-        for call in self.calls:
-            if call[layer].shape[1] not in (patches, patches + 1):
-                raise Ego2ExoError(
-                    f"{name} gives {call[layer].shape[1]} states a frame for {patches} patches",
-                    f"{patches}, or {patches + 1} with a class token",
-                )
+        for count in {call[layer].shape[1] for call in self.calls} - {patches, patches + 1}:
+            raise Ego2ExoError(
+                f"{name} gives {count} states a frame for {patches} patches",
+                f"{patches}, or {patches + 1} with a class token",
+            )
+        return _Frames(self, chosen, total, once)
 
 
 class _Frames(Mapping[int, Tensor]):

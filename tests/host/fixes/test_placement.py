@@ -38,17 +38,13 @@ def split(row):
     return row[:place], row[place + 1 :]
 
 
-def test_distillation_samples_keep_the_place(rows):
+def test_only_distillation_samples_keep_the_place(rows):
     ego = {"ego_video": VIDEO}
-    ids, texts = rows([entry(BEFORE, **ego), entry(BEHIND, **ego)])
+    ids, texts = rows([entry(BEFORE, **ego), entry(BEHIND, **ego), entry(BEFORE), entry(BEHIND)])
     assert QUESTION in texts[0][1] and QUESTION not in texts[0][0]
     assert QUESTION in texts[1][0] and QUESTION not in texts[1][1]
     assert all(ANSWER in behind for _, behind in texts)
-
-
-def test_other_samples_are_left_to_llava(rows):
-    ids, _ = rows([entry(BEFORE), entry(BEHIND)])
-    assert ids[0] == ids[1]
+    assert ids[2] == ids[3]  # left to LLaVA
 
 
 def test_the_fix_can_be_switched_off(rows, monkeypatch):

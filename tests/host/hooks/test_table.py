@@ -94,25 +94,15 @@ def test_which_fixes(monkeypatch):
     assert table.enabled_fixes("accelerator") == {"accelerator"}
     assert table.enabled_fixes("all") == {seam.key for seam in table.FIXES}
     assert table.enabled_fixes("none, resume , modalities,-resume") == {"modalities"}
-    for fixes in ("nonsense", "all,-nonsense", "all,,-resume", "RESUME"):
+    monkeypatch.setenv(table.FIXES_VARIABLE, "nonsense")
+    for fixes in (None, "all,-nonsense", "all,,-resume"):
         with pytest.raises(Ego2ExoError, match="fixes .*siglip-folder"):
             llava_ego2exo.register(fixes=fixes)
-        monkeypatch.setenv(table.FIXES_VARIABLE, fixes)
-        with pytest.raises(Ego2ExoError, match="fixes .*siglip-folder"):
-            llava_ego2exo.register()
 
 
 def test_without_fixes_ego_tokens_work():
     llava_ego2exo.register(fixes="none")
     check_rows(build(), Batch("..V..", ".I.V"))
-
-
-def test_the_table():
-    for seam in table.SEAMS:
-        assert seam.why and seam.remove_when and seam.kind in ("hook", "fix")
-        file, function = seam.wrap.split(":")
-        assert callable(getattr(importlib.import_module(f"llava_ego2exo.host.{file}"), function))
-    assert not {s.key for s in table.HOOKS} & {s.key for s in table.FIXES}
 
 
 def python(code: str, **environment) -> str:
@@ -137,12 +127,8 @@ class TestThirdParties:
             if "mine" in names:
                 names.remove("mine")
 
-    @staticmethod
-    def add():
-        llava_ego2exo.register_projector("mine", lambda c, **_: nn.Linear(c.mm_hidden_size, c.hidden_size, bias=False))
-
     def test_a_projector_with_and_without_ego_tokens(self):
-        self.add()
+        llava_ego2exo.register_projector("mine", lambda c, **_: nn.Linear(c.mm_hidden_size, c.hidden_size, bias=False))
         llava_ego2exo.register()
         plain = build(ego=False, mm_projector_type="mine").get_model().mm_projector
         assert type(plain) is nn.Linear and plain.bias is None and plain.weight.shape == (64, 32)
@@ -154,12 +140,9 @@ class TestThirdParties:
 
         again = llava_arch.build_vision_projector(model.config)
         again.load_state_dict(model.get_model().mm_projector.state_dict())
-
-    def test_an_unregistered_projector_is_unknown(self):
-        llava_ego2exo.register()
-        for ego in (False, True):
-            with pytest.raises(ValueError, match="Unknown projector type: mine"):
-                build(ego=ego, mm_projector_type="mine")
+        PROJECTORS.remove("mine")
+        with pytest.raises(ValueError, match="Unknown projector type: mine"):
+            build(ego=False, mm_projector_type="mine")
         with pytest.raises(Ego2ExoError, match="'mine'.*ego2exo_mlp"):
             check_type("mine", original_projector_builder())  # before anything loads
 
@@ -184,16 +167,14 @@ class TestThirdParties:
 
 def test_registry_errors():
     things = Registry("thing", "--thing")
-    things.add("a", print)
-    things.add("a", print)
-    for name, builder, message in (("a", repr, "'a' is registered"), (" a", print, "thing"), ("b", 3, "callable")):
-        with pytest.raises(Ego2ExoError, match=message):
+    for _ in range(2):
+        things.add("a", print)
+    for name, builder in (("a", repr), (" a", print), ("b", 3)):
+        with pytest.raises(Ego2ExoError, match="thing "):
             things.add(name, builder)
-    assert list(things) == ["a"] and "a" in things and things.get("a") is print
-    things.remove("a")
-    for call in (things.get, things.remove):
-        with pytest.raises(Ego2ExoError, match="--thing 'a' is not a registered thing.*none yet"):
-            call("a")
+    assert list(things) == ["a"] and things.get("a") is print
+    with pytest.raises(Ego2ExoError, match="--thing 'b'"):
+        things.get("b")
 
 
 def test_substituted_attributes_keep_their_kind():

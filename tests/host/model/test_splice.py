@@ -16,14 +16,10 @@ pytestmark = pytest.mark.usefixtures("registered")
 next_only = pytest.mark.skipif(not is_next(), reason="llava-torch has neither `modalities` nor newline positions")
 
 CASES = {
-    "ragged": ("..V..", "..V.", "V....."),
-    "text and image rows": (".....", "..V.", "..I.", "...V"),
-    "image and video in one row": ("..I.V..", ".V.I."),
-    "two videos in one row": ("..V.V..", "V."),
+    "text and image rows": (".....", "..V.", "..I.", "V....."),
     "side by side": ("..VV.", "IV..", "VI"),
     "several images": ("..I.I.", "..", ".I.V.I."),
     "no video": ("..", "..I.", ".I.I"),
-    "videos alone": ("VV",),
 }
 
 
@@ -47,7 +43,7 @@ def test_truncation(side):
     """Within text, frames and ego tokens."""
     model, batch = build(), Batch("..V..", "...", ".V.I.V")
     longest = expected(model, batch)[0].shape[1]
-    for limit in (1, 3, 19, *range(longest - 2 * P, longest + 2, 2)):
+    for limit in (1, 3, 19, longest - P, longest - 1, longest):
         check_rows(model, batch, limit=limit, side=side)
 
 
@@ -95,22 +91,20 @@ def test_several_pictures_without_modalities():
 
 
 def test_images_get_tokens_when_asked():
-    for name in ("text and image rows", "side by side", "several images"):
-        check_rows(build(ego2exo_modalities="video,image"), Batch(*CASES[name]), "video,image")
+    check_rows(build(ego2exo_modalities="video,image"), Batch(*CASES["several images"], "IV.."), "video,image")
     check_rows(build(ego2exo_modalities="image"), Batch(*CASES["text and image rows"]), "image")
 
 
 @next_only
-@pytest.mark.parametrize("newline", ["grid", "frame", "one_token", "no_token"])
+@pytest.mark.parametrize("newline", ["grid", "frame"])
 def test_newline_tokens(newline):
     model = build(mm_patch_merge_type="spatial_unpad", config={"mm_newline_position": newline})
     check_rows(model, Batch("..V..", "..I.V.", "..."))
 
 
 @next_only
-@pytest.mark.parametrize("ratio", ["anyres_max_4", "pad"])
-def test_a_picture_in_crops_beside_a_video(ratio):
-    config = {"image_aspect_ratio": ratio, "image_grid_pinpoints": [[56, 56]]}
+def test_a_picture_in_crops_beside_a_video():
+    config = {"image_aspect_ratio": "anyres_max_4", "image_grid_pinpoints": [[56, 56]]}
     model = build(mm_patch_merge_type="spatial_unpad", config=config)
     batch = Batch("..C.V..", "..V", "C...")
     check_rows(model, batch, sizes=[(60, 40)] * len(batch.images))
@@ -119,23 +113,16 @@ def test_a_picture_in_crops_beside_a_video(ratio):
 
 
 @next_only
-def test_a_placeholder_too_many_takes_the_item_before_it():
-    batch = Batch("..V..", ".V.V.")
+def test_fewer_modalities_or_images_than_placeholders():
+    """Upstream cuts the batch to as many rows as `modalities` has entries; a placeholder too many repeats an image."""
+    model, batch = build(), Batch("..V..", ".V.V.")
     batch.images, batch.kinds = batch.images[:2], batch.kinds[:2]
-    check_rows(build(), batch)
-
-
-@next_only
-def test_modalities_of_another_length_than_the_batch():
-    """Upstream cuts the batch to as many rows as `modalities` has entries; images too many are left over."""
-    model, batch = build(), Batch("..V..", "...", "..I.")
+    check_rows(model, batch)
+    batch = Batch("..V..", "...", "..I.")
     wanted = expected(model, batch)
     for modalities in (["video"], "video"):
         result = prepare(model, batch.call(modalities=modalities))
         assert torch.equal(result[4], wanted[0]) and torch.equal(result[5], wanted[1])
-    batch.images.append(torch.randn(3, 3, 28, 28))
-    batch.kinds.append("video")
-    check_rows(model, batch)
 
 
 def test_a_tower_that_sees_every_frame_twice_is_refused():
@@ -174,21 +161,11 @@ class TestWithoutVisualTokens:
         assert seen == [(1, 1, 32)] and "encode_images" not in vars(model)
 
 
-@pytest.mark.parametrize("kind, visual", [("llama", True), ("llama", False), ("qwen", True)])
 @torch.no_grad()
-def test_generate_equals_an_uncached_loop(kind, visual, kinds):
-    if kind not in kinds:
-        pytest.skip("llava-torch has no Qwen")
-    model, batch = build(kind, ego2exo_visual_tokens=visual), Batch("..V..V.")
-    calls = []
-    branch_of(model).register_forward_hook(lambda *_: calls.append(1))
-    settings = {"output_logits": True, "return_dict_in_generate": True}
-    made = model.generate(**batch.asked(**settings))
-    assert len(calls) == 1
-    assert model.generate(**batch.asked(num_beams=2, num_return_sequences=2)).shape[0] == 2 and len(calls) == 2
-    wanted, scores = greedy(model, batch, 6)
-    torch.testing.assert_close(torch.stack(made.logits, 1), scores, atol=1e-4, rtol=1e-4)
-    assert torch.equal(made.sequences[:, -6:], wanted)
+def test_generate_without_visual_tokens_and_with_beams():
+    model, batch = build(ego2exo_visual_tokens=False), Batch("..V..V.")
+    assert torch.equal(model.generate(**batch.asked())[:, -6:], greedy(model, batch, 6)[0])
+    assert model.generate(**batch.asked(num_beams=2, num_return_sequences=2)).shape[0] == 2
 
 
 def test_a_left_padded_batch_equals_singles():
@@ -209,14 +186,6 @@ def input_needs_grad(_module, _args, output):
 
 
 class TestTraining:
-    def test_loss_is_upstreams_on_the_expected_rows(self):
-        model, batch = build(), Batch("....V..", "......", "..I..V.")
-        embeds, labels, mask = expected(model, batch)
-        with torch.no_grad():
-            loss = model(**batch.call()).loss
-            wanted = model(inputs_embeds=embeds, attention_mask=mask, labels=labels).loss
-        assert torch.equal(loss, wanted) and loss > 0
-
     def test_checkpointing_changes_no_gradient(self):
         results = []
         for mode in (None, {"use_reentrant": True}, {"use_reentrant": False}):
@@ -280,17 +249,12 @@ class TestTraining:
 
 def test_no_hooks_after_an_exception():
     model, batch = build(), Batch("..V..", "V.")
-    before = hooks_of(model)
-    branch = branch_of(model)
-    branch.reader.forward = lambda *_: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        model(**batch.call())
-    del branch.reader.forward
-    model.get_vision_tower().forward = lambda *_: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        model(**batch.call())
-    del model.get_vision_tower().forward
-    assert hooks_of(model) == before == 0
+    for part in (branch_of(model).reader, model.get_vision_tower()):
+        part.forward = lambda *_: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            model(**batch.call())
+        del part.forward
+        assert hooks_of(model) == 0
     assert torch.isfinite(model(**batch.call()).loss)
 
 
@@ -299,9 +263,6 @@ def test_copies_and_inference_mode():
     wanted = prepare(model, batch.call())[4]
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(prepare(other, batch.call())[4], wanted)
-        with torch.no_grad():
-            branch_of(other).reader.tokens.add_(1.0)
-        assert not torch.equal(prepare(other, batch.call())[4], wanted)
     with torch.inference_mode():
         assert torch.equal(prepare(model, batch.call())[4], wanted)
         assert model.generate(**Batch("..V..").asked()).shape[1] == 6

@@ -26,12 +26,8 @@ _PLACES = "a LLaVA checkout, a `llava` package folder, or a site-packages folder
 def locate(path: str | os.PathLike[str] | None = None) -> Path:
     """The `llava/__init__.py` that PATH means; llava is not imported.
 
-    Args:
-        path: a LLaVA checkout, a `llava` package folder, or a site-packages folder; None finds the llava that
-            ``import llava`` would load.
-
-    Raises:
-        Ego2ExoError: there is no llava there.
+    `path` is a LLaVA checkout, a `llava` package folder, or a site-packages folder; None finds the llava that
+    ``import llava`` would load.
     """
     if path is None:
         try:

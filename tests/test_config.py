@@ -52,9 +52,3 @@ def test_through_config_json_and_back(config):
 def test_differences_name_what_shapes_weights():
     other = Ego2ExoConfig(num_tokens=4, attn="sdpa", lr=0.1)
     assert Ego2ExoConfig().differences(other) == ["ego2exo_num_tokens: 16 / 4"]
-
-
-def test_the_error_says_three_things():
-    error = Ego2ExoError("--a 1", "2, 3", "use 2")
-    assert str(error) == "--a 1. Allowed: 2, 3. What to do: use 2."
-    assert isinstance(error, ValueError)

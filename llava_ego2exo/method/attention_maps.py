@@ -71,11 +71,8 @@ def attention_maps(
 ) -> list[Tensor]:
     """How much of its attention each token gives to each patch, in every chosen layer (paper section 3.2).
 
-    Args:
-        reader: the tokens.
-        hidden_states: as :meth:`.ego_tokens.EgoAdaptiveTokens.forward` takes them.
-        lengths: frames of each video.
-        per_head: keep heads apart instead of averaging over them.
+    `hidden_states` and `lengths` are as :meth:`.ego_tokens.EgoAdaptiveTokens.forward` takes them; with `per_head`
+    heads are kept apart instead of averaged over.
 
     Returns:
         A video: (layers, P, frames, patches), float32, the chosen layers in ascending order; with `per_head`

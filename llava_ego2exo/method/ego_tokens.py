@@ -29,11 +29,6 @@ class TransformerBlock(nn.Module):
 
     Only the queries are normed; keys and values are the encoder's states as they are. Their projections absorb any
     scale, and norming (frames * patches, D) at every layer would cost more than the attention itself.
-
-    Args:
-        width: D.
-        num_heads: H.
-        attn: see :func:`.attention.resolve`.
     """
 
     def __init__(self, width: int, num_heads: int, attn: str = "auto") -> None:
@@ -132,9 +127,8 @@ class EgoAdaptiveTokens(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw every parameter anew: tokens N(0, 0.02), weights Xavier-uniform, biases 0, layer norms 1 and 0.
 
-        Args:
-            generator: where numbers come from; given, the global generator is left untouched, and one seed gives
-                the same weights in every dtype and on every device. Weights must not be partitioned meanwhile.
+        With a generator the global one is left untouched, and one seed gives the same weights in every dtype and on
+        every device. Weights must not be partitioned meanwhile.
         """
         fill_random(self.tokens, generator, std=_TOKEN_STD)
         for module in self.blocks.modules():

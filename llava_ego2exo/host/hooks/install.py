@@ -175,11 +175,7 @@ def resolve(module: Any, target: str) -> tuple[Any, str]:
 
 
 def check(seam: Seam, module: ModuleType) -> None:
-    """Refuse a seam whose original is not as its wrapper needs it.
-
-    Raises:
-        Ego2ExoError: with the seam's name.
-    """
+    """Refuse, by name, a seam whose original is not as its wrapper needs it."""
     if not seam.target:
         return
     value = inspect.getattr_static(*resolve(module, seam.target), None)

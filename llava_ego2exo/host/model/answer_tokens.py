@@ -30,17 +30,11 @@ def llava_model(model: Any) -> Any:
 
 @dataclass
 class ExpandedLabels:
-    """What LLaVA's input preparation made of a batch.
+    """What LLaVA's input preparation made of a batch."""
 
-    Args:
-        labels: (rows, length) after expansion, -100 where nothing is supervised; None before the pass.
-        lengths: of each row without its padding.
-        limit: LLaVA cuts longer rows to this length; None: it does not.
-    """
-
-    labels: Tensor | None = None
-    lengths: list[int] = field(default_factory=list)
-    limit: int | None = None
+    labels: Tensor | None = None  # (rows, length), -100 where nothing is supervised; None before the pass
+    lengths: list[int] = field(default_factory=list)  # of each row without its padding
+    limit: int | None = None  # LLaVA cuts longer rows to this length; None: it does not
 
     @property
     def supervised(self) -> Tensor:
@@ -76,19 +70,12 @@ def capture_labels(model: Any, hide_labels: bool = False) -> Iterator[ExpandedLa
 
 @dataclass(frozen=True)
 class Answers:
-    """The supervised tokens of a batch, row after row.
+    """The supervised tokens of a batch, row after row."""
 
-    Args:
-        tokens: (N,) int64.
-        rows: (N,), the row of each.
-        places: (N,), its position in the expanded row.
-        cut: for each row whether it is as long as a row can be, so that its end may be missing.
-    """
-
-    tokens: Tensor
-    rows: Tensor
-    places: Tensor
-    cut: list[bool]
+    tokens: Tensor  # (N,) int64
+    rows: Tensor  # (N,), the row of each
+    places: Tensor  # (N,), its position in the expanded row
+    cut: list[bool]  # for each row whether it is as long as a row can be, so that its end may be missing
 
     def row(self, index: int) -> Tensor:
         """(n,), indices of a row's tokens in `tokens`."""
@@ -107,17 +94,10 @@ def answer_pass(
 ) -> tuple[Any, ExpandedLabels]:
     """Run `call(**inputs)`, a forward of `model` or of what wraps it, with `function` as its head.
 
-    Args:
-        model: a LLaVA model, unwrapped.
-        call: the forward.
-        inputs: a batch of LLaVA's collator.
-        function: (answers, hidden (N, D)) -> what takes the place of the logits.
+    `function` takes the answers and their hidden states (N, D).
 
     Returns:
         What `function` returned, and the batch's expanded labels.
-
-    Raises:
-        Ego2ExoError: the model never called its head as a module, so there is nothing to take the states from.
     """
     called = False
     with capture_labels(model, hide_labels=True) as expanded:
@@ -157,11 +137,8 @@ def answer_states(model: Any, call: Callable[..., Any], inputs: dict[str, Any]) 
 class AnswerContent:
     """Separates the tokens of answers from those of the template, which LLaVA-NeXT supervises too.
 
-    Special tokens, tokens without any visible letter, and the role's name after a special token belong to the template.
-
-    Args:
-        tokenizer: the student's.
-        role: what the template calls the answering side, with or without its special tokens.
+    Special tokens, tokens without any visible letter, and the role's name after a special token belong to the template;
+    `role` is what the template calls the answering side, with or without its special tokens.
     """
 
     def __init__(self, tokenizer: Any, role: str) -> None:
@@ -205,9 +182,7 @@ def align_answers(student: Answers, teacher: Answers, rows: list[int]) -> tuple[
 
     A row that was cut at the model's length keeps its beginning, so the common beginning of both rows is used.
 
-    Args:
-        student, teacher: the tokens of each.
-        rows: the student's row of each of the teacher's.
+    `rows` is the student's row of each of the teacher's.
 
     Returns:
         Indices of the pairs in the student's tokens (M,), in the teacher's (M,), and how many of the student's tokens

@@ -20,13 +20,8 @@ from .answer_tokens import IGNORE_INDEX
 def assemble(key: str, folder: Path, language: dict[str, Any], tower: Path, seed: int = 0, **settings: Any) -> Path:
     """Write a LLaVA model with random weights to `folder`.
 
-    Args:
-        key: model type, as "llava_qwen".
-        folder: where to.
-        language: arguments of the language model's config (sizes, vocabulary).
-        tower: folder or hub name of the vision tower.
-        seed: for the random weights.
-        settings: further keys of LLaVA's config (mm_projector_type, mm_spatial_pool_stride, ...).
+    `key` is its model type, as "llava_qwen"; `language` has the language model's sizes; `settings` are further keys of
+    LLaVA's config (mm_projector_type, mm_spatial_pool_stride, ...).
     """
     from llava.model import llava_arch
 

@@ -24,15 +24,10 @@ _SHARED: ContextVar[SharedClips | None] = ContextVar("ego2exo_shared_encoding", 
 
 @dataclass(frozen=True)
 class SharedClips:
-    """The clips that the tower encodes once each.
+    """The clips that the tower encodes once each."""
 
-    Args:
-        clip_of: entry of `images` -> its clip, numbered by first appearance.
-        starts: each clip's first row among the encoded ones, and their total at the end.
-    """
-
-    clip_of: list[int]
-    starts: list[int]
+    clip_of: list[int]  # of each entry of `images`, numbered by first appearance
+    starts: list[int]  # each clip's first row among the encoded ones, and their total at the end
 
     def range(self, clip: int) -> tuple[int, int]:
         return self.starts[clip], self.starts[clip + 1]
@@ -41,12 +36,7 @@ class SharedClips:
 def encoded_ranges(
     items: Sequence[int], ranges: list[tuple[int, int]], total: int
 ) -> tuple[list[tuple[int, int]], int, list[int] | None]:
-    """Where the tower's output holds some entries of `images`.
-
-    Args:
-        items: numbers of the entries.
-        ranges: their (first, last + 1) frames among all frames of `images`.
-        total: number of all frames of `images`.
+    """Where the tower's output holds some entries of `images`, with these (first, last + 1) of all its `total` frames.
 
     Returns:
         (first, last + 1) frames among the encoded ones, each range once; the number of encoded frames; and for each

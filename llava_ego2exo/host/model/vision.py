@@ -57,10 +57,15 @@ def check_states(states: str, tower: Any) -> None:
         return
     if any(parameter.requires_grad for parameter in tower.parameters()):
         raise trained_tower(states, "a trained vision tower")
-    chance = _dropout(tower.vision_tower)
-    if states == "recompute" and chance:
+    encoder = tower.vision_tower
+    config = getattr(encoder, "config", None)
+    # Attention drops by a function, not by a module, in CLIP, SigLIP and MLCD.
+    rates = vars(getattr(config, "vision_config", config) or object).items()
+    chances = [f"{name} {p}" for name, p in rates if p and name.endswith(("dropout", "dropout_prob", "drop_path_rate"))]
+    chances += [f"{name} {m.p}" for name, m in encoder.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    if states == "recompute" and encoder.training and chances:
         raise Ego2ExoError(
-            f"--ego2exo_states recompute with a vision tower that drops at random ({chance})",
+            f"--ego2exo_states recompute with a vision tower that drops at random ({', '.join(chances[:3])})",
             "a tower without dropout",
             "use --ego2exo_states offload, or set its dropout to 0",
         )
@@ -75,28 +80,12 @@ def trained_tower(states: str, what: str) -> Ego2ExoError:
     )
 
 
-def _dropout(encoder: nn.Module) -> str:
-    """The active dropouts of an encoder in training mode; "" without any."""
-    if not encoder.training:
-        return ""
-    modules = [f"{name}.p {m.p}" for name, m in encoder.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]
-    config = getattr(encoder, "config", None)
-    config = getattr(config, "vision_config", config)
-    # Attention drops by a function, not by a module, in CLIP, SigLIP and MLCD.
-    names = [name for name in vars(config or object) if name.endswith(("dropout", "dropout_prob", "drop_path_rate"))]
-    values = [f"{name} {getattr(config, name)}" for name in names if getattr(config, name)]
-    return ", ".join([*modules[:1], *values])
-
-
 @dataclass
 class Captured:
     """Layer outputs of one or several tower calls, in the order of the frames.
 
-    Args:
-        tower: LLaVA's tower.
-        layers: zero-based numbers of those that are kept, ascending.
-        calls: a call's outputs by layer. Only references are kept.
-        inputs: a call's arguments.
+    `layers` are zero-based and ascending; `calls` holds references to each call's outputs by layer, `inputs` its
+    arguments.
     """
 
     tower: Any

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 from llava_ego2exo.demo.models import tiny_tower
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.model.vision import Captured, inspect_tower
+from llava_ego2exo.host.model.vision import inspect_tower
 
 from ..models import Batch, branch_of, build, check_rows, clip_folder, ego_grads, is_next, prepare
 
@@ -45,15 +44,6 @@ def test_the_class_token_is_dropped():
     last = model.get_vision_tower().vision_tower.vision_model.encoder.layers[-1]
     last.register_forward_hook(spoil)
     assert torch.equal(prepare(model, batch.call())[4], wanted)
-
-
-def test_calls_in_pieces_are_joined():
-    tower = SimpleNamespace(num_patches_per_side=2)
-    states = torch.randn(5, 4, 8)
-    captured = Captured(tower, (0,), [{0: states[:2]}, {0: states[2:]}])
-    assert torch.equal(captured.frames([(1, 3), (4, 5)], 5)[0], states[[1, 2, 4]])
-    with pytest.raises(Ego2ExoError, match="18 .*4 patches"):
-        Captured(tower, (0,), [{0: torch.zeros(2, 18, 8)}]).frames([(0, 2)], 2)
 
 
 def test_chosen_layers():

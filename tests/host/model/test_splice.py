@@ -1,7 +1,6 @@
 """Ego tokens inside the language model's input, against upstream's own preparation with the rows put in by hand."""
 
 import copy
-import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -59,25 +58,18 @@ def test_mask_labels_and_positions():
 
 
 def test_forms_of_images():
+    """Of (B, 3, H, W) LLaVA takes each for an image, whatever `modalities` says."""
     model, batch = build(ego2exo_modalities="video,image"), Batch("..V..", "I...", "..")
-    wanted = expected(model, batch, "video,image")
     images = [x[0] if len(x) == 1 else x for x in batch.images]
-    assert torch.equal(prepare(model, batch.call(images=images))[4], wanted[0])
+    assert torch.equal(prepare(model, batch.call(images=images))[4], expected(model, batch, "video,image")[0])
     batch = Batch("..V..", "V...", frames=4)
-    wanted = expected(model, batch)
-    assert torch.equal(prepare(model, batch.call(images=torch.stack(batch.images)))[4], wanted[0])
-
-
-@pytest.mark.parametrize("ego", ["video", "image"])
-def test_a_tensor_of_pictures(ego):
-    """(B, 3, H, W): LLaVA takes each for an image, whatever `modalities` says."""
-    model, batch = build(ego2exo_modalities=ego), Batch("..I..", "I...")
-    wanted = expected(model, batch, ego)
-    pictures = {"images": torch.cat(batch.images)}
-    for given in (pictures, {**pictures, "modalities": ["video", "video"]})[: 1 + is_next()]:
-        result = prepare(model, batch.call(**given))
-        assert torch.equal(result[4], wanted[0])
-        assert result[4].shape[1] == 4 + 16 + P * ("image" in ego)
+    wanted = expected(model, batch, "video,image")[0]
+    assert torch.equal(prepare(model, batch.call(images=torch.stack(batch.images)))[4], wanted)
+    batch = Batch("..I..", "I...")
+    pictures = {"images": torch.cat(batch.images), **({"modalities": ["video", "video"]} if is_next() else {})}
+    for ego in ("video", "image"):
+        model = build(ego2exo_modalities=ego)
+        assert torch.equal(prepare(model, batch.call(**pictures))[4], expected(model, batch, ego)[0])
 
 
 def test_several_pictures_without_modalities():
@@ -205,19 +197,14 @@ class TestTraining:
 
     @next_only
     def test_a_tuned_tower_gets_gradients_through_the_ego_tokens(self):
-        model, seen = build(ego2exo_visual_tokens=False), []
-        for mode in (None, {"use_reentrant": True}):
-            copied = copy.deepcopy(model).train()
-            tower = copied.get_vision_tower().vision_tower.requires_grad_(True)
-            if mode:
-                copied.gradient_checkpointing_enable(mode)
-                copied.get_input_embeddings().register_forward_hook(input_needs_grad)
-                tower.vision_model.embeddings.register_forward_hook(input_needs_grad)
-            copied(**Batch("....V..", "......").call()).loss.backward()
-            seen.append([p.grad for n, p in tower.named_parameters() if ".layers." in n])
-            assert all(grad is not None and grad.any() for grad in seen[-1][:-2])
-        for a, b in zip(*seen, strict=True):
-            torch.testing.assert_close(a, b)
+        model = build(ego2exo_visual_tokens=False).train()
+        tower = model.get_vision_tower().vision_tower.requires_grad_(True)
+        model.gradient_checkpointing_enable({"use_reentrant": True})
+        model.get_input_embeddings().register_forward_hook(input_needs_grad)
+        tower.vision_model.embeddings.register_forward_hook(input_needs_grad)
+        model(**Batch("....V..", "......").call()).loss.backward()
+        grads = [p.grad for n, p in tower.named_parameters() if ".layers." in n]
+        assert all(grad is not None and grad.any() for grad in grads[:-2])
 
     def test_no_video(self):
         """Loss as without the plugin; ego gradients zero, not None, and an inf in the branch stays in there."""
@@ -261,11 +248,8 @@ def test_no_hooks_after_an_exception():
 def test_copies_and_inference_mode():
     model, batch = build(), Batch("..V..", "V.")
     wanted = prepare(model, batch.call())[4]
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(prepare(other, batch.call())[4], wanted)
     with torch.inference_mode():
-        assert torch.equal(prepare(model, batch.call())[4], wanted)
-        assert model.generate(**Batch("..V..").asked()).shape[1] == 6
+        assert torch.equal(prepare(copy.deepcopy(model), batch.call())[4], wanted)
 
 
 def test_half_precision_with_a_float_tower():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,31 @@ def offloaded(states: Tensor) -> Iterator[None]:
     Args:
         states: (frames, patches, D), the encoder layer that is read inside the block.
     """
-    stay = _Block(states.numel())
+    # By address; with each the tensor, which holds its storage: an address must not be used again meanwhile.
+    gone: dict[int, tuple[_Away, Tensor]] = {}
+    least = states.numel()
+
+    def pack(tensor: Tensor) -> Tensor | Callable[[], Tensor]:
+        storage = tensor.untyped_storage()
+        if storage.nbytes() < least * tensor.element_size() or not _is_elsewhere(tensor):
+            return tensor
+        if isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
+            return tensor
+        if storage.data_ptr() not in gone:
+            gone[storage.data_ptr()] = (_Away(tensor), tensor.detach())
+        away, _ = gone[storage.data_ptr()]
+        away.kept += 1
+        place = tensor.size(), tensor.stride(), tensor.storage_offset()
+        return lambda: away.back().as_strided(*place)
+
+    def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
+        return kept if isinstance(kept, Tensor) else kept()
+
     try:
-        with torch.autograd.graph.saved_tensors_hooks(stay.pack, _unpack):
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
             yield
     finally:
-        stay.gone.clear()  # autograd keeps the hooks, and with them the block, until backward
+        gone.clear()  # autograd keeps the hooks, and with them this dictionary, until backward
 
 
 def _is_elsewhere(tensor: Tensor) -> bool:
@@ -37,7 +55,7 @@ class _Away:
     """One storage, copied to the host; back on its device while its tensors are used."""
 
     def __init__(self, tensor: Tensor) -> None:
-        whole = _whole(tensor)
+        whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
         self.device = whole.device
         # Pinned memory lets the copy run beside what the device computes.
         self.host = torch.empty(whole.shape, dtype=whole.dtype, pin_memory=whole.is_cuda)
@@ -53,47 +71,3 @@ class _Away:
         if self.used == self.kept:  # the host's copy stays, for a graph that is used twice
             self._back, self.used = None, 0
         return back
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a tensor stands in a storage that is away."""
-
-    away: _Away
-    size: torch.Size
-    stride: tuple[int, ...]
-    offset: int
-
-
-class _Block:
-    """Storages that have left inside one block, by their address.
-
-    Args:
-        least: numbers in a storage that is worth moving.
-    """
-
-    def __init__(self, least: int) -> None:
-        self.least = least
-        # With each the tensor, which holds its storage: an address must not be used again meanwhile.
-        self.gone: dict[int, tuple[_Away, Tensor]] = {}
-
-    def pack(self, tensor: Tensor) -> Tensor | _Place:
-        storage = tensor.untyped_storage()
-        if storage.nbytes() < self.least * tensor.element_size() or not _is_elsewhere(tensor):
-            return tensor
-        if isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
-            return tensor
-        if storage.data_ptr() not in self.gone:
-            self.gone[storage.data_ptr()] = (_Away(tensor), tensor.detach())
-        away, _ = self.gone[storage.data_ptr()]
-        away.kept += 1
-        return _Place(away, tensor.size(), tensor.stride(), tensor.storage_offset())
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """All of a tensor's storage, one-dimensional."""
-    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
-
-
-def _unpack(kept: Tensor | _Place) -> Tensor:
-    return kept if isinstance(kept, Tensor) else kept.away.back().as_strided(kept.size, kept.stride, kept.offset)

@@ -32,15 +32,13 @@ def logits(model, seed=0):
         return model(ids, images=[video], modalities=["video"]).logits
 
 
-def test_merged_equals_unmerged(world, kinds, train, tmp_path, monkeypatch):
-    kind = kinds[-1]
-    train(tmp_path / "lora", kind, max_steps=3)
+def test_merged_equals_unmerged(student, tmp_path, monkeypatch):
+    trained = student()
     (tmp_path / "merged").mkdir()
     monkeypatch.chdir(tmp_path / "merged")
-    merge(str(tmp_path / "lora"), str(world.base(kind)), ".", "float32")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora", "merged"]
-    adapted, merged = load(tmp_path / "lora", world.base(kind))[1], load(tmp_path / "merged")[1]
-    assert type(merged).__name__ == {"llama": "LlavaLlamaForCausalLM", "qwen": "LlavaQwenForCausalLM"}[kind]
+    merge(str(trained.folder), str(trained.base), ".", "float32")
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+    adapted, merged = load(trained.folder, trained.base)[1], load(tmp_path / "merged")[1]
     torch.testing.assert_close(logits(adapted), logits(merged), atol=1e-5, rtol=1e-5)
     for (name, a), (_, b) in zip(adapted.named_parameters(), merged.named_parameters(), strict=True):
         assert torch.equal(a, b), name
@@ -65,29 +63,28 @@ def test_bits_quantize_the_language_model_alone(bits, world, trained, registered
     assert any("lora_" in name for name, _ in model.named_parameters())
 
 
-def test_projector_only(world, train, tmp_path):
-    trainer = train(tmp_path / "p", max_steps=1, lora_enable=False, tune_mm_mlp_adapter=True)
-    saved = torch.load(tmp_path / "p" / "mm_projector.bin", weights_only=True)
-    model = load(tmp_path / "p", world.base())[1]
+def test_projector_only(student, tmp_path):
+    trained = student(way="projector")
+    saved = torch.load(trained.folder / "mm_projector.bin", weights_only=True)
+    model = load(trained.folder, trained.base)[1]
     state = model.state_dict()
     for name, value in saved.items():
         assert torch.equal(state[name.removeprefix("base_model.")], value), name
-    assert len(saved) == sum("mm_projector" in n for n, _ in trainer.model.named_parameters())
-    merge(str(tmp_path / "p"), str(world.base()), str(tmp_path / "m"))
+    assert len(saved) == sum("mm_projector" in name for name in state)
+    merge(str(trained.folder), str(trained.base), str(tmp_path / "m"))
     assert torch.equal(logits(load(tmp_path / "m")[1]), logits(model))
 
 
 def test_a_tuned_tower_is_kept(world, train, tmp_path):
     """LLaVA-NeXT loads such a tower into the meta device and continues with garbage."""
-    trainer = train(tmp_path / "f", max_steps=1, lora_enable=False)
-    tower = trainer.model.get_vision_tower().vision_tower
+    tokenizer, model, *_ = load(world.base())
+    tower = model.get_vision_tower().vision_tower
     with torch.no_grad():
         for parameter in tower.parameters():
             parameter.add_(0.01)
     whole = tmp_path / "whole_llama"
-    trainer.model.save_pretrained(whole)
-    for file in world.base().glob("*token*"):
-        shutil.copy(file, whole)
+    model.save_pretrained(whole)
+    tokenizer.save_pretrained(whole)
     student = train(tmp_path / "l", max_steps=1, model_name_or_path=whole)
     assert not [name for name, _ in student.model.named_parameters() if "lora_" in name and "vision_tower" in name]
     for arguments in ((whole,), (tmp_path / "l", whole)):
@@ -140,18 +137,9 @@ def test_missing_weights(trained, world, registered, tmp_path):
             load(lora, world.base())
 
 
-def test_tunable_parts(flavour, world, train, tmp_path):
-    if flavour != "next":
-        pytest.skip("llava-torch has no --mm_tunable_parts")
-    trainer = train(tmp_path / "s", "qwen", mm_tunable_parts="mm_mlp_adapter", max_steps=1, lora_enable=False)
-    state = load(tmp_path / "s", world.base("qwen"))[1].state_dict()
-    for name, value in trainer.model.named_parameters():
-        assert not value.requires_grad or torch.equal(state[name], value), name
-
-
-def test_training_quantizes_the_language_model_alone(world, train, tmp_path):
+def test_training_quantizes_the_language_model_alone(student):
     bnb = pytest.importorskip("bitsandbytes")
-    model = train(tmp_path / "s", bits=4, bf16=True, max_steps=1).model
+    model = student(way="qlora4").trainer.model
     found = {name: module for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)}
     assert len(found) == 14 and all(".layers." in name and "vision" not in name for name in found)
     states = [module.weight.quant_state for module in found.values()]

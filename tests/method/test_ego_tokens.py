@@ -63,6 +63,14 @@ def test_reads_the_chosen_layers_alone_and_from_a_mapping():
         assert torch.equal(got, module(changed, LENGTHS)) is (layer not in (1, 3))
 
 
+@pytest.mark.parametrize("key_embedding", ["none", "frame", "frame+position"])
+def test_the_order_of_frames_and_patches_matters_with_an_embedding_only(key_embedding):
+    module, states = built(key_embedding=key_embedding), hidden(lengths=[5])
+    wanted, frames, patches = (module([h.flip(dims) for h in states], [5]) for dims in ((), 0, 1))
+    assert torch.allclose(wanted, frames, atol=1e-5) is (key_embedding == "none")
+    assert torch.allclose(wanted, patches, atol=1e-5) is (key_embedding != "frame+position")
+
+
 def test_built_on_meta_then_loaded():
     module, states = built(block="transformer", key_embedding="frame+position"), hidden()
     with torch.device("meta"):

@@ -11,7 +11,7 @@ from llava_ego2exo.demo.models import tiny_tower
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.model.vision import inspect_tower
 
-from ..models import Batch, branch_of, build, check_rows, clip_folder, ego_grads, is_next, prepare
+from ..models import Batch, branch_of, build, check_rows, clip_folder, ego_grads, is_next
 
 pytestmark = pytest.mark.usefixtures("registered")
 next_only = pytest.mark.skipif(not is_next(), reason="llava-torch builds CLIP towers alone")
@@ -32,18 +32,6 @@ def train_a_step(model):
     for name, grad in ego_grads(model).items():
         assert grad is not None and grad.abs().max() > 0, name
     assert all(parameter.grad is None for parameter in model.get_vision_tower().parameters())
-
-
-def test_the_class_token_is_dropped():
-    model, batch = build(), Batch("..V..")
-    wanted = prepare(model, batch.call())[4]
-
-    def spoil(_module, _args, states):  # the last layer's class token alone
-        return (torch.cat([states[0][:, :1] + 9, states[0][:, 1:]], 1),) + states[1:]
-
-    last = model.get_vision_tower().vision_tower.vision_model.encoder.layers[-1]
-    last.register_forward_hook(spoil)
-    assert torch.equal(prepare(model, batch.call())[4], wanted)
 
 
 def test_chosen_layers():
@@ -130,19 +118,10 @@ def test_joined_layers_widen_the_projector_not_the_ego_tokens(tmp_path):
     train_a_step(model)
 
 
-class Blocks(nn.Module):
-    """As OpenCLIP's encoder: layers somewhere inside, no config, no hidden states."""
-
-    def __init__(self):
-        super().__init__()
-        self.transformer = nn.Module()
-        self.transformer.resblocks = nn.ModuleList([nn.Linear(4, 4)])
-
-
 def test_towers_that_tile_or_hide_their_layers_are_refused():
     """By name; the real ones need packages of their own, and a download."""
     several, hidden = (type(name, (nn.Module,), {})() for name in ("CLIPVisionTowerS2", "OpenCLIPVisionTower"))
-    hidden.vision_tower = Blocks()
+    hidden.vision_tower = nn.Sequential(nn.Linear(4, 4))  # neither an encoder with layers nor a config
     for tower, message in ((several, "CLIPVisionTowerS2 .*--s2 False"), (hidden, "OpenCLIPVisionTower .*CLIP, SigLIP")):
         with pytest.raises(Ego2ExoError, match=message):
             inspect_tower(tower)

@@ -16,15 +16,10 @@ _FLASH_HEAD_WIDTH = 256  # the widest head that flash-attn's kernels take
 
 
 class KeyEmbedding(NamedTuple):
-    """What is added to the keys (never to the values), in units of the states.
+    """What is added to the keys (never to the values), in units of the states; None adds nothing."""
 
-    Attributes:
-        frame: (max_frames, D), row t for a video's frame t; None adds nothing.
-        position: (patches, D), row j for a frame's patch j; None adds nothing.
-    """
-
-    frame: Tensor | None = None
-    position: Tensor | None = None
+    frame: Tensor | None = None  # (max_frames, D), row t for a video's frame t
+    position: Tensor | None = None  # (patches, D), row j for a frame's patch j
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -163,9 +158,6 @@ class CrossAttention(nn.Module):
 
         Returns:
             (V, P, D).
-
-        Raises:
-            Ego2ExoError: the path is "flash" and flash-attn cannot run here.
         """
         queries = rearrange(self.q(tokens), "v p (h d) -> v h p d", h=self.num_heads)
         path = resolve(self.attn, tokens.shape[1], self.num_heads, self.width, queries) if lengths else "folded"

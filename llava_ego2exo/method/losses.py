@@ -37,15 +37,10 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class FullTeacher:
-    """A teacher over its whole vocabulary, kept as hidden states; its logits are made with each chunk's.
+    """A teacher over its whole vocabulary, kept as hidden states; its logits are made with each chunk's."""
 
-    Args:
-        head: maps (n, D') to (n, V).
-        hidden: (M, D'), the teacher's final hidden states that predict the tokens.
-    """
-
-    head: Head
-    hidden: Tensor
+    head: Head  # maps (n, D') to (n, V)
+    hidden: Tensor  # (M, D'), the teacher's final hidden states that predict the tokens
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
@@ -67,14 +62,10 @@ class TopKTeacher:
     Both distributions are renormalised over these k tokens: what the teacher thought of the others is not known. For
     k = V this is the KL over the whole vocabulary; for small k the KL does not see what the student gives to other
     tokens (the cross-entropy does).
-
-    Args:
-        ids: (M, k) int64, tokens of the vocabulary.
-        logits: (M, k), any float dtype.
     """
 
-    ids: Tensor
-    logits: Tensor
+    ids: Tensor  # (M, k) int64, tokens of the vocabulary
+    logits: Tensor  # (M, k), any float dtype
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -97,11 +88,7 @@ def tempered_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
 
 
 def require_equal_vocabularies(student: int, teacher: int) -> None:
-    """Refuse a KL between distributions over different tokens.
-
-    Raises:
-        Ego2ExoError: with both sizes and the alternative.
-    """
+    """Refuse a KL between distributions over different tokens."""
     if student != teacher:
         raise Ego2ExoError(
             f"the student's vocabulary has {student} tokens, the teacher's {teacher}",

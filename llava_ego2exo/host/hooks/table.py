@@ -22,29 +22,17 @@ _PREPARE = "LlavaMetaForCausalLM.prepare_inputs_labels_for_multimodal"
 
 @dataclass(frozen=True)
 class Seam:
-    """One attribute of the host that is replaced.
+    """One attribute of the host that is replaced."""
 
-    Args:
-        key: its name; seams that fix one fault share one.
-        kind: "hook" or "fix".
-        module: host module.
-        target: dotted name inside it.
-        wrap: ``file:function`` below `llava_ego2exo.host`; called with the original, returns the replacement.
-        params: parameters of the original that the wrapper relies on.
-        flavours: hosts it applies to.
-        why: what it is for; for a fix, the upstream fault.
-        remove_when: what upstream would have to do for it to go.
-    """
-
-    key: str
-    kind: str
-    module: str
-    target: str
-    wrap: str
-    params: tuple[str, ...]
-    flavours: tuple[str, ...]
-    why: str
-    remove_when: str
+    key: str  # its name; seams that fix one fault share one
+    kind: str  # "hook" or "fix"
+    module: str  # of the host
+    target: str  # dotted name inside it
+    wrap: str  # ``file:function`` below `llava_ego2exo.host`; called with the original, returns the replacement
+    params: tuple[str, ...]  # of the original, that the wrapper relies on
+    flavours: tuple[str, ...]  # hosts it applies to
+    why: str  # what it is for; for a fix, the upstream fault
+    remove_when: str  # what upstream would have to do for it to go
 
 
 def _seam(
@@ -158,11 +146,7 @@ FIXES_VARIABLE = "LLAVA_EGO2EXO_FIXES"
 def enabled_fixes(fixes: str | None = None) -> frozenset[str]:
     """Keys of the fixes to apply.
 
-    Args:
-        fixes: "all", "none", or a comma list that adds ``key`` and removes ``-key``; None reads the environment.
-
-    Raises:
-        Ego2ExoError: a key that no fix has.
+    `fixes` is "all", "none", or a comma list that adds ``key`` and removes ``-key``; None reads the environment.
     """
     known = frozenset(seam.key for seam in FIXES)
     chosen: set[str] = set()

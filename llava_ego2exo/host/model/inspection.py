@@ -106,16 +106,13 @@ def _equal(video: Tensor, other: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Attention of one video's ego tokens.
+    """Attention of one video's ego tokens, averaged over heads or with heads kept apart.
 
-    Attributes:
-        layers: zero-based numbers of the encoder layers that the tokens read, ascending.
-        maps: (layers, P, frames, side, side), float32 on the CPU, averaged over heads; with heads kept apart
-            (layers, H, P, frames, side, side). A token's map of a layer sums to 1 over frames, rows and columns.
+    A token's map of a layer sums to 1 over frames, rows and columns.
     """
 
-    layers: tuple[int, ...]
-    maps: Tensor
+    layers: tuple[int, ...]  # zero-based numbers of the encoder layers that the tokens read, ascending
+    maps: Tensor  # (layers, [H,] P, frames, side, side), float32 on the CPU
 
 
 @torch.no_grad()

@@ -50,12 +50,9 @@ class Placeholder:
 
 
 def list_inputs(images: Any, modalities: list[str] | None, config: Any) -> list[VisualInput]:
-    """Entries of `images` in order.
+    """Entries of a list of (frames, 3, H, W) or (3, H, W), a (B, frames, 3, H, W) batch, or (B, 3, H, W) pictures.
 
-    Args:
-        images: a list of (frames, 3, H, W) or (3, H, W), a (B, frames, 3, H, W) batch, or (B, 3, H, W) pictures.
-        modalities: the kind of each entry, as LLaVA-NeXT passes it; None where the host passes none.
-        config: the model's config, for the rule without modalities.
+    `modalities` has the kind of each entry, as LLaVA-NeXT passes it; None where the host passes none.
     """
     pictures = not isinstance(images, list) and images.ndim == 4  # LLaVA encodes these one by one, as images
     counts = [1] * len(images) if pictures else [1 if image.ndim == 3 else image.shape[0] for image in images]

@@ -248,8 +248,9 @@ def test_no_hooks_after_an_exception():
 def test_copies_and_inference_mode():
     model, batch = build(), Batch("..V..", "V.")
     wanted = prepare(model, batch.call())[4]
+    assert torch.equal(prepare(copy.deepcopy(model), batch.call())[4], wanted)
     with torch.inference_mode():
-        assert torch.equal(prepare(copy.deepcopy(model), batch.call())[4], wanted)
+        assert torch.equal(prepare(model, batch.call())[4], wanted)
 
 
 def test_half_precision_with_a_float_tower():

@@ -1,5 +1,6 @@
-"""What every test shares: no hub, one thread (tiny matrices are faster on one), and where real data lies."""
+"""What every test shares: no hub, one thread (tiny matrices are faster on one), training's parser, real data."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -21,6 +22,24 @@ def real_videos() -> Path:
     if not REAL_VIDEOS.is_dir():
         pytest.skip(f"no real videos at {REAL_VIDEOS} (set EGO2EXO_SHARED)")
     return REAL_VIDEOS
+
+
+@pytest.fixture
+def training_parser():
+    """The parser of LLaVA's training script, with the plugin's flags."""
+    if importlib.util.find_spec("llava") is None:
+        pytest.skip("no llava is importable")
+    from transformers import HfArgumentParser
+
+    import llava_ego2exo
+
+    llava_ego2exo.register()
+    try:
+        from llava.train import train
+
+        return HfArgumentParser((train.ModelArguments, train.DataArguments, train.TrainingArguments))
+    finally:
+        llava_ego2exo.unregister()
 
 
 def pytest_collection_modifyitems(items):

@@ -1,4 +1,4 @@
-"""Short videos that a tiny model can tell apart: one coloured shape crossing the picture."""
+"""Short videos that a tiny model can distinguish: one coloured shape crossing the picture."""
 
 from __future__ import annotations
 
@@ -15,17 +15,7 @@ QUESTION = "What moves, and where to?"
 def render_clip(
     path: Path, colour: str, move: str, frames: int = 8, size: int = 64, rate: int = 2, seed: int = 0
 ) -> None:
-    """Write one video.
-
-    Args:
-        path: the file, `.mp4`.
-        colour: key of `COLOURS`.
-        move: key of `MOVES`.
-        frames: number of frames.
-        size: height and width in pixels.
-        rate: frames a second.
-        seed: of the background's noise.
-    """
+    """Write one `.mp4` of `size` by `size` pixels; the seed is that of the background's noise."""
     import av
 
     noise = np.random.default_rng(seed).integers(0, 40, (size, size, 3), dtype=np.uint8)
@@ -43,11 +33,7 @@ def render_clip(
 
 
 def render_set(folder: Path, count: int = 4) -> Path:
-    """Write `count` videos and a LLaVA training JSON about them.
-
-    Returns:
-        The JSON file.
-    """
+    """Write `count` videos and a LLaVA training JSON about them; the JSON file."""
     folder.mkdir(parents=True, exist_ok=True)
     samples = []
     for index in range(count):

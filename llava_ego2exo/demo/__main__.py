@@ -19,8 +19,10 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import Ego2ExoError, require_package
+from .exam import attention, examples
 from .models import cache_folder, get_base
 from .pipeline import SeedRun, run_seed, shell_text
+from .report import write_report
 from .results import MEAN, Results, ablation_table, table, with_mean
 from .variants import DEFAULT, FULL, QUICK, DemoPlan, added_variant
 from .world import QUESTION_TYPES, chance
@@ -34,7 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.out is None:
             with tempfile.TemporaryDirectory(prefix="ego2exo_demo_") as folder:
                 return run(Path(folder), args)
-        return run(new_folder(args.out), args)
+        out = Path(args.out).absolute()
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise Ego2ExoError(f"--out {args.out} exists and is not empty", "a new or empty folder", "choose another")
+        out.mkdir(parents=True, exist_ok=True)
+        return run(out, args)
     except Ego2ExoError as error:
         print(f"llava_ego2exo.demo: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -58,19 +64,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def new_folder(path: str) -> Path:
-    """The folder as an absolute path, made where it is not there.
-
-    Raises:
-        Ego2ExoError: it holds something.
-    """
-    folder = Path(path).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Ego2ExoError(f"--out {path} exists and is not empty", "a new or empty folder", "choose another")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def plan_of(args: argparse.Namespace) -> DemoPlan:
     """The sizes that the flags ask for."""
     plan = FULL if args.full else QUICK if args.quick else DEFAULT
@@ -80,14 +73,7 @@ def plan_of(args: argparse.Namespace) -> DemoPlan:
 
 
 def run(out: Path, args: argparse.Namespace) -> int:
-    """Every seed in turn, then the report.
-
-    Args:
-        out: folder for everything.
-        args: of :func:`parse`.
-    """
-    from .report import write_report
-
+    """Every seed in turn, then the report, all in the folder `out`."""
     require_package("matplotlib", "report")
     plan, cache, seconds = plan_of(args), Path(args.cache or cache_folder()).absolute(), {}
     runs = []
@@ -99,20 +85,20 @@ def run(out: Path, args: argparse.Namespace) -> int:
         started = time.monotonic()
         runs.append(run_seed(plan, seed, base, out / f"seed{seed}", say))
         seconds[f"seed {seed}: pairs, teacher, students, questions"] = time.monotonic() - started
-    for command in runs[0].commands:
-        print(f"\n{shell_text(command)}")  # noqa: T201
     results = gather(plan, runs, seconds)
+    for command in results.commands:
+        print(f"\n{command}")  # noqa: T201
     write_report(results, out)
-    print(f"\n{table(results)}\n\n{ablation_table(results)}")  # noqa: T201
+    distill, control = (with_mean(results.variants[name])[MEAN] for name in ("distill", "control"))
+    gains = ", ".join(f"{a - b:+.1f}" for a, b in zip(distill, control, strict=True))
     kept = f"report: {out / 'report.html'}" if args.out else "--out DIR keeps the report and everything else"
-    print(f"\n{gain(results)}\n{kept}")  # noqa: T201
+    print(f"\n{table(results)}\n\n{ablation_table(results)}\n")  # noqa: T201
+    print(f"distill above control, mean over question types, in points, by seed: {gains}\n{kept}")  # noqa: T201
     return 0
 
 
 def gather(plan: DemoPlan, runs: Sequence[SeedRun], seconds: dict[str, float]) -> Results:
-    """The results of all seeds."""
-    from .exam import attention, examples
-
+    """The results of all seeds; examples and attention are the first seed's."""
     first = runs[0]
     percent = {
         name: {one: {kind: [run.exams[name][one]["percent"][kind] for run in runs] for kind in QUESTION_TYPES}
@@ -131,13 +117,6 @@ def gather(plan: DemoPlan, runs: Sequence[SeedRun], seconds: dict[str, float]) -
         commands=[shell_text(command) for command in first.commands],
         seconds=seconds,
     )
-
-
-def gain(results: Results) -> str:
-    """By how much the distilled student is better than the control, on the mean over question types."""
-    distill, control = (with_mean(results.variants[name])[MEAN] for name in ("distill", "control"))
-    listed = ", ".join(f"{a - b:+.1f}" for a, b in zip(distill, control, strict=True))
-    return f"distill above control, mean over question types, in points, by seed: {listed}"
 
 
 _STARTED = time.monotonic()

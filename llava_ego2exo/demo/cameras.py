@@ -38,8 +38,7 @@ class _Camera:
         self.shift, self.scale = rng.uniform(-3, 3, 2), rng.uniform(0.93, 1.07)
 
     def _at(self, x: float, y: float) -> tuple[float, float]:
-        centre = SIZE / 2
-        return tuple(((v - centre) * self.scale + centre + d) * _FINE for v, d in zip((x, y), self.shift, strict=True))
+        return tuple(((np.array((x, y)) - SIZE / 2) * self.scale + SIZE / 2 + self.shift) * _FINE)
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: tuple[int, ...]) -> None:
         self.pen.rectangle([*self._at(x0, y0), *self._at(x1, y1)], fill=colour)
@@ -51,7 +50,7 @@ class _Camera:
         self.pen.line([*self._at(x0, y0), *self._at(x1, y1)], fill=colour, width=round(width * _FINE * self.scale))
 
     def hand(self, x: float, y: float, r: float, which: str, toward: tuple[float, float]) -> None:
-        """A hand; the left one wears a watch, on the wrist that lies `toward` the arm."""
+        """A hand; the left one wears a watch, on the wrist, `toward` the arm."""
         if which == "left":
             away = np.array(toward) - (x, y)
             self.disc(*((x, y) + 1.2 * r * away / max(float(np.hypot(*away)), 1e-6)), 0.9 * r, _WATCH)

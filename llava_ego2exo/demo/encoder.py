@@ -21,9 +21,6 @@ class WordReader(nn.Module):
     """One attention query a word over the tower's patches, and how likely the word belongs to the frame.
 
     A query a word, as a single one for all words learns a held object far more slowly.
-
-    Args:
-        count: number of words.
     """
 
     def __init__(self, count: int) -> None:
@@ -39,18 +36,14 @@ class WordReader(nn.Module):
         return (read * self.weight).sum(-1) + self.bias
 
 
-def cells(pixels: Tensor) -> Tensor:
+def _cells(pixels: Tensor) -> Tensor:
     """Mean colour of each patch's quarters: (N, 3, `INPUT`, `INPUT`) to (N, patches, 12)."""
     quarters = functional.avg_pool2d(pixels, PATCH // 2)
     return functional.unfold(quarters, 2, stride=2).transpose(1, 2)
 
 
-def material(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, list[str]]:
-    """One frame of each event and view.
-
-    Returns:
-        Frames (N, 3, `INPUT`, `INPUT`) as the tower takes them, targets (N, words) of 0 and 1, and the words.
-    """
+def _material(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+    """One frame of each event and view (N, 3, `INPUT`, `INPUT`), and which words belong to it (N, words)."""
     frames, names = [], []
     for scene in scenes:
         for view in VIEWS:
@@ -60,11 +53,12 @@ def material(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, list[str]]:
                 names.append(words(scene, view, index))
     known = sorted(set().union(*names))
     pixels = _processor().preprocess(frames, return_tensors="pt")["pixel_values"]
-    return pixels, torch.tensor([[float(word in named) for word in known] for named in names]), known
+    return pixels, torch.tensor([[float(word in named) for word in known] for named in names])
 
 
-def pretrain(scenes: Sequence[Scene], folder: Path, seed: int, steps: int, batch: int = 64,
-             report: Callable[[int, float], None] | None = None) -> Path:  # fmt: skip
+def pretrain(
+    scenes: Sequence[Scene], folder: Path, seed: int, steps: int, report: Callable[[int, float], None], batch: int = 64
+) -> None:
     """Train a tower from nothing and save it with its image processor.
 
     Args:
@@ -72,18 +66,19 @@ def pretrain(scenes: Sequence[Scene], folder: Path, seed: int, steps: int, batch
         folder: where to.
         seed: of weights and batches.
         steps: optimizer steps.
-        batch: frames a step.
         report: called with step and loss now and then.
-
-    Returns:
-        `folder`.
+        batch: frames a step.
     """
-    from transformers import CLIPVisionModel
+    from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    pixels, targets, known = material(scenes)
+    config = CLIPVisionConfig(
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        image_size=INPUT, patch_size=PATCH, projection_dim=WIDTH, hidden_act="gelu", initializer_factor=1.0,
+    )  # fmt: skip
+    pixels, targets = _material(scenes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tower, reader, painter = CLIPVisionModel(_config()), WordReader(len(known)), nn.Linear(WIDTH, 12)
+        tower, reader, painter = CLIPVisionModel(config), WordReader(targets.shape[1]), nn.Linear(WIDTH, 12)
         _sine_positions(tower)
         parameters = [*tower.parameters(), *reader.parameters(), *painter.parameters()]
 
@@ -93,28 +88,20 @@ def pretrain(scenes: Sequence[Scene], folder: Path, seed: int, steps: int, batch
             logits = reader(functional.layer_norm(states[-1], (WIDTH,)))
             named = functional.binary_cross_entropy_with_logits(logits, targets[chosen], reduction="none").sum(1).mean()
             # Words alone would let patches forget what no word is about. Large towers see far more and keep it.
-            return named + functional.mse_loss(painter(states[SELECTED]), cells(pixels[chosen]))
+            return named + functional.mse_loss(painter(states[SELECTED]), _cells(pixels[chosen]))
 
         fit(parameters, step, steps, 4e-3, 0.3, report, weight_decay=0.01)
     tower.save_pretrained(folder)
     _processor().save_pretrained(folder)
-    return folder
 
 
 def fit(
     parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor], steps: int, rate: float, warmup: float,
-    report: Callable[[int, float], None] | None = None, **options: Any,
+    report: Callable[[int, float], None], **options: Any,
 ) -> None:  # fmt: skip
-    """Train with AdamW, a one-cycle schedule and clipped gradients.
+    """Train with AdamW (which takes `options`), a one-cycle schedule and clipped gradients.
 
-    Args:
-        parameters: to train.
-        loss: of the next batch.
-        steps: optimizer steps.
-        rate: highest learning rate.
-        warmup: share of the steps.
-        report: called with step and loss now and then.
-        options: of AdamW.
+    `loss` gives that of the next batch; `rate` is the highest learning rate, `warmup` a share of the steps.
     """
     optimizer = torch.optim.AdamW(parameters, lr=rate, **options)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=warmup)
@@ -125,17 +112,8 @@ def fit(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        if report is not None and step % 50 == 0:
+        if step % 50 == 0:
             report(step, value.item())
-
-
-def _config() -> object:
-    from transformers import CLIPVisionConfig
-
-    return CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        image_size=INPUT, patch_size=PATCH, projection_dim=WIDTH, hidden_act="gelu", initializer_factor=1.0,
-    )  # fmt: skip
 
 
 @torch.no_grad()

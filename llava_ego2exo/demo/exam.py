@@ -24,10 +24,14 @@ from .world import DESCRIBE, QUESTION_TYPES, Scene, describe, questions
 _CLIPS_AT_ONCE, _EXAMPLES, _ATTENTION = 10, 8, 2
 
 
+def frames(file: Path) -> Any:
+    """The frames that a model gets of a clip: (T, H, W, 3) uint8."""
+    return read_video(str(file), frames_upbound=FRAMES).frames
+
+
 def clip_pixels(processor: Any, file: Path) -> torch.Tensor:
-    """A clip's sampled frames as the model takes them: (T, 3, H, W)."""
-    clip = read_video(str(file), frames_upbound=FRAMES)
-    return processor.preprocess(list(clip.frames), return_tensors="pt")["pixel_values"]
+    """The same as the model takes them: (T, 3, H, W)."""
+    return processor.preprocess(list(frames(file)), return_tensors="pt")["pixel_values"]
 
 
 def examine(
@@ -51,13 +55,12 @@ def examine(
     chosen: list[list[str]] = []
     right: dict[str, list[bool]] = {kind: [] for kind in QUESTION_TYPES}
     for first in range(0, len(tests), _CLIPS_AT_ONCE):
-        clips = [
-            (clip_pixels(processor, file), questions(scene)) for scene, file in tests[first : first + _CLIPS_AT_ONCE]
-        ]
-        asked = [(pixels, question) for pixels, about in clips for question in about]
-        videos, texts = [pixels for pixels, _ in asked], [question.text for _, question in asked]
+        batch = tests[first : first + _CLIPS_AT_ONCE]
+        clips = [(clip_pixels(processor, file), questions(scene)) for scene, file in batch]
+        videos, asked = zip(*((pixels, question) for pixels, about in clips for question in about), strict=True)
+        texts, options = [question.text for question in asked], [question.options for question in asked]
         with ablated(model, ablation):
-            scores = iter(option_scores(model, tokenizer, videos, texts, [q.options for _, q in asked], template))
+            scores = iter(option_scores(model, tokenizer, list(videos), texts, options, template))
         for _, about in clips:
             chosen.append([])
             for question in about:
@@ -88,14 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def examples(run: SeedRun, student: str) -> list[Example]:
     """The first clips of the tests, a question type each in turn; nothing is chosen by its answers.
 
-    Args:
-        run: one seed.
-        student: the variant whose description of the exo clip is shown beside the teacher's of the ego clip.
+    The description of the exo clip by `student` is shown beside the teacher's of the ego clip.
     """
-    tests = run.tests[:_EXAMPLES]
-    base, trained = run.base.model, run.folder / f"student-{student}"
-    by_teacher = _descriptions(base, None, [ego for _, ego, _ in tests], run.base.template)
-    by_student = _descriptions(trained, base, [exo for *_, exo in tests], run.base.template)
+    tests, base = run.tests[:_EXAMPLES], run.base
+    by_teacher = _descriptions(base.model, None, [ego for _, ego, _ in tests], base.template)
+    by_student = _descriptions(run.student(student), base.model, [exo for *_, exo in tests], base.template)
     found = []
     for number, (scene, ego, exo) in enumerate(tests):
         kind = QUESTION_TYPES[number % len(QUESTION_TYPES)]
@@ -108,24 +108,19 @@ def examples(run: SeedRun, student: str) -> list[Example]:
     return found
 
 
-def frames(file: Path) -> Any:
-    """The frames that a model gets of a clip: (T, H, W, 3) uint8."""
-    return read_video(str(file), frames_upbound=FRAMES).frames
-
-
 def _descriptions(model: Path, base: Path | None, files: list[Path], template: str) -> list[str]:
     from ..host.inference.answerer import Answerer
 
-    teacher = Answerer(load_quietly(model, base), template, max_new_tokens=48)
-    answers = teacher.answer([clip_pixels(teacher.image_processor, file) for file in files], [[DESCRIBE]] * len(files))
-    return [said if isinstance(said, str) else said[0].text for said in answers]  # type: ignore[index]
+    answerer = Answerer(load_quietly(model, base), template, max_new_tokens=48)
+    clips = [clip_pixels(answerer.image_processor, file) for file in files]
+    return [answers[0].text for answers in answerer.answer(clips, [[DESCRIBE]] * len(files))]
 
 
 def attention(run: SeedRun, student: str) -> list[ClipAttention]:
     """Where the ego tokens of one student attend in the first clips of the tests."""
     from ..host.model.inspection import video_attention_maps
 
-    _, model, processor, _ = load_quietly(run.folder / f"student-{student}", run.base.model)
+    _, model, processor, _ = load_quietly(run.student(student), run.base.model)
     found = []
     for scene, _, exo in run.tests[:_ATTENTION]:
         seen = video_attention_maps(model, clip_pixels(processor, exo))

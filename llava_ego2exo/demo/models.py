@@ -30,13 +30,12 @@ from .world import Scene, ego_answers, scene_answers, scenes, vocabulary
 FRAMES = 2  # of a clip that a model sees: the first and the last of those drawn, as LLaVA samples --frames_upbound 2
 TEMPLATES = {"llama": "v1", "qwen": "qwen_1_5"}
 BASE_SEED, PAIRS_SEED, TESTS_SEED = 1, 2, 3
-SIZES = {
+SIZES = {  # of the base; those of `language_sizes` are smaller
     "num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4,
     "num_key_value_heads": 4, "initializer_range": 0.08, "max_position_embeddings": 1024,
 }  # fmt: skip
 # LLaVA-NeXT pools a video's tokens by two whatever its config says, llava-torch never: base and students say the same.
 POOLING = {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "average", "mm_newline_position": "no_token"}
-WIDTH, LAYERS, HEADS = 64, 2, 4
 _TEXT = [
     "What moves, and where to? A red block moves left. A green block moves right. A blue block moves up.",
     "A yellow block moves down. system user assistant You are a helpful assistant. USER: ASSISTANT:",
@@ -46,13 +45,7 @@ _TEXT = [
 
 
 def tiny_tokenizer(folder: Path, kind: str, texts: Sequence[str] = ()) -> Path:
-    """A byte-level tokenizer that can write any text.
-
-    Args:
-        folder: where to.
-        kind: "qwen" (chat tokens, no BOS) or "llama" (BOS, EOS, UNK).
-        texts: further ones whose words are to be single tokens.
-    """
+    """A byte-level tokenizer, "qwen" (chat tokens) or "llama" (BOS, EOS, UNK); words of `texts` are single tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -86,17 +79,16 @@ def tiny_tower(folder: Path, width: int = 32, layers: int = 4, heads: int = 4, s
         image_size=size, patch_size=7, projection_dim=width,
     )  # fmt: skip
     CLIPVisionModel(config).save_pretrained(folder)
-    sizes: dict[str, Any] = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
-    CLIPImageProcessor(**sizes).save_pretrained(folder)
+    crop = {"height": size, "width": size}
+    CLIPImageProcessor(size={"shortest_edge": size}, crop_size=crop).save_pretrained(folder)
     return folder
 
 
 def language_sizes(vocabulary: int, **changes: Any) -> dict[str, Any]:
     """Arguments of a tiny language model's config."""
     sizes = {
-        "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-        "num_key_value_heads": HEADS // 2, "vocab_size": vocabulary, "max_position_embeddings": 2048,
-        "initializer_range": 0.2,
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": vocabulary, "max_position_embeddings": 2048, "initializer_range": 0.2,
     }  # fmt: skip
     return {**sizes, **changes}
 
@@ -105,13 +97,13 @@ def tiny_llava(
     folder: str | Path, kind: str = "llama", seed: int = 0, tower: str | Path | None = None, texts: Sequence[str] = (),
     language: dict[str, Any] | None = None, **settings: Any,
 ) -> Path:  # fmt: skip
-    """A whole LLaVA checkpoint: tower beside it, tokenizer inside.
+    """A whole LLaVA checkpoint with random weights, its tokenizer inside.
 
     Args:
         folder: where to; its name must hold `kind`, by which LLaVA-NeXT's train script chooses the class.
         kind: "llama" or "qwen".
-        seed: of the random weights.
-        tower: of an existing vision tower; None makes one with random weights beside `folder`.
+        seed: of the weights.
+        tower: folder of a vision tower; None makes one beside `folder`.
         texts: for the tokenizer, see :func:`tiny_tokenizer`.
         language: arguments of the language model's config that differ from :func:`language_sizes`.
         settings: keys of LLaVA's config.
@@ -147,7 +139,7 @@ def load_quietly(path: Path, base: Path | None = None) -> tuple[Any, Any, Any, A
 
 @dataclass(frozen=True)
 class Base:
-    """An untouched base model with its vision tower."""
+    """A base model with its vision tower."""
 
     model: Path
     tower: Path
@@ -164,21 +156,13 @@ def cache_folder() -> Path:
 
 
 def get_base(plan: DemoPlan, seed: int, folder: Path, say: Callable[[str], None]) -> Base:
-    """The base from an earlier run, or a new one.
-
-    Args:
-        plan: its sizes.
-        seed: of its weights and clips.
-        folder: of the cache.
-        say: prints one line.
-    """
+    """The base from an earlier run in the cache `folder`, or a new one."""
     from ..host.hooks.flavour import NEXT, detect
 
     kind = "qwen" if detect() == NEXT else "llama"
     # Everything that shapes a base: sizes, version, and the code that draws and trains.
-    code = b"".join(
-        Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("world", "cameras", "encoder", "models")
-    )
+    names = ("world", "cameras", "encoder", "models")
+    code = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)
     sizes = [plan.encoder_scenes, plan.encoder_steps, plan.base_scenes, plan.base_steps]
     key = hashlib.sha256(json.dumps([__version__, kind, sizes]).encode() + code).hexdigest()[:12]
     place = folder / f"{kind}-{key}-seed{seed}"
@@ -201,11 +185,11 @@ def _make_base(plan: DemoPlan, seed: int, base: Base, say: Callable[[str], None]
 
     training = list(scenes(max(plan.encoder_scenes, plan.base_scenes), 100 * seed + BASE_SEED))
     say(f"encoder: pretraining on {4 * plan.encoder_scenes} frames, {plan.encoder_steps} steps")
-    pretrain(training[: plan.encoder_scenes], base.tower, seed, plan.encoder_steps, report=report("encoder"))
+    pretrain(training[: plan.encoder_scenes], base.tower, seed, plan.encoder_steps, report("encoder"))
     tiny_llava(base.model, base.kind, seed, base.tower, vocabulary(), SIZES, **POOLING)
     say(f"base: training on {plan.base_scenes} ego clips and half as many other exo clips, {plan.base_steps} steps")
     material = {"ego": training[: plan.base_scenes], "exo": training[: plan.base_scenes // 2]}
-    train_base(base.model, material, base.template, seed, plan.base_steps, report=report("base"))
+    train_base(base.model, material, base.template, seed, plan.base_steps, report("base"))
 
 
 def turns(pair: tuple[str, str], before: bool = True) -> list[dict[str, str]]:
@@ -217,48 +201,15 @@ def turns(pair: tuple[str, str], before: bool = True) -> list[dict[str, str]]:
 
 def train_base(
     folder: Path, material: dict[str, Sequence[Scene]], template: str, seed: int, steps: int,
-    batch: int = 64, rate: float = 3e-3, report: Callable[[int, float], None] | None = None,
+    report: Callable[[int, float], None], batch: int = 64,
 ) -> None:  # fmt: skip
-    """Train the checkpoint in `folder` in place.
-
-    Args:
-        folder: an untrained LLaVA checkpoint.
-        material: view -> scenes.
-        template: name of its conversation template.
-        seed: of the batches.
-        steps: optimizer steps.
-        batch: conversations a step.
-        rate: highest learning rate.
-        report: called with step and loss now and then.
-    """
-    from ..host.model.pretraining import loss
+    """Train the checkpoint in `folder` in place on conversations about the scenes of each view of `material`."""
+    from ..host.model.pretraining import loss, tower_features, training_rows
     from .encoder import fit
 
     tokenizer, model, processor, _ = load_quietly(folder)
-    rows, features, owners = _rows(model, tokenizer, processor, material, template, seed)
-    parameters = [p for name, p in model.named_parameters() if "vision_tower" not in name]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    model.train()
-    generator = torch.Generator().manual_seed(seed)
-
-    def step() -> Tensor:
-        chosen = torch.randint(len(rows), (batch,), generator=generator).tolist()
-        return loss(model, [rows[i] for i in chosen], [features[owners[i]] for i in chosen])
-
-    fit(parameters, step, steps, rate, 0.1, report, weight_decay=0.0, betas=(0.9, 0.98))
-    weights = {name: tensor for name, tensor in model.state_dict().items() if "vision_tower" not in name}
-    model.save_pretrained(folder, state_dict=weights)
-
-
-def _rows(
-    model: Any, tokenizer: Any, processor: Any, material: dict[str, Sequence[Scene]], template: str, seed: int
-) -> tuple[list[dict[str, Tensor]], list[Tensor], list[int]]:  # fmt: skip
-    """Rows, the clips' features, and which clip each row is about."""
-    from ..host.model.pretraining import tower_features, training_rows
-
     answers, seen = {"ego": ego_answers, "exo": scene_answers}, (0, cameras.FRAMES - 1)
-    asked, owners, frames = [], [], []
+    asked, owners, frames = [], [], []  # question and answer, the clip that each is about, and the clips
     for view, shown in material.items():
         for scene in shown:
             pairs = answers[view](scene)
@@ -273,4 +224,16 @@ def _rows(
     different = list(dict.fromkeys(placed))
     made = training_rows(tokenizer, [turns(pair, before) for pair, before in different], template)
     rows = dict(zip(different, made, strict=True))
-    return [rows[one] for one in placed], list(features), owners
+    parameters = [p for name, p in model.named_parameters() if "vision_tower" not in name]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    model.train()
+    generator = torch.Generator().manual_seed(seed)
+
+    def step() -> Tensor:
+        chosen = torch.randint(len(placed), (batch,), generator=generator).tolist()
+        return loss(model, [rows[placed[i]] for i in chosen], [features[owners[i]] for i in chosen])
+
+    fit(parameters, step, steps, 3e-3, 0.1, report, weight_decay=0.0, betas=(0.9, 0.98))
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "vision_tower" not in name}
+    model.save_pretrained(folder, state_dict=weights)

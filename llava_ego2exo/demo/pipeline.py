@@ -21,22 +21,15 @@ from .models import FRAMES, PAIRS_SEED, POOLING, TEMPLATES, TESTS_SEED, Base, tu
 from .variants import DemoPlan
 from .world import Event, Scene, queries, scene_answers, scenes
 
-# Commands in processes of their own, as many at once as keep every core busy.
+_SUFFIXES = {"ego": "ego", "exo": "exo1"}
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command and where its output goes.
-
-    Args:
-        name: for messages.
-        words: as typed, beginning with "python" or "llava-ego2exo".
-        folder: working folder; the log is `<name>.log` in it.
-        needs: names of commands that must be done before.
-    """
+    """One command, run in a process of its own after those that it needs; its log is `<name>.log` in its folder."""
 
     name: str
-    words: Sequence[str]
+    words: Sequence[str]  # as typed, beginning with "python" or "llava-ego2exo"
     folder: Path
     needs: frozenset[str] = frozenset()
 
@@ -56,28 +49,15 @@ def losses(log: Path) -> list[tuple[int, float]]:
     return [(10 * count, float(value)) for count, value in enumerate(re.findall(r"'loss': '?([\d.e+-]+)", text), 1)]
 
 
-def usable_cores() -> int:
-    """Cores this process may run on, or all there are where the system cannot tell (macOS)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def run_all(
-    commands: Iterable[Command], say: Callable[[str], None], at_once: int | None = None, every: float = 30.0
-) -> None:
-    """Run commands, some at a time, and report their progress.
-
-    Args:
-        commands: in this order, but that one waits until what it needs is done.
-        say: prints one line.
-        at_once: processes at the same time, one thread each; None takes one more than there are cores.
-        every: seconds between two lines of progress.
+def run_all(commands: Iterable[Command], say: Callable[[str], None], every: float = 30.0) -> None:
+    """Run commands, as many at once as keep every core busy, and report their progress each `every` seconds.
 
     Raises:
         Ego2ExoError: a command failed; the others are ended, and the end of its output is in the message.
     """
     waiting, running, done, reported = list(commands), {}, set(), time.monotonic()
     # Three alike on two cores end together, sooner than two of them and then the third on one core alone.
-    at_once = at_once or usable_cores() + 1
+    at_once = 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     try:
         while waiting or running:
             for command in [one for one in waiting if one.needs <= done][: at_once - len(running)]:
@@ -103,8 +83,8 @@ def _start(command: Command) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part)
     # Small matrices are faster on one thread, and two runs side by side use two cores better than one run does.
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    ours = ["-m", "llava_ego2exo"] if command.words[0] == "llava-ego2exo" else []
-    program = [sys.executable, *ours, *command.words[1:]]
+    module = ["-m", "llava_ego2exo"] if command.words[0] == "llava-ego2exo" else []
+    program = [sys.executable, *module, *command.words[1:]]
     with command.log.open("wb") as stream:
         return subprocess.Popen(program, cwd=command.folder, env=environment, stdout=stream, stderr=subprocess.STDOUT)
 
@@ -120,15 +100,12 @@ def _failed(command: Command, code: int) -> Ego2ExoError:
     return Ego2ExoError(f"{command.name} ended with exit code {code}: {error}", "", f"read all of it in {command.log}")
 
 
-_SUFFIXES = {"ego": "ego", "exo": "exo1"}
-
-
 @dataclass(frozen=True)
 class SeedRun:
     """What one seed gave.
 
     Args:
-        folder: where everything of it lies.
+        folder: of everything that it wrote.
         base: what its students were trained from.
         tests: scene, ego file, exo file of each held-out clip.
         exams: variant -> ablation -> {"chosen", "percent"}, as :mod:`.exam` writes them.
@@ -142,6 +119,10 @@ class SeedRun:
     exams: dict[str, dict[str, dict[str, Any]]]
     curves: dict[str, list[tuple[int, float]]]
     commands: list[Sequence[str]]
+
+    def student(self, variant: str) -> Path:
+        """Its checkpoint."""
+        return self.folder / f"student-{variant}"
 
 
 def run_seed(plan: DemoPlan, seed: int, base: Base, folder: Path, say: Callable[[str], None]) -> SeedRun:
@@ -160,13 +141,13 @@ def run_seed(plan: DemoPlan, seed: int, base: Base, folder: Path, say: Callable[
     say(f"drawing {plan.pairs} pairs of clips, and {plan.tests} of combinations that training never shows")
     folder.mkdir(parents=True)
     tests = write_material(folder, plan, seed)
-    commands = [*_distillation(seed, base, folder), *_students(plan, seed, base, folder), *_exams(plan, base, folder)]
-    run_all(commands, say)
+    commands = [*_distillation(seed, base, folder), *_students(plan, seed, base, folder)]
+    exams = [_exam(name, base, folder, trained=name in plan.variants) for name in (*plan.variants, "base", "teacher")]
+    run_all([*commands, *exams], say)
     names = ["base", *plan.variants, "teacher"]
-    exams = {name: json.loads((folder / f"exam-{name}.json").read_text()) for name in names}
+    answers = {name: json.loads((folder / f"exam-{name}.json").read_text()) for name in names}
     curves = {name: losses(folder / f"{name}.log") for name in plan.variants}
-    shown = [command.words for command in commands if not command.name.startswith("exam-")]
-    return SeedRun(folder, base, tests, exams, curves, shown)
+    return SeedRun(folder, base, tests, answers, curves, [command.words for command in commands])
 
 
 def write_material(folder: Path, plan: DemoPlan, seed: int) -> list[tuple[Scene, Path, Path]]:
@@ -217,16 +198,18 @@ def _write_clips(folder: Path, shown: Sequence[Scene]) -> list[tuple[Path, Path]
 
 def _distillation(seed: int, base: Base, folder: Path) -> list[Command]:
     """Pairs, the teacher's answers, and the training file."""
-    lines = {
-        "pairs": "pairs build --videos pairs --out pairs/pairs.jsonl",
-        "teach": f"teach --pairs pairs/pairs.jsonl --out answers --queries queries.json --template {base.template} "
-                 f"--frames-upbound {FRAMES} --max-new-tokens 40 --batch-size 32",
-        "targets": f"targets --pairs pairs/pairs.jsonl --answers answers --out distill.json --seed {seed}",
-    }  # fmt: skip
-    words = {name: ["llava-ego2exo", *line.split()] for name, line in lines.items()}
-    words["teach"] += ["--model", str(base.model)]
-    needs = {"pairs": (), "teach": ("pairs",), "targets": ("teach",)}
-    return [Command(name, words[name], folder, frozenset(needs[name])) for name in lines]
+    pairs, needs, commands = "pairs/pairs.jsonl", frozenset(), []
+    for line in (
+        f"pairs build --videos pairs --out {pairs}",
+        f"teach --pairs {pairs} --out answers --queries queries.json --template {base.template} "
+        f"--frames-upbound {FRAMES} --max-new-tokens 40 --batch-size 32 --model",
+        f"targets --pairs {pairs} --answers answers --out distill.json --seed {seed}",
+    ):
+        name, *rest = line.split()
+        model = [str(base.model)] if name == "teach" else []  # its path may hold blanks
+        commands.append(Command(name, ["llava-ego2exo", name, *rest, *model], folder, needs))
+        needs = frozenset({name})
+    return commands
 
 
 def _students(plan: DemoPlan, seed: int, base: Base, folder: Path) -> list[Command]:
@@ -237,49 +220,38 @@ def _students(plan: DemoPlan, seed: int, base: Base, folder: Path) -> list[Comma
             "max_steps": plan.steps, "per_device_train_batch_size": plan.batch, "seed": seed,
             "learning_rate": plan.rate, "mm_projector_lr": plan.rate, **plan.flags(name),
         }  # fmt: skip
-        words = training_command(base, data, f"student-{name}", flags)
-        commands.append(Command(name, words, folder, frozenset(needs)))
+        command = training_command(base, data, f"student-{name}", flags)
+        commands.append(Command(name, command, folder, frozenset(needs)))
     return commands
 
 
 def training_command(base: Base, data: str, out: str, flags: dict[str, Any]) -> list[str]:
-    """LLaVA's training command for one student; paths are relative to the run's folder.
+    """LLaVA's training command for one student; `data` and `out` are relative to the run's folder.
 
     A run without --ego2exo is LLaVA's own, which takes none of these settings from the base checkpoint: they are given.
-
-    Args:
-        base: what to start from.
-        data: training JSON.
-        out: where the student goes.
-        flags: what differs between runs.
     """
     import torch
 
     from ..host.hooks.flavour import NEXT, detect
 
+    pooling = POOLING if detect() == NEXT else {}
     values = {
         "model_name_or_path": base.model, "version": TEMPLATES[base.kind], "data_path": data, "video_folder": "pairs",
         "output_dir": out, "vision_tower": base.tower, "vision_tower_dtype": "float32", "mm_vision_select_layer": -2,
         "mm_projector_type": "mlp2x_gelu", "mm_patch_merge_type": "flat", "image_aspect_ratio": "square",
-        "mm_use_im_patch_token": False,
-        **(POOLING if detect() == NEXT else {}),
-        "frames_upbound": FRAMES, "model_max_length": 1024, "lora_enable": True, "lora_r": 16, "lora_alpha": 32,
-        "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "weight_decay": 0.0, "logging_steps": 10,
-        "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,
-        "dataloader_num_workers": 1,
-        **flags, **({} if torch.cuda.is_available() else {"use_cpu": True}),
+        "mm_use_im_patch_token": False, **pooling, "frames_upbound": FRAMES, "model_max_length": 1024,
+        "lora_enable": True, "lora_r": 16, "lora_alpha": 32, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05,
+        "weight_decay": 0.0, "logging_steps": 10, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+        "gradient_checkpointing": False, "dataloader_num_workers": 1, **flags,
+        **({} if torch.cuda.is_available() else {"use_cpu": True}),
     }  # fmt: skip
     words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
     return ["python", "-m", "llava_ego2exo.train", *words]
 
 
-def _exams(plan: DemoPlan, base: Base, folder: Path) -> list[Command]:
-    commands = []
-    for name in (*plan.variants, "base", "teacher"):
-        trained = name in plan.variants
-        model = [f"student-{name}", "--base", str(base.model)] if trained else [str(base.model)]
-        view = "ego" if name == "teacher" else "exo"
-        words = ["python", "-m", "llava_ego2exo.demo.exam", *model, "--tests", "tests.json", "--view", view,
-                 "--template", base.template, "--out", f"exam-{name}.json"]  # fmt: skip
-        commands.append(Command(f"exam-{name}", words, folder, frozenset({name} if trained else ())))
-    return commands
+def _exam(name: str, base: Base, folder: Path, trained: bool) -> Command:
+    model = [f"student-{name}", "--base", str(base.model)] if trained else [str(base.model)]
+    view = "ego" if name == "teacher" else "exo"
+    words = ["python", "-m", "llava_ego2exo.demo.exam", *model, "--tests", "tests.json", "--view", view,
+             "--template", base.template, "--out", f"exam-{name}.json"]  # fmt: skip
+    return Command(f"exam-{name}", words, folder, frozenset({name} if trained else ()))

@@ -40,17 +40,9 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one held-out pair of clips, with every variant's answer.
+    """One question about one held-out pair of clips, with the option that each variant chose.
 
-    Attributes:
-        question_type: "hand", "object", "region", "order".
-        question: without placeholder.
-        options: what to choose from.
-        truth: the right option.
-        answers: variant -> the option it chose.
-        ego_frames, exo_frames: (T, H, W, 3) uint8.
-        teacher_answer: the teacher's description of the ego clip.
-        student_answer: the student's description of the exo clip.
+    Frames are (T, H, W, 3) uint8; the teacher describes the ego clip, the student the exo clip.
     """
 
     question_type: str
@@ -60,8 +52,8 @@ class Example:
     answers: Mapping[str, str]
     ego_frames: np.ndarray
     exo_frames: np.ndarray
-    teacher_answer: str = ""
-    student_answer: str = ""
+    teacher_answer: str
+    student_answer: str
 
 
 @dataclass(frozen=True)
@@ -86,9 +78,9 @@ class Results:
     """Everything that the report shows. Accuracies are in percent, one number a seed.
 
     Attributes:
-        variants: variant -> question type -> accuracy of each seed. Order is the order of the table.
+        variants: variant -> question type -> accuracy of each seed, in the order of the table.
         chance: question type -> percent.
-        ablations: variant -> ablation (of `ABLATIONS`) -> question type -> accuracy of each seed.
+        ablations: variant -> ablation, in the order of `ABLATIONS` -> question type -> accuracy of each seed.
         curves: variant -> for each seed (step, loss) pairs.
         examples: questions shown with their frames.
         attention: clips shown with their attention.
@@ -120,43 +112,33 @@ def with_mean(types: Accuracies) -> dict[str, list[float]]:
     return {**{name: list(seeds) for name, seeds in types.items()}, MEAN: per_seed}
 
 
-def _spreads(types: Accuracies) -> dict[str, Spread]:
-    return {name: spread(seeds) for name, seeds in with_mean(types).items()}
+def _spreads(variants: Mapping[str, Accuracies]) -> dict[str, dict[str, Spread]]:
+    return {
+        variant: {name: spread(seeds) for name, seeds in with_mean(types).items()}
+        for variant, types in variants.items()
+    }
 
 
 def rows(results: Results) -> dict[str, dict[str, Spread]]:
-    """Variant -> question type or "mean" -> mean, std and n; chance comes last.
-
-    Chance is known, not measured: its std is 0, and its n that of the variant with most seeds.
-    """
-    found = {name: _spreads(types) for name, types in results.variants.items()}
-    most = max((row[MEAN]["n"] for row in found.values()), default=1)
-    return {**found, CHANCE: _spreads({name: [value] * most for name, value in results.chance.items()})}
+    """Variant -> question type or "mean" -> mean, std and n; chance, which is known, comes last as one seed."""
+    return _spreads({**results.variants, CHANCE: {name: [value] for name, value in results.chance.items()}})
 
 
 def ablation_rows(results: Results) -> dict[str, dict[str, dict[str, Spread]]]:
-    """Variant -> ablation, in the order of `ABLATIONS` -> question type or "mean" -> mean, std and n."""
-    return {
-        variant: {name: _spreads(ablated[name]) for name in ABLATIONS if name in ablated}
-        for variant, ablated in results.ablations.items()
-    }
+    """Variant -> ablation -> question type or "mean" -> mean, std and n."""
+    return {variant: _spreads(ablated) for variant, ablated in results.ablations.items()}
 
 
 def metrics(results: Results) -> dict[str, Any]:
-    """What `metrics.json` holds: :func:`rows`, :func:`ablation_rows`, settings, commands and seconds."""
-    return {
-        "variants": rows(results),
-        "ablations": ablation_rows(results),
-        "settings": dict(results.settings),
-        "commands": list(results.commands),
-        "seconds": dict(results.seconds),
-    }
+    """What `metrics.json` holds."""
+    kept = {name: getattr(results, name) for name in ("settings", "commands", "seconds")}
+    return {"variants": rows(results), "ablations": ablation_rows(results), **kept}
 
 
 def table(results: Results) -> str:
     """Variants by question types, percent right: mean and, with several seeds, ± the sample standard deviation."""
     head = ["", *results.chance, MEAN]
-    lines = [[name, *(cell(row[column], name == CHANCE) for column in head[1:])] for name, row in rows(results).items()]
+    lines = [[name, *(cell(row[column]) for column in head[1:])] for name, row in rows(results).items()]
     return f"{aligned_table(head, lines)}\n\npercent right; {legend(results)}"
 
 
@@ -166,23 +148,24 @@ def ablation_table(results: Results) -> str:
     lines = []
     for variant, ablated in ablation_rows(results).items():
         for name, row in ablated.items():
-            change = "" if name == "none" else f"{row[MEAN]['mean'] - ablated['none'][MEAN]['mean']:+.1f}"
-            first = variant if name == "none" else ""
-            lines.append([first, ABLATIONS[name], *(cell(row[column]) for column in columns), change])
+            intact = name == "none"
+            change = "" if intact else f"{row[MEAN]['mean'] - ablated['none'][MEAN]['mean']:+.1f}"
+            lines.append(
+                [variant if intact else "", ABLATIONS[name], *(cell(row[column]) for column in columns), change]
+            )
     if not lines:
         return ""
     text = aligned_table(["", "input", *columns, "change"], lines, left=2)
     return f"{text}\n\npercent right; {legend(results)}; change: of the mean, against intact"
 
 
-def cell(value: Spread, known: bool = False) -> str:
-    """One accuracy with one decimal; one that is known, as chance is, has no spread."""
-    deviation = f" ± {value['std']:.1f}" if value["n"] > 1 and not known else ""
-    return f"{value['mean']:.1f}{deviation}"
+def cell(value: Spread) -> str:
+    """One accuracy with one decimal, and its spread with several seeds."""
+    return f"{value['mean']:.1f}" + (f" ± {value['std']:.1f}" if value["n"] > 1 else "")
 
 
 def differences(results: Results) -> list[tuple[str, str, Spread]]:
-    """How far a variant's mean over question types lies above another's, seed by seed: the pairs of `COMPARED`."""
+    """By how much a variant's mean over question types exceeds another's, seed by seed: the pairs of `COMPARED`."""
     means = {name: with_mean(types)[MEAN] for name, types in results.variants.items()}
     return [
         (name, other, spread([a - b for a, b in zip(means[name], means[other], strict=True)]))
@@ -193,5 +176,5 @@ def differences(results: Results) -> list[tuple[str, str, Spread]]:
 
 def legend(results: Results) -> str:
     """What the numbers are: how many seeds, and what the spread is."""
-    count = max((len(seeds) for types in results.variants.values() for seeds in types.values()), default=1)
+    count = max(row[MEAN]["n"] for row in rows(results).values())
     return "one seed, so no spread" if count == 1 else f"mean ± sample standard deviation over {count} seeds"

@@ -11,15 +11,13 @@ from ..errors import Ego2ExoError
 
 # What a user would add to LLaVA's command for each variant that is trained; the rest of the command is the same.
 EGO = {"ego2exo": True, "ego2exo_num_tokens": 16}
-KL = {"ego2exo_kd_weight": 1.0, "ego2exo_teacher": "self"}
 TRAINED: dict[str, dict[str, Any]] = {
     "control": {},
     "distill": {},
     "distill+tokens": EGO,
-    "distill+tokens+kl": {**EGO, **KL},
+    "distill+tokens+kl": {**EGO, "ego2exo_kd_weight": 1.0, "ego2exo_teacher": "self"},
     "tokens-only": {**EGO, "ego2exo_visual_tokens": False},
 }
-DEFAULT_VARIANTS, FULL_VARIANTS = ("control", "distill", "distill+tokens"), tuple(TRAINED)
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class DemoPlan:
         tests: held-out clips that questions are asked about.
     """
 
-    variants: tuple[str, ...] = DEFAULT_VARIANTS
+    variants: tuple[str, ...] = ("control", "distill", "distill+tokens")
     added: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     encoder_scenes: int = 1500
     encoder_steps: int = 450
@@ -60,18 +58,18 @@ def added_variant(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
         Ego2ExoError: it has another form, or the name is taken.
     """
     name, _, rest = text.partition(":")
-    words = shlex.split(rest)
-    pairs = tuple((flag.removeprefix("--"), value) for flag, value in zip(words[::2], words[1::2], strict=False))
-    named = re.fullmatch(r"[\w.+-]+", name.strip()) and name.strip() not in {*TRAINED, "base", "teacher", "chance"}
-    if not named or not words or len(words) % 2 or not all(flag.startswith("--") for flag in words[::2]):
+    name, words = name.strip(), shlex.split(rest)
+    flags, values = words[::2], words[1::2]
+    free = re.fullmatch(r"[\w.+-]+", name) and name not in {*TRAINED, "base", "teacher", "chance"}
+    if not (free and flags and len(flags) == len(values) and all(flag.startswith("--") for flag in flags)):
         raise Ego2ExoError(
             f"--add {text!r}", "'NAME: --flag value ...', NAME a new one of letters, digits, and . + - _",
             "for example --add 'tokens-slow: --ego2exo True --ego2exo_lr 0.001'",
         )  # fmt: skip
-    return name.strip(), pairs
+    return name, tuple((flag.removeprefix("--"), value) for flag, value in zip(flags, values, strict=True))
 
 
 # With every variant as many steps as made the documents' table; one seed of the few has to end within minutes.
-FULL = DemoPlan(FULL_VARIANTS)
+FULL = DemoPlan(tuple(TRAINED))
 DEFAULT = DemoPlan(steps=400)
 QUICK = DemoPlan(("control", "distill"), pairs=1000, steps=280, tests=100)

@@ -18,7 +18,7 @@ REGIONS = ("far left", "far right", "near left", "near right")  # as the person 
 SHIRTS, TABLES = ("blue", "green", "pink", "white"), ("brown", "grey", "yellow")
 WALLS, ITEMS = ("beige", "purple", "teal"), ("clock", "lamp", "mirror", "plant")
 PLACES = ("high left", "high right", "low left", "low right")  # on the wall, as the exo camera sees it
-CLUTTER = ("box", "jar", "plate")  # lies about and is never held
+CLUTTER = ("box", "jar", "plate")  # on the table, never held
 
 # Eight of the 32 (object, region) pairs, each object once and each region twice, are seen in tests alone, with either
 # hand. Whole triples must not be held out instead: a pair would then be left with one hand, which training would learn
@@ -48,13 +48,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one clip shows.
+    """What one clip shows: two events with different objects, and what the exo camera plainly sees.
 
-    Args:
-        events: what happens first and what second, with two different objects.
-        shirt, table, wall, item, place: what the exo camera plainly sees.
-        clutter: two things that lie about.
-        seed: of camera shift, light and noise.
+    The seed is that of camera shift, light and noise.
     """
 
     events: tuple[Event, Event]
@@ -78,13 +74,7 @@ class SceneQuestion:
 
 
 def scenes(count: int, seed: int, held_out: bool = False) -> Iterator[Scene]:
-    """Random scenes.
-
-    Args:
-        count: how many.
-        seed: one seed, one list.
-        held_out: take only pairs of `HELD_OUT` (tests), else only the others (all training).
-    """
+    """Random scenes, the same for one seed; of pairs of `HELD_OUT` alone (tests), or of the others (all training)."""
     rng = np.random.default_rng([seed, int(held_out)])
     pairs = [pair for pair in product(OBJECTS, REGIONS) if (pair in HELD_OUT) == held_out]
     for _ in range(count):
@@ -92,9 +82,9 @@ def scenes(count: int, seed: int, held_out: bool = False) -> Iterator[Scene]:
         others = [pair for pair in pairs if pair[0] != first[0]]
         second = others[rng.integers(len(others))]
         events = tuple(Event(str(rng.choice(HANDS)), *pair) for pair in (first, second))
-        look = (str(rng.choice(names)) for names in (SHIRTS, TABLES, WALLS, ITEMS, PLACES))
+        surroundings = (str(rng.choice(names)) for names in (SHIRTS, TABLES, WALLS, ITEMS, PLACES))
         clutter = tuple(str(name) for name in rng.choice(CLUTTER, 2, replace=False))
-        yield Scene(events, *look, clutter, int(rng.integers(2**31)))  # type: ignore[arg-type]
+        yield Scene(events, *surroundings, clutter, int(rng.integers(2**31)))  # type: ignore[arg-type]
 
 
 def describe(scene: Scene) -> str:
@@ -140,8 +130,7 @@ def queries() -> dict[str, list[str]]:
 
 def chance() -> dict[str, float]:
     """Accuracy of guessing, in percent."""
-    shares = {"hand": 2, "object": 4, "region": 4, "order": 2}
-    return {kind: 100.0 / shares[kind] for kind in QUESTION_TYPES}
+    return dict(zip(QUESTION_TYPES, (50.0, 25.0, 25.0, 50.0), strict=True))
 
 
 def vocabulary() -> list[str]:
@@ -155,15 +144,10 @@ def vocabulary() -> list[str]:
 
 
 def words(scene: Scene, view: str, index: int) -> set[str]:
-    """Words of one frame for the encoder's pretraining.
+    """Words of a frame that shows the event of this index, for the encoder's pretraining.
 
     The exo camera's are its large colours alone: what is on the wall the language model has to read off the patches,
     as it will have to read what small hands hold.
-
-    Args:
-        scene: what the clip shows.
-        view: "ego" or "exo".
-        index: of the event that the frame shows.
     """
     if view == "exo":
         return {f"{name} {getattr(scene, name)}" for name in ("shirt", "table", "wall")}

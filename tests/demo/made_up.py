@@ -22,7 +22,7 @@ def maps(seed):
     return sharp / sharp.sum((1, 2, 3), keepdims=True)
 
 
-def made_up(seeds=3, question="Which hand holds the cup?", variants=tuple(MEANS), examples=3, attention=2):
+def made_up(seeds=3, variants=tuple(MEANS), examples=3, attention=2):
     """A whole set of results."""
     rng = np.random.default_rng(1)
 
@@ -35,10 +35,10 @@ def made_up(seeds=3, question="Which hand holds the cup?", variants=tuple(MEANS)
         chance=CHANCE,
         ablations={name: {one: accuracies(MEANS[name] - 9 * place) for place, one in enumerate(ABLATIONS)}
                    for name in variants if "tokens" in name},
-        curves={name: [[(step, 2 / step) for step in range(1, 401)] for _ in range(seeds)]
+        curves={name: [[(step, 2 / step) for step in range(1, 41)] for _ in range(seeds)]
                 for name in variants if name not in ("base", "teacher")},
         examples=[
-            Example(list(CHANCE)[i % 4], question, options, "left",
+            Example(list(CHANCE)[i % 4], "Which hand holds the cup?", options, "left",
                     {name: options[(i + j) % 2] for j, name in enumerate(variants)}, frames(i), frames(i + 9),
                     "The left hand takes the cup, then puts it at the back.", "The left hand takes the cup.")
             for i in range(examples)

@@ -3,8 +3,6 @@
 import json
 import re
 import statistics
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -18,7 +16,7 @@ from llava_ego2exo.demo.results import ABLATIONS, ClipAttention, Results, ablati
 from ..pages import Page
 from .made_up import CHANCE, MEANS, made_up
 
-FEW = {"variants": ("base", "distill+tokens"), "examples": 1, "attention": 0}  # quicker to draw
+FEW = {"variants": ("base", "control"), "examples": 1, "attention": 0}  # nothing with ego tokens; quicker to draw
 EVIL = "<script>alert('x')</script> & \"quoted\" $x_1$"
 NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 
@@ -60,24 +58,18 @@ def test_tables_and_page_show_the_metrics(results, html):
     for line, (how, row, intact) in zip(ablation_table(results).splitlines()[1:], rows, strict=False):
         change = f"{row['mean']['mean'] - intact['mean']['mean']:+.1f}"
         assert how == "none" or (line.endswith(change) and change.replace("-", "−") in page.text)
-    one = made_up(seeds=1, **FEW)
-    assert "±" not in table(one) + ablation_table(one) + Page(report_html(one)).text
 
 
 def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    results = replace(made_up(seeds=1, **FEW), settings={"path": tmp_path, "rate": 1e-3})
+    results = made_up(seeds=1, **FEW)
     page = write_report(results, tmp_path / "a" / "b")
-    read = json.loads((tmp_path / "a/b/metrics.json").read_text())
-    assert read["variants"] == metrics(results)["variants"] and read["seconds"] == results.seconds
-    assert read["settings"] == {"path": str(tmp_path), "rate": 1e-3} and read["ablations"]
+    assert json.loads((tmp_path / "a/b/metrics.json").read_text()) == metrics(results)
     first = page.read_text()
+    assert "ablation" not in {attrs.get("id") for _, attrs in Page(first).tags} and "±" not in Page(first).text
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(Ego2ExoError, match="full"):
         write_report(made_up(seeds=2, **FEW), tmp_path / "a" / "b")
     assert page.read_text() == first and len(list(page.parent.iterdir())) == 3
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(Ego2ExoError, match=r"matplotlib.*llava-ego2exo\[report\]"):
-        write_report(made_up(seeds=1, **FEW), tmp_path / "c")
 
 
 def test_the_page_stands_alone_and_reads_without_eyes(html, results):
@@ -98,23 +90,17 @@ def test_the_page_stands_alone_and_reads_without_eyes(html, results):
     assert page.text.count("✓ right") == sum(a == i.truth for i in results.examples for a in i.answers.values())
 
 
-def test_a_run_with_little_to_show():
-    page = Page(report_html(Results({"base": {"x": [50.0]}}, {"x": 50.0})))
-    assert [attrs["href"] for attrs in page.all("a")] == ["#table", "#record"] and "base 50.0 50.0" in page.text
-    empty = Results({}, {"x": 50.0})
-    Page(report_html(empty))
-    assert report_html(empty) == report_html(empty)  # nothing in it comes from the clock or the machine
-
-
 def test_texts_of_a_run_stay_text():
-    bad = made_up(question=EVIL, variants=("base", "distill"))
-    item = replace(bad.examples[0], question_type=EVIL, truth=EVIL, options=[EVIL], answers={EVIL: EVIL},
-                   teacher_answer=EVIL, student_answer=EVIL)  # fmt: skip
+    bad = made_up(variants=("base", "distill"))
+    item = replace(bad.examples[0], question_type=EVIL, question=EVIL, truth=EVIL, options=[EVIL],
+                   answers={EVIL: EVIL}, teacher_answer=EVIL, student_answer=EVIL)  # fmt: skip
     results = Results(
         {EVIL: {EVIL: [50.0]}}, {EVIL: 50.0}, {EVIL: {"none": {EVIL: [50.0]}}}, {EVIL: [[(1, 2.0), (2, 1.0)]]},
         [item], [replace(bad.attention[0], title=EVIL, layers=[EVIL] * 3)], {EVIL: EVIL}, [EVIL], {EVIL: 1.0},
     )  # fmt: skip
-    assert "<script" not in report_html(results) and Page(report_html(results)).text.count("alert('x')") > 20
+    html = report_html(results)
+    assert "<script" not in html and Page(html).text.count("alert('x')") > 20
+    assert html == report_html(results)  # nothing in it comes from the clock or the machine
     assert "<script" not in picture(results)
     ElementTree.fromstring(picture(results))
 
@@ -122,8 +108,8 @@ def test_texts_of_a_run_stay_text():
 def test_attention_lies_on_its_patch():
     maps = np.zeros((2, 3, 4, 4))
     maps[1, 2, 1, 3] = 1.0  # last frame, second row of patches, last column
-    look = ClipAttention("x", np.full((3, 32, 64, 3), 100, np.uint8), maps, ["a", "b"])
-    brighter = overlaid(look, 1).astype(int).sum(-1) > 400
+    clip = ClipAttention("x", np.full((3, 32, 64, 3), 100, np.uint8), maps, ["a", "b"])
+    brighter = overlaid(clip, 1).astype(int).sum(-1) > 400
     assert not brighter[:2].any() and brighter[2, 8:16, 48:].all() and brighter[2].sum() == 8 * 16
 
 
@@ -133,10 +119,3 @@ def test_the_picture(results):
     assert len(text) < 150_000 and "var(--" not in text and set(re.findall(r"https?://[\w./]+", text)) <= NAMESPACES
     assert len(root.findall(".//{http://www.w3.org/2000/svg}image")) == 12
     assert all(name in " ".join(root.itertext()) for name in (*MEANS, *CHANCE))
-    assert "<image" not in picture(replace(made_up(seeds=1), examples=(), attention=()))
-
-
-def test_the_numbers_need_no_library():
-    code = "import sys, llava_ego2exo.demo.report, llava_ego2exo.demo.report; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "numpy", "matplotlib", "jinja2", "PIL", "llava"} & set(loaded)

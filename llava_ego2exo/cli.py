@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .commands import eval, maintenance, pairs, plan, targets, teach
-from .commands.flags import apply_data_flags
+from .common.json_io import set_max_mb
 from .errors import Ego2ExoError
 
 COMMANDS = (pairs, teach, targets, plan, eval, maintenance)
@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
-        apply_data_flags(args)
+        if getattr(args, "max_json_mb", None) is not None:
+            set_max_mb(args.max_json_mb)
         return args.run(args)
     except Ego2ExoError as error:
         print(f"llava-ego2exo: error: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from typing import Any
 
 from . import __version__, patching
 from .errors import Ego2ExoError
-from .host.hooks.flavour import commit_of
+from .host.hooks.flavour import commit_of, detect, package_folder
 
 GIB = 2**30
 
@@ -59,11 +59,8 @@ LIBRARIES = (
 )
 # llava-torch comes from the time of transformers 4.36 and ran on 4.37.2.
 PYPI_MINIMUM = {"transformers": "4.37"}
-# Library, flavour, first version, first one after it, and what that flavour fails with in between.
-BREAKAGES = (
-    ("transformers", "next", "0", "4.38", "no AcceleratorConfig yet: LLaVA-NeXT cannot train"),
-    ("transformers", "next", "4.47.1", "999", "no GradientAccumulationPlugin: LLaVA-NeXT cannot train"),
-)
+# Library and flavour -> the first version that cannot work, and why.
+BROKEN_FROM = {("transformers", "next"): ("4.47.1", "no GradientAccumulationPlugin: LLaVA-NeXT cannot train")}
 
 
 @dataclass
@@ -75,11 +72,7 @@ class Findings:
 
 
 def run(as_json: bool = False) -> int:
-    """Print the report; 1 when something stops training or loading, else 0.
-
-    Args:
-        as_json: print one JSON object in place of text.
-    """
+    """Print the report, as text or as one JSON object; 1 when something stops training or loading, else 0."""
     report = examine()
     print(json.dumps(report, indent=2) if as_json else _text(report))
     return 1 if report["problems"] else 0
@@ -102,15 +95,13 @@ def examine() -> dict[str, Any]:
 
 
 def _host(findings: Findings) -> dict[str, Any]:
-    from .host.hooks import flavour as flavours
-
     host: dict[str, Any] = {"name": None, "flavour": None, "path": None, "commit": None, "patch": None}
     host["plugins"] = sorted(point.name for point in metadata.entry_points(group="llava.plugins"))
     try:
-        folder, host["flavour"] = flavours.package_folder(), flavours.detect()
+        folder, host["flavour"] = package_folder(), detect()
         host |= {"path": str(folder), "commit": commit_of(folder), "name": _host_name(folder, host["flavour"])}
         host["patch"] = patching.status(folder)
-    except ValueError as error:  # Ego2ExoError, and what find_spec raises on a stand-in without a spec
+    except Ego2ExoError as error:
         findings.problems.append(str(error))
     if host["patch"] == patching.UNPATCHED:
         findings.warnings.append(
@@ -124,13 +115,11 @@ def _host(findings: Findings) -> dict[str, Any]:
 
 def _host_name(folder: Path, flavour: str) -> str:
     """Name and version, from the metadata beside this very folder: a second llava may be installed elsewhere."""
-    names = {"llava", "llava-torch", "llava_torch"}
+    names, project = {"llava", "llava-torch", "llava_torch"}, folder.parent / "pyproject.toml"
     beside = metadata.distributions(path=[str(folder.parent)])
     version = next((dist.version for dist in beside if (dist.metadata["Name"] or "").lower() in names), None)
-    project = folder.parent / "pyproject.toml"
     if version is None and project.is_file():
-        text = project.read_text(encoding="utf-8", errors="replace")
-        match = re.search(r'^version\s*=\s*"(.+?)"', text, re.MULTILINE)
+        match = re.search(r'^version\s*=\s*"(.+?)"', project.read_text(encoding="utf-8"), re.MULTILINE)
         version = match[1] if match else None
     return f"{'LLaVA-NeXT' if flavour == 'next' else 'llava-torch'} {version or '(version unknown)'}"
 
@@ -141,11 +130,8 @@ def _faults(flavour: str | None, findings: Findings) -> list[dict[str, Any]] | N
         from .host.hooks.table import FIXES, enabled_fixes
 
         enabled = enabled_fixes()
-    except Ego2ExoError as error:  # the environment names a fix that does not exist
-        findings.problems.append(str(error))
-        return None
-    except ImportError as error:
-        findings.warnings.append(f"upstream faults are not listed: {error}")
+    except (Ego2ExoError, ImportError) as error:  # a fix that does not exist in the environment variable, or no wrapt
+        findings.problems.append(f"upstream faults are not listed: {error}")
         return None
     faults = {(fix.key, fix.why): fix for fix in FIXES if flavour in fix.flavours}  # one may sit in several classes
     return [
@@ -173,9 +159,9 @@ def _version(library: Library, flavour: str | None, findings: Findings) -> dict[
         verdict = "too old"
         where = findings.problems if needed else findings.warnings
         where.append(f"{name} {found} is too old: {minimum} or later is needed")
-    for broken, host, first, end, why in BREAKAGES if known else ():
-        if (broken, host) == (name, flavour) and _numbers(first) <= _numbers(found) < _numbers(end):
-            findings.problems.append(f"{name} {found}: {why}")
+    first_broken, why = BROKEN_FROM.get((name, flavour), ("", ""))
+    if known and first_broken and _numbers(found) >= _numbers(first_broken):
+        findings.problems.append(f"{name} {found}: {why}")
     row = {"name": name, "found": found, "verdict": verdict, "tested": list(library.tested)}
     return {**row, "needed": needed, "use": library.use}
 
@@ -185,10 +171,7 @@ def _installed(name: str) -> tuple[str | None, str]:
     if name == PYTHON.name:
         return platform.python_version(), ""
     module = name.replace("-", "_")
-    try:
-        if importlib.util.find_spec(module) is None:
-            return None, ""
-    except ValueError:  # a stand-in without a spec sits in sys.modules
+    if importlib.util.find_spec(module) is None:
         return None, ""
     try:
         found = metadata.version(name)
@@ -211,24 +194,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _hardware() -> dict[str, Any]:
     try:
-        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1)
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        memory = None
-    try:
-        disk = round(shutil.disk_usage(".").free / GIB, 1)
-    except OSError:
-        disk = None
-    return {"gpus": _gpus(), "memory_gib": memory, "free_disk_gib": disk}
-
-
-def _gpus() -> list[dict[str, Any]]:
-    try:
         import torch
 
         cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     except Exception:  # no torch, a broken one, or a driver that does not answer: the table says which
-        return []
-    return [{"name": card.name, "memory_gib": round(card.total_memory / GIB, 1)} for card in cards]
+        cards = []
+    memory, disk = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), shutil.disk_usage(".").free
+    gpus = [{"name": card.name, "memory_gib": round(card.total_memory / GIB, 1)} for card in cards]
+    return {"gpus": gpus, "memory_gib": round(memory / GIB, 1), "free_disk_gib": round(disk / GIB, 1)}
 
 
 def _text(report: dict[str, Any]) -> str:
@@ -248,9 +221,8 @@ def _text(report: dict[str, Any]) -> str:
             note = f" ({'needed' if row['needed'] else 'only used'} for {row['use']})"
         lines.append(f"  {row['name']:<16} {row['found'] or '-':<15} {row['verdict']}{note}")
     cards = ", ".join(f"{card['name']} ({card['memory_gib']} GiB)" for card in hardware["gpus"]) or "no CUDA device"
-    sizes = [hardware["memory_gib"], hardware["free_disk_gib"]]
-    memory, disk = ("unknown" if size is None else f"{size} GiB" for size in sizes)
-    lines += ["", f"GPU            {cards}", f"host memory    {memory}", f"free disk      {disk}", ""]
+    lines += ["", f"GPU            {cards}", f"host memory    {hardware['memory_gib']} GiB"]
+    lines += [f"free disk      {hardware['free_disk_gib']} GiB", ""]
     lines += [f"warning: {text}" for text in report["warnings"]]
     lines += [f"problem: {text}" for text in report["problems"]] or ["no problems found"]
     return "\n".join(lines)

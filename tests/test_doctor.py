@@ -39,20 +39,18 @@ def versions(monkeypatch):
     return table
 
 
-def row(report, name):
-    return next(row for row in report["versions"] if row["name"] == name)
+def verdict_on(report, name):
+    return next(row["verdict"] for row in report["versions"] if row["name"] == name)
 
 
-@pytest.mark.parametrize(("flavour", "label"), [("next", "LLaVA-NeXT"), ("pypi", "llava-torch")])
-def test_a_tested_set_has_no_problem(make_llava, versions, flavour, label, capsys):
-    root = make_llava(flavour)
+def test_a_tested_set_has_no_problem(make_llava, versions, capsys):
+    root = make_llava("pypi")
     assert doctor.run() == 0
     text = capsys.readouterr().out
-    assert "no problems found" in text and "unpatched" in text
     assert all(f"  {name} " in text for name in versions)  # a name is never run together with its version
     report = doctor.examine()
     assert report["problems"] == [] and any("llava-ego2exo patch apply" in text for text in report["warnings"])
-    assert (report["host"]["name"], report["host"]["path"]) == (f"{label} (version unknown)", str(root / "llava"))
+    assert (report["host"]["flavour"], report["host"]["path"]) == ("pypi", str(root / "llava"))
     assert {row["verdict"] for row in report["versions"] if row["name"] != "flash-attn"} == {"tested"}
     assert report["faults"] and all(fault["fixed"] and fault["why"] for fault in report["faults"])
 
@@ -62,7 +60,6 @@ def test_an_unknown_choice_of_fixes_is_a_problem(make_llava, versions, monkeypat
     monkeypatch.setenv("LLAVA_EGO2EXO_FIXES", "nonsense")
     report = doctor.examine()
     assert len(report["problems"]) == 1 and "nonsense" in report["problems"][0] and report["faults"] is None
-    assert "  unknown" in doctor._text(report)
 
 
 def test_patched_and_installed_plugins(make_llava, versions, monkeypatch):
@@ -79,8 +76,7 @@ def test_patched_and_installed_plugins(make_llava, versions, monkeypatch):
 
 def test_an_edited_llava_and_another_package_of_that_name(make_llava, versions):
     root = make_llava("next", init="import mine\n")
-    report = doctor.examine()
-    assert "__init__.py is not recognised" in report["problems"][0]
+    assert "__init__.py is not recognised" in doctor.examine()["problems"][0]
     (root / "llava/model/llava_arch.py").unlink()
     assert "is not LLaVA" in doctor.examine()["problems"][0]
 
@@ -88,44 +84,31 @@ def test_an_edited_llava_and_another_package_of_that_name(make_llava, versions):
 def test_version_and_commit_of_a_checkout(make_llava, versions):
     root = make_llava("next")
     (root / "pyproject.toml").write_text('[project]\nname = "llava"\nversion = "1.7.0.dev0"\n')
-    (root / ".git").mkdir()
-    assert doctor.examine()["host"]["commit"] is None  # no repository
-    (root / ".git").rmdir()
-    try:
-        subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
-        subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"], cwd=root, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("git cannot commit here")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run([*git, *command], cwd=root, check=True)
     host = doctor.examine()["host"]
     assert host["name"] == "LLaVA-NeXT 1.7.0.dev0" and len(host["commit"]) == 40
-    info = root / "llava-1.8.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llava\nVersion: 1.8\n")
-    assert doctor.examine()["host"]["name"] == "LLaVA-NeXT 1.8"
 
 
 @pytest.mark.parametrize(
     ("flavour", "name", "version", "verdict", "problem", "warning"),
     [
-        ("next", "transformers", "4.37.2", "too old", "no AcceleratorConfig yet", None),
-        ("next", "transformers", "4.40.0.dev0", "untested", None, None),
-        ("next", "transformers", "4.45.2+local", "tested", None, None),
-        ("next", "transformers", "4.47.1", "untested", "no GradientAccumulationPlugin", None),
-        ("pypi", "transformers", "4.36.2", "too old", "too old: 4.37 or later", None),
-        ("pypi", "transformers", "4.48.0", "untested", None, None),
-        ("next", "peft", "0.4.0", "too old", None, "too old: 0.10 or later"),
-        ("next", "decord", "unknown", "untested", None, None),
+        ("next", "transformers", "4.37.2", "too old", "4.40 or later", ""),
+        ("next", "transformers", "4.40.0.dev0", "untested", "", ""),
+        ("next", "transformers", "4.45.2+local", "tested", "", ""),
+        ("next", "transformers", "4.47.1", "untested", "no GradientAccumulationPlugin", ""),
+        ("pypi", "transformers", "4.37.2", "untested", "", ""),
+        ("next", "peft", "0.4.0", "too old", "", "0.10 or later"),
+        ("next", "decord", "unknown", "untested", "", ""),
     ],
 )
 def test_verdicts(make_llava, versions, flavour, name, version, verdict, problem, warning):
     make_llava(flavour)
     versions[name] = version
     report = doctor.examine()
-    assert row(report, name)["verdict"] == verdict
-    assert bool(report["problems"]) == bool(problem)
-    assert problem is None or any(problem in text for text in report["problems"])
-    assert warning is None or any(warning in text for text in report["warnings"])
+    assert verdict_on(report, name) == verdict and bool(report["problems"]) == bool(problem)
+    assert problem in "".join(report["problems"]) and warning in "".join(report["warnings"])
 
 
 @pytest.mark.parametrize("flavour", ["next", "pypi"])
@@ -136,42 +119,21 @@ def test_missing_is_a_problem_where_it_is_needed(make_llava, versions, flavour, 
     report = json.loads(capsys.readouterr().out)
     needed = NEEDED | ({"deepspeed"} if flavour == "next" else set())
     assert {text.partition(" ")[0] for text in report["problems"]} == needed
-    assert {row["name"] for row in report["versions"] if row["needed"]} == needed | {"python"}
-
-
-def test_python_that_is_too_old(make_llava, monkeypatch):
-    make_llava("next")
-    monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.9.1")
-    assert any("python 3.9.1 is too old" in text for text in doctor.examine()["problems"])
 
 
 def test_nothing_installed_never_crashes_it(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "peft", types.ModuleType("peft"))  # a stand-in without a spec
-    assert row(doctor.examine(), "peft")["verdict"] == "missing"
     for name in [*MODULES, "llava"]:
         monkeypatch.setitem(sys.modules, name, None)
-    for module, name in ((doctor.os, "sysconf"), (doctor.shutil, "disk_usage")):
-        monkeypatch.setattr(module, name, lambda *_: (_ for _ in ()).throw(OSError()))
     assert doctor.run() == 1
     text = capsys.readouterr().out
-    assert "no CUDA device" in text and "free disk      unknown\n" in text and "problem: " in text
+    assert "no CUDA device" in text and "problem: " in text
 
 
 def test_a_flash_attn_that_cannot_be_imported_is_a_problem(make_llava, monkeypatch):
     (make_llava("next") / "flash_attn.py").write_text("raise ImportError('undefined symbol')\n")
     monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
     report = doctor.examine()
-    assert row(report, "flash-attn")["verdict"] == "broken"
-    assert any("flash-attn" in text and "undefined symbol" in text for text in report["problems"])
-
-
-def test_gpus_and_a_driver_that_fails(monkeypatch):
-    card = types.SimpleNamespace(name="Some GPU", total_memory=80 * doctor.GIB)
-    cuda = types.SimpleNamespace(device_count=lambda: 1, get_device_properties=lambda index: card)
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
-    assert doctor._gpus() == [{"name": "Some GPU", "memory_gib": 80.0}]
-    cuda.get_device_properties = lambda index: 1 / 0
-    assert doctor._gpus() == []
+    assert verdict_on(report, "flash-attn") == "broken" and "undefined symbol" in "".join(report["problems"])
 
 
 def test_llava_is_not_imported():

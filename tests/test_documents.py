@@ -1,17 +1,15 @@
 """What README and docs say is what the code does: commands, tables, code blocks, recipe."""
 
 import ast
-import importlib.util
+import importlib
 import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from llava_ego2exo.config import PREFIX, Ego2ExoConfig
 from llava_ego2exo.doctor import LIBRARIES, PYTHON
 
 ROOT = Path(__file__).parents[1]
@@ -30,10 +28,6 @@ def shell_commands(text):
     for block in blocks(text, "bash"):
         for line in filter(str.strip, block.splitlines()):
             yield shlex.split(line, comments=True)
-
-
-def flags_given_to(command):
-    return {part.split("=")[0] for part in command if part.startswith("--")}
 
 
 def test_the_two_commands():
@@ -75,16 +69,6 @@ def test_generated_parts_are_current():
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\nrun: python scripts/make_docs.py"
 
 
-def test_flags_table():
-    table = re.search(r"<!-- made: flags -->(.*?)<!-- end -->", read("docs/flags.md"), re.DOTALL)[1]
-    rows = re.findall(rf"^\| `--{PREFIX}(\w+)` \| (.+?) \| (.+) \|$", table, re.MULTILINE)
-    expected = [
-        (flag.name, "unset" if flag.default is None else f"`{flag.default}`", flag.metadata["help"])
-        for flag in fields(Ego2ExoConfig)
-    ]
-    assert rows == expected
-
-
 def test_versions_are_those_of_doctor_and_of_the_scripts():
     readme, installed = read("README.md"), read("scripts/requirements-test.txt") + read("scripts/_environment.sh")
     for library in (PYTHON, *LIBRARIES):
@@ -96,26 +80,13 @@ def test_versions_are_those_of_doctor_and_of_the_scripts():
         assert f"{library.name}=={library.tested[0]}" in installed or f":-{library.tested[0]}" in installed, library
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llava") is None, reason="no llava is importable")
-def test_training_flags_exist():
-    """LLaVA's parser, with the plugin in it, takes every training command of the documents."""
-    from transformers import HfArgumentParser
-
-    import llava_ego2exo
-
-    llava_ego2exo.register()
-    try:
-        from llava.train import train as host
-
-        parser = HfArgumentParser((host.ModelArguments, host.DataArguments, host.TrainingArguments))
-    finally:
-        llava_ego2exo.unregister()
+def test_training_flags_exist(training_parser):
     found = [command for document in DOCUMENTS for command in shell_commands(document.read_text(encoding="utf-8"))]
     commands = [command for command in found if "llava_ego2exo.train" in command]
     assert commands
     for command in commands:
         arguments = command[command.index("llava_ego2exo.train") + 1 :]
-        parsed, left_over = parser.parse_known_args(arguments)
+        parsed, left_over = training_parser.parse_known_args(arguments)
         assert not left_over
         assert parsed.ego2exo and parsed.lora_enable and parsed.bits == 4 and parsed.bf16
 
@@ -123,7 +94,6 @@ def test_training_flags_exist():
 def test_demo_flags_in_the_script_exist():
     from llava_ego2exo.demo.__main__ import parse
 
-    named = set(re.findall(r"(--\w+)", read("scripts/demo.sh")))
-    assert named == {"--full", "--seeds", "--quick", "--out"}
+    assert {"--full", "--seeds", "--quick", "--out"} == set(re.findall(r"(--\w+)", read("scripts/demo.sh")))
     parse(["--full", "--seeds", "3", "--out", "DIR"])
     parse(["--quick"])

@@ -1,11 +1,9 @@
 """The patch command: byte-for-byte, idempotent, and never on a file it does not know."""
 
 import os
-import shutil
 import stat
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -43,23 +41,19 @@ def test_round_trip(file, tmp_path):
 
 def test_places(file, tmp_path, monkeypatch):
     monkeypatch.chdir(file.parent)
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked/llava").symlink_to(file.parent.rename(file.parents[1] / "other"))
-    assert patching.apply(tmp_path / "linked") == "patched"
-    (tmp_path / "linked/llava").resolve().rename(file.parent)
     assert [patching.locate(path) for path in (file.parents[1], str(file.parent), ".")] == [file] * 3
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/llava").symlink_to(file.parent)
+    assert patching.apply(tmp_path / "linked") == "patched"
     for name in [name for name in sys.modules if name.partition(".")[0] == "llava"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(file.parents[1]))
     assert patching.locate() == file and "llava" not in sys.modules
-    for stand_in in (None, types.ModuleType("llava")):
-        monkeypatch.setitem(sys.modules, "llava", stand_in)
-        with pytest.raises(Ego2ExoError, match="no `llava` package"):
-            patching.locate()
-    shutil.copytree(file.parent, tmp_path / "renamed")
-    for name in ("absent", "renamed"):
-        with pytest.raises(Ego2ExoError, match="no llava at"):
-            patching.status(tmp_path / name)
+    monkeypatch.setitem(sys.modules, "llava", None)
+    with pytest.raises(Ego2ExoError, match="no `llava` package"):
+        patching.locate()
+    with pytest.raises(Ego2ExoError, match="no llava at"):
+        patching.status(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("content", [b"", UPSTREAM + b"x = 1\n"])
@@ -98,7 +92,7 @@ def test_a_patched_llava_calls_every_plugin(tmp_path, points):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin-one\nVersion: 1\n")
     (info / "entry_points.txt").write_text(points)
     patching.apply(tmp_path)
-    # -I and -S: nothing that is installed in this environment takes part
+    # -I and -S: without anything that is installed in this environment
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import llava"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ("started\n" if points else "")

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .flags import add_max_json, add_model_flags, take_reader_settings, video_limits
-
-_ASK = ("model", "benchmark", "data", "videos", "out")
+from ..video.limits import VideoLimits
+from .flags import add_max_json, add_model_flags, job_values, print_report
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """``eval --model CKPT --benchmark NAME --data FILE --videos DIR --out DIR [...]``"""
     text = "ask LLaVA models the questions of a benchmark"
-    many = "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo eval ... The same command resumes a stopped run."
-    parser = subparsers.add_parser("eval", help=text, epilog=many)
+    many = "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo eval ..."
+    parser = subparsers.add_parser("eval", help=text, epilog=f"{many} The same command resumes a stopped run.")
     group = parser.add_argument_group("benchmark")
     group.add_argument("--benchmark", metavar="NAME", help="ego-in-exo, adlx-charades-ar, ...; see docs/benchmarks.md")
     group.add_argument("--data", metavar="FILE_OR_DIR", help="its file, or a folder that holds it")
@@ -75,30 +72,19 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    ways = [name for name in ("check", "rescore", "render_lmms") if getattr(args, name)]
-    if len(ways) > 1:
-        raise Ego2ExoError(" and ".join(f"--{way.replace('_', '-')}" for way in ways), "one of them", "choose")
-    run = {"check": _check, "rescore": _rescore, "render_lmms": _render}.get(ways[0], _ask) if ways else _ask
-    try:
-        # What LLaVA prints while it loads is no part of the report.
-        with contextlib.redirect_stdout(sys.stderr):
-            text, code = run(args)
-    except KeyboardInterrupt:
-        print("stopped; the same command resumes from here", file=sys.stderr)
-        return 130
-    from ..common.processes import is_first
-
-    if is_first():
-        print(text)
-    return code
+    ways = {"check": _check, "rescore": _rescore, "render_lmms": _render}
+    given = [name for name in ways if getattr(args, name)]
+    if len(given) > 1:
+        raise Ego2ExoError(" and ".join(f"--{name.replace('_', '-')}" for name in given), "one of them", "choose")
+    run = ways[given[0]] if given else _ask
+    return print_report(lambda: run(args))
 
 
-def _need(args: argparse.Namespace, *names: str) -> None:
+def _require(args: argparse.Namespace, *names: str) -> None:
     missing = [f"--{name}" for name in names if not getattr(args, name)]
     if missing:
-        raise Ego2ExoError(
-            f"{', '.join(missing)} not given", "--model --benchmark --data --videos --out", "llava-ego2exo eval --help"
-        )
+        allowed = "--model --benchmark --data --videos --out"
+        raise Ego2ExoError(f"{', '.join(missing)} not given", allowed, "llava-ego2exo eval --help")
 
 
 def _judge(args: argparse.Namespace) -> Any:
@@ -117,10 +103,10 @@ def _views(args: argparse.Namespace) -> tuple[str, ...]:
 def _check(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.check import check
 
-    _need(args, "benchmark", "data")
+    _require(args, "benchmark", "data")
     checked = check(
         args.benchmark, args.data, args.videos, _views(args), categories=args.categories or None,
-        max_bad=args.max_bad_rows, probe=args.probe, workers=args.workers, limits=video_limits(args),
+        max_bad=args.max_bad_rows, probe=args.probe, workers=args.workers, limits=VideoLimits.from_object(args),
     )  # fmt: skip
     return str(checked), 1 if checked.faults else 0
 
@@ -131,7 +117,7 @@ def _render(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.videos import find_videos
     from ..lmms.render import render_tasks
 
-    _need(args, "benchmark", "data", "videos")
+    _require(args, "benchmark", "data", "videos")
     read = read_benchmark(args.benchmark, args.data, _views(args), args.categories or None, args.max_bad_rows)
     items = find_videos(read.items, args.videos, read.precut).items[: args.limit or None]
     missing = [f"{item.video} ({item.source})" for item in items if not item.path]
@@ -145,40 +131,28 @@ def _render(args: argparse.Namespace) -> tuple[str, int]:
 
 
 def _rescore(args: argparse.Namespace) -> tuple[str, int]:
-    from ..evaluation.report.tables import table_text
     from ..evaluation.results import rescore
 
-    finished = rescore(args.rescore, args.parser, _judge(args), args.compare_to)
-    return "\n\n".join([table_text(finished.metrics), *_missing(finished.metrics), f"{args.rescore}/report.html"]), 0
+    return _report(rescore(args.rescore, args.parser, _judge(args), args.compare_to).metrics, args.rescore), 0
 
 
 def _ask(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.job import EvalJob, models_of
-    from ..evaluation.report.tables import table_text
     from ..evaluation.run import evaluate
 
-    _need(args, *_ASK)
-    same = (
-        "benchmark", "data", "videos", "out", "view", "limit", "template", "dtype", "bits", "frames_upbound",
-        "video_fps", "force_sample", "time_instruction", "max_new_tokens", "batch_size", "workers", "max_failures",
-        "max_bad_rows", "compare_to", "clip_seconds",
-    )  # fmt: skip
-    values: dict[str, Any] = {name: getattr(args, name) for name in same}
-    job = EvalJob(
-        models=models_of(args.model, args.model_base), modes=tuple(dict.fromkeys(args.mode)),
-        categories=tuple(args.categories), parser=args.parser or "strict", judge=_judge(args),
-        reading=take_reader_settings(dict(vars(args))), **values,
-    )  # fmt: skip
-    measured = evaluate(job)
-    return "\n\n".join([table_text(measured), *_missing(measured), f"{args.out}/report.html"]), 0
+    _require(args, "model", "benchmark", "data", "videos", "out")
+    others = {
+        "models": models_of(args.model, args.model_base), "modes": tuple(dict.fromkeys(args.mode)),
+        "categories": tuple(args.categories), "parser": args.parser or "strict", "judge": _judge(args),
+    }  # fmt: skip
+    return _report(evaluate(EvalJob(**{**job_values(args, EvalJob), **others})), args.out), 0
 
 
-def _missing(measured: dict[str, Any]) -> list[str]:
-    """A line on marks that no judge has given."""
-    rows = [row for row in measured["descriptions"] if row["category"] == "all" and row["missing"]]
-    if not rows:
-        return []
-    most = max(row["missing"] for row in rows)
-    return [
-        f"marks are missing of up to {most} row(s); results.jsonl says why, and the same command asks for them again"
-    ]
+def _report(measured: dict[str, Any], folder: str) -> str:
+    from ..evaluation.report.tables import table_text
+
+    text = [table_text(measured)]
+    missing = [row["missing"] for row in measured["descriptions"] if row["category"] == "all" and row["missing"]]
+    if missing:
+        text.append(f"marks of up to {max(missing)} row(s) are missing: see results.jsonl; the same command asks again")
+    return "\n\n".join([*text, f"{folder}/report.html"])

@@ -28,7 +28,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--flagged", choices=("drop", "keep"), default="drop", help=flagged)
     teacher = "which answers to use where several teachers answered into one folder; the error names them"
     parser.add_argument("--teacher", metavar="FINGERPRINT", help=teacher)
-    missing = "go on where pairs have no answer, or answers no pair; they are counted and named"
+    missing = "continue where pairs have no answer, or answers no pair; they are counted and named"
     parser.add_argument("--allow-missing", action="store_true", help=missing)
     add_max_json(parser)
     group = parser.add_argument_group("replay of general data against forgetting")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
 
-from .flags import add_model_flags, take_reader_settings
+from .flags import add_model_flags, job_values, print_report
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -14,10 +12,8 @@ SPLITS = ("train", "val", "test", "all")
 def add(subparsers: argparse._SubParsersAction) -> None:
     """``teach --pairs FILE --model CKPT --out DIR [...]``"""
     text = "let a teacher answer queries about the ego clips of pairs"
-    many = (
-        "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo teach ... The same command resumes a stopped run."
-    )
-    parser = subparsers.add_parser("teach", help=text, epilog=many)
+    many = "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo teach ..."
+    parser = subparsers.add_parser("teach", help=text, epilog=f"{many} The same command resumes a stopped run.")
     parser.add_argument("--pairs", required=True, metavar="FILE", help="a pairs.jsonl")
     parser.add_argument("--model", required=True, metavar="CKPT", help="the teacher: a LLaVA checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="where answers.jsonl goes")
@@ -27,7 +23,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     group.add_argument("--model-base", metavar="BASE", help=base)
     add_model_flags(group)
     group = parser.add_argument_group("questions and answers")
-    queries = 'a JSON file {"kind": ["wording", ...], ...} (default: descriptive, temporal, spatial, our wordings)'
+    queries = 'a JSON file {"kind": ["wording", ...], ...} (default: descriptive, temporal, spatial)'
     group.add_argument("--queries", metavar="FILE", help=queries)
     group.add_argument("--seed", type=int, default=0, help="of the wording drawn for each clip (default: 0)")
     longest = "most tokens of an answer; one that reaches it is flagged (default: 256)"
@@ -40,7 +36,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     group.add_argument("--workers", type=int, default=4, metavar="N", help="threads that read clips (default: 4)")
     failures = "clips that may fail before the command counts as failed; the others are answered (default: 0)"
     group.add_argument("--max-failures", type=int, default=0, metavar="N", help=failures)
-    few = "time N clips (default: 16), say how long the others will take, and stop; their answers are kept"
+    few = "time N clips (default: 16), report how long the others will take, and stop; their answers are kept"
     group.add_argument("--estimate", type=_positive, nargs="?", const=16, default=0, metavar="N", help=few)
     parser.set_defaults(run=_run)
 
@@ -52,18 +48,7 @@ def _positive(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..common.processes import is_first
     from ..distill.teach.run import TeachJob, teach
 
-    values = {name: value for name, value in vars(args).items() if name != "run"}
-    reading = take_reader_settings(values)
-    try:
-        # What LLaVA prints while it loads is no part of the report.
-        with contextlib.redirect_stdout(sys.stderr):
-            text = teach(TeachJob(**values, reading=reading))
-    except KeyboardInterrupt:
-        print("stopped; the same command resumes from here", file=sys.stderr)
-        return 130
-    if is_first():
-        print(text)
-    return 0
+    job = TeachJob(**job_values(args, TeachJob))
+    return print_report(lambda: (teach(job), 0))

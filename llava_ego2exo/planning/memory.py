@@ -27,16 +27,13 @@ ALLOCATOR_BLOCK = 512
 
 @dataclass(frozen=True)
 class RunShape:
-    """What a user chooses of a training run.
+    """What a user chooses of a training run with LoRA.
 
     Args:
-        frames: of each clip.
-        batch: clips in a small batch.
+        frames, batch: of each clip; clips in a small batch.
         bits: 4 or 16, of the frozen language model's weights.
         rank: of LoRA.
-        dropout: of LoRA.
-        prompt: text tokens of a sample before its answer.
-        answer: tokens of an answer.
+        prompt, answer: text tokens of a sample before its answer, and in it.
         checkpointing: of the language model's layers (`--gradient_checkpointing`).
         ego: the ego tokens; None: LLaVA alone, with its own loss.
         on_card: attention as on a GPU, which keeps less for backward than what is faster on the CPU.
@@ -50,7 +47,6 @@ class RunShape:
     batch: int = 1
     bits: int = 4
     rank: int = 64
-    dropout: float = 0.05
     prompt: int = 128
     answer: int = 128
     checkpointing: bool = True
@@ -62,8 +58,6 @@ class RunShape:
         for name in ("frames", "batch", "rank", "prompt", "answer"):
             if getattr(self, name) < 1:
                 raise Ego2ExoError(f"{name} {getattr(self, name)}", "a whole number from 1", f"raise {name}")
-        if self.bits not in (4, 16):
-            raise Ego2ExoError(f"{self.bits} bits", "4 or 16", "plan with one of these")
         if self.ego is not None and self.ego.states == "offload":
             raise Ego2ExoError("states offload", "keep or recompute", "plan with recompute, which holds no less")
 
@@ -89,11 +83,6 @@ def estimate(shapes: Shapes, run: RunShape, block: int = ALLOCATOR_BLOCK) -> Est
     """What a step with AdamW takes, found by running it on tensors without memory.
 
     The second step is the one that counts: AdamW's averages exist from the first on.
-
-    Args:
-        shapes: of the checkpoint.
-        run: the user's choices.
-        block: see :class:`LiveBytes`.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -108,25 +97,16 @@ def estimate(shapes: Shapes, run: RunShape, block: int = ALLOCATOR_BLOCK) -> Est
     del roots
     held = [p.grad for p in trained if p.grad is not None] + averages
     weights = [value for part in parts.values() for value in part.state_dict().values()]
-    return Estimate(weights=_bytes(weights), trained=_bytes(held), peak=peak, length=length)
-
-
-def _bytes(tensors: list[Tensor]) -> int:
-    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+    bytes_of = [sum(tensor.untyped_storage().nbytes() for tensor in tensors) for tensors in (weights, held)]
+    return Estimate(*bytes_of, peak, length)
 
 
 class LiveBytes(TorchDispatchMode):
     """Inside the block, every storage that an operation makes is counted until it is freed.
 
     Views and results written into given tensors are no new storage. What a kernel takes for itself while it runs is
-    not seen. Tensors on the `meta` device count as if they had memory.
-
-    Args:
-        block: sizes are rounded up to multiples of it, as CUDA's allocator does; 1: exact sizes.
-
-    Attributes:
-        now: bytes alive.
-        peak: the most bytes alive at once since the block began, or since :meth:`restart`.
+    not seen. Tensors on the `meta` device count as if they had memory. Sizes are rounded up to multiples of `block`,
+    as CUDA's allocator does; `peak` is the most bytes alive at once since the block began, or since :meth:`restart`.
     """
 
     def __init__(self, block: int = ALLOCATOR_BLOCK) -> None:
@@ -140,9 +120,9 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {_key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _key(leaf) not in given:
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:
                 self._add(leaf.untyped_storage())
         return result
 
@@ -157,10 +137,6 @@ class LiveBytes(TorchDispatchMode):
 
     def _freed(self, key: int) -> None:
         self.now -= self._known.pop(key)[1]
-
-
-def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
 
 
 def held_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -218,7 +194,7 @@ class LoraLinear(nn.Module):
         super().__init__()
         inputs, outputs = layer.in_features, layer.out_features
         self.base = QuantizedLinear(inputs, outputs, layer.bias is not None) if run.bits == 4 else layer
-        self.dropout = nn.Dropout(run.dropout) if run.dropout else nn.Identity()
+        self.dropout = nn.Dropout(0.05)
         self.lora_a = nn.Linear(inputs, run.rank, bias=False, dtype=run.dtype)
         self.lora_b = nn.Linear(run.rank, outputs, bias=False, dtype=run.dtype)
 
@@ -235,8 +211,9 @@ def _build(shapes: Shapes, run: RunShape) -> dict[str, nn.Module]:
         "language": _language(shapes, run),
         "tower": tower._from_config(shapes.tower, torch_dtype=run.dtype).requires_grad_(False),
         "projector": _projector(shapes, run),
-        **({"ego": _ego(shapes, run, run.ego)} if run.ego else {}),
     }
+    if run.ego is not None:
+        parts["ego"] = _ego(shapes, run, run.ego)
     if run.bits == 4:  # LLaVA's train script makes every norm of a quantized model float32
         for part in parts.values():
             for name, module in part.named_modules():

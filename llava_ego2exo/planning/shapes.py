@@ -28,19 +28,12 @@ _TOWERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a LLaVA model is made of.
-
-    Args:
-        llava: the checkpoint's config.json.
-        language: transformers' config of the language model.
-        tower: transformers' config of the vision tower, with the layers that LLaVA keeps.
-        pooled: whether the host pools a video's patches (LLaVA-NeXT does, llava-torch does not).
-    """
+    """What a LLaVA model is made of: its config.json, and transformers' configs of its parts."""
 
     llava: Mapping[str, Any]
     language: Any
-    tower: Any
-    pooled: bool
+    tower: Any  # with the layers that LLaVA keeps
+    pooled: bool  # whether the host pools a video's patches (LLaVA-NeXT does, llava-torch does not)
 
     @property
     def side(self) -> int:
@@ -77,23 +70,17 @@ class Shapes:
 
 
 def read_shapes(config: Mapping[str, Any], tower: Mapping[str, Any] | None, pooled: bool) -> Shapes:
-    """Shapes from config files' contents.
-
-    Args:
-        config: the checkpoint's config.json.
-        tower: that of its vision tower; None: one of the towers that are known by name.
-        pooled: see :class:`Shapes`.
+    """Shapes from config.json of the checkpoint and of its vision tower; None: a tower that is known by name.
 
     Raises:
         Ego2ExoError: a language model or tower whose sizes are not known.
     """
+    from transformers import AutoConfig
+
     kind, name = config.get("model_type"), config.get("mm_vision_tower")
     if kind not in _LANGUAGE or config.get("add_faster_video"):
-        raise Ego2ExoError(
-            f"a checkpoint of the type {kind!r}" + (" with add_faster_video" * bool(config.get("add_faster_video"))),
-            ", ".join(_LANGUAGE),
-            "measure a few steps of the training itself",
-        )
+        given = f"a checkpoint of the type {kind!r}, with add_faster_video {bool(config.get('add_faster_video'))}"
+        raise Ego2ExoError(given, f"without it, {', '.join(_LANGUAGE)}", "measure a few steps of the training itself")
     tower = tower if tower is not None else _TOWERS.get(str(name))
     if tower is None:
         raise Ego2ExoError(
@@ -101,19 +88,12 @@ def read_shapes(config: Mapping[str, Any], tower: Mapping[str, Any] | None, pool
             f"a local folder, a tower of the hub's that can be reached, or one of {', '.join(_TOWERS)}",
             "download the tower's config.json, or unset HF_HUB_OFFLINE",
         )
-    from transformers import AutoConfig
-
+    part = dict(tower.get("vision_config", tower))
+    part_kind = part.pop("model_type", "").split("_")[0]
+    if part_kind not in ("siglip", "clip"):
+        raise Ego2ExoError(f"a vision tower of the type {part_kind!r}", "SigLIP or CLIP", "measure the training itself")
+    if part_kind == "siglip":
+        part["num_hidden_layers"] -= 1  # LLaVA-NeXT removes the last layer
     sizes = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
-    return Shapes(config, AutoConfig.for_model(_LANGUAGE[kind], **sizes), _tower(dict(tower), config), pooled)
-
-
-def _tower(sizes: dict[str, Any], config: Mapping[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    sizes = dict(sizes.get("vision_config", sizes))
-    kind = sizes.pop("model_type", "")
-    if kind.split("_")[0] not in ("siglip", "clip"):
-        raise Ego2ExoError(f"a vision tower of the type {kind!r}", "SigLIP or CLIP", "measure the training itself")
-    if kind.startswith("siglip"):
-        sizes["num_hidden_layers"] -= 1  # LLaVA-NeXT removes the last layer
-    return AutoConfig.for_model(f"{kind.split('_')[0]}_vision_model", **sizes)
+    language = AutoConfig.for_model(_LANGUAGE[kind], **sizes)
+    return Shapes(config, language, AutoConfig.for_model(f"{part_kind}_vision_model", **part), pooled)

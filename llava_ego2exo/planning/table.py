@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ..common.text import markdown_table
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
@@ -18,20 +20,18 @@ _GIB = 2**30
 
 
 def plan(args: argparse.Namespace, progress: Callable[[str], None]) -> dict[str, Any]:
-    """What each wanted setting takes.
-
-    Args:
-        args: of the subcommand.
-        progress: is called with the setting at work.
-
-    Returns:
-        `model`, `shapes` as text, `card` in GiB or None, and `rows`; sizes are in GiB.
+    """What each wanted setting takes: `model`, `shapes` as text, `card` in GiB or None, and `rows`, sizes in GiB.
 
     Raises:
         Ego2ExoError: a checkpoint whose sizes are not known, or a number out of range.
     """
+    if args.card_gb is not None and args.card_gb <= 0:
+        raise Ego2ExoError(f"--card-gb {args.card_gb:g}", "a number above 0", "give the card's memory in GiB")
+    card = args.card_gb
+    if card is None and torch.cuda.is_available():
+        card = round(torch.cuda.get_device_properties(0).total_memory / _GIB, 1)
     runs = [_run_shape(args, frames, bits) for bits in args.bits for frames in args.frames_upbound]
-    shapes, card, rows = _shapes(args), _card(args.card_gb), []
+    shapes, rows = _shapes(args), []
     for number, run in enumerate(runs, 1):
         progress(f"{number} of {len(runs)}: {run.bits} bits, {run.frames} frames")
         rows.append(_row(shapes, run, card, args.beside_llava))
@@ -72,16 +72,6 @@ def _shapes(args: argparse.Namespace) -> Shapes:
     if args.vision_tower or os.path.isdir(str(name)):
         tower = read_config(str(name))
     return read_shapes(config, tower, detect() == NEXT)
-
-
-def _card(given: float | None) -> float | None:
-    if given is not None:
-        if given <= 0:
-            raise Ego2ExoError(f"--card-gb {given:g}", "a number above 0", "give the card's memory in GiB")
-        return given
-    import torch
-
-    return round(torch.cuda.get_device_properties(0).total_memory / _GIB, 1) if torch.cuda.is_available() else None
 
 
 def _row(shapes: Shapes, run: RunShape, card: float | None, beside: bool) -> dict[str, Any]:

@@ -14,26 +14,18 @@ from ...errors import Ego2ExoError
 from ..checkpoint.config import torch_dtype
 from ..hooks.install import register, substituted
 from ..model.shared_encoding import shared_encoding
-from .settings import InferenceSettings, positions, prompt, require_room, stop_ids
+from .settings import InferenceSettings, positions, prompt, stop_ids
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One answer.
+    """One answer."""
 
-    Args:
-        text: without special tokens, and without blanks at its ends.
-        tokens: (T,) what was generated, the end token included.
-        ended: the model ended it; False: the length limit did.
-        ids: (T, k) the likeliest tokens at each place, likeliest first; None where none were asked for.
-        logits: (T, k) their logits before any processing.
-    """
-
-    text: str
-    tokens: Tensor
-    ended: bool
-    ids: Tensor | None = None
-    logits: Tensor | None = None
+    text: str  # without special tokens, and without blanks at its ends
+    tokens: Tensor  # (T,) what was generated, the end token included
+    ended: bool  # the model ended it; False: the length limit did
+    ids: Tensor | None = None  # (T, k) the likeliest tokens at each place, likeliest first; None where not asked for
+    logits: Tensor | None = None  # (T, k) their logits before any processing
 
 
 class Answerer:
@@ -44,9 +36,6 @@ class Answerer:
         template: name of a conversation template.
         max_new_tokens: most tokens of an answer, its end token included.
         top_k: how many of the likeliest tokens to keep at each place; 0: none.
-
-    Raises:
-        Ego2ExoError: the vocabulary is smaller than `top_k`, or answers leave no room for what is asked.
     """
 
     def __init__(
@@ -56,19 +45,13 @@ class Answerer:
         self.model.eval()
         self.template, self.max_new_tokens, self.top_k = template, max_new_tokens, top_k
         self.stops = stop_ids(self.model, self.tokenizer, template)
-        size = self.model.config.vocab_size
-        if top_k > size:
-            raise Ego2ExoError(f"--top-k {top_k}", f"at most {size}, the vocabulary", "give a smaller one")
-        require_room(self.model.config.to_dict(), max_new_tokens)
 
     def preprocess(self, frames: Any) -> Tensor:
         """Frames (T, H, W, 3) uint8 as the vision tower takes them, (T, 3, H, W)."""
         return self.image_processor.preprocess(list(frames), return_tensors="pt")["pixel_values"]
 
     @torch.inference_mode()
-    def answer(
-        self, clips: Sequence[Tensor], questions: Sequence[Sequence[str]]
-    ) -> list[list[Generation] | Ego2ExoError]:  # fmt: skip
+    def answer(self, clips: Sequence[Tensor], questions: Sequence[Sequence[str]]) -> list[list[Any] | Ego2ExoError]:
         """Answers to each clip's questions, all in one batch; each clip goes through the vision tower once.
 
         Args:
@@ -76,19 +59,16 @@ class Answerer:
             questions: those of each clip, without placeholder.
 
         Returns:
-            For each clip its answers; an error for one that is too long for the model.
+            For each clip its answers (:class:`Generation`); an error for one that is too long for the model.
         """
         return self.each(clips, questions, self._generate)
 
     def each(
         self, clips: Sequence[Tensor], questions: Sequence[Sequence[Any]], ask: Callable[..., list[Any]]
     ) -> list[list[Any] | Ego2ExoError]:
-        """What `ask` finds of each question, with those clips left out that are too long for the model.
+        """As :meth:`answer`, by `ask`: (clips, questions) -> one result a question, inside :meth:`checked_lengths`.
 
-        Args:
-            clips: (T, 3, H, W) each, preprocessed.
-            questions: those of each clip.
-            ask: (clips, questions) -> one result a question, clip after clip, inside :meth:`checked_lengths`.
+        It is called again without the clips that turn out to be too long.
         """
         fitting = list(range(len(clips)))
         results: list[list[Any] | Ego2ExoError] = [[] for _ in clips]
@@ -96,8 +76,12 @@ class Answerer:
             try:
                 found = iter(ask([clips[i] for i in fitting], [questions[i] for i in fitting]))
             except _TooLong as error:
-                for place in error.lengths:
-                    results[fitting[place]] = error.of(place)
+                for place, length in error.lengths.items():
+                    results[fitting[place]] = Ego2ExoError(
+                        f"the clip with its query takes {length} positions, and the model has {error.room} for them",
+                        "what leaves room for the answer",
+                        "take fewer frames: --frames-upbound, --video-fps",
+                    )
                 fitting = [clip for place, clip in enumerate(fitting) if place not in error.lengths]
                 continue
             for clip in fitting:
@@ -122,6 +106,9 @@ class Answerer:
         pad = torch.nn.utils.rnn.pad_sequence
         ids = pad(rows, batch_first=True).to(model.device)
         mask = pad([torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True).to(model.device)
+        pad_id = self.tokenizer.pad_token_id
+        if pad_id is None:
+            pad_id = (self.stops or [0])[0]
         steps: list[tuple[Tensor, Tensor]] = []
         with contextlib.ExitStack() as stack:
             # On the left, whatever the checkpoint was trained with: new tokens go behind the last column of all rows.
@@ -133,7 +120,7 @@ class Answerer:
             out = model.generate(
                 ids, attention_mask=mask, images=images, modalities=["video"] * len(images), do_sample=False,
                 num_beams=1, max_new_tokens=self.max_new_tokens, use_cache=True, eos_token_id=self.stops,
-                pad_token_id=self._pad_id(), temperature=None, top_p=None, top_k=None,
+                pad_token_id=pad_id, temperature=None, top_p=None, top_k=None,
             )  # fmt: skip
         return self._generations(out.cpu(), steps)
 
@@ -142,28 +129,21 @@ class Answerer:
 
         return tokenizer_image_token(prompt(question, self.template), self.tokenizer, return_tensors="pt")
 
-    def _pad_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return pad if pad is not None else (self.stops or [0])[0]
-
     def _generations(self, out: Tensor, steps: list[tuple[Tensor, Tensor]]) -> list[Generation]:
-        texts, rest = [], []
-        top = [torch.stack(part, 1).cpu() for part in zip(*steps, strict=True)] if steps else None
+        found = []
+        top = [torch.stack(part, 1).cpu() for part in zip(*steps, strict=True)]
         for index, row in enumerate(out):
             ends = torch.isin(row, torch.tensor(self.stops)).nonzero()[:1, 0].tolist()
-            length = ends[0] + 1 if ends else len(row)
-            texts.append(row[:length])
-            kept = [part[index, :length] for part in top] if top else [None, None]
-            rest.append((bool(ends), *kept))
-        words = self.tokenizer.batch_decode(texts, skip_special_tokens=True)
-        return [Generation(w.strip(), t.clone(), *r) for w, t, r in zip(words, texts, rest, strict=True)]
+            tokens = row[: ends[0] + 1 if ends else len(row)]
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            found.append(Generation(text, tokens.clone(), bool(ends), *[part[index, : len(tokens)] for part in top]))
+        return found
 
     @contextlib.contextmanager
     def checked_lengths(self, owners: list[int]) -> Iterator[None]:
         """LLaVA silently cuts off what is too long, and with it the query: here :meth:`each` is informed.
 
-        Args:
-            owners: of each row of the batch, the number of its clip.
+        `owners` holds for each row of the batch the number of its clip.
         """
         original, room = self.model.prepare_inputs_labels_for_multimodal, self.room()
 
@@ -180,17 +160,8 @@ class Answerer:
 
 
 class _TooLong(Exception):
-    """Clips of a batch that take more positions than there are, with how many they take."""
-
     def __init__(self, lengths: dict[int, int], room: int) -> None:
-        self.lengths, self.room = lengths, room
-
-    def of(self, clip: int) -> Ego2ExoError:
-        return Ego2ExoError(
-            f"the clip with its query takes {self.lengths[clip]} positions, and the model has {self.room} for them",
-            "what leaves room for the answer",
-            "take fewer frames: --frames-upbound, --video-fps",
-        )
+        self.lengths, self.room = lengths, room  # clip's number in its batch -> positions it takes; how many there are
 
 
 @contextlib.contextmanager
@@ -220,13 +191,7 @@ def last_logits(model: Any, k: int, steps: list[tuple[Tensor, Tensor]]) -> Itera
 
 @contextlib.contextmanager
 def explain_oom(clips: int, rows: int, remedy: str = "") -> Iterator[None]:
-    """Inside the block, running out of GPU memory becomes an error that names what would help.
-
-    Args:
-        clips: that go through the model together.
-        rows: questions about them.
-        remedy: what to do; "": by the flags of `teach` and `eval`, which resume where they were stopped.
-    """
+    """Inside the block, running out of GPU memory becomes an error with a remedy; "": flags of `teach`, `eval`."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
@@ -240,13 +205,7 @@ def explain_oom(clips: int, rows: int, remedy: str = "") -> Iterator[None]:
 
 
 def load(path: str, base: str | None = None, **options: Any) -> tuple[Any, Any, Any, int]:
-    """Tokenizer, model, image processor and context length, by LLaVA's own loader with the plugin in it.
-
-    Args:
-        path: folder or hub name of a checkpoint.
-        base: the checkpoint it was trained from, where it holds no whole model.
-        options: further arguments of LLaVA's `load_pretrained_model`.
-    """
+    """Tokenizer, model, image processor and context length, by LLaVA's own loader with the plugin in it."""
     register()
     from llava.model.builder import load_pretrained_model
 
@@ -256,14 +215,7 @@ def load(path: str, base: str | None = None, **options: Any) -> tuple[Any, Any, 
 def load_answerer(
     path: str, base: str | None, settings: InferenceSettings, local_rank: int | None = None, top_k: int = 0
 ) -> Answerer:  # fmt: skip
-    """A checkpoint on its device.
-
-    Args:
-        path: folder or hub name of the checkpoint.
-        base: what it was trained from, where it holds no whole model.
-        settings: its bits, dtype, template and longest answer.
-        local_rank: the process's GPU; None: all GPUs that are visible, or the CPU.
-        top_k: how many of the likeliest tokens to keep at each place; 0: none.
+    """A checkpoint on the GPU `local_rank`; None: on all GPUs that are visible, or the CPU.
 
     Raises:
         Ego2ExoError: it does not load, or does not fit on the GPU.

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ...common.processes import Ranks, clip_bar
 from ...common.record_store import RecordStore
@@ -25,35 +26,17 @@ if TYPE_CHECKING:
     from .answerer import Answerer
 
 
-class KeyedQuestion(Protocol):
-    """A question with the key of its answer and the text that is asked."""
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def text(self) -> str: ...
-
-
-Q = TypeVar("Q", bound=KeyedQuestion)
+Q = TypeVar("Q")  # a question: the `text` that is asked, and the `key` of its answer
 
 
 @dataclass(frozen=True)
 class ClipTask(Generic[Q]):
-    """One clip with its questions.
-
-    Args:
-        path: of the video.
-        start_s: where the clip begins, in seconds; None: at the start.
-        end_s: where it ends; None: at the end.
-        video: sha256 of the file.
-        questions: one or more.
-    """
+    """One clip with its questions."""
 
     path: str
     start_s: float | None
     end_s: float | None
-    video: str
+    video: str  # sha256 of the file
     questions: tuple[Q, ...]
 
     def is_pending(self, completed: Container[str]) -> bool:
@@ -76,46 +59,18 @@ def pending(batches: Sequence[Batch[Q]], completed: Container[str]) -> list[Batc
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """A clip as the model sees it.
-
-    Args:
-        pixels: (T, 3, H, W), preprocessed.
-        preface: see :func:`preface_of`.
-    """
+    """A clip as the model sees it: (T, 3, H, W), and the text in front of its questions."""
 
     pixels: Any
     preface: str
 
 
-class VideoPart(Protocol):
-    """A video, or a part of it."""
-
-    @property
-    def path(self) -> str: ...
-
-    @property
-    def start_s(self) -> float | None: ...
-
-    @property
-    def end_s(self) -> float | None: ...
-
-
 def prepare_clip(
-    part: VideoPart, settings: InferenceSettings, preprocess: Callable[[Any], Any], read: Reader | None = None
+    task: ClipTask[Any], settings: InferenceSettings, preprocess: Callable[[Any], Any], read: Reader | None = None
 ) -> PreparedClip:
-    """Read one clip and preprocess it.
-
-    Args:
-        part: which.
-        settings: which frames of it, and whether the model is given their times.
-        preprocess: (T, H, W, 3) uint8 -> (T, 3, H, W).
-        read: what reads it; None: it is decoded, within the default limits.
-
-    Raises:
-        Ego2ExoError: it cannot be read.
-    """
+    """Read one clip, without `read` within the default limits, and preprocess it: (T, H, W, 3) -> (T, 3, H, W)."""
     clip = (read or read_video)(
-        part.path, settings.video_fps, settings.frames_upbound, settings.force_sample, part.start_s, part.end_s
+        task.path, settings.video_fps, settings.frames_upbound, settings.force_sample, task.start_s, task.end_s
     )
     return PreparedClip(preprocess(clip.frames), preface_of(clip, settings))
 
@@ -125,29 +80,21 @@ def preface_of(clip: Clip, settings: InferenceSettings) -> str:
     return f"{time_instruction(clip)}\n" if settings.time_instruction else ""
 
 
-Task = TypeVar("Task")
-Read = TypeVar("Read")
-
-
 def read_ahead(
-    batches: Sequence[tuple[Task, ...]], read: Callable[[Task], Read], workers: int, ahead: int = 2
-) -> Iterator[tuple[tuple[Task, ...], list[Read | Ego2ExoError]]]:
-    """Each batch with its clips, or why one cannot be read, in order; at most `ahead` batches wait in memory.
+    batches: Sequence[Batch[Q]], read: Callable[[ClipTask[Q]], PreparedClip], workers: int, ahead: int = 2
+) -> Iterator[tuple[Batch[Q], list[PreparedClip | Ego2ExoError]]]:
+    """Each batch with its clips, or why one cannot be read, in order.
 
-    Args:
-        batches: clips that go through the model together.
-        read: called on `workers` threads.
-        workers: threads.
-        ahead: batches.
+    `read` is called on `workers` threads; at most `ahead` batches wait in memory.
     """
 
-    def attempt(task: Task) -> Read | Ego2ExoError:
+    def attempt(task: ClipTask[Q]) -> PreparedClip | Ego2ExoError:
         try:
             return read(task)
         except Ego2ExoError as error:
             return error
 
-    waiting: deque[tuple[tuple[Task, ...], list[Future[Read | Ego2ExoError]]]] = deque()
+    waiting: deque[tuple[Batch[Q], list[Future[PreparedClip | Ego2ExoError]]]] = deque()
     pool = ThreadPoolExecutor(max(workers, 1))
     try:
         left = iter(batches)
@@ -166,18 +113,11 @@ def read_ahead(
 
 @dataclass
 class ClipProgress:
-    """What one process has done.
-
-    Args:
-        tokens: generated.
-        sizes: clips of each batch.
-        seconds: of each batch, reading included as far as the model waited for it.
-        failures: clips without answers, with the reason.
-    """
+    """What one process has done."""
 
     tokens: int = 0
-    sizes: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)  # clips of each batch
+    seconds: list[float] = field(default_factory=list)  # of each batch, with the wait for its clips
     failures: list[tuple[ClipTask[Any], str]] = field(default_factory=list)
 
     @property
@@ -192,22 +132,13 @@ class ClipProgress:
 
 @dataclass(frozen=True)
 class ClipJob(ABC, Generic[Q]):
-    """What one process needs to answer its batches. A subclass defines its records.
-
-    Args:
-        answerer: the loaded model.
-        settings: how it is asked.
-        store: of the records.
-        completed: keys of the answers that are there.
-        workers: threads that read clips.
-        read: what reads clips.
-    """
+    """What one process needs to answer its batches. A subclass defines its records."""
 
     answerer: Answerer
     settings: InferenceSettings
     store: RecordStore[Any]
-    completed: Container[str]
-    workers: int
+    completed: Container[str]  # keys of the answers that are there
+    workers: int  # threads that read clips
     read: Reader | None
 
     @abstractmethod
@@ -224,17 +155,12 @@ class ClipJob(ABC, Generic[Q]):
         return self.answerer.answer([clip.pixels for clip in clips], texts)
 
     def run(self, batches: Sequence[Batch[Q]], ranks: Ranks, title: str) -> ClipProgress:
-        """Answer the batches of this process, and store each batch's records before the next.
-
-        Args:
-            batches: of this process.
-            ranks: all processes.
-            title: of the progress bar.
-        """
+        """Answer the batches of this process, and store each batch's records before the next."""
+        prepare = partial(prepare_clip, settings=self.settings, preprocess=self.answerer.preprocess, read=self.read)
         progress = ClipProgress()
         with self.store.part(ranks.rank) as file, clip_bar(ranks, title, sum(map(len, batches))) as bar:
             began = time.perf_counter()
-            for batch, clips in read_ahead(batches, self._prepare, self.workers):
+            for batch, clips in read_ahead(batches, prepare, self.workers):
                 file.append(self._records(batch, self._results(batch, clips), progress))
                 progress.sizes.append(len(batch))
                 progress.seconds.append(time.perf_counter() - began)
@@ -242,9 +168,6 @@ class ClipJob(ABC, Generic[Q]):
                 bar.update(len(batch))
                 bar.set_postfix_str(str(progress))
         return progress
-
-    def _prepare(self, task: ClipTask[Q]) -> PreparedClip:
-        return prepare_clip(task, self.settings, self.answerer.preprocess, self.read)
 
     def _results(self, batch: Batch[Q], clips: list[PreparedClip | Ego2ExoError]) -> list[list[Any] | Ego2ExoError]:
         """Of a whole batch, also of what is answered already; nothing where no clip that was read lacks an answer."""
@@ -260,9 +183,7 @@ class ClipJob(ABC, Generic[Q]):
                 results[number] = result
         return results
 
-    def _records(
-        self, batch: Batch[Q], results: list[list[Any] | Ego2ExoError], progress: ClipProgress
-    ) -> list[Any]:  # fmt: skip
+    def _records(self, batch: Batch[Q], results: list[list[Any] | Ego2ExoError], progress: ClipProgress) -> list[Any]:
         records = []
         for task, found in zip(batch, results, strict=True):
             if isinstance(found, Ego2ExoError):

@@ -59,12 +59,8 @@ def answer_row(tokenizer: Any, text: str, answer: str) -> tuple[Tensor, int]:
 def answer_log_probs(model: Any, rows: Sequence[tuple[Tensor, int]], videos: Sequence[Tensor]) -> list[Tensor]:
     """For each row (answer tokens, vocabulary): log-probabilities of what may stand at each place of its answer.
 
-    The language model's head is asked at these places alone, and each different video is encoded once.
-
-    Args:
-        model: a LLaVA model.
-        rows: what :func:`answer_row` gives.
-        videos: of each row, (T, 3, H, W), preprocessed; the same tensor object where rows share it.
+    The language model's head is asked at these places alone, and each different video is encoded once: `rows` are as
+    :func:`answer_row` gives them, and rows about one video share its tensor object, (T, 3, H, W).
     """
     device, dtype = model.device, model.dtype
     kept = {id(video): video.to(device, dtype) for video in videos}
@@ -88,12 +84,7 @@ def answer_log_probs(model: Any, rows: Sequence[tuple[Tensor, int]], videos: Seq
 
 
 def score(places: Tensor, ids: Tensor) -> float:
-    """Sum of the log-probabilities of tokens, one a place from the first on.
-
-    Args:
-        places: (T, vocabulary).
-        ids: (at most T,).
-    """
+    """Sum of the log-probabilities of tokens, (at most T,), one a place from the first on: (T, vocabulary)."""
     return float(places[: len(ids)].gather(1, ids[:, None].to(torch.int64)).sum())
 
 
@@ -103,26 +94,6 @@ class MultipleChoiceQuestion:
 
     text: str
     keys: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One row of a batch: a prompt with one key behind it.
-
-    Args:
-        ids: of prompt and key.
-        start: where the key begins.
-        wanted: option's key -> token ids whose log-probabilities, one a place, add up to its score.
-    """
-
-    ids: Tensor
-    start: int
-    wanted: dict[str, Tensor]
-
-    @property
-    def tail(self) -> Tensor:
-        """Tokens of the key."""
-        return self.ids[self.start :]
 
 
 def letter_scores(
@@ -142,18 +113,28 @@ def letter_scores(
     def ask(fitting: Sequence[Tensor], asked: Sequence[Sequence[MultipleChoiceQuestion]]) -> list[dict[str, float]]:
         parts = [(clip, question, _rows(answerer, question)) for clip, own in enumerate(asked) for question in own]
         owners = [clip for clip, _, rows in parts for _ in rows]
-        flat = [(row.ids, row.start) for _, _, rows in parts for row in rows]
+        flat = [(ids, start) for _, _, rows in parts for ids, start, _ in rows]
         # On the right, whatever the checkpoint was trained with; and nothing is cut off unnoticed.
         whole = {"tokenizer_padding_side": "right", "tokenizer_model_max_length": None}
         with answerer.checked_lengths(owners), substituted(answerer.model.config, **whole):
             places = iter(answer_log_probs(answerer.model, flat, [fitting[owner] for owner in owners]))
-        return [_scores(question, rows, [next(places) for _ in rows]) for _, question, rows in parts]
+        found = []
+        for _, question, rows in parts:
+            scores: dict[str, float] = {}
+            for *_, tails in rows:
+                own = next(places)
+                scores |= {key: score(own, tail) for key, tail in tails.items()}
+            found.append({key: scores[key] for key in question.keys})
+        return found
 
     return answerer.each(clips, questions, ask)
 
 
-def _rows(answerer: Answerer, question: MultipleChoiceQuestion) -> list[_Row]:
-    """One row for all keys that begin alike but for their last token, as letters and digits do."""
+def _rows(answerer: Answerer, question: MultipleChoiceQuestion) -> list[tuple[Tensor, int, dict[str, Tensor]]]:
+    """(ids, start of the key, key -> its tokens): one row for all keys alike but for their last token, as letters are.
+
+    At the place of that token the row's log-probabilities hold for each of them.
+    """
     text = prompt(question.text, answerer.template)
     whole = {key: answer_row(answerer.tokenizer, text, key) for key in question.keys}
     tails = {key: ids[start:] for key, (ids, start) in whole.items()}
@@ -163,17 +144,7 @@ def _rows(answerer: Answerer, question: MultipleChoiceQuestion) -> list[_Row]:
             "keys that it writes differently",
             "use --mode generate for this model",
         )
-    rows: list[_Row] = []
-    for key, tail in sorted(tails.items(), key=lambda pair: -len(pair[1])):
-        row = next((row for row in rows if torch.equal(row.tail[: len(tail) - 1], tail[:-1])), None)
-        if row is None:
-            row = _Row(*whole[key], {})
-            rows.append(row)
-        row.wanted[key] = tail
-    return rows
-
-
-def _scores(question: MultipleChoiceQuestion, rows: Sequence[_Row], places: Sequence[Tensor]) -> dict[str, float]:
-    """In the order of the question's keys."""
-    found = {key: score(own, ids) for row, own in zip(rows, places, strict=True) for key, ids in row.wanted.items()}
-    return {key: found[key] for key in question.keys}
+    rows: dict[tuple[int, ...], tuple[Tensor, int, dict[str, Tensor]]] = {}
+    for key, tail in tails.items():
+        rows.setdefault(tuple(tail[:-1].tolist()), (*whole[key], {}))[2][key] = tail
+    return list(rows.values())

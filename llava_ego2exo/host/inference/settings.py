@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from ...errors import Ego2ExoError
+from ...errors import Ego2ExoError, refuse
 from ...video.cache import ReaderSettings
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -16,21 +16,7 @@ BITS = (4, 8, 16)
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """Part of every answer's key.
-
-    Args:
-        template: name of LLaVA's conversation template.
-        frames_upbound: most frames of a clip; 0 for no bound.
-        video_fps: frames taken a second.
-        force_sample: always take `frames_upbound` frames.
-        time_instruction: give the model the clip's length and the times of its frames, as LLaVA-Video was trained.
-        max_new_tokens: most tokens of an answer.
-        bits: 4, 8, or 16 for weights that are not quantized.
-        dtype: of the weights that are not quantized.
-
-    Raises:
-        Ego2ExoError: a value is not allowed.
-    """
+    """How a model is asked, part of every answer's key; fields as in :class:`InferenceOptions`, none left open."""
 
     template: str
     frames_upbound: int = 32
@@ -42,27 +28,20 @@ class InferenceSettings:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        rules = (
-            (self.frames_upbound >= 0, f"--frames-upbound {self.frames_upbound}", "0 (no bound) or more"),
-            (self.video_fps >= 1, f"--video-fps {self.video_fps}", "1 or more"),
-            (self.max_new_tokens >= 1, f"--max-new-tokens {self.max_new_tokens}", "1 or more"),
-            (self.bits in BITS, f"--bits {self.bits}", ", ".join(map(str, BITS))),
-            (self.dtype in DTYPES, f"--dtype {self.dtype}", ", ".join(DTYPES)),
-            (
-                self.frames_upbound or not self.force_sample,
-                "--force-sample True with --frames-upbound 0",
-                "a bound of 1 or more, which is then the number of frames of every clip",
-            ),
+        bound = "1 or more, which is then the number of frames of every clip"
+        refuse(
+            (self.frames_upbound < 0, f"--frames-upbound {self.frames_upbound}", "0 (no bound) or more", ""),
+            (self.video_fps < 1, f"--video-fps {self.video_fps}", "1 or more", ""),
+            (self.max_new_tokens < 1, f"--max-new-tokens {self.max_new_tokens}", "1 or more", ""),
+            (self.bits not in BITS, f"--bits {self.bits}", ", ".join(map(str, BITS)), ""),
+            (self.dtype not in DTYPES, f"--dtype {self.dtype}", ", ".join(DTYPES), ""),
+            (self.force_sample and not self.frames_upbound, "--force-sample True with --frames-upbound 0", bound, ""),
         )
-        for right, given, allowed in rules:
-            if not right:
-                raise Ego2ExoError(given, allowed)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.to_dict().items())
 
     def to_dict(self) -> dict[str, Any]:
-        """As stored in records and keys."""
         return asdict(self)
 
 
@@ -77,7 +56,8 @@ class InferenceOptions:
         frames_upbound: most frames of a clip; 0 for no bound.
         video_fps: frames taken a second.
         force_sample: always take `frames_upbound` frames; None: from the checkpoint's config.
-        time_instruction: give the model the times of the frames; None: from the checkpoint's config.
+        time_instruction: give the model the clip's length and the times of its frames, as LLaVA-Video was trained;
+            None: from the checkpoint's config.
         batch_size: clips that go through the model together, each with all its questions.
         workers: threads that read clips.
         reading: how they are read.
@@ -122,18 +102,27 @@ def resolve_inference_settings(
     Raises:
         Ego2ExoError: no llava, no config, the wrong base, no template, no room for clips, a package is missing.
     """
+    import torch
+
     options = options or InferenceOptions()
     if config is None:
         config = _checked_config(path, base, options.bits)
     force_sample, times = options.force_sample, options.time_instruction
+    dtype = options.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
     settings = InferenceSettings(
         template=choose_template(config, path, options.template),
         frames_upbound=options.frames_upbound, video_fps=options.video_fps,
         force_sample=bool(config.get("force_sample")) if force_sample is None else force_sample,
         time_instruction=bool(config.get("add_time_instruction")) if times is None else times,
-        max_new_tokens=max_new_tokens, bits=options.bits, dtype=options.dtype or _default_dtype(),
+        max_new_tokens=max_new_tokens, bits=options.bits, dtype=dtype,
     )  # fmt: skip
-    require_room(config, max_new_tokens)
+    context = positions(config)
+    if context is not None and max_new_tokens >= context:
+        raise Ego2ExoError(
+            f"--max-new-tokens {max_new_tokens}, and the model has {context} positions for clip, query and answer",
+            "what leaves room for the clip and the query",
+            "give a smaller --max-new-tokens",
+        )
     return settings
 
 
@@ -152,12 +141,6 @@ def _checked_config(path: str, base: str | None, bits: int) -> dict[str, Any]:
     return config
 
 
-def _default_dtype() -> str:
-    import torch
-
-    return "bfloat16" if torch.cuda.is_available() else "float32"
-
-
 def positions(config: Mapping[str, Any]) -> int | None:
     """Positions of a model by its config.json; None where that has no such entry."""
     context = config.get("max_position_embeddings")
@@ -165,39 +148,14 @@ def positions(config: Mapping[str, Any]) -> int | None:
     return int(context * factor) if context else None
 
 
-def require_room(config: Mapping[str, Any], max_new_tokens: int) -> None:
-    """Refuse answers so long that no position is left for what is asked.
-
-    Args:
-        config: the model's config.json.
-        max_new_tokens: most tokens of an answer.
-
-    Raises:
-        Ego2ExoError: with the number of positions.
-    """
-    context = positions(config)
-    if context is not None and max_new_tokens >= context:
-        raise Ego2ExoError(
-            f"--max-new-tokens {max_new_tokens}, and the model has {context} positions for clip, query and answer",
-            "what leaves room for the clip and the query",
-            "give a smaller --max-new-tokens",
-        )
-
-
 # Classes that LLaVA trains with one template alone. Llama and Mistral models come with many.
 CERTAIN = {"llava_qwen": "qwen_1_5", "llava_gemma": "gemma_instruct"}
 
 
 def prompt(question: str, template: str) -> str:
-    """The question in one of LLaVA's conversation templates.
-
-    Raises:
-        Ego2ExoError: LLaVA has no such template.
-    """
+    """The question in one of LLaVA's conversation templates, up to where the answer begins."""
     from llava.conversation import conv_templates
 
-    if template not in conv_templates:
-        raise Ego2ExoError(f"conversation template {template!r}", ", ".join(conv_templates), "name one of these")
     conversation = conv_templates[template].copy()
     if hasattr(conversation, "tokenizer"):
         # LLaVA-NeXT's copy forgets it, and its Llama 3 template writes with it.
@@ -208,16 +166,7 @@ def prompt(question: str, template: str) -> str:
 
 
 def choose_template(config: Mapping[str, Any], path: str, given: str | None) -> str:
-    """The template given, or the one that the checkpoint's class leaves no doubt about.
-
-    Args:
-        config: of the checkpoint.
-        path: its folder or hub name, for messages.
-        given: what the user chose, if anything.
-
-    Raises:
-        Ego2ExoError: none was given and several fit; or it is unknown, or cannot write a prompt here.
-    """
+    """The template given, or the one that the checkpoint's class leaves no doubt about; it is tried once."""
     from llava.conversation import conv_templates
 
     from ..checkpoint.config import class_key
@@ -225,24 +174,21 @@ def choose_template(config: Mapping[str, Any], path: str, given: str | None) -> 
     key = class_key(config, path)
     template = given or CERTAIN.get(key or "")
     if key is None:
-        raise Ego2ExoError(
-            f"{path} is a {config.get('model_type', '?')} model", "a LLaVA checkpoint", "give one as --model"
-        )
+        kind = config.get("model_type", "?")
+        raise Ego2ExoError(f"{path} is a {kind} model", "a LLaVA checkpoint", "give one as --model")
     if template is None or (given is None and template not in conv_templates):
         raise Ego2ExoError(
             f"{path} comes without chat template: its config does not name the one it was trained with",
             ", ".join(conv_templates),
             "give --template the one it was trained with (`--version` of its training)",
         )
+    if template not in conv_templates:
+        raise Ego2ExoError(f"conversation template {template!r}", ", ".join(conv_templates), "name one of these")
     try:
         prompt("?", template)
-    except Ego2ExoError:
-        raise
     except Exception as error:
         # The Llama 3 template writes with a tokenizer from the hub, which not everybody may read.
-        raise Ego2ExoError(
-            f"conversation template {template!r} cannot write a prompt: {error}", "a usable one"
-        ) from error
+        raise Ego2ExoError(f"template {template!r} cannot write a prompt: {error}", "a usable one") from error
     return template
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.text import aligned_table, shorten_list
@@ -20,15 +20,10 @@ _MISSING_S = 0.5
 
 @dataclass(frozen=True)
 class DataCheck:
-    """The result of a check.
-
-    Args:
-        text: for the terminal.
-        faults: videos that are missing, do not decode, or end before a clip in them does.
-    """
+    """The result of a check: a text for the terminal, and what is wrong with videos."""
 
     text: str
-    faults: list[str] = field(default_factory=list)
+    faults: list[str]
 
     def __str__(self) -> str:
         return self.text
@@ -39,19 +34,11 @@ def check(
     categories: Sequence[str] | None = None, max_bad: int = 0, probe: bool = False, limits: VideoLimits | None = None,
     workers: int = 0, progress: bool = True,
 ) -> DataCheck:  # fmt: skip
-    """Read and validate a benchmark, and its videos where a folder is given.
+    """Read and validate a benchmark, and where a folder is given its videos; `probe` decodes them whole.
 
     Args:
-        name: of the benchmark.
-        data: its file, or a folder that holds it.
-        videos: folder of its videos; None: they are not checked.
-        views: cameras to ask on, for benchmarks with two.
-        categories: those to ask about; None: all.
         max_bad: malformed rows that may be left out.
-        probe: decode every video, whole.
-        limits: what a video may be, and how long decoding it may take; None: the defaults.
         workers: videos decoded at a time; 0: one a processor, at most 8.
-        progress: show a bar.
 
     Raises:
         Ego2ExoError: the data is faulty, the folder is missing, or several files fit one name.
@@ -62,9 +49,14 @@ def check(
     if videos is not None:
         found = find_videos(read.items, videos, read.precut)
         faults += _missing(found)
-        decoded = _probe_faults(found, limits, workers, progress) if probe else None
-        lines += ["", *_about_videos(found, decoded)]
-        faults += decoded or []
+        there = [item for item in found.items if item.path]
+        missing = f"{len(_videos(found.missing))} missing ({len(found.missing)} question(s))"
+        lines += ["", f"videos: {len(_videos(there))} there, {missing}"]
+        if probe:
+            decoded = _probe_faults(there, limits, workers, progress)
+            files = len({item.path for item in there})
+            lines.append(f"decoded whole: {files} file(s), {len(decoded)} fault(s)")
+            faults += decoded
     lines.append("")
     lines += [f"  {fault}" for fault in faults[:_SHOWN]]
     if len(faults) > _SHOWN:
@@ -95,17 +87,13 @@ def _about_data(name: str, read: BenchmarkData) -> Iterator[str]:
     spans = sum(item.start_s is not None or item.end_s is not None for item in items)
     yield f"questions about a part of their video: {spans}"
     if items[0].kind == CHOICE:
-        yield from _about_options(items)
-
-
-def _about_options(items: Sequence[Item]) -> Iterator[str]:
-    sizes = Counter(len(item.choices) for item in items)
-    yield f"options a question: {', '.join(f'{size} ({count})' for size, count in sorted(sizes.items()))}"
-    keys = Counter(item.answer for item in items)
-    yield f"right key: {', '.join(f'{key} {100 * keys[key] / len(items):.1f}%' for key in sorted(keys))}"
-    chance = sum(1 / len(item.choices) for item in items) / len(items)
-    key, most = keys.most_common(1)[0]
-    yield f"right by chance: {100 * chance:.1f}%; by always answering {key}: {100 * most / len(items):.1f}%"
+        sizes = Counter(len(item.choices) for item in items)
+        yield f"options a question: {', '.join(f'{size} ({count})' for size, count in sorted(sizes.items()))}"
+        keys = Counter(item.answer for item in items)
+        yield f"right key: {', '.join(f'{key} {100 * keys[key] / len(items):.1f}%' for key in sorted(keys))}"
+        chance = sum(1 / len(item.choices) for item in items) / len(items)
+        key, most = keys.most_common(1)[0]
+        yield f"right by chance: {100 * chance:.1f}%; by always answering {key}: {100 * most / len(items):.1f}%"
 
 
 def _missing(found: FoundVideos) -> list[str]:
@@ -119,17 +107,9 @@ def _missing(found: FoundVideos) -> list[str]:
     ]
 
 
-def _about_videos(found: FoundVideos, decoded: list[str] | None) -> Iterator[str]:
-    there, missing = _videos([item for item in found.items if item.path]), _videos(found.missing)
-    yield f"videos: {len(there)} there, {len(missing)} missing ({len(found.missing)} question(s))"
-    if decoded is not None:
-        yield f"decoded whole: {len({item.path for item in found.items if item.path})} file(s), {len(decoded)} fault(s)"
-
-
-def _probe_faults(found: FoundVideos, limits: VideoLimits | None, workers: int, progress: bool) -> list[str]:
+def _probe_faults(there: Sequence[Item], limits: VideoLimits | None, workers: int, progress: bool) -> list[str]:
     from ..video.probe import probe_files
 
-    there = [item for item in found.items if item.path]
     probes = probe_files([item.path for item in there], workers, limits, progress)
     faults = [f"{path} {probe.error}" for path, probe in probes.items() if probe.error]
     for item in there:

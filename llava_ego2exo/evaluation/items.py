@@ -60,31 +60,18 @@ MODES = (GENERATE, LIKELIHOOD)
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a multiple-choice item.
-
-    Args:
-        item: the question.
-        model: name of the model in this run.
-        mode: "generate" or "likelihood".
-        state: "parsed" (an option was chosen), "unparsed" (the reply names none), or "failed" (no reply).
-        picked: key of the option chosen; None unless parsed.
-        reply: as the model gave it; "" in mode "likelihood" and where it failed.
-        scores: option's key -> log-probability of its letter; empty in mode "generate".
-        flags: what is odd about the reply: "empty", "cut" (it reached the length limit).
-        error: why it failed; "" otherwise.
-        judged: the judge read the reply, because the parser could not.
-    """
+    """What came of a multiple-choice item."""
 
     item: Item
     model: str
     mode: str
-    state: str
-    picked: str | None = None
-    reply: str = ""
-    scores: Mapping[str, float] = field(default_factory=dict)
-    flags: tuple[str, ...] = ()
-    error: str = ""
-    judged: bool = False
+    state: str  # "parsed" (an option was chosen), "unparsed" (the reply names none), or "failed" (no reply)
+    picked: str | None = None  # key of the option chosen; None unless parsed
+    reply: str = ""  # as the model gave it; "" in mode "likelihood" and where it failed
+    scores: Mapping[str, float] = field(default_factory=dict)  # key -> log-probability; empty in mode "generate"
+    flags: tuple[str, ...] = ()  # "empty", "cut" (the reply reached the length limit)
+    error: str = ""  # why it failed
+    judged: bool = False  # the judge read the reply, because the parser could not
 
     @property
     def right(self) -> bool:
@@ -94,26 +81,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Described:
-    """Of one row of a description benchmark.
-
-    Args:
-        items: the row's questions.
-        model: name of the model in this run.
-        replies: of each item, as the model gave it; "" where it failed.
-        summary: what was judged, where replies were merged first; "" otherwise.
-        marks: aspect ("correctness", "detail", "context", "temporal", "consistency") -> 0 to 5; None: missing.
-        state: "judged" (all marks there), "unjudged" (some or all missing), "failed" (a reply is missing; it counts
-            as 0 in the mean, and is reported).
-        error: why it failed, or why marks are missing.
-    """
+    """What came of one row of a description benchmark: replies of its items, and marks of the judge."""
 
     items: tuple[Item, ...]
     model: str
-    replies: tuple[str, ...]
-    summary: str = ""
+    replies: tuple[str, ...]  # of each item, as the model gave it; "" where it failed
+    summary: str = ""  # what was judged, where replies were merged first
+    # "correctness", "detail", "context", "temporal", "consistency" -> 0 to 5; None: missing.
     marks: Mapping[str, float | None] = field(default_factory=dict)
+    # "judged" (all marks there), "unjudged" (some missing), "failed" (no reply: 0 in the mean, and reported).
     state: str = "unjudged"
-    error: str = ""
+    error: str = ""  # why it failed, or why marks are missing
 
 
 ORIGIN = "llava-ego2exo eval"
@@ -122,25 +100,15 @@ _TYPES: dict[str, tuple[type, ...]] = {"scores": (dict,), "flags": (list,), "tok
 
 @dataclass(frozen=True)
 class Reply:
-    """What one model replied to one question.
+    """What one model replied to one question, as stored."""
 
-    Args:
-        id: of the item.
-        key: identity by content: of the question, its clip, the model and how it is asked.
-        reply: as the model gave it, special tokens and blanks at its ends removed; "" in mode "likelihood".
-        scores: option's key -> log-probability; empty in mode "generate".
-        flags: what is odd about it: "empty", "cut" (it reached the length limit).
-        tokens: how many were generated, the end token included.
-        error: why there is none; "" where there is one.
-    """
-
-    id: str
-    key: str
-    reply: str = ""
+    id: str  # of the item
+    key: str  # of the content: the question, its clip, the model and how it is asked
+    reply: str = ""  # special tokens and blanks at its ends removed; "" in mode "likelihood"
     scores: Mapping[str, float] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
-    tokens: int = 0
-    error: str = ""
+    tokens: int = 0  # generated, the end token included
+    error: str = ""  # why there is none
 
 
 def reply_store(folder: str | Path) -> RecordStore[Reply]:
@@ -149,13 +117,7 @@ def reply_store(folder: str | Path) -> RecordStore[Reply]:
 
 
 def read_replies(folder: str | Path) -> dict[str, Reply]:
-    """Key -> reply of one model in one mode, also of a run that was stopped; of a key's records the last counts.
-
-    A failure never takes the place of a reply.
-
-    Raises:
-        Ego2ExoError: a line is damaged. The last line of an unfinished file may be torn.
-    """
+    """Key -> reply of one model in one mode, also of a run that was stopped; the last counts, and before failures."""
     found: dict[str, Reply] = {}
     for reply in reply_store(folder).read():
         if not reply.error or found.get(reply.key, reply).error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.text import repeated, shorten_list
-from ..errors import Ego2ExoError
+from ..errors import Ego2ExoError, refuse
 from ..host.inference.settings import InferenceOptions
 from .items import GENERATE, MODES
 from .judge.settings import JudgeSettings
@@ -21,19 +21,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 @dataclass(frozen=True)
 class EvalModel:
-    """One model of a run.
-
-    Args:
-        name: in tables, and of its folder.
-        path: folder or hub name of a checkpoint.
-        base: what it was trained from, where it holds no whole model.
-        spare: the base was given for whichever model needs one, not for this one by name.
-    """
+    """One model of a run: its name in tables and of its folder, and its checkpoint."""
 
     name: str
     path: str
-    base: str | None = None
-    spare: bool = False
+    base: str | None = None  # what it was trained from, where it holds no whole model
+    spare: bool = False  # the base was given for whichever model needs one, not for this one by name
 
 
 @dataclass(frozen=True)
@@ -80,19 +73,17 @@ class EvalJob(InferenceOptions):
         for name, kind in (("models", EvalModel), ("modes", str), ("categories", str)):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, kind) else tuple(value))
-        check_names([model.name for model in self.models])
-        self.require_at_least(limit=0, max_bad_rows=0)
-        if not 0.1 <= self.clip_seconds <= 3600:
-            raise Ego2ExoError(f"--clip-seconds {self.clip_seconds}", "0.1 to 3600")
-        allowed = {"view": VIEWS, "parser": tuple(PARSERS)}
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise Ego2ExoError(f"--{name} {getattr(self, name)}", ", ".join(values))
         names = [model.name for model in self.models]
-        if self.compare_to is not None and self.compare_to not in names:
-            raise Ego2ExoError(f"--compare-to {self.compare_to}", ", ".join(names), "name a model of this run")
-        if not self.modes or not set(self.modes) <= set(MODES):
-            raise Ego2ExoError(f"--mode {' '.join(self.modes)}", ", ".join(MODES), "name one or both")
+        check_names(names)
+        self.require_at_least(limit=0, max_bad_rows=0)
+        wrong_modes, compared = not self.modes or not set(self.modes) <= set(MODES), self.compare_to
+        refuse(
+            (not 0.1 <= self.clip_seconds <= 3600, f"--clip-seconds {self.clip_seconds}", "0.1 to 3600", ""),
+            (self.view not in VIEWS, f"--view {self.view}", ", ".join(VIEWS), ""),
+            (self.parser not in PARSERS, f"--parser {self.parser}", ", ".join(PARSERS), ""),
+            (compared not in (None, *names), f"--compare-to {compared}", ", ".join(names), "name a model of this run"),
+            (wrong_modes, f"--mode {' '.join(self.modes)}", ", ".join(MODES), "name one or both"),
+        )
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -101,11 +92,7 @@ class EvalJob(InferenceOptions):
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse names of models that cannot be folders, or occur twice.
-
-    Raises:
-        Ego2ExoError: naming them.
-    """
+    """Refuse names of models that cannot be folders, or occur twice."""
     wrong = [name for name in names if not _NAME.fullmatch(name)]
     if wrong or repeated(names) or not names:
         raise Ego2ExoError(
@@ -118,12 +105,7 @@ def check_names(names: Sequence[str]) -> None:
 def models_of(given: Sequence[str], bases: Sequence[str]) -> tuple[EvalModel, ...]:
     """`--model` and `--model-base`, each ``PATH`` or ``NAME=PATH``.
 
-    Args:
-        given: the models; one without a name is called by its last folder.
-        bases: of the models of the same name; one without a name is for every other model that holds no whole one.
-
-    Raises:
-        Ego2ExoError: a name is invalid or occurs twice, or a base has no model.
+    A model without a name is called by its last folder; a base without one is for every model that needs one.
     """
     named = [_named(text) for text in given]
     models = {name or _last(path): path for name, path in named}

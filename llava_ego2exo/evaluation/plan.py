@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,7 @@ def prompt_of(item: Item) -> str:
 
 @dataclass(frozen=True)
 class ItemQuestion:
-    """One item as it is asked.
-
-    Args:
-        id: of the item.
-        key: of its reply.
-        text: without placeholder and template.
-        options: keys of the options; empty for a description.
-    """
+    """One item as it is asked: its id, its reply's key, the text without template, and its options' keys."""
 
     id: str
     key: str
@@ -52,21 +45,10 @@ class ItemQuestion:
     options: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class EvalPlan:
-    """What one model is asked in one mode.
-
-    Args:
-        tasks: each clip once, in order of the items.
-        keys: item's id -> key of its reply, in order of the items.
-    """
-
-    tasks: list[ClipTask[ItemQuestion]] = field(default_factory=list)
-    keys: Mapping[str, str] = field(default_factory=dict)
-
-
-def make_plan(items: Sequence[Item], hashes: Mapping[str, str], asking: Sequence[object]) -> EvalPlan:
-    """All questions of a clip stand together, so that it is decoded and encoded once.
+def make_plan(
+    items: Sequence[Item], hashes: Mapping[str, str], asking: Sequence[object]
+) -> tuple[list[ClipTask[ItemQuestion]], dict[str, str]]:
+    """Clips with all their questions, so that each is decoded and encoded once; and item's id -> key of its reply.
 
     Args:
         items: those whose video was found.
@@ -83,28 +65,19 @@ def make_plan(items: Sequence[Item], hashes: Mapping[str, str], asking: Sequence
         questions = clips.setdefault((item.path, item.start_s, item.end_s), [])
         questions.append(ItemQuestion(item.id, key, text, options))
     tasks = [ClipTask(*place, hashes[place[0]], tuple(questions)) for place, questions in clips.items()]
-    return EvalPlan(tasks, keys)
+    return tasks, keys
 
 
-def split_long(items: Sequence[Item], seconds: float = 1.0, limits: VideoLimits | None = None) -> list[Item]:
-    """The items, each description of a whole video as those of its clips, as TSU-Description asks for them.
-
-    Args:
-        items: with their paths.
-        seconds: of a clip.
-        limits: what a video may be; None: the defaults.
-    """
-    return [part for item in items for part in _parts(item, seconds, limits)]
-
-
-def _parts(item: Item, seconds: float, limits: VideoLimits | None) -> list[Item]:
-    if item.kind != DESCRIPTION or item.part or not item.path:
-        return [item]
-    try:
-        duration = video_seconds(item.path, limits)
-    except Ego2ExoError:
-        return [item]  # what does not open here fails by name when its turn comes
-    return split_into_clips(item, duration, seconds)
+def split_long(items: Sequence[Item], seconds: float, limits: VideoLimits) -> list[Item]:
+    """The items, each description of a whole video as those of its clips, as TSU-Description asks for them."""
+    parts: list[Item] = []
+    for item in items:
+        whole = item.kind == DESCRIPTION and not item.part and item.path
+        try:
+            parts += split_into_clips(item, video_seconds(item.path, limits), seconds) if whole else [item]
+        except Ego2ExoError:
+            parts.append(item)  # what does not open here fails by name when its turn comes
+    return parts
 
 
 MANIFEST = "run.json"
@@ -133,22 +106,10 @@ def software() -> dict[str, Any]:
     }
 
 
-def models_by_name(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The models of a manifest."""
-    return {model["name"]: model for model in manifest["models"]}
-
-
 def new_manifest(
     job: EvalJob, models: Sequence[EvalModel], settings: Mapping[str, InferenceSettings], read: BenchmarkData
 ) -> dict[str, Any]:  # fmt: skip
-    """What `run.json` holds of this run.
-
-    Args:
-        job: the command line.
-        models: with the bases that they need.
-        settings: model's name -> how it is asked.
-        read: the benchmark's data.
-    """
+    """What `run.json` holds of this run; `models` with the bases that they need."""
     from ..host.checkpoint.files import fingerprint
 
     return {
@@ -174,36 +135,32 @@ _BOUND = ("benchmark", "data", "prompt", "clip seconds")
 
 
 def joined(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
-    """The new manifest, with what only an earlier run in this folder knows: the judge, and each model's attention.
+    """The new manifest, with the judge of an earlier run in this folder where none is asked: its scores are used.
 
     Raises:
         Ego2ExoError: that run had other data, or asked these models with other settings.
     """
-    old: dict[str, Any] = {"models": []}
-    if (folder / MANIFEST).is_file() and any(folder.glob("*/*/replies*.jsonl")):
-        old = read_manifest(folder)
-        _refuse_differences(folder, old, new)
-    before = models_by_name(old)
-    if new["judge settings"] is None:
-        # Its stored scores are used, and none is asked.
-        new = {**new, "judge settings": old.get("judge settings")}
-    models = [{**model, "attention": before.get(model["name"], {}).get("attention")} for model in new["models"]]
-    return {**new, "models": models}
-
-
-def _refuse_differences(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if not (folder / MANIFEST).is_file() or not any(folder.glob("*/*/replies*.jsonl")):
+        return new
+    old = read_manifest(folder)
     differing = differences({key: old.get(key) for key in _BOUND}, {key: new[key] for key in _BOUND})
-    before, now = models_by_name(old), models_by_name(new)
-    for name in before.keys() & now.keys():
-        about = ("base", "checkpoint", "settings")
-        parts = [{key: model[key] for key in about} for model in (before[name], now[name])]
-        differing += [f"model {name}, {text}" for text in differences(*parts)]
+    before, now = _identities(old), _identities(new)
+    for name in before:
+        differing += [f"model {name}, {text}" for text in differences(before[name], now.get(name, before[name]))]
     if differing:
         raise Ego2ExoError(
             f"{folder} was made with other settings: {shorten_list(differing, 10)}",
             "the same data, models and settings in one folder: replies are never mixed",
             "give another --out, or the same as before",
         )
+    return {**new, "judge settings": new["judge settings"] or old.get("judge settings")}
+
+
+def _identities(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Model's name -> what must stay the same in one folder."""
+    return {
+        one["name"]: {key: one.get(key) for key in ("base", "checkpoint", "settings")} for one in manifest["models"]
+    }
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -213,11 +170,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         Ego2ExoError: it is not there or damaged.
     """
     path = folder / MANIFEST
+    if not path.is_file():
+        raise Ego2ExoError(f"{path} is not there", "a folder that `llava-ego2exo eval` wrote", "check it")
     try:
-        if not path.is_file():
-            raise Ego2ExoError(f"{path} is not there", "a folder that `llava-ego2exo eval` wrote", "check it")
         manifest = read_json(path, "a manifest")
-        models_by_name(manifest)
+        _identities(manifest)
         return manifest
     except Ego2ExoError:
         raise

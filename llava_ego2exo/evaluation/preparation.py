@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from ..common.files import file_hash, locked, video_hashes, write_atomic
 from ..common.jsonl import json_line
 from ..common.text import shorten_list
 from ..errors import Ego2ExoError, require_package
+from ..host.inference.clip_jobs import ClipTask
 from ..host.inference.settings import InferenceSettings, resolve_inference_settings
 from .benchmarks.registry import BenchmarkData, benchmark_of, read_benchmark
 from .items import CHOICE, DESCRIPTION, LIKELIHOOD, Item, read_replies
 from .job import EvalJob, EvalModel
 from .judge.judge import open_judge
-from .plan import MANIFEST, EvalPlan, joined, make_plan, models_by_name, new_manifest, split_long
+from .plan import MANIFEST, ItemQuestion, joined, make_plan, new_manifest, split_long
 from .replies.parser import PARSERS
 from .videos import find_videos
 
@@ -30,34 +30,20 @@ _NEW_TOKENS = {CHOICE: 64, DESCRIPTION: 256}
 
 @dataclass(frozen=True)
 class ModelRun:
-    """One model in one mode.
-
-    Args:
-        model: which.
-        mode: "generate" or "likelihood".
-        settings: how it is asked.
-        plan: what it is asked.
-        completed: keys of replies that are there.
-        folder: of its replies.
-    """
+    """One model in one mode."""
 
     model: EvalModel
     mode: str
     settings: InferenceSettings
-    plan: EvalPlan
-    completed: set[str]
-    folder: Path
+    tasks: list[ClipTask[ItemQuestion]]
+    keys: dict[str, str]  # item's id -> key of its reply, in order of the items
+    completed: set[str]  # keys of replies that are there
+    folder: Path  # of its replies
 
 
 @dataclass(frozen=True)
 class EvalPreparation:
-    """What process 0 sends to the others.
-
-    Args:
-        items: all questions.
-        runs: every model in every mode, models in order.
-        manifest: what `run.json` holds.
-    """
+    """What process 0 sends to the others: all questions, every model in every mode, and what `run.json` holds."""
 
     items: list[Item]
     runs: list[ModelRun]
@@ -70,7 +56,10 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
     Raises:
         Ego2ExoError: something given is wrong.
     """
-    _check_packages(job)
+    # What reading replies and the report need, so that a run of hours does not end without one.
+    require_package("matplotlib", "report")
+    require_package("jinja2", "report")
+    PARSERS[job.parser]("walking to the door", {"A": "walk", "B": "sit"})
     judge = open_judge(job.judge, Path(job.out))
     if judge is not None:
         with judge:
@@ -83,7 +72,9 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
             "a base for LoRA or projector folders",
             "leave it out",
         )
-    settings = {model.name: _settings(job, model, items) for model in models}
+    kind = items[0].kind if items else CHOICE
+    longest = _NEW_TOKENS[kind] if job.max_new_tokens is None else job.max_new_tokens
+    settings = {model.name: resolve_inference_settings(model.path, model.base, job, longest) for model in models}
     manifest = new_manifest(job, models, settings, read)
     folder = Path(job.out)
     stack.enter_context(locked(folder))
@@ -94,27 +85,19 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
     there = [item for item in items if item.path]
     hashes = video_hashes([item.path for item in there], folder, what="hashing videos")
     runs = []
-    for model in models:
-        asking = [models_by_name(manifest)[model.name]["checkpoint"], settings[model.name].to_dict()]
+    for model, stored in zip(models, manifest["models"], strict=True):
         for mode in job.modes:
-            own, plan = folder / model.name / mode, make_plan(there, hashes, [mode, *asking])
+            own = folder / model.name / mode
+            plan = make_plan(there, hashes, [mode, stored["checkpoint"], stored["settings"]])
             completed = {key for key, reply in read_replies(own).items() if not reply.error}
-            runs.append(ModelRun(model, mode, settings[model.name], plan, completed, own))
+            runs.append(ModelRun(model, mode, settings[model.name], *plan, completed, own))
     lines = [f"{len(items)} question(s) about {len({item.path for item in there})} video(s)"]
     for run in runs:
-        left = sum(key not in run.completed for key in run.plan.keys.values())
+        left = sum(key not in run.completed for key in run.keys.values())
         lines.append(f"{run.model.name}, {run.mode}: {left} left to ask; {run.model.path}; {run.settings}")
     # On standard error, so that standard output is the report alone.
     print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201
     return EvalPreparation(items, runs, manifest)
-
-
-def _check_packages(job: EvalJob) -> None:
-    """What reading replies and the report need, so that a run of hours does not end without one."""
-    require_package("matplotlib", "report")
-    require_package("jinja2", "report")
-    # Reading one reply asks for all that reading any needs.
-    PARSERS[job.parser]("walking to the door", {"A": "walk", "B": "sit"})
 
 
 def _items(job: EvalJob) -> tuple[list[Item], BenchmarkData]:
@@ -150,9 +133,3 @@ def _settled(model: EvalModel) -> EvalModel:
             "merge that one first (llava-ego2exo merge), or give its own base",
         )
     return model
-
-
-def _settings(job: EvalJob, model: EvalModel, items: Sequence[Item]) -> InferenceSettings:
-    kind = items[0].kind if items else CHOICE
-    longest = _NEW_TOKENS[kind] if job.max_new_tokens is None else job.max_new_tokens
-    return resolve_inference_settings(model.path, model.base, job, longest)

@@ -30,20 +30,18 @@ from .items import (
 from .judge.judge import open_judge
 from .judge.settings import JudgeSettings
 from .plan import MANIFEST, read_manifest
-from .preparation import ITEMS, EvalPreparation, ModelRun
+from .preparation import ITEMS, EvalPreparation
 from .replies.parser import PARSERS
 from .report.report import write_evaluation_report
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "choices": (dict,), "start_s": (int, float, type(None)), "end_s": (int, float, type(None)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class EvalResults:
-    """What a run or a rescoring found.
-
-    Args:
-        outcomes: of multiple-choice items, models and modes in order.
-        described: of rows of descriptions.
-        metrics: what `metrics.json` holds.
-    """
+    """What a run or a rescoring found, models and modes in order, and what `metrics.json` holds."""
 
     outcomes: list[Outcome]
     described: list[Described]
@@ -51,21 +49,17 @@ class EvalResults:
 
 
 def finish(
-    folder: Path, prepared: EvalPreparation, manifest: dict[str, Any], judge: JudgeSettings | None,
-    compare_to: str | None = None,
-) -> EvalResults:  # fmt: skip
-    """Put the replies of a run in order, and report; arguments as of :func:`report`."""
-    replies = {(one.model.name, one.mode): _ordered(one) for one in prepared.runs}
-    return report(folder, prepared.items, replies, manifest, judge, compare_to)
-
-
-def _ordered(run: ModelRun) -> dict[str, Reply]:
-    """Item's id -> reply; on disk in order of the plan, behind them those of items that this run leaves out."""
-    found = read_replies(run.folder)
-    own = {id_: found[key] for id_, key in run.plan.keys.items() if key in found}
-    others = [reply for reply in found.values() if reply.id not in run.plan.keys]
-    reply_store(run.folder).finish([*own.values(), *sorted(others, key=lambda reply: reply.id)])
-    return own
+    folder: Path, prepared: EvalPreparation, judge: JudgeSettings | None, compare_to: str | None = None
+) -> EvalResults:
+    """Put the replies of a run in order on disk, behind them those of items that it leaves out; and report."""
+    replies = {}
+    for run in prepared.runs:
+        found = read_replies(run.folder)
+        own = {id_: found[key] for id_, key in run.keys.items() if key in found}
+        others = [reply for reply in found.values() if reply.id not in run.keys]
+        reply_store(run.folder).finish([*own.values(), *sorted(others, key=lambda reply: reply.id)])
+        replies[run.model.name, run.mode] = own
+    return report(folder, prepared.items, replies, prepared.manifest, judge, compare_to)
 
 
 def rescore(out: str, parser: str | None, judge: JudgeSettings | None, compare_to: str | None = None) -> EvalResults:
@@ -93,7 +87,7 @@ def rescore(out: str, parser: str | None, judge: JudgeSettings | None, compare_t
                 f"{folder / ITEMS} is not the one that the run wrote", "an unchanged file",
                 "run the same `llava-ego2exo eval` again, which writes it anew; replies stay",
             )  # fmt: skip
-        items = list(read_lines(folder / ITEMS, _item, torn=False, origin=ORIGIN))
+        items = list(read_lines(folder / ITEMS, lambda one: record_of(Item, one, _TYPES), torn=False, origin=ORIGIN))
         manifest = {**manifest, "parser": parser}
         if judge is not None:
             manifest["judge settings"] = judge.to_dict()
@@ -110,38 +104,22 @@ def report(
     folder: Path, items: Sequence[Item], replies: Mapping[tuple[str, str], Mapping[str, Reply]],
     manifest: dict[str, Any], judge: JudgeSettings | None, compare_to: str | None = None,
 ) -> EvalResults:  # fmt: skip
-    """Parse replies, judge what is to be judged, and write results, metrics and pages.
-
-    Args:
-        folder: of the results.
-        items: all questions.
-        replies: (model, mode) -> item's id -> reply.
-        manifest: what the numbers depend on.
-        judge: to be asked; None: stored scores are used.
-        compare_to: name of a model.
-    """
+    """Parse replies ((model, mode) -> item's id -> reply), judge them, and write results, metrics and pages."""
     outcomes, described = [], []
     for (model, mode), own in replies.items():
-        outcomes += choice_outcomes(items, own, model, mode, manifest["parser"])
-        described += descriptions(items, own, model)
-    outcomes, described, provenance = _judged(folder, outcomes, described, manifest, judge)
+        choices = [item for item in items if item.kind == CHOICE]
+        outcomes += [_outcome(item, own.get(item.id), model, mode, manifest["parser"]) for item in choices]
+        described += _descriptions(items, own, model)
+    asked = open_judge(judge, folder, manifest["judge settings"])
+    if asked is not None:
+        with asked:
+            described = asked.score(described)
+            outcomes = asked.read_replies(outcomes) if asked.settings.read_unparsed else outcomes
+            manifest = {**manifest, "judge": asked.provenance()}
     write_atomic(folder / "results.jsonl", "".join(json_line(_result(one)) for one in (*outcomes, *described)))
-    write_evaluation_report(folder, outcomes, described, provenance, compare_to)
+    write_evaluation_report(folder, outcomes, described, manifest, compare_to)
     measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return EvalResults(outcomes, described, measured)
-
-
-def _judged(
-    folder: Path, outcomes: list[Outcome], described: list[Described], manifest: dict[str, Any],
-    settings: JudgeSettings | None,
-) -> tuple[list[Outcome], list[Described], dict[str, Any]]:  # fmt: skip
-    judge = open_judge(settings, folder, manifest["judge settings"])
-    if judge is None:
-        return outcomes, described, manifest
-    with judge:
-        described = judge.score(described)
-        outcomes = judge.read_replies(outcomes) if judge.settings.read_unparsed else outcomes
-        return outcomes, described, {**manifest, "judge": judge.provenance()}
 
 
 def _result(one: Outcome | Described) -> dict[str, Any]:
@@ -153,21 +131,6 @@ def _result(one: Outcome | Described) -> dict[str, Any]:
         return {**shown, **record, "right": one.right}
     items = record.pop("items")
     return {"row": items[0]["row"], "video": items[0]["video"], "questions": [i["question"] for i in items], **record}
-
-
-def choice_outcomes(
-    items: Sequence[Item], replies: Mapping[str, Reply], model: str, mode: str, parser: str
-) -> list[Outcome]:  # fmt: skip
-    """One outcome for each multiple-choice item.
-
-    Args:
-        items: all of the run.
-        replies: item's id -> reply.
-        model: name of the model.
-        mode: in which it was asked.
-        parser: name of what parses its replies.
-    """
-    return [_outcome(item, replies.get(item.id), model, mode, parser) for item in items if item.kind == CHOICE]
 
 
 def _outcome(item: Item, reply: Reply | None, model: str, mode: str, parser: str) -> Outcome:
@@ -189,14 +152,8 @@ def _no_reply(item: Item) -> str:
     return "the video is not there, or may not be read"
 
 
-def descriptions(items: Sequence[Item], replies: Mapping[str, Reply], model: str) -> list[Described]:
-    """One for each row of a description benchmark, not judged yet.
-
-    Args:
-        items: all of the run; those of a row stand together.
-        replies: item's id -> reply.
-        model: name of the model.
-    """
+def _descriptions(items: Sequence[Item], replies: Mapping[str, Reply], model: str) -> list[Described]:
+    """One for each row of a description benchmark, whose items stand together; not judged yet."""
     rows = []
     for _, group in groupby((item for item in items if item.kind != CHOICE), key=lambda item: item.row):
         own = tuple(group)
@@ -210,12 +167,3 @@ def descriptions(items: Sequence[Item], replies: Mapping[str, Reply], model: str
         state = "failed" if errors else "unjudged"
         rows.append(Described(own, model, texts, state=state, error=errors[0] if errors else "no judge was given"))
     return rows
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "choices": (dict,), "start_s": (int, float, type(None)), "end_s": (int, float, type(None)),
-}  # fmt: skip
-
-
-def _item(record: Any) -> Item:
-    return record_of(Item, record, _TYPES)

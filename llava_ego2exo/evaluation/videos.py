@@ -17,12 +17,7 @@ from .items import Item
 
 @dataclass(frozen=True)
 class FoundVideos:
-    """Where videos are.
-
-    Args:
-        items: all, in their order, with `path` set where the video is there.
-        missing: those of them whose video is not there.
-    """
+    """All items in their order, with `path` set where the video is there; and those without."""
 
     items: list[Item]
     missing: list[Item]
@@ -32,12 +27,8 @@ def find_videos(items: Sequence[Item], folder: str | Path, precut: Mapping[str, 
     """Find the items' videos in a folder and the folders in it.
 
     A name is taken as a path below the folder, else as the end of one; then by the file's own name, where only one name
-    in the data and one file have it. With and without suffix. Links in the folder are followed.
-
-    Args:
-        items: see `benchmarks.read_benchmark`.
-        folder: of the videos.
-        precut: item's id -> name of its clip as a file of its own, which is taken where the whole video is not there.
+    in the data and one file have it. With and without suffix. Links in the folder are followed. `precut` names items'
+    clips as files of their own, which are taken where the whole video is not there.
 
     Raises:
         Ego2ExoError: there is no folder, it holds no video, or several files fit one name.
@@ -59,12 +50,7 @@ def find_videos(items: Sequence[Item], folder: str | Path, precut: Mapping[str, 
 
 
 class _Index:
-    """All videos of a folder; nothing outside it is searched.
-
-    Args:
-        folder: that is searched, once.
-        names: all that the data uses.
-    """
+    """All videos of a folder, searched once, for all names that the data uses; nothing outside it is searched."""
 
     def __init__(self, folder: str | Path, names: set[str]) -> None:
         self.clashes: dict[str, list[str]] = {}
@@ -83,7 +69,7 @@ class _Index:
         self._known: dict[str, str] = {"": ""}
 
     def path(self, name: str) -> str:
-        """Absolute path of a name's file; "" where there is none, or several, which are added to `clashes`."""
+        """Absolute path of a name's file; "" where there is none, or several: these are in `clashes` then."""
         if name not in self._known:
             files = self._fitting(name)
             if len(files) > 1:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("registered")
 BOTH = {"view": "both", "mode": "generate likelihood"}
 CHARADES = {
     "video_name": "t0_exo1", "Q": "What happens?", "A": "A block moves.", "cons_Q1": "What is seen?",
-    "cons_Q2": "What goes on?", "cons_A": "A block moves.",
+    "cons_Q2": "What moves?", "cons_A": "A block moves.",
 }  # fmt: skip
 
 
@@ -64,56 +64,34 @@ def finished(answered, setting):
 def test_replies_are_the_models_own_and_asked_once(answered, no_model, capsys):
     loaded = answerer.load(str(answered.model), torch_dtype="float32")
     results = [row for row in answered.results() if row["mode"] == "generate"]
-    assert [row["view"] for row in results] == ["exo", "ego"] * 8
+    assert [row["video"] for row in results[:4]] == ["t0_exo1.mp4", "t0_ego.mp4"] * 2 and len(results) == 16
     assert [json.loads(line)["id"] for line in answered.replies().splitlines()] == [row["id"] for row in results]
     for row in results:
-        assert row["video"].endswith(f"{row['view']}1.mp4" if row["view"] == "exo" else "ego.mp4")
         frames = read_video(str(answered.videos / row["video"]), frames_upbound=3).frames
         pixels = loaded[2].preprocess(list(frames), return_tensors="pt")["pixel_values"]
         options = " ".join(f"({key}) {text}" for key, text in row["choices"].items())
-        text = (
-            f"{row['question']} The output should be the choice among one of the following choices. "
-            f"Choices are {options}"
-        )
-        assert row["reply"] == generate(loaded, pixels, text, answered.template, 6)
+        rest = f"The output should be the choice among one of the following choices. Choices are {options}"
+        assert row["reply"] == generate(loaded, pixels, f"{row['question']} {rest}", answered.template, 6)
     assert len({row["reply"] for row in results}) > 3
     total = answered.row(category="all", view="exo", mode="generate")
     assert total["n"] == 8 == total["parsed"] + total["unparsed"] + total["failed"]
     assert answered.row(category="all", view="ego", mode="likelihood")["parsed"] == 8
     about = answered.metrics()["provenance"]
-    described = about["models"][0]
-    assert described["settings"]["frames_upbound"] == 3 and described["settings"]["dtype"] == "float32"
-    assert len(described["checkpoint"]) == 32 and len(about["data"]["sha256"]) == 64
-    assert described["attention"] in ("sdpa", "eager")
-    assert about["versions"]["torch"] and about["prompt"] and about["parser"] == "strict"
+    model = about["models"][0]
+    assert model["settings"]["frames_upbound"] == 3 and len(model["checkpoint"]) == 32
+    assert len(about["data"]["sha256"]) == 64 and about["versions"]["torch"] and about["parser"] == "strict"
     before = files_in(answered.root / "out")
     no_model()
     assert answered.eval(**BOTH) == 0
     assert files_in(answered.root / "out") == before
-    printed = capsys.readouterr().out
-    assert "report.html" in printed and "likelihood" in printed
+    assert "report.html" in capsys.readouterr().out
 
 
-def test_a_video_is_read_and_encoded_once_for_all_its_questions(setting, monkeypatch):
+def test_a_video_is_read_once_for_all_its_questions(setting, monkeypatch):
     read, original = [], reader.read_video
-
-    def reading(path, *rest, **how):
-        read.append(path)
-        return original(path, *rest, **how)
-
-    monkeypatch.setattr(reader, "read_video", reading)
-    frames, load_model = [], answerer.load
-
-    def load(*args, **kwargs):
-        loaded = load_model(*args, **kwargs)
-        tower = loaded[1].get_vision_tower()
-        forward = tower.forward
-        tower.forward = lambda pictures: frames.append(len(pictures)) or forward(pictures)
-        return loaded
-
-    monkeypatch.setattr(answerer, "load", load)
+    monkeypatch.setattr(reader, "read_video", lambda path, *rest: read.append(path) or original(path, *rest))
     assert setting.eval() == 0
-    assert len(read) == len(set(read)) == 4 and len(frames) == 4
+    assert len(read) == len(set(read)) == 4
 
 
 def test_a_stopped_run_names_what_was_not_asked_and_resumes(finished, answered):
@@ -126,7 +104,6 @@ def test_a_stopped_run_names_what_was_not_asked_and_resumes(finished, answered):
     assert len(errors) == 11 and all(error.startswith("not asked yet") for error in errors)
     assert finished.eval(**BOTH) == 0
     assert finished.replies() == answered.replies()
-    assert finished.metrics()["accuracy"] == answered.metrics()["accuracy"]
 
 
 @pytest.mark.slow
@@ -150,9 +127,6 @@ def test_a_student_taught_letters_is_read_alike_in_both_modes(setting, train, tm
               for mode in ("generate", "likelihood")}  # fmt: skip
     assert picked["generate"] == picked["likelihood"] == [item.answer for item in items]
     assert setting.row(model="student", mode="generate", category="all")["accuracy"] == 100
-    gain = [row for row in setting.metrics()["differences"] if row["category"] == "all" and row["mode"] == "likelihood"]
-    base = setting.row(model="base", mode="likelihood", category="all")
-    assert [row["difference"] for row in gain] == [100 - base["accuracy"]]
 
 
 def test_an_unreadable_video_counts_as_wrong_and_is_asked_again(setting, answered, capsys):
@@ -160,92 +134,71 @@ def test_an_unreadable_video_counts_as_wrong_and_is_asked_again(setting, answere
     good = broken.read_bytes()
     broken.write_bytes(b"no video" * 100)
     assert setting.eval(**BOTH) == 1
-    message = error_of(capsys)
-    assert "2 question(s)" in message and str(broken) in message
+    assert str(broken) in error_of(capsys)
     total = setting.row(category="all", view="exo", mode="generate")
     assert (total["n"], total["failed"]) == (8, 2) and total["parsed"] + total["unparsed"] == 6
-    assert (setting.root / "out" / "report.html").is_file()
     broken.write_bytes(good)
     assert setting.eval(**BOTH, max_failures=2) == 0
     assert setting.replies() == answered.replies()
 
 
-def test_missing_videos_are_named_before_work_and_never_answered_blind(setting, capsys, monkeypatch):
+def test_missing_videos_are_named_before_work_and_never_answered_blind(setting, capsys):
     (setting.videos / "t1_exo1.mp4").unlink()
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(answerer, "load", lambda *_a, **_k: pytest.fail("a model was loaded"))
         assert setting.eval() == 1
-    message = error_of(capsys)
-    assert "2 question(s)" in message and "t1_exo1" in message
-    assert not (setting.root / "out").exists()
-    assert setting.eval(max_failures=2, mode="generate likelihood") == 0
+    assert "t1_exo1" in error_of(capsys) and not (setting.root / "out").exists()
+    assert setting.eval(max_failures=2) == 0
     failed = [row for row in setting.results() if row["state"] == "failed"]
-    assert len(failed) == 4 and all("not there" in row["error"] and not row["reply"] for row in failed)
+    assert len(failed) == 2 and all("not there" in row["error"] and not row["reply"] for row in failed)
 
 
-class TestRescore:
-    def test_reads_again_without_model_video_or_data(self, finished, no_model, capsys):
-        out = finished.root / "out"
-        strict = finished.metrics()
-        shutil.rmtree(finished.videos)
-        finished.data.unlink()
-        no_model()
-        assert cli.main(["eval", "--rescore", str(out), "--parser", "viscop"]) == 0
-        assert finished.metrics()["provenance"]["parser"] == "viscop"
-        assert cli.main(["eval", "--rescore", str(out), "--parser", "strict"]) == 0
-        assert finished.metrics() == strict and "report.html" in capsys.readouterr().out
-        assert cli.main(["eval", "--rescore", str(finished.root)]) == 1
-        assert "run.json" in error_of(capsys)
+def test_rescoring_needs_no_model_video_or_data(finished, no_model, capsys):
+    out, strict = finished.root / "out", finished.metrics()
+    shutil.rmtree(finished.videos)
+    finished.data.unlink()
+    no_model()
 
-    def test_changed_questions_scores_without_options_and_an_unknown_parser(self, finished, capsys):
-        items = finished.root / "out" / "items.jsonl"
-        text = items.read_text()
-        items.write_text(text.replace('"answer": "', '"answer": "Z', 1))
-        assert cli.main(["eval", "--rescore", str(items.parent)]) == 1
-        assert "items.jsonl" in error_of(capsys)
-        items.write_text(text)
-        out = finished.root / "out"
-        file = out / "base" / "likelihood" / "replies.jsonl"
-        records = [json.loads(line) for line in file.read_text().splitlines()]
-        file.write_text("".join(json.dumps({**record, "scores": {}}) + "\n" for record in records))
-        assert cli.main(["eval", "--rescore", str(out)]) == 0
-        assert all("scores" in row["error"] for row in finished.results() if row["mode"] == "likelihood")
-        (out / "run.json").write_text((out / "run.json").read_text().replace('"strict"', '"kind"'))
-        assert cli.main(["eval", "--rescore", str(out)]) == 1
-        assert "--parser kind" in error_of(capsys)
+    def rescore(*flags):
+        return cli.main(["eval", "--rescore", str(out), *flags])
+
+    assert rescore("--parser", "viscop") == 0 and finished.metrics()["provenance"]["parser"] == "viscop"
+    assert rescore("--parser", "strict") == 0 and finished.metrics() == strict
+    file = out / "base" / "likelihood" / "replies.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({**record, "scores": {}}) + "\n" for record in records))
+    assert rescore() == 0
+    assert all("scores" in row["error"] for row in finished.results() if row["mode"] == "likelihood")
+    for name, old, new, token in (
+        ("run.json", '"strict"', '"kind"', "--parser kind"), ("items.jsonl", '"answer": "', '"answer": "Z', "items.js"),
+    ):  # fmt: skip
+        text = (out / name).read_text()
+        (out / name).write_text(text.replace(old, new, 1))
+        assert rescore() == 1 and token in error_of(capsys)
+        (out / name).write_text(text)
+    (out / "run.json").unlink()
+    assert rescore() == 1 and "run.json" in error_of(capsys)
 
 
 class TestRefused:
-    @pytest.mark.parametrize(
-        ("flags", "token"),
-        [
-            ({"benchmark": "ego-in-ego"}, "ego-in-exo, adlx-charades-ar"),
-            ({"model": ["base=/nowhere"]}, "/nowhere"),
-            ({"model": None}, "--model"),
-            ({"categories": "smell"}, "smell"),
-            ({"compare_to": "other"}, "--compare-to other"),
-            ({"max_new_tokens": 10**6}, "positions"),
-            ({"check": True, "rescore": "x"}, "--check and --rescore"),
-            ({"model": ["/a", "/b/a"]}, "--model base=CKPT --model student=CKPT"),
-        ],
-    )
-    def test_flags(self, setting, no_model, capsys, flags, token):
-        no_model()
-        assert setting.eval(**flags) == 1
-        assert token in error_of(capsys)
-
-    def test_bases(self, setting, tmp_path, no_model, capsys):
+    def test_flags(self, setting, tmp_path, no_model, capsys):
         adapter = tmp_path / "adapter"
         adapter.mkdir()
         (adapter / "config.json").write_text((setting.model / "config.json").read_text())
         (adapter / "adapter_config.json").write_text("{}")
         no_model()
-        assert setting.eval(model_base=f"base={setting.model}") == 1
-        assert "holds a whole model" in error_of(capsys)
-        assert setting.eval(model_base=str(setting.model)) == 1
-        assert "every model is a whole one" in error_of(capsys)
-        assert setting.eval(model=f"student={adapter}", model_base=str(adapter)) == 1
-        assert "is no whole model" in error_of(capsys)
+        for flags, token in (
+            ({"benchmark": "ego-in-ego"}, "ego-in-exo, adlx-charades-ar"),
+            ({"model": "base=/nowhere"}, "/nowhere"),
+            ({"max_new_tokens": 10**6}, "positions"),
+            ({"check": True, "rescore": "x"}, "--check and --rescore"),
+            ({"model": ["/a", "/b/a"]}, "--model base=CKPT --model student=CKPT"),
+            ({"model_base": f"base={setting.model}"}, "holds a whole model"),
+            ({"model_base": setting.model}, "every model is a whole one"),
+            ({"model": f"student={adapter}", "model_base": adapter}, "is no whole model"),
+        ):
+            assert setting.eval(**flags) == 1
+            assert token in error_of(capsys), flags
 
     def test_other_data_or_settings_in_the_same_folder(self, finished, no_model, capsys):
         before = finished.replies()
@@ -257,15 +210,6 @@ class TestRefused:
         assert "data.sha256" in error_of(capsys)
         assert finished.replies() == before
 
-    def test_bad_rows(self, setting, no_model, capsys):
-        no_model()
-        setting.rows[2]["ground_truth_letter"] = "E"
-        setting.rows[5]["answer_choices"] = {"A": "one"}
-        setting.write(setting.rows)
-        assert setting.eval() == 1
-        message = error_of(capsys)
-        assert "2 malformed row(s)" in message and "row 2" in message and "row 5" in message
-
     def test_damaged_weights_are_named_and_what_is_done_is_kept(self, setting, tmp_path, capsys):
         half = tmp_path / "half"
         shutil.copytree(setting.model, half)
@@ -275,7 +219,7 @@ class TestRefused:
         assert str(weights) in error_of(capsys)
         assert len(read_replies(setting.root / "out" / "base" / "generate")) == 2
 
-    @pytest.mark.parametrize("package", ["matplotlib", "jinja2", "snowballstemmer"])
+    @pytest.mark.parametrize("package", ["jinja2", "snowballstemmer"])
     def test_what_the_end_of_a_run_needs_is_asked_for_before_it(self, setting, no_model, capsys, monkeypatch, package):
         option_texts._stem.cache_clear()
         option_texts._stemmer.cache_clear()
@@ -305,8 +249,6 @@ def test_marks_are_missing_until_a_judge_gives_them_and_are_then_kept(setting, n
     assert setting.eval(benchmark="adlx-charades-desc") == 0
     (row,) = setting.results()
     assert (row["state"], len(row["replies"]), row["marks"]) == ("unjudged", 3, {}) and "no judge" in row["error"]
-    whole = [one for one in setting.metrics()["descriptions"] if one["aspect"] == "correctness"]
-    assert whole and all(one["judged"] == 0 and one["missing"] == 1 for one in whole)
     no_model()
     MockJudge(monkeypatch, lambda _request: '{"score": 3, "reason": "x"}')
     assert setting.eval(benchmark="adlx-charades-desc", judge_url="http://localhost:1/v1", judge_model="judge") == 0
@@ -321,12 +263,12 @@ def test_marks_are_missing_until_a_judge_gives_them_and_are_then_kept(setting, n
 def test_from_python_one_value_stands_for_one_and_more_questions_ask_only_those(setting):
     given = {"template": setting.template, "max_new_tokens": 4, "frames_upbound": 2}
     paths = ("ego-in-exo", str(setting.data), str(setting.videos), str(setting.root / "out"))
-    first = {}
+    kept = []
     for limit, count in ((1, 1), (0, 8)):
         found = evaluate(EvalJob(*paths, EvalModel("base", str(setting.model)), "likelihood", limit=limit, **given))
         assert [row["n"] for row in found["accuracy"] if row["category"] == "all"] == [count]
-        lines = setting.replies(mode="likelihood").splitlines()
-        assert len(lines) == count and lines[0] == first.setdefault("line", lines[0])
+        kept.append(setting.replies(mode="likelihood").splitlines())
+    assert len(kept[1]) == 8 and kept[1][:1] == kept[0]
     for names in (["a", "a"], ["../up"], []):
         with pytest.raises(Ego2ExoError, match="--model"):
             EvalJob(*paths, tuple(EvalModel(name, str(setting.model)) for name in names))

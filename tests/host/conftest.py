@@ -38,14 +38,8 @@ def registered():
     llava_ego2exo.unregister()
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    """Rendered videos with their training JSON, and a base checkpoint for each kind of language model."""
-    return World(tmp_path_factory.mktemp("world"))
-
-
 class World:
-    """Files that the host tests train on and load."""
+    """Rendered videos with their training JSON, and a base checkpoint for each kind of language model."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -82,6 +76,11 @@ class World:
         return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
 
 
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("world"))
+
+
 @pytest.fixture
 def no_model(monkeypatch):
     """From a call of it on, loading a model to ask is an error."""
@@ -114,7 +113,6 @@ STUDENTS = {
     "lora": {},
     "lora_bf16": {"bf16": True},
     "qlora4": {"bits": 4, "bf16": True},
-    "qlora8": {"bits": 8, "bf16": True},
     "full": {"lora_enable": False, "learning_rate": 2e-3},
     "projector": {"lora_enable": False, "tune_mm_mlp_adapter": True, "num_train_epochs": 8},
 }
@@ -122,19 +120,11 @@ STUDENTS = {
 
 @dataclass(frozen=True)
 class Student:
-    """A trained student that tests share: read it, never write to it.
-
-    Args:
-        folder: what the run saved.
-        base: the base checkpoint to load it with; None for a whole model.
-        kind: of its language model.
-        trainer: that trained it, with its model in memory.
-    """
+    """A trained student that tests share: read it, never write to it."""
 
     folder: Path
-    base: Path | None
-    kind: str
-    trainer: Any
+    base: Path | None  # to load it with; None for a whole model
+    trainer: Any  # with its model in memory
 
     def copy(self, to: Path) -> Path:
         """A folder of its own, for a test that damages it."""
@@ -154,7 +144,7 @@ def student(world, train, trained_students):
         if (kind, way) not in trained_students:
             folder = world.root / "students" / f"{way}_{kind}"
             trainer = train(folder, kind, **{"num_train_epochs": 40, **STUDENTS[way]})
-            trained_students[kind, way] = Student(folder, None if way == "full" else world.base(kind), kind, trainer)
+            trained_students[kind, way] = Student(folder, None if way == "full" else world.base(kind), trainer)
         world.use_template(kind)
         return trained_students[kind, way]
 

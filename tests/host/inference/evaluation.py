@@ -15,15 +15,9 @@ QUESTIONS = (("colour", "Which colour has the block?", COLOURS), ("move", "Where
 
 
 def perception_rows(folder: Path, clips: int = 4, first: int = 0) -> list[dict]:
-    """Draw clips on two cameras, and ask two questions about each; colour and way of move are true.
+    """Draw clips of moments on two cameras, from number `first` on; returns two true questions about each.
 
-    Args:
-        folder: of the clips.
-        clips: how many moments.
-        first: number of the first; each number has a background of its own.
-
-    Returns:
-        Rows in Ego-in-Exo Perception's format.
+    Rows are in Ego-in-Exo Perception's format; each number has a background of its own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -33,11 +27,10 @@ def perception_rows(folder: Path, clips: int = 4, first: int = 0) -> list[dict]:
             render_clip(folder / f"t{number}_{view}.mp4", *truth, frames=4 + number % 3, seed=seed)
         for place, ((category, question, known), right) in enumerate(zip(QUESTIONS, truth, strict=True)):
             order = np.random.default_rng([number, place]).permutation(list(known)).tolist()
-            choices = dict(zip("ABCD", order, strict=True))
-            letter = next(key for key, text in choices.items() if text == right)
             rows.append({
                 "video_filename": f"t{number}_exo1", "category_name": category, "question": question,
-                "answer_choices": choices, "ground_truth_letter": letter,
+                "answer_choices": dict(zip("ABCD", order, strict=True)),
+                "ground_truth_letter": "ABCD"[order.index(right)],
             })  # fmt: skip
     return rows
 
@@ -59,29 +52,24 @@ class Setting:
         """Give the data the name of another benchmark's file."""
         self.data = self.data.rename(self.root / name)
 
-    def command(self, out: str = "out", **flags) -> list[str]:
-        """Flags override, see `command_line`."""
+    def eval(self, **flags) -> int:
+        """Exit code; flags override, see `command_line`."""
         values = {
-            "benchmark": "ego-in-exo", "data": self.data, "videos": self.videos, "model": [f"base={self.model}"],
-            "template": self.template, "out": out and self.root / out, "max_new_tokens": 6, "frames_upbound": 3,
+            "benchmark": "ego-in-exo", "data": self.data, "videos": self.videos, "model": f"base={self.model}",
+            "template": self.template, "out": self.root / "out", "max_new_tokens": 6, "frames_upbound": 3,
         }  # fmt: skip
-        return command_line("eval", {**values, **flags})
+        return cli.main(command_line("eval", {**values, **flags}))
 
-    def eval(self, out: str = "out", **flags) -> int:
-        return cli.main(self.command(out, **flags))
+    def replies(self, mode: str = "generate") -> bytes:
+        return (self.root / "out" / "base" / mode / "replies.jsonl").read_bytes()
 
-    def replies(self, out: str = "out", model: str = "base", mode: str = "generate") -> bytes:
-        return (self.root / out / model / mode / "replies.jsonl").read_bytes()
+    def results(self) -> list[dict]:
+        return [json.loads(line) for line in (self.root / "out" / "results.jsonl").read_text().splitlines()]
 
-    def results(self, out: str = "out") -> list[dict]:
-        return [json.loads(line) for line in (self.root / out / "results.jsonl").read_text().splitlines()]
+    def metrics(self) -> dict:
+        return json.loads((self.root / "out" / "metrics.json").read_text())
 
-    def metrics(self, out: str = "out") -> dict:
-        return json.loads((self.root / out / "metrics.json").read_text())
-
-    def row(self, out: str = "out", **wanted) -> dict:
+    def row(self, **wanted) -> dict:
         """The one row of metrics.json's accuracies that fits."""
-        rows = self.metrics(out)["accuracy"]
-        fitting = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-        assert len(fitting) == 1, (wanted, rows)
-        return fitting[0]
+        (row,) = [row for row in self.metrics()["accuracy"] if wanted.items() <= row.items()]
+        return row

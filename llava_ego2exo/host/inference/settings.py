@@ -166,7 +166,7 @@ def prompt(question: str, template: str) -> str:
 
 
 def choose_template(config: Mapping[str, Any], path: str, given: str | None) -> str:
-    """The template given, or the one that the checkpoint's class leaves no doubt about; it is tried once."""
+    """The template given, or the one that the checkpoint's class leaves no doubt about; it must write a prompt here."""
     from llava.conversation import conv_templates
 
     from ..checkpoint.config import class_key
@@ -187,7 +187,7 @@ def choose_template(config: Mapping[str, Any], path: str, given: str | None) -> 
     try:
         prompt("?", template)
     except Exception as error:
-        # The Llama 3 template writes with a tokenizer from the hub, which not everybody may read.
+        # The Llama 3 template writes with a tokenizer from the hub, which needs a login.
         raise Ego2ExoError(f"template {template!r} cannot write a prompt: {error}", "a usable one") from error
     return template
 

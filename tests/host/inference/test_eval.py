@@ -89,7 +89,7 @@ def test_replies_are_the_models_own_and_asked_once(answered, no_model, capsys):
 
 def test_a_video_is_read_once_for_all_its_questions(setting, monkeypatch):
     read, original = [], reader.read_video
-    monkeypatch.setattr(reader, "read_video", lambda path, *rest: read.append(path) or original(path, *rest))
+    monkeypatch.setattr(reader, "read_video", lambda path, *a, **k: read.append(path) or original(path, *a, **k))
     assert setting.eval() == 0
     assert len(read) == len(set(read)) == 4
 

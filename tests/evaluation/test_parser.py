@@ -28,6 +28,18 @@ EXAMPLES = [
 ]
 
 
+# What the document leaves out.
+MORE = {
+    "B": ("B: walk", "The answer is b.", "He walks.", "the answer is a person walking"),
+    "C": ("C", "c)", "C</s>", "Option C", "Someone is sitting down.", "Answer: A\nAnswer: C", "Not A, B, or D. C.",
+          "The answer is most likely C", "The person isn’t walking. He sits down."),
+    "D": ("I think D.",),
+    "unparsed": ("Answer", "A and B", "Both (A) and (B)", "He walks, then he sits down.", "(A) walk",
+                 "He sits and lies down."),
+}  # fmt: skip
+EXAMPLES += [(reply, wanted) for wanted, replies in MORE.items() for reply in replies]
+
+
 def test_examples_of_the_document():
     assert len(EXAMPLES) > 60 and {"unparsed", *LETTERS} == {wanted for _, wanted in EXAMPLES}
     read = [(reply, parse_answer(reply, LETTERS) or "unparsed") for reply, _ in EXAMPLES]

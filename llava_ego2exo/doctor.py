@@ -46,6 +46,7 @@ LIBRARIES = (
     Library("transformers", ("4.40.2", "4.45.2"), "4.40", "everything", BOTH),
     Library("accelerate", ("0.34.2",), "0", "loading models and training", BOTH),
     Library("einops", ("0.8.2",), "0.6.1", "reshaping tensors", BOTH),
+    Library("pillow", ("13.0.0",), "0", "importing LLaVA's models", BOTH),
     Library("wrapt", ("2.5.2",), "1.14", "hooking into LLaVA", BOTH),
     Library("peft", ("0.10.0",), "0.10", "--lora_enable and merging"),
     Library("bitsandbytes", ("0.50.2",), "0.43", "--bits 4 and --bits 8"),
@@ -170,7 +171,7 @@ def _installed(name: str) -> tuple[str | None, str]:
     """Version of what Python would import (None: nothing), and why its import fails."""
     if name == PYTHON.name:
         return platform.python_version(), ""
-    module = name.replace("-", "_")
+    module = {"pillow": "PIL"}.get(name, name.replace("-", "_"))
     if importlib.util.find_spec(module) is None:
         return None, ""
     try:

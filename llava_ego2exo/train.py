@@ -12,7 +12,7 @@ from . import Ego2ExoError, register
 
 
 def main() -> None:
-    """Register, then run LLaVA's `train`; wrong input ends with one line and exit code 1."""
+    """Register, then run LLaVA's `train`; wrong input ends with one line and exit code 1, Ctrl-C with 130."""
     try:
         register()
         from .host.run import run_train
@@ -20,6 +20,9 @@ def main() -> None:
         run_train()
     except Ego2ExoError as error:
         sys.exit(f"llava_ego2exo: error: {error}")
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command resumes from the last checkpoint, if there is one\n")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

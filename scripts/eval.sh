@@ -15,7 +15,7 @@ set -euo pipefail
 DATA=data/benchmarks                              # the published files, as docs/benchmarks.md names them
 OUT=runs/eval
 BASE=lmms-lab/llava-onevision-qwen2-7b-ov
-STUDENT=runs/llava-qwen-ego2exo-lora              # as scripts/train_qlora.sh writes it
+STUDENT=runs/llava-qwen-ego2exo                   # as scripts/train_qlora.sh writes it
 FRAMES=32                                         # as in training
 
 # Where the videos of each set lie.

@@ -9,8 +9,8 @@ import pytest
 
 from llava_ego2exo import doctor, patching
 
-MODULES = [library.name.replace("-", "_") for library in doctor.LIBRARIES]
-NEEDED = {"torch", "transformers", "accelerate", "einops", "wrapt"}
+MODULES = ["PIL", *(library.name.replace("-", "_") for library in doctor.LIBRARIES)]
+NEEDED = {"torch", "transformers", "accelerate", "einops", "pillow", "wrapt"}
 
 
 @pytest.fixture

@@ -211,6 +211,13 @@ def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any])
             f"pass model_base={trained_base(checkpoint.path) or '...'!r}, or merge it first: llava-ego2exo merge",
         )
     other = read_config(base)
+    trained, given = class_key(config, checkpoint.path), class_key(other, base)
+    if given not in (None, trained):
+        raise Ego2ExoError(
+            f"{checkpoint.path} was trained on a {trained} model, and {base} is a {given} model",
+            "the base that training started from",
+            f"pass {trained_base(checkpoint.path) or 'that one, see its training command'}",
+        )
     for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
         if key in other and key in config and other[key] != config[key]:
             raise Ego2ExoError(

@@ -97,8 +97,9 @@ def answer_logits(model: Any, batch: dict[str, Any]) -> Tensor:
         return value.to(model.device, model.dtype if value.is_floating_point() else None)
 
     _, hidden = answer_states(model, model, {key: moved(value) for key, value in batch.items()})
-    with torch.no_grad():
-        return model.get_output_embeddings()(hidden).float().cpu()
+    head = model.get_output_embeddings()
+    with torch.no_grad():  # accelerate makes a half-precision model's outputs float32
+        return head(hidden.to(head.weight.dtype)).float().cpu()
 
 
 def _load(settings: Settings, device: torch.device, tower: torch.dtype) -> Any:

@@ -35,11 +35,13 @@ def patched(tmp_path_factory):
 
 
 def test_our_train_module(world, tmp_path):
-    """Under torchrun DDP wraps the model, with one process too; LLaVA's default settings die in it."""
-    arguments = world.arguments(tmp_path / "out", max_steps=2, gradient_checkpointing=True, ddp_backend="gloo")
+    """The README's command: 4 bits and bfloat16 under torchrun, where LLaVA's default settings die in DDP."""
+    flags = {"bits": 4, "bf16": True, "gradient_checkpointing": True, "ddp_backend": "gloo"}
+    arguments = world.arguments(tmp_path / "out", max_steps=2, ego2exo_check_saved=True, **flags)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", "-m", "llava_ego2exo.train"]
     done = run([*launch, *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "the saved student equals the one in memory" in done.stdout
     assert "load_pretrained_model(" in done.stdout and "--ddp_find_unused_parameters False" in done.stdout
     assert (tmp_path / "out" / "non_lora_trainables.bin").is_file()
 

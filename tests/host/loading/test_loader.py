@@ -114,7 +114,11 @@ def test_class_comes_from_the_config_not_from_the_path(world, kinds, train, tmp_
 def test_checkpoint_and_base_that_do_not_fit(trained, world, registered, tmp_path):
     sizes = language_sizes(512, hidden_size=32)
     other = assemble("llava_llama", tmp_path / "other", sizes, tiny_tower(tmp_path / "t"))
+    mistral = Path(shutil.copytree(world.base(), tmp_path / "mistral"))
+    config = json.loads((mistral / "config.json").read_text())
+    (mistral / "config.json").write_text(json.dumps({**config, "model_type": "llava_mistral"}))
     for path, base, message in (
+        (trained, mistral, "llava_llama model, and .* llava_mistral model"),
         (trained, None, f"without its base.*{world.base()}"),
         (world.base(), world.base(), "whole model"),
         (trained, other, "hidden_size 64.*32"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import fields, make_dataclass
 from pathlib import Path
@@ -42,9 +43,9 @@ def default(value: object) -> str:
 
 
 def inherited() -> str:
-    """Flags that are taken from the base checkpoint when they are not given."""
-    rows = ((code(f"--{flag}"), code(key)) for flag, key in settings.INHERITED.items())
-    return table(("flag", "key in config.json"), rows)
+    """Flags that are taken from the base checkpoint when they are not given; in brackets a key of another name."""
+    named = (code(f"--{flag}") + ("" if flag == key else f" ({code(key)})") for flag, key in settings.INHERITED.items())
+    return textwrap.fill(", ".join(named), 118, break_on_hyphens=False)
 
 
 def tested() -> str:

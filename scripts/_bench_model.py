@@ -47,8 +47,11 @@ def checkpoint(size: str, folder: Path) -> Path:
     language = {**LANGUAGE[size], "max_position_embeddings": 32768, "initializer_range": 0.02}
     kept = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32 if size == "cpu" else torch.bfloat16)
+    # A CPU takes minutes to draw billions of numbers.
+    device = "cuda" if size != "cpu" and torch.cuda.is_available() else "cpu"
     try:
-        return tiny_llava(base, kind, tower=tower, language=language)
+        with torch.device(device):
+            return tiny_llava(base, kind, tower=tower, language=language)
     finally:
         torch.set_default_dtype(kept)
 

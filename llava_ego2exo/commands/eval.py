@@ -18,7 +18,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     group = parser.add_argument_group("benchmark")
     group.add_argument("--benchmark", metavar="NAME", help="ego-in-exo, adlx-charades-ar, ...; see docs/benchmarks.md")
     group.add_argument("--data", metavar="FILE_OR_DIR", help="its file, or a folder that holds it")
-    group.add_argument("--videos", metavar="DIR", help="folder of its videos")
+    group.add_argument("--videos", metavar="DIR", help="folder of its videos (default: the one beside its file)")
     group.add_argument("--out", metavar="DIR", help="where replies, metrics.json and report.html go")
     view = "which camera, for benchmarks with two (default: exo)"
     group.add_argument("--view", choices=("exo", "ego", "both"), default="exo", help=view)
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
 def _require(args: argparse.Namespace, *names: str) -> None:
     missing = [f"--{name}" for name in names if not getattr(args, name)]
     if missing:
-        allowed = "--model --benchmark --data --videos --out"
+        allowed = "--model --benchmark --data --out"
         raise Ego2ExoError(f"{', '.join(missing)} not given", allowed, "llava-ego2exo eval --help")
 
 
@@ -101,11 +101,14 @@ def _views(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _check(args: argparse.Namespace) -> tuple[str, int]:
+    from ..evaluation.benchmarks.registry import video_folders
     from ..evaluation.check import check
 
     _require(args, "benchmark", "data")
+    beside = video_folders(args.benchmark, args.data)
+    videos = args.videos or (beside[0] if len(beside) == 1 else None)
     checked = check(
-        args.benchmark, args.data, args.videos, _views(args), categories=args.categories or None,
+        args.benchmark, args.data, videos, _views(args), categories=args.categories or None,
         max_bad=args.max_bad_rows, probe=args.probe, workers=args.workers, limits=VideoLimits.from_object(args),
     )  # fmt: skip
     return str(checked), 1 if checked.faults else 0
@@ -113,17 +116,18 @@ def _check(args: argparse.Namespace) -> tuple[str, int]:
 
 def _render(args: argparse.Namespace) -> tuple[str, int]:
     from ..common.text import shorten_list
-    from ..evaluation.benchmarks.registry import read_benchmark
+    from ..evaluation.benchmarks.registry import read_benchmark, video_folder
     from ..evaluation.videos import find_videos
     from ..lmms.render import render_tasks
 
-    _require(args, "benchmark", "data", "videos")
+    _require(args, "benchmark", "data")
+    videos = args.videos or video_folder(args.benchmark, args.data)
     read = read_benchmark(args.benchmark, args.data, _views(args), args.categories or None, args.max_bad_rows)
-    items = find_videos(read.items, args.videos, read.precut).items[: args.limit or None]
+    items = find_videos(read.items, videos, read.precut).items[: args.limit or None]
     missing = [f"{item.video} ({item.source})" for item in items if not item.path]
     if missing:
         raise Ego2ExoError(
-            f"{len(missing)} question(s) about videos that are not in {args.videos}: {shorten_list(missing)}",
+            f"{len(missing)} question(s) about videos that are not in {videos}: {shorten_list(missing)}",
             "every video in the folder: lmms-eval would answer blind",
             "pass the folder that holds them as --videos",
         )
@@ -140,10 +144,11 @@ def _ask(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.job import EvalJob, models_of
     from ..evaluation.run import evaluate
 
-    _require(args, "model", "benchmark", "data", "videos", "out")
+    _require(args, "model", "benchmark", "data", "out")
     others = {
         "models": models_of(args.model, args.model_base), "modes": tuple(dict.fromkeys(args.mode)),
         "categories": tuple(args.categories), "parser": args.parser or "strict", "judge": _judge(args),
+        "videos": args.videos or "",
     }  # fmt: skip
     return _report(evaluate(EvalJob(**{**job_values(args, EvalJob), **others})), args.out), 0
 

@@ -51,7 +51,7 @@ def check(
         faults += _missing(found)
         there = [item for item in found.items if item.path]
         missing = f"{len(_videos(found.missing))} missing ({len(found.missing)} question(s))"
-        lines += ["", f"videos: {len(_videos(there))} there, {missing}"]
+        lines += ["", f"videos in {videos}: {len(_videos(there))} there, {missing}"]
         if probe:
             decoded = _probe_faults(there, limits, workers, progress)
             files = len({item.path for item in there})
@@ -91,7 +91,10 @@ def _about_data(name: str, read: BenchmarkData) -> Iterator[str]:
         yield f"options a question: {', '.join(f'{size} ({count})' for size, count in sorted(sizes.items()))}"
         keys = Counter(item.answer for item in items)
         yield f"right key: {', '.join(f'{key} {100 * keys[key] / len(items):.1f}%' for key in sorted(keys))}"
-        chance = sum(1 / len(item.choices) for item in items) / len(items)
+        twins = sum(item.has_twins for item in items)
+        if twins:
+            yield f"warning: questions with options of the same text, which are asked as they are: {twins}"
+        chance = sum(len(item.right_keys) / len(item.choices) for item in items) / len(items)
         key, most = keys.most_common(1)[0]
         yield f"right by chance: {100 * chance:.1f}%; by always answering {key}: {100 * most / len(items):.1f}%"
 

@@ -52,6 +52,21 @@ class Item:
     source: str = ""
     path: str = ""
 
+    @property
+    def right_keys(self) -> set[str]:
+        """The right key, and those of options with the same text: no one can prefer one of these."""
+        return {key for key, text in self.choices.items() if plain(text) == plain(self.choices.get(self.answer, ""))}
+
+    @property
+    def has_twins(self) -> bool:
+        """Whether two of its options have the same text."""
+        return len(set(map(plain, self.choices.values()))) < len(self.choices)
+
+
+def plain(text: str) -> str:
+    """A text as it is compared: without differences of case and blanks."""
+    return " ".join(text.split()).casefold()
+
 
 PARSED, UNPARSED, FAILED = "parsed", "unparsed", "failed"
 GENERATE, LIKELIHOOD = "generate", "likelihood"
@@ -76,7 +91,7 @@ class Outcome:
     @property
     def right(self) -> bool:
         """Whether it counts as right; what is unparsed or failed is wrong."""
-        return self.state == PARSED and self.picked == self.item.answer
+        return self.state == PARSED and self.picked in self.item.right_keys
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class EvalJob(InferenceOptions):
     Args:
         benchmark: name, see `benchmarks.BENCHMARKS`.
         data: its file, or a folder that holds it.
-        videos: folder of its videos.
+        videos: folder of its videos; "": the one beside its file.
         out: folder of the results.
         models: one or more.
         modes: "generate", "likelihood" or both.

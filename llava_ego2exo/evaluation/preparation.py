@@ -16,7 +16,7 @@ from ..common.text import shorten_list
 from ..errors import Ego2ExoError, require_package
 from ..host.inference.clip_jobs import ClipTask
 from ..host.inference.settings import InferenceSettings, resolve_inference_settings
-from .benchmarks.registry import BenchmarkData, benchmark_of, read_benchmark
+from .benchmarks.registry import BenchmarkData, benchmark_of, read_benchmark, video_folder
 from .items import CHOICE, DESCRIPTION, LIKELIHOOD, Item, read_replies
 from .job import EvalJob, EvalModel
 from .judge.judge import open_judge
@@ -64,6 +64,8 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
     if judge is not None:
         with judge:
             judge.check()
+    if not job.videos:
+        job = dataclasses.replace(job, videos=str(video_folder(job.benchmark, job.data)))
     items, read = _items(job)
     models = [_settled(model) for model in job.models]
     if any(model.spare for model in job.models) and not any(model.base for model in models):
@@ -91,7 +93,7 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
             plan = make_plan(there, hashes, [mode, stored["checkpoint"], stored["settings"]])
             completed = {key for key, reply in read_replies(own).items() if not reply.error}
             runs.append(ModelRun(model, mode, settings[model.name], *plan, completed, own))
-    lines = [f"{len(items)} question(s) about {len({item.path for item in there})} video(s)"]
+    lines = [f"{len(items)} question(s) about {len({item.path for item in there})} video(s) in {job.videos}"]
     for run in runs:
         left = sum(key not in run.completed for key in run.keys.values())
         lines.append(f"{run.model.name}, {run.mode}: {left} left to ask; {run.model.path}; {run.settings}")

@@ -95,9 +95,10 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: Mapping[str, Any] | None = 
 
 def choice_results(doc: Row, results: Sequence[str]) -> dict[str, Any]:
     """A reply's values under every metric of its task; None under those of other categories."""
-    picked = parse_answer(results[0], item_of(doc).choices)
+    item = item_of(doc)
+    picked = parse_answer(results[0], item.choices)
     seen = {"id": doc["id"], "category": doc["category"], "video": doc["video"], "picked": picked}
-    right = {"score": float(picked == doc["answer"]), **seen}
+    right = {"score": float(picked in item.right_keys), **seen}
     return {
         "acc": right,
         "unparsed_rate": {"score": float(picked is None), **seen},

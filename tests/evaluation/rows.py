@@ -9,6 +9,13 @@ CURRENT = {
     "ground_truth_letter": "B",
 }
 EGO_IN_EXO = {**CURRENT, "video_filename": "take7_0003_exo12", "category_name": "Hand Identification"}
+EXO_FILE = {
+    "exo_filename": "cam/t7 left.mov",
+    "ego_filename": "aria/t7.mp4",
+    "question": "Which hand?",
+    "answer_choices": {"A": "left", "B": "right"},
+    "ground_truth": "B",
+}
 CHARADES = {
     "id": "QX7",
     "Q": "What is done?",
@@ -49,7 +56,7 @@ TSU = {"P02T01": "She walks in and makes tea."}
 
 # benchmark -> a file of it with one row
 FILES = {
-    "ego-in-exo": [[EGO_IN_EXO]],
+    "ego-in-exo": [[EGO_IN_EXO], [EXO_FILE]],
     "adlx-charades-ar": [[CURRENT], [CHARADES]],
     "adlx-smarthome-ar": [[CURRENT], {"0": SMARTHOME}],
     "adlx-lemma-tc": [[CURRENT], {"0": SPANS}],

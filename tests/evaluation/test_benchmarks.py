@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.evaluation.benchmarks.fields import numbered_lists
 from llava_ego2exo.evaluation.benchmarks.layouts import QUESTION, split_into_clips
-from llava_ego2exo.evaluation.benchmarks.registry import BENCHMARKS, data_file, read_benchmark
-from llava_ego2exo.evaluation.items import Item
+from llava_ego2exo.evaluation.benchmarks.registry import BENCHMARKS, data_file, read_benchmark, video_folder
+from llava_ego2exo.evaluation.check import check
+from llava_ego2exo.evaluation.items import Item, Outcome
+from llava_ego2exo.evaluation.stats.metrics import compute_metrics
 
 from ..conftest import REAL_VIDEOS
-from .rows import CHARADES, CURRENT, DESCRIBED, EGO_IN_EXO, FILES, OPTIONS, SMARTHOME, SPANS, TSU, written
+from .rows import CHARADES, CURRENT, DESCRIBED, EGO_IN_EXO, EXO_FILE, FILES, OPTIONS, SMARTHOME, SPANS, TSU, written
 
 
 @pytest.fixture
@@ -23,8 +25,9 @@ def read(tmp_path):
     """Reads a value as the file of a benchmark."""
 
     def run(name, value, **how):
-        return read_benchmark(name, written(tmp_path / "data.json", value), **how)
+        return read_benchmark(name, written(run.file, value), **how)
 
+    run.file = tmp_path / "data.json"
     return run
 
 
@@ -54,6 +57,22 @@ def test_ego_in_exo_by_views(read):
     rows = [EGO_IN_EXO, {**EGO_IN_EXO, "video_filename": "t_exo1_x"}]
     assert read("ego-in-exo", rows).items[1].video == "t_exo1_x.mp4"
     assert "row 1: 't_exo1_x' does not end in exoN" in refused(read, "ego-in-exo", rows, views=("ego",)).given
+
+
+def test_ego_in_exo_with_a_file_for_each_view(read):
+    rows = [EXO_FILE, {**EXO_FILE, "question": "Q2", "video_filename": "other_exo1", "category_name": "Hands"}]
+    found = read("ego-in-exo", rows, views=("exo", "ego"))
+    assert [(item.view, item.video, item.answer, item.category) for item in found.items] == [
+        (view, EXO_FILE[f"{view}_filename"], "B", category)
+        for category in ("Ego-in-Exo Perception", "Hands")
+        for view in ("exo", "ego")
+    ]
+    assert found.layout == "ego-in-exo by files" and found.unread == {"video_filename": 1}
+    exo_alone = {key: value for key, value in EXO_FILE.items() if key != "ego_filename"}
+    assert read("ego-in-exo", [exo_alone]).items[0].video == "cam/t7 left.mov"
+    assert "does not end in exoN" in refused(read, "ego-in-exo", [exo_alone], views=("ego",)).given
+    mixed = {key: value for key, value in EGO_IN_EXO.items() if key != "ground_truth_letter"}
+    assert read("ego-in-exo", [{**mixed, "ground_truth": "C"}]).items[0].answer == "C"
 
 
 @pytest.mark.parametrize(
@@ -132,27 +151,66 @@ def test_questions_of_a_described_row_and_clips_of_a_described_video(read):
     assert [clip.end_s for clip in (*split_into_clips(item, 0.2), *split_into_clips(item, 130, 60))] == [0.2, 60, 130]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("adlx-tsu-tc", [{**CURRENT, "answer_choices": {"A": "sit", "B": "walk", "C": "Walk "}}]),
+        ("adlx-lemma-tc", {"57": {**SPANS, "choices": {"A": "x", "B": "walk", "C": "walk"}, "answer": "walk"}}),
+        ("adlx-charades-ar", [{**CHARADES, "Options": "1. ['x'] 2. ['z'] 3. ['z']", "Ground Truth": ["z"]}]),
+    ],
+)
+def test_options_of_the_same_text_are_asked_and_any_of_them_is_right(read, name, value):
+    (item,) = read(name, value).items
+    keys = list(item.choices)
+    assert item.answer == keys[1] and item.right_keys == set(keys[1:])
+    outcomes = [Outcome(item, f"m{key}", "generate", "parsed", key) for key in keys]
+    assert [outcome.right for outcome in outcomes] == [False, True, True]
+    metrics = compute_metrics(outcomes, [], {})
+    assert metrics["accuracy"][0]["chance"] == pytest.approx(200 / 3)
+    assert [note.split()[0] for note in metrics["notes"]] == ["1"]
+    assert "the same text, which are asked as they are: 1" in check(name, read.file).text
+
+
 ABC = {"A": "open jar", "B": "close jar"}
 FAULTS = [
     ("ego-in-exo", EGO_IN_EXO, {"category_name": "all"}, "category_name 'all'"),
     ("adlx-tsu-tc", CURRENT, {"question": "\ud800"}, "Unicode"),
     ("adlx-tsu-tc", CURRENT, {"answer_choices": {"A": "x"}, "ground_truth_letter": "A"}, "1 option"),
-    ("adlx-tsu-tc", CURRENT, {"answer_choices": {**ABC, "C": "Close  jar"}}, "'B' and 'C' are the same"),
     ("adlx-tsu-tc", CURRENT, {"ground_truth_letter": "b"}, "'b' is none of the choices A, B, C"),
     ("adlx-tsu-tc", CURRENT, {"start_timestamp": 3, "end_timestamp": 3}, "end_timestamp 3 is not after"),
     ("adlx-charades-ar", CHARADES, {"Options": "1. ['a'] 2. [__import__('os')]"}, "Options"),
     ("adlx-smarthome-ar", SMARTHOME, {"ground_truth": "sleeping"}, "'sleeping' matches no option"),
     ("adlx-lemma-tc", SPANS, {"start_timestamp": None, "end_timestamp": None}, "start_timestamp is null"),
     ("adlx-lemma-tc", SPANS, {"end_timestamp": 1e300}, "end_timestamp (too large)"),
+    ("adlx-charades-desc", DESCRIBED, {"cons_A": "--"}, "cons_A '--' has no word"),
+    ("ego-in-exo", EXO_FILE, {"ground_truth": "left"}, "ground_truth 'left' is none of the choices A, B"),
+    ("ego-in-exo", EXO_FILE, {"ego_filename": 7}, "ego_filename is a number"),
 ]
 
 
 @pytest.mark.parametrize(("name", "row", "change", "token"), FAULTS)
 def test_a_malformed_row_is_named_with_its_place(read, name, row, change, token):
-    video = next(key for key in ("video_filename", "video_id", "video_path", "video_name", "id") if key in row)
+    names = ("video_filename", "video_id", "video_path", "video_name", "id", "exo_filename")
+    video = next(key for key in names if key in row)
     good = [{**row, **({"id": f"QX{n}"} if "id" in row else {}), video: f"v{n}_exo1.mp4"} for n in range(2)]
     error = refused(read, name, [*good, {**row, **change}])
     assert "data.json: 1 malformed row(s) of 3: row 2: " in error.given and token in error.given
+
+
+def test_a_description_without_a_word_is_no_description(read):
+    told = {
+        "P10T14C07": "****",
+        "P1": "He sits.",
+        "P2": "",
+        "P3": " - ",
+        "P4": "坐下",
+        "P5": "?! 12",
+        "P6": None,
+    }
+    error, bad = refused(read, "adlx-tsu-desc", told, max_bad=4), ("P10T14C07", "P2", "P3", "P5", "P6")
+    assert "5 malformed row(s) of 7" in error.given and all(f"row '{name}': " in error.given for name in bad)
+    found = read("adlx-tsu-desc", told, max_bad=5)
+    assert [item.video for item in found.items] == ["P1", "P4"] and len(found.bad) == 5
 
 
 def test_all_malformed_rows_are_named_and_may_be_left_out(read):
@@ -218,6 +276,40 @@ def test_files_and_folders(tmp_path):
     written(tmp_path / "x/LEGACY-TSU-TC.json", [OPTIONS])
     assert "holds 2 files that fit" in refused(read_benchmark, "adlx-tsu-tc", tmp_path / "x").given
     assert "adlx-tsu-tc, not of adlx-lemma-tc" in refused(read_benchmark, "adlx-lemma-tc", path).given
+
+
+ADLX = {
+    "adlx-charades-ar": "Charades_v1_480", "adlx-charades-desc": "Charades_v1_480", "adlx-lemma-tc": "lemma_cropped",
+    "adlx-smarthome-ar": "SH_cropped224x224_better", "adlx-tsu-tc": "ADLMCQ-TC-TSU",
+}  # fmt: skip
+
+
+def test_the_published_folders(tmp_path):
+    """`vlm_eval_bench`, as the authors lay it out; the folder itself, the one above it, or the file."""
+    for name, value in FILES.items():
+        if name != "ego-in-exo":
+            written(tmp_path / "adlx" / BENCHMARKS[name].files[0], value[0])
+            (tmp_path / "adlx/videos" / ADLX.get(name, "")).mkdir(parents=True, exist_ok=True)
+    data = written(tmp_path / "egoperceptionmcq/egoinexoperception.json", [EGO_IN_EXO])
+    videos = tmp_path / "egoperceptionmcq/videos"
+    written(videos.with_suffix(".zip"), b"")
+    assert "unpack videos.zip" in refused(video_folder, "ego-in-exo", tmp_path).remedy
+    videos.mkdir()
+    (tmp_path / "egoperceptionmcq/depth_videos").mkdir()
+    for place in (tmp_path, data.parent, data):
+        assert data_file("ego-in-exo", place) == data and video_folder("ego-in-exo", place) == videos
+    for place in (tmp_path, tmp_path / "adlx"):
+        for name, folder in {**ADLX, "adlx-tsu-desc": ""}.items():
+            assert data_file(name, place) == tmp_path / "adlx" / BENCHMARKS[name].files[0]
+            assert video_folder(name, place) == tmp_path / "adlx/videos" / folder
+    (tmp_path / "adlx/videos/lemma_cropped").rmdir()
+    assert video_folder("adlx-lemma-tc", tmp_path) == tmp_path / "adlx/videos"
+    (data.parent / "keystep_segments").mkdir()
+    assert "videos and keystep_segments" in refused(video_folder, "ego-in-exo", data).given
+    written(data.parent / "all_category_qas.json", [EGO_IN_EXO])
+    for place in (tmp_path, data.parent):
+        error = refused(read_benchmark, "ego-in-exo", place)
+        assert "2 files" in error.given and "all_category_qas.json" in error.given and "the file itself" in error.remedy
 
 
 def test_long_options_are_read_in_no_time():

@@ -57,7 +57,7 @@ def test_missing_videos_are_faults(tmp_path):
     checked = check("adlx-tsu-tc", path, tmp_path / "v")
     assert len(checked.faults) == 39
     assert "7.mp4 is not there (2 question(s), the first in a.json, row 7)" in checked.faults
-    assert "videos: 1 there, 39 missing (40 question(s))" in checked.text
+    assert f"videos in {tmp_path / 'v'}: 1 there, 39 missing (40 question(s))" in checked.text
     assert checked.text.endswith("  and 19 more\n39 fault(s)")
     with pytest.raises(Ego2ExoError, match="nowhere is not there"):
         check("adlx-tsu-tc", path, tmp_path / "nowhere")

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from ..items import plain
 from .files import base_name
 
 # Longer than any recording; also keeps out integers that no float holds.
@@ -53,6 +54,14 @@ class Fields:
     def unread(self) -> set[str]:
         """Keys of the row that no one asked for."""
         return self._row.keys() - self._taken
+
+    def words(self, key: str) -> str:
+        """A text that says something, which "****" and "-" do not; "" after a fault."""
+        value = self.text(key)
+        if value and not any(map(str.isalpha, value)):
+            self.fault(f"{key} {short(value)} has no word")
+            return ""
+        return value
 
     def text(self, key: str) -> str:
         """A text that is not empty, blanks at its ends removed; "" after a fault."""
@@ -142,7 +151,6 @@ def check_choices(fields: Fields, key: str, choices: Mapping[str, Any]) -> dict[
     if len(choices) < 2:
         fields.fault(f"{key} has {len(choices)} option(s), not 2 or more")
     keys: dict[str, str] = {}
-    texts: dict[str, str] = {}
     for name, text in choices.items():
         if not _KEY.fullmatch(name):
             fields.fault(f"{key} has the key {short(name)}, not a letter or a number of up to 2 digits")
@@ -152,10 +160,6 @@ def check_choices(fields: Fields, key: str, choices: Mapping[str, Any]) -> dict[
         reason = text_fault(text)
         if reason:
             fields.fault(f"{key} {short(name)} {reason}")
-            continue
-        twin = texts.setdefault(plain(text), name)
-        if twin != name:
-            fields.fault(f"{key} {short(twin)} and {short(name)} are the same: {short(text)}")
     return {} if len(fields.faults) > before else {name: text.strip() for name, text in choices.items()}
 
 
@@ -178,11 +182,11 @@ def take_key_or_text(fields: Fields, key: str, choices: Mapping[str, str]) -> st
     return match(fields, key, value, list(dict.fromkeys(fitting)), choices)
 
 
-def match(fields: Fields, key: str, value: str, fitting: list[str], choices: Mapping[str, Any]) -> str:
-    """The one option that fits; "" after a fault, and where options or answer had one already."""
+def match(fields: Fields, key: str, value: str, fitting: list[str], choices: Mapping[str, str]) -> str:
+    """The one option that fits, the first of several with one text; "" after a fault, and where there was one."""
     if not value or not choices:
         return ""
-    if len(fitting) != 1:
+    if len({plain(choices[name]) for name in fitting}) != 1:
         which = f"several options: {', '.join(fitting)}" if fitting else "no option"
         fields.fault(f"{key} {short(value)} matches {which}")
         return ""
@@ -206,8 +210,3 @@ def numbered_lists(text: str) -> dict[str, list[str]] | None:
             return {number: ast.literal_eval(entries) for number, entries in found.items()}
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
-
-
-def plain(text: str) -> str:
-    """A text as it is compared: without differences of case and blanks."""
-    return " ".join(text.split()).casefold()

@@ -30,6 +30,7 @@ class RawQuestion:
     span: tuple[float | None, float | None] = (None, None)  # in seconds; None: at the video's start or end
     part: str = ""
     precut: str = ""  # name of the clip as a file of its own, where the data gives it
+    files: Mapping[str, str] = field(default_factory=dict)  # view -> video, where the data names each
 
 
 def labelled(value: Any) -> list[tuple[str, Any]]:
@@ -96,7 +97,7 @@ def parse_file(
         fields = Fields(row)
         questions = layout.read(fields)
         _refuse_duplicate(fields, questions, name, seen)
-        videos = {} if fields.faults else _videos_by_view(fields, questions[0].video, views)
+        videos = {} if fields.faults else _videos_by_view(fields, questions[0], views)
         parsed.rows += 1
         parsed.unread.update(fields.unread())
         if fields.faults:
@@ -138,8 +139,9 @@ def _recognised(path: Path, value: Any, layouts: Sequence[Layout]) -> Layout:
     return layouts[counts.index(max(counts))]
 
 
-def _videos_by_view(fields: Fields, video: str, views: Sequence[str]) -> dict[str, str]:
-    videos = {view: view_file(video, view) if view else video for view in views}
+def _videos_by_view(fields: Fields, asked: RawQuestion, views: Sequence[str]) -> dict[str, str]:
+    video = asked.video
+    videos = {view: asked.files.get(view) or (view_file(video, view) if view else video) for view in views}
     if None in videos.values():
         fields.fault(f"{short(video)} does not end in exoN, so the name of its ego video is not known")
     return {view: file for view, file in videos.items() if file is not None}

@@ -19,7 +19,7 @@ from .fields import (
     take_key_or_text,
     text_fault,
 )
-from .files import without_suffix
+from .files import EGO, EXO, without_suffix
 from .layout import Layout, RawQuestion
 
 _CHOICE_KEYS = ("video_filename", "question", "answer_choices", "ground_truth_letter")
@@ -28,19 +28,21 @@ _DESCRIPTION_KEYS = ("video_name", "Q", "A", "cons_Q1", "cons_Q2", "cons_A")
 QUESTION = "Describe what the person in this video does, and with which objects."
 
 
-def _choice(fields: Fields) -> list[RawQuestion]:
+def _choice(fields: Fields, video: str = "video_filename", files: Mapping[str, str] | None = None) -> list[RawQuestion]:
     choices = take_choices(fields, "answer_choices")
+    lettered = fields.has("ground_truth_letter") or not fields.has("ground_truth")
     category = fields.text("category_name") if fields.has("category_name") else ""
     if category == "all":
         fields.fault("category_name 'all' is the name of the sum over categories")
     return [
         RawQuestion(
-            video=fields.video("video_filename"),
+            video=fields.video(video),
             question=fields.text("question"),
             choices=choices,
-            answer=take_key(fields, "ground_truth_letter", choices),
+            answer=take_key(fields, "ground_truth_letter" if lettered else "ground_truth", choices),
             category=category,
             span=fields.span(),
+            files=files or {},
         )
     ]
 
@@ -50,10 +52,16 @@ def _choice_with_category(fields: Fields) -> list[RawQuestion]:
     return _choice(fields)
 
 
+def _choice_by_file(fields: Fields) -> list[RawQuestion]:
+    """The file of each view is named, and used as it is."""
+    named = [view for view in (EXO, EGO) if fields.has(f"{view}_filename")]
+    return _choice(fields, "exo_filename", {view: fields.video(f"{view}_filename") for view in named})
+
+
 def _charades_description(fields: Fields) -> list[RawQuestion]:
     """Three questions a row, the last two to be answered alike."""
     video = fields.video("video_name")
-    main, answer, first, second, consistent = (fields.text(key) for key in _DESCRIPTION_KEYS[1:])
+    main, answer, first, second, consistent = (fields.words(key) for key in _DESCRIPTION_KEYS[1:])
     parts = ((MAIN, main, answer), (CONSISTENCY_1, first, consistent), (CONSISTENCY_2, second, consistent))
     return [RawQuestion(video=video, question=question, answer=text, part=part) for part, question, text in parts]
 
@@ -70,7 +78,7 @@ def _tsu_rows(value: Any) -> list[tuple[str, Any]]:
 
 def _tsu_description(fields: Fields) -> list[RawQuestion]:
     """One question about a long video, which is split into clips once the video's length is known."""
-    return [RawQuestion(video=fields.video("video"), question=QUESTION, answer=fields.text("description"))]
+    return [RawQuestion(video=fields.video("video"), question=QUESTION, answer=fields.words("description"))]
 
 
 def _question(
@@ -87,7 +95,7 @@ def _charades(fields: Fields) -> list[RawQuestion]:
     # An option is its actions in order: what the model reads is the same list without Python's signs.
     joined = {key: ", ".join(entry.strip() for entry in entries) for key, entries in lists.items()}
     choices = check_choices(fields, "Options", joined) if lists else {}
-    return _question(fields, "id", "Q", choices, _listed_answer(fields, lists if choices else {}))
+    return _question(fields, "id", "Q", choices, _listed_answer(fields, lists if choices else {}, choices))
 
 
 def _numbered_options(fields: Fields) -> dict[str, list[str]]:
@@ -105,7 +113,7 @@ def _numbered_options(fields: Fields) -> dict[str, list[str]]:
     return lists
 
 
-def _listed_answer(fields: Fields, lists: dict[str, list[str]]) -> str:
+def _listed_answer(fields: Fields, lists: dict[str, list[str]], choices: Mapping[str, str]) -> str:
     value = fields.value("Ground Truth")
     if value is None:
         return ""
@@ -114,7 +122,7 @@ def _listed_answer(fields: Fields, lists: dict[str, list[str]]) -> str:
         return ""
     wanted = [entry.strip() for entry in value]
     fitting = [key for key, entries in lists.items() if [entry.strip() for entry in entries] == wanted]
-    return match(fields, "Ground Truth", str(value), fitting, lists)
+    return match(fields, "Ground Truth", str(value), fitting, choices)
 
 
 def _smarthome(fields: Fields) -> list[RawQuestion]:
@@ -142,7 +150,8 @@ def _tsu(fields: Fields) -> list[RawQuestion]:
     return _question(fields, "video_path", "question", choices, take_key_or_text(fields, "correct_answer", choices))
 
 
-EGO_IN_EXO = Layout("ego-in-exo", ("category_name", *_CHOICE_KEYS), _choice_with_category)
+EGO_IN_EXO = Layout("ego-in-exo", ("category_name", *_CHOICE_KEYS[:3]), _choice_with_category)
+EGO_IN_EXO_FILES = Layout("ego-in-exo by files", ("exo_filename", *_CHOICE_KEYS[1:3]), _choice_by_file)
 CURRENT = Layout("current", _CHOICE_KEYS, _choice)
 CHARADES_DESCRIPTION = Layout("Charades-Description", _DESCRIPTION_KEYS, _charades_description)
 TSU_DESCRIPTION = Layout("TSU-Description", ("video", "description"), _tsu_description, _tsu_rows, "an object of")

@@ -13,7 +13,7 @@ from ...errors import Ego2ExoError
 from ..items import CHOICE, DESCRIPTION, Item
 from .files import EGO, EXO
 from .layout import BenchmarkData, Layout, parse_file
-from .layouts import CHARADES_DESCRIPTION, CURRENT, EGO_IN_EXO, LEGACY_LAYOUTS, TSU_DESCRIPTION
+from .layouts import CHARADES_DESCRIPTION, CURRENT, EGO_IN_EXO, EGO_IN_EXO_FILES, LEGACY_LAYOUTS, TSU_DESCRIPTION
 
 # Every malformed row is named, up to this many.
 _SHOWN = 1000
@@ -28,21 +28,30 @@ class Benchmark:
     kind: str  # "choice" or "description"
     layouts: tuple[Layout, ...]  # that its files may have
     files: tuple[str, ...]  # names that published files have, without "LEGACY-"
+    folders: tuple[str, ...]  # beside its file, in which its videos are published
     views: tuple[str, ...] = ()  # cameras that it can be asked on; empty where it has one only
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "ego-in-exo": Benchmark("Ego-in-Exo Perception", CHOICE, (EGO_IN_EXO,), ("all_category_qas.json",), (EXO, EGO)),
-    "adlx-charades-ar": Benchmark("Charades-AR", CHOICE, _CHOICE_LAYOUTS, ("Charades-AR.json",)),
-    "adlx-smarthome-ar": Benchmark("Smarthome-AR", CHOICE, _CHOICE_LAYOUTS, ("Smarthome-AR.json",)),
-    "adlx-lemma-tc": Benchmark("LEMMA-TC", CHOICE, _CHOICE_LAYOUTS, ("LEMMA-TC.json",)),
-    "adlx-tsu-tc": Benchmark("TSU-TC", CHOICE, _CHOICE_LAYOUTS, ("TSU-TC.json",)),
+    "ego-in-exo": Benchmark(
+        "Ego-in-Exo Perception", CHOICE, (EGO_IN_EXO_FILES, EGO_IN_EXO),
+        ("egoinexoperception.json", "all_category_qas.json"), ("videos", "keystep_segments"), (EXO, EGO),
+    ),
+    "adlx-charades-ar": Benchmark(
+        "Charades-AR", CHOICE, _CHOICE_LAYOUTS, ("Charades-AR.json",), ("videos/Charades_v1_480",)
+    ),
+    "adlx-smarthome-ar": Benchmark(
+        "Smarthome-AR", CHOICE, _CHOICE_LAYOUTS, ("Smarthome-AR.json",), ("videos/SH_cropped224x224_better",)
+    ),
+    "adlx-lemma-tc": Benchmark("LEMMA-TC", CHOICE, _CHOICE_LAYOUTS, ("LEMMA-TC.json",), ("videos/lemma_cropped",)),
+    "adlx-tsu-tc": Benchmark("TSU-TC", CHOICE, _CHOICE_LAYOUTS, ("TSU-TC.json",), ("videos/ADLMCQ-TC-TSU",)),
     "adlx-charades-desc": Benchmark(
         "Charades-Description", DESCRIPTION, (CHARADES_DESCRIPTION,),
-        ("Charades-Description.json", "Charades-Desc.json"),
+        ("Charades-Description.json", "Charades-Desc.json"), ("videos/Charades_v1_480",),
     ),
+    # The whole videos of TSU are in no published folder.
     "adlx-tsu-desc": Benchmark(
-        "TSU-Description", DESCRIPTION, (TSU_DESCRIPTION,), ("TSU-Description.json", "TSU-Desc.json")
+        "TSU-Description", DESCRIPTION, (TSU_DESCRIPTION,), ("TSU-Description.json", "TSU-Desc.json"), ("videos",)
     ),
 }  # fmt: skip
 
@@ -87,6 +96,34 @@ def data_file(name: str, data: str | Path) -> Path:
             "pass the file itself",
         )
     return fitting[0]
+
+
+def video_folders(name: str, data: str | Path) -> list[Path]:
+    """The folders beside a benchmark's file in which its videos are published; where there is none, `videos`."""
+    place = data_file(name, data).parent
+    for folders in (benchmark_of(name).folders, ("videos",)):
+        found = [place / folder for folder in folders if (place / folder).is_dir()]
+        if found:
+            return found
+    return []
+
+
+def video_folder(name: str, data: str | Path) -> Path:
+    """The one of `video_folders`.
+
+    Raises:
+        Ego2ExoError: as `data_file`, or there is none, or several.
+    """
+    place, folders = data_file(name, data).parent, benchmark_of(name).folders
+    found = video_folders(name, data)
+    if len(found) != 1:
+        packed = [file.name for file in sorted(place.glob("*.zip"))]
+        raise Ego2ExoError(
+            f"--videos is not given, and {place} holds {' and '.join(path.name for path in found) or 'no such folder'}",
+            f"one folder of {', '.join(folders)}, or --videos DIR",
+            f"pass --videos{f', or unpack {shorten_list(packed)} there' if packed and not found else ''}",
+        )
+    return found[0]
 
 
 def _names(benchmark: Benchmark) -> set[str]:

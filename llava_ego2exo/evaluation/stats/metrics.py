@@ -55,7 +55,7 @@ def compute_metrics(
         "differences": list(_differences(grouped, categories, base)),
         "positions": [row for group, members in grouped.items() for row in _positions(group, members)],
         "descriptions": description_rows(described, base),
-        "notes": list(_notes(grouped)),
+        "notes": [*_notes(grouped), *_twins(outcomes)],
         "provenance": json.loads(json.dumps(provenance, default=str)),
     }
 
@@ -83,6 +83,7 @@ def _accuracy(group: Group, category: str, members: Sequence[Outcome]) -> dict[s
     states = [outcome.state for outcome in members]
     right = [outcome.right for outcome in members]
     videos = [outcome.item.video for outcome in members]
+    chances = [len(outcome.item.right_keys) / len(outcome.item.choices) for outcome in members]
     return {
         **_named(group, category),
         "n": len(members),
@@ -90,7 +91,7 @@ def _accuracy(group: Group, category: str, members: Sequence[Outcome]) -> dict[s
         "right": sum(right),
         "accuracy": 100 * sum(right) / len(right) if right else None,
         "interval": _percent(share_interval(right, videos)),
-        "chance": 100 * sum(1 / len(one.item.choices) for one in members) / len(members) if members else None,
+        "chance": 100 * sum(chances) / len(chances) if chances else None,
         **{state: states.count(state) for state in (PARSED, UNPARSED, FAILED)},
         "judged": sum(outcome.judged for outcome in members),
     }
@@ -151,6 +152,12 @@ def _notes(grouped: Mapping[Group, Sequence[Outcome]]) -> Iterable[str]:
         if short:
             where = " ".join(part for part in (f"mode {mode}", f"view {view}" if view else "") if part)
             yield f"{where}: not every model was asked all {len(every)} items: {', '.join(short)}"
+
+
+def _twins(outcomes: Sequence[Outcome]) -> Iterable[str]:
+    count = len({outcome.item.id for outcome in outcomes if outcome.item.has_twins})
+    if count:
+        yield f"{count} item(s) have options with the same text; each of these counts as right where one of them is"
 
 
 def _named(group: Group, category: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from llava_ego2exo.host.inference import answerer
 from llava_ego2exo.video import read_video, reader
 from tests.evaluation.mock_judge import MockJudge
 
-from .asking import error_of, files_in, generate
+from .asking import command_line, error_of, files_in, generate
 from .evaluation import Setting, perception_rows
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -85,6 +85,29 @@ def test_replies_are_the_models_own_and_asked_once(answered, no_model, capsys):
     assert answered.eval(**BOTH) == 0
     assert files_in(answered.root / "out") == before
     assert "report.html" in capsys.readouterr().out
+
+
+def test_a_student_in_the_authors_folder(rendered, student, world, tmp_path, capsys):
+    """As published: `egoperceptionmcq/egoinexoperception.json` and its videos; two options of one text are asked."""
+    trained, folder = student("llama", "lora"), tmp_path / "bench" / "egoperceptionmcq"
+    shutil.copytree(rendered[0], folder / "videos")
+    rows = [dict(row) for row in rendered[1]]
+    rows[1]["answer_choices"] = dict(rows[1]["answer_choices"], A="twice", D="twice")
+    (folder / "egoinexoperception.json").write_text(json.dumps(rows))
+    command = {
+        "benchmark": "ego-in-exo", "data": folder.parent, "view": "both", "model": f"student={trained.folder}",
+        "model_base": trained.base, "template": world.template("llama"), "max_new_tokens": 8, "frames_upbound": 4,
+        "mode": "generate likelihood", "out": tmp_path / "out",
+    }  # fmt: skip
+    assert cli.main(command_line("eval", command)) == 0
+    assert "note: 2 item(s) have options with the same text" in capsys.readouterr().out
+    measured = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert measured["provenance"]["videos"] == str(folder / "videos")
+    totals = [row for row in measured["accuracy"] if row["category"] == "all"]
+    assert [(row["view"], row["n"], row["failed"]) for row in totals] == [("exo", 8, 0), ("ego", 8, 0)] * 2
+    assert {row["parsed"] for row in totals if row["mode"] == "likelihood"} == {8}
+    results = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert sum("block" in row["reply"] for row in results) > 3  # what it was trained to say
 
 
 def test_a_video_is_read_once_for_all_its_questions(setting, monkeypatch):

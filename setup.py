@@ -35,10 +35,10 @@ setup(
     extras_require={
         "flash": ["flash-attn>=2.5"],
         "qlora": ["bitsandbytes>=0.43", "peft>=0.10"],
-        "eval": ["av>=12", "decord>=0.6", "jinja2>=3", "matplotlib>=3.7", "pillow>=9", "snowballstemmer>=2"],
+        "eval": ["av>=14", "jinja2>=3", "matplotlib>=3.7", "pillow>=9", "snowballstemmer>=2"],
         "judge": ["openai>=1.30"],
         "report": ["jinja2>=3", "matplotlib>=3.7", "pillow>=9"],
-        "pairs": ["av>=12"],
+        "pairs": ["av>=14"],
         "dev": ["pytest>=7", "hypothesis>=6", "ruff>=0.6"],
     },
     entry_points={

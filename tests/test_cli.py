@@ -9,7 +9,7 @@ import pytest
 import llava_ego2exo
 from llava_ego2exo import cli
 
-HEAVY = ("torch", "transformers", "llava", "numpy", "peft", "deepspeed", "av", "decord")
+HEAVY = ("torch", "transformers", "llava", "numpy", "peft", "deepspeed", "av")
 ARGV = ["merge", "adapter", "--base", "base", "--out", "out"]
 
 

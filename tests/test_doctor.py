@@ -100,7 +100,7 @@ def test_version_and_commit_of_a_checkout(make_llava, versions):
         ("next", "transformers", "4.47.1", "untested", "no GradientAccumulationPlugin", ""),
         ("pypi", "transformers", "4.37.2", "untested", "", ""),
         ("next", "peft", "0.4.0", "too old", "", "0.10 or later"),
-        ("next", "decord", "unknown", "untested", "", ""),
+        ("next", "av", "unknown", "untested", "", ""),
     ],
 )
 def test_verdicts(make_llava, versions, flavour, name, version, verdict, problem, warning):

@@ -8,7 +8,7 @@ import numpy as np
 
 from .world import Scene
 
-SIZE, FRAMES, RATE = 64, 4, 1  # pixels (decord cannot read much narrower ones), frames a clip, frames a second
+SIZE, FRAMES, RATE = 64, 4, 1  # pixels, frames a clip, frames a second
 VIEWS = ("ego", "exo")
 EXO_HAND, EXO_OBJECT, EGO_HAND, EGO_OBJECT = 4.0, 5.5, 5.0, 8.0  # radii in pixels
 _FINE = 4  # drawn this many times larger, then shrunk: smooth edges

@@ -81,7 +81,7 @@ def split_long(items: Sequence[Item], seconds: float, limits: VideoLimits) -> li
 
 
 MANIFEST = "run.json"
-_PACKAGES = ("llava-ego2exo", "torch", "transformers", "peft", "bitsandbytes", "decord", "snowballstemmer")
+_PACKAGES = ("llava-ego2exo", "torch", "transformers", "peft", "bitsandbytes", "av", "snowballstemmer")
 
 
 def software() -> dict[str, Any]:

@@ -178,7 +178,7 @@ def _files(folder: Path) -> Iterable[tuple[int, str, int]]:
 @functools.cache
 def _decoder() -> str:
     with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version("decord")
+        return metadata.version("av")
     return ""
 
 

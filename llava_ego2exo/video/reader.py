@@ -1,24 +1,17 @@
-"""Sampled frames of a video, as LLaVA-NeXT reads them with decord."""
+"""Sampled frames of a video, by LLaVA-NeXT's rule."""
 
 from __future__ import annotations
 
-import importlib.util
-import math
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Ego2ExoError
+from .frames import ROUNDING_S, Timeline, VideoFrames, check_memory, require_av, upright, use_video
 from .limits import VideoLimits
-from .probe import check_memory, read_header
 from .worker import WorkerPool
 
-_DECODERS = {"av": "PyAV", "decord": "decord"}
-_POOL = WorkerPool(*_DECODERS)
-# How much shorter than its segment a video may be: the last frame's duration is a guess.
-_MISSING_S = 0.5
-# Times in files are rounded to their time base, which may be a millisecond.
-_ROUNDING_S = 0.0005
+_POOL = WorkerPool("av")
 
 
 @dataclass(frozen=True)
@@ -27,10 +20,10 @@ class Clip:
 
     Args:
         frames: (T, H, W, 3) uint8.
-        times: seconds of each frame.
-        duration: seconds of the whole video.
-        indices: of the frames in the file, from 0.
-        rate: average frames per second of the file.
+        times: seconds of each frame after the first of the video or segment.
+        duration: seconds of the video or segment.
+        indices: of the frames among those that players show, from 0.
+        rate: average frames per second.
     """
 
     frames: Any
@@ -46,6 +39,9 @@ def read_video(
 ) -> Clip:  # fmt: skip
     """Decode the sampled frames of a video, or of a segment of it as if the segment were a file.
 
+    Frames are those that players show, upright; times are theirs. Where the rate is constant they are LLaVA-NeXT's
+    own; where it changes, frames are evenly spaced in time instead of by number.
+
     Args:
         path: of the file.
         fps: frames to sample per second.
@@ -56,16 +52,14 @@ def read_video(
         limits: maximum size, length and decoding time; None: the defaults.
 
     Raises:
-        Ego2ExoError: decord or PyAV is missing; the file does not decode, hangs or crashes the decoder, exceeds
-            `limits`, or ends before the segment does.
+        Ego2ExoError: PyAV is missing; the file does not decode, hangs or crashes the decoder, exceeds `limits`, or ends
+            before the segment does.
     """
     arguments = {
         "fps": fps, "frames_upbound": frames_upbound, "force_sample": force_sample, "start_s": start_s, "end_s": end_s,
     }  # fmt: skip
-    found, frames = _call(_read_frames, path, limits, **arguments)
-    rate, first, sampled = found["rate"], found["first"], found["sampled"]
-    times, indices = [index / rate for index in sampled], [first + index for index in sampled]
-    return Clip(frames, times, (found["last"] - first) / rate, indices, rate)
+    values, frames = _call(_read_frames, path, limits, **arguments)
+    return Clip(frames, **values)
 
 
 def video_seconds(path: str, limits: VideoLimits | None = None) -> float:
@@ -86,13 +80,6 @@ def sample_indices(total: int, fps: float, frames_per_second: int, upbound: int,
     return indices
 
 
-def require_decoders() -> None:
-    """Refuse a run without the packages that decode videos."""
-    missing = [name for module, name in _DECODERS.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise Ego2ExoError(f"{' and '.join(missing)} is not installed", "", "pip install 'llava-ego2exo[eval]'")
-
-
 def time_instruction(clip: Clip) -> str:
     """LLaVA-NeXT's sentence about the times of the frames, as part of the prompt."""
     times = ",".join(f"{second:.2f}s" for second in clip.times)
@@ -103,7 +90,7 @@ def time_instruction(clip: Clip) -> str:
 
 
 def _call(function: Any, path: str, limits: VideoLimits | None, **arguments: Any) -> tuple[Any, Any]:
-    require_decoders()
+    require_av()
     if not os.path.isfile(path):
         raise Ego2ExoError(f"video {path} is not there", "an existing file", "check the path")
     limits = limits or VideoLimits()
@@ -113,68 +100,67 @@ def _call(function: Any, path: str, limits: VideoLimits | None, **arguments: Any
 
 def _read_seconds(path: str, limits: dict[str, float]) -> float:
     """In a worker: the duration."""
-    read_header(path, VideoLimits(**limits))
-    reader, rate = _open(path)
-    return _duration(_times(reader), rate)
+    return use_video(path, VideoLimits(**limits), lambda video: video.timeline.duration)
 
 
 def _read_frames(
     path: str, limits: dict[str, float], fps: int, frames_upbound: int, force_sample: bool,
     start_s: float | None, end_s: float | None,
 ) -> tuple[dict[str, Any], Any]:  # fmt: skip
-    """In a worker: which frames, and (T, H, W, 3) uint8."""
+    """In a worker: the values of a :class:`Clip`, and (T, H, W, 3) uint8."""
     bounds = VideoLimits(**limits)
-    header = read_header(path, bounds)
-    reader, rate = _open(path)
-    first, last = 0, len(reader)
-    if start_s is not None or end_s is not None:
-        first, last = _frame_range(_times(reader), rate, start_s, end_s)
-    sampled = sample_indices(last - first, rate, fps, frames_upbound, force_sample)
-    check_memory(len(sampled), header, bounds)
-    try:
-        frames = reader.get_batch([first + index for index in sampled]).asnumpy()
-    except Exception as error:
-        if "from_size == to_size" in str(error):  # rows of some widths are padded in memory
-            raise ValueError(f"decord cannot read frames of width {header.width}") from error
-        raise
-    return {"first": first, "last": last, "sampled": sampled, "rate": rate}, frames
+
+    def read(video: VideoFrames) -> tuple[dict[str, Any], Any]:
+        part, first = _segment(video.timeline, start_s, end_s)
+        sampled = _sampled(part, fps, frames_upbound, force_sample)
+        values = {
+            "times": part.times[sampled].tolist(), "duration": part.duration,
+            "indices": [first + index for index in sampled], "rate": part.rate,
+        }  # fmt: skip
+        return values, _pictures(video, values["indices"], bounds)
+
+    return use_video(path, bounds, read)
 
 
-def _open(path: str) -> tuple[Any, float]:
-    """decord's reader, and average frames per second."""
-    import decord
+def _segment(whole: Timeline, start_s: float | None, end_s: float | None) -> tuple[Timeline, int]:
+    """The segment as if it were a file, and its first frame in the file."""
+    if start_s is None and end_s is None:
+        return whole, 0
+    first, last = whole.part(start_s, end_s)
+    count = last - first
+    if whole.constant:
+        return Timeline(whole.times[:count], count / whole.rate, whole.rate, True), first
+    ends = whole.duration if last == len(whole.times) else whole.times[last]
+    duration = float(ends - whole.times[first])
+    return Timeline(whole.times[first:last] - whole.times[first], duration, count / duration, False), first
 
-    reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-    rate = float(reader.get_avg_fps())
-    if not (len(reader) and math.isfinite(rate) and rate > 0):
-        raise ValueError("it has no frame rate")
-    return reader, rate
 
-
-def _times(reader: Any) -> Any:
-    """(frames,) seconds after the first frame."""
+def _sampled(part: Timeline, fps: float, upbound: int, force: bool) -> list[int]:
+    """Frame numbers: by LLaVA-NeXT's rule, or where the rate changes those shown at evenly spaced times."""
     import numpy as np
 
-    times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
-    return times - times[0]
+    if part.constant:
+        return sample_indices(len(part.times), part.rate, fps, upbound, force)
+    wanted = np.arange(0, part.duration, 1 / fps)
+    if upbound > 0 and (len(wanted) > upbound or force):
+        wanted = np.linspace(0, part.times[-1], upbound)
+    shown = np.searchsorted(part.times, wanted + ROUNDING_S, side="right") - 1
+    return (shown if force and upbound else np.unique(shown)).tolist()
 
 
-def _duration(times: Any, rate: float) -> float:
-    """Seconds from the first frame to the end of the last; `times` are (frames,) seconds after the first."""
-    return float(times[-1] + 1 / rate)
-
-
-def _frame_range(times: Any, rate: float, start_s: float | None, end_s: float | None) -> tuple[int, int]:
-    """First frame of a segment, and the first one after it; by their own times, as the rate may change."""
+def _pictures(video: VideoFrames, indices: list[int], limits: VideoLimits) -> Any:
+    """(T, H, W, 3) uint8; frames of another size than the first are scaled to it."""
     import numpy as np
 
-    duration, start, end = _duration(times, rate), start_s or 0.0, math.inf if end_s is None else end_s
-    first, last = (int(np.searchsorted(times, second - _ROUNDING_S)) for second in (start, end))
-    if first >= last or (end_s is not None and end_s > duration + _MISSING_S):
-        until = "its end" if end_s is None else f"{end_s:g} s"
-        raise Ego2ExoError(
-            f"lasts {duration:.2f} s, but the segment is {start:g} s to {until}",
-            "a segment inside the video",
-            "correct start_s and end_s of the pair",
-        )
-    return first, last
+    pictures, places = None, {}
+    for place, index in enumerate(indices):
+        places.setdefault(index, []).append(place)
+    for index, frame in video.frames(sorted(places)):
+        if pictures is None:
+            check_memory(len(indices), frame.width, frame.height, limits)
+            width, height = frame.width, frame.height
+        picture = upright(frame, width, height)
+        if pictures is None:
+            pictures = np.empty((len(indices), *picture.shape), np.uint8)
+        pictures[places[index]] = picture
+    return pictures

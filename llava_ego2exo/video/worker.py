@@ -12,7 +12,6 @@ import fcntl
 import importlib
 import json
 import os
-import re
 import resource
 import select
 import signal
@@ -35,8 +34,6 @@ _PROGRAM = "import sys; from llava_ego2exo.video.worker import serve; serve(sys.
 _PACKAGE_ROOT = str(Path(__file__).parents[2])
 # Importing decoders from a slow disk is not the video's fault.
 _START_S = 120.0
-# What decord puts before its messages: time, source line, and the check that failed.
-_DECORD_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: |Check failed: .*\(-?\d+ vs\. -?\d+\) (?=\S)")
 # What a decoder may need besides the frames it returns: reference frames and libraries.
 _SPARE_BYTES = 8 << 30
 # Schedulers and terminals send these to every process of a job; workers end with the run, when their input ends.
@@ -202,8 +199,7 @@ def heartbeat() -> None:
 
 def short_reason(error: BaseException) -> str:
     """The last line of a decoder's error message, at most 160 characters."""
-    text = _DECORD_PREFIX.sub("", getattr(error, "strerror", None) or str(error))
-    lines = text.strip().splitlines()
+    lines = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
     return (lines[-1] if lines else type(error).__name__)[-160:]
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.cli import main
-from llava_ego2exo.distill.pairs import cutter
 from llava_ego2exo.distill.pairs.cut import Cutters, cut_pairs
-from llava_ego2exo.distill.pairs.cutter import Cut, made_as, make, video_duration
+from llava_ego2exo.distill.pairs.cutter import Cut, made_as, make
 from llava_ego2exo.distill.pairs.file import read_pairs, write_pairs
 from llava_ego2exo.distill.pairs.pair import Pair
+from llava_ego2exo.video import video_seconds
 from llava_ego2exo.video.limits import VideoLimits
 from llava_ego2exo.video.probe import probe
 
@@ -56,29 +56,6 @@ def test_cuts_are_frame_exact_and_exo_is_shifted(long, tmp_path):
     assert (new.start_s, new.end_s, new.offset_s) == (None, None, 0.0) and new.ego == str(tmp_path / "s_ego.mp4")
     seen = probe(new.ego)
     assert not seen.error and seen.frames == 18 and seen.duration_s == pytest.approx(1.8, abs=0.01)
-
-
-def test_frame_exact_in_other_containers_and_where_a_seek_lands_too_late(tmp_path, monkeypatch):
-    source = render(tmp_path / "s.ts", 12)
-    assert make(Cut(str(source), str(tmp_path / "ts.mp4"), 7.3, 8.2)) == "made"
-    assert numbers(tmp_path / "ts.mp4") == list(range(73, 82))
-    source = render(tmp_path / "s.mp4", 12)
-    real = cutter._timed
-    # As a format without an index may: every seek but that to the beginning goes 3 s too far.
-    monkeypatch.setattr(cutter, "_timed", lambda c, s, first, ahead: real(_Late(c, s), s, first, ahead))
-    assert make(Cut(str(source), str(tmp_path / "c.mp4"), 7.3, 8.2)) == "made"
-    assert numbers(tmp_path / "c.mp4") == list(range(73, 82))
-
-
-class _Late:
-    def __init__(self, container, stream):
-        self.container, self.far = container, int(3 / stream.time_base)
-
-    def seek(self, goal, **options):
-        self.container.seek(goal + self.far * bool(goal), **options)
-
-    def decode(self, stream):
-        return self.container.decode(stream)
 
 
 def test_a_stopped_run_resumes_and_a_finished_one_does_nothing(long, tmp_path, monkeypatch):
@@ -150,7 +127,7 @@ def test_refused_before_any_cut(long, tmp_path):
 
 def test_odd_sizes_and_a_torn_cut(tmp_path):
     source = render(tmp_path / "odd.mkv", 25.0, size=(63, 161), pix_fmt="yuv444p")
-    assert video_duration(str(source)) == pytest.approx(25.0, abs=0.01)
+    assert video_seconds(str(source)) == pytest.approx(25.0, abs=0.01)
     cut = Cut(str(source), str(tmp_path / "c.mp4"), 24.0, 24.5)
     assert make(cut) == "made" and made_as(cut.target) == cut.mark() and make(cut) == "kept"
     seen = probe(cut.target)

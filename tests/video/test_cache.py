@@ -14,7 +14,7 @@ from llava_ego2exo.video import VideoLimits, cache, read_video, reader
 from llava_ego2exo.video.cache import CacheStats, FrameCache, ReaderSettings, format_stats
 from tests.videos import render_clip
 
-pytest.importorskip("decord", reason="decord is not installed")
+pytest.importorskip("av", reason="PyAV is not installed")
 
 
 @pytest.fixture(scope="module")

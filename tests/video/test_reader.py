@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llava_ego2exo.video import read_video, sample_indices, time_instruction
 from tests.videos import render_clip
 
-pytest.importorskip("decord", reason="decord is not installed")
+pytest.importorskip("av", reason="PyAV is not installed")
 
 
 @given(st.integers(1, 400), st.floats(0.4, 60), st.integers(1, 4), st.integers(0, 64), st.booleans())
@@ -36,6 +36,7 @@ def test_one_frame_a_second(clip):
 
 @pytest.mark.parametrize(("upbound", "force"), [(0, False), (8, True)])
 def test_equal_to_llava_next(clip, upbound, force, real_videos):
+    pytest.importorskip("decord", reason="decord is not installed")
     utils = pytest.importorskip("llava.utils", reason="no llava")
     if not hasattr(utils, "process_video_with_decord"):
         pytest.skip("llava-torch has no video reader")

@@ -13,10 +13,11 @@ from ...common.files import require_writable
 from ...common.processes import map_threads
 from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
+from ...video import video_seconds
+from ...video.frames import require_av
 from ...video.limits import VideoLimits
-from ...video.probe import require_av
 from ...video.worker import WorkerPool
-from .cutter import Cut, made_as, make_in_worker, video_duration
+from .cutter import Cut, made_as, make_in_worker
 from .file import require_files
 from .pair import EGO, Pair
 
@@ -49,10 +50,6 @@ class Cutters(WorkerPool):
             return self.call(made_as, {"path": os.path.abspath(path)}, self.limits)[0]
         except Ego2ExoError:
             return ""
-
-    def duration(self, path: str) -> float:
-        """Duration of a video in seconds; decodes only its end."""
-        return self.call(video_duration, {"path": os.path.abspath(path)}, self.limits, path)[0]
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def cut_pairs(
             pair, view = job
             try:
                 # An exo view ends with its ego video, also where the pair has no `end_s`.
-                end = cutters.duration(pair.ego) if pair.end_s is None else pair.end_s
+                end = video_seconds(pair.ego, limits) if pair.end_s is None else pair.end_s
             except Ego2ExoError as error:
                 return error.given
             offset = 0.0 if view == EGO else pair.offset_s

@@ -10,19 +10,18 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from ...errors import Ego2ExoError
+from ...video.frames import VideoFrames, require_av, upright, use_video
 from ...video.limits import VideoLimits
-from ...video.probe import read_header, require_av
 from ...video.worker import heartbeat, short_reason
 
 TITLE = "llava-ego2exo cut"
 _EDGE_BYTES = 1 << 16
-_NO_TIMES = "its frames have no times; convert it to .mp4 first"
+_TICKS = 90_000  # a second, where the rate changes
 # The same bytes each time, since answers are stored by the hash of the clip: with its macroblock tree x264 sometimes
 # gave other bytes when many cuts ran at once. One thread each: the cuts themselves run in parallel.
 _X264 = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
@@ -61,8 +60,7 @@ def make(cut: Cut, limits: VideoLimits | None = None, part: str = "") -> str:
         return "kept"
     part = part or f"{cut.target}.part"
     try:
-        read_header(cut.source, limits or VideoLimits())
-        _write(cut, part)
+        use_video(cut.source, limits or VideoLimits(), lambda video: _write(video, cut, part))
         os.replace(part, cut.target)
     except (av.error.FFmpegError, OSError) as error:
         raise Ego2ExoError(f"cannot be cut: {short_reason(error)}") from error
@@ -88,111 +86,25 @@ def made_as(path: str) -> str:
         return ""
 
 
-def video_duration(path: str) -> float:
-    """Seconds from the first frame of a video to the end of the last; decodes only its end."""
-    av = require_av()
-    with av.open(path) as container:
-        if not container.streams.video:
-            raise ValueError("holds no video stream")
-        stream = container.streams.video[0]
-        first = _first_time(container, stream)
-        whole = container.duration / av.time_base if container.duration else 0.0
-        if whole > 20:
-            container.seek(int((whole - 10) * av.time_base), backward=True)
-        else:
-            container.seek(first, stream=stream, backward=True)
-        last = max((frame.pts for frame in container.decode(stream) if frame.pts is not None), default=None)
-        if last is None:
-            raise ValueError("holds no frame with a time")
-        return float((last - first) * stream.time_base) + 1 / float(stream.average_rate or 30)
-
-
-def _write(cut: Cut, part: str) -> None:
-    av = require_av()
-    with av.open(cut.source) as source:
-        stream = source.streams.video[0]
-        stream.thread_type = "AUTO"
-        rate = Fraction(stream.average_rate or 30).limit_denominator(1001)
-        with av.open(part, "w", format="mp4", options={"movflags": "use_metadata_tags"}) as target:
-            target.metadata["comment"] = cut.mark()
-            seconds = _encode(_frames(source, stream, cut), target, stream.time_base, rate, cut.crf)
-    if seconds is None:
-        raise Ego2ExoError(f"has no frame between {cut.start_s:g} and {cut.end_s or float('inf'):g} s")
-    missing = (cut.end_s or 0.0) - cut.start_s - seconds
-    if missing > cut.tolerance_s:
-        raise Ego2ExoError(f"ends {missing:.2f} s before the segment does ({cut.end_s:g} s)")
-
-
-def _frames(container: Any, stream: Any, cut: Cut) -> Iterator[Any]:
-    """The frames shown from `start_s` on and before `end_s`."""
-    first, base = _first_time(container, stream), stream.time_base
-    # Half a millisecond: times in files are rounded to their time base, which may be 1/1000.
-    slack = 0.0005
-    for seconds, frame in _timed(container, stream, first, max(int((cut.start_s - 1) / base), 0)):
-        heartbeat()
-        if cut.end_s is not None and seconds >= cut.end_s - slack:
-            return
-        if seconds >= cut.start_s - slack:
-            yield frame
-
-
-def _first_time(container: Any, stream: Any) -> int:
-    """When the first frame is shown, in the stream's time base; the stream's own `start_time` may be another."""
-    frame = next(container.decode(stream), None)
-    if frame is None or frame.pts is None:
-        raise ValueError(_NO_TIMES if frame else "holds no frame")
-    return frame.pts
-
-
-def _timed(container: Any, stream: Any, first: int, ahead: int) -> Iterator[tuple[float, Any]]:
-    """(seconds after the first frame, frame) from a key frame not after `first + ahead` on, both in the time base."""
-    for goal in (first + ahead, first):
-        container.seek(goal, stream=stream, backward=True)
-        begun = False
-        for frame in container.decode(stream):
-            if frame.pts is None:
-                raise ValueError(_NO_TIMES)
-            # A format without an index may land too late; then everything from the first frame on is decoded.
-            if not begun and frame.pts > goal > first:
-                break
-            begun = True
-            yield float((frame.pts - first) * stream.time_base), frame
-        else:
-            if begun or goal == first:
-                return
-
-
-def _encode(frames: Iterator[Any], target: Any, base: Fraction, rate: Fraction, crf: int) -> float | None:
-    """Encode frames with their own times, from 0; the seconds they last, or None without frames."""
-    out, first, last = None, 0, 0
-    for frame in frames:
-        frame = _upright(frame)
-        if out is None:
-            out = target.add_stream("libx264", rate=rate, options={"crf": str(crf), **_X264})
-            # x264 with 4:2:0 colour takes even sizes only.
-            out.width, out.height, out.pix_fmt = frame.width & ~1, frame.height & ~1, "yuv420p"
-            out.codec_context.time_base = base
-            first = frame.pts
-        last = frame.pts
-        frame.pts, frame.time_base, frame.pict_type = frame.pts - first, base, 0
-        target.mux(out.encode(frame))
-    if out is None:
-        return None
-    target.mux(out.encode())
-    return float((last - first) * base) + float(1 / rate)
-
-
-def _upright(frame: Any) -> Any:
-    """The frame turned as players show it: the cut's header has no rotation."""
-    turns = round(frame.rotation / 90) % 4
-    if not turns:
-        return frame
-    import numpy as np
-
-    turned = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-    upright = type(frame).from_ndarray(turned, format="rgb24")
-    upright.pts, upright.time_base = frame.pts, frame.time_base
-    return upright
+def _write(video: VideoFrames, cut: Cut, part: str) -> None:
+    timeline = video.timeline
+    first, last = timeline.part(cut.start_s, cut.end_s, cut.tolerance_s)
+    rate = Fraction(timeline.rate).limit_denominator(1001)
+    with require_av().open(part, "w", format="mp4", options={"movflags": "use_metadata_tags"}) as target:
+        target.metadata["comment"] = cut.mark()
+        out = target.add_stream("libx264", rate=rate, options={"crf": str(cut.crf), **_X264})
+        base = 1 / rate if timeline.constant else Fraction(1, _TICKS)
+        out.codec_context.time_base, out.pix_fmt = base, "yuv420p"
+        for index, source in video.frames(range(first, last)):
+            heartbeat()
+            frame = source.from_ndarray(upright(source), format="rgb24")
+            if index == first:
+                # x264 with 4:2:0 colour takes even sizes only.
+                out.width, out.height = frame.width & ~1, frame.height & ~1
+            frame.pts = round((timeline.times[index] - timeline.times[first]) / base)
+            frame.time_base = base
+            target.mux(out.encode(frame))
+        target.mux(out.encode())
 
 
 def _fingerprint(path: str) -> str:

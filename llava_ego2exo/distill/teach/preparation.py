@@ -146,7 +146,7 @@ def _manifest(job: TeachJob, settings: InferenceSettings, fingerprint: str, quer
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}
-    for name in ("llava-ego2exo", "torch", "transformers", "decord", "bitsandbytes"):
+    for name in ("llava-ego2exo", "torch", "transformers", "av", "bitsandbytes"):
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return {

@@ -15,7 +15,7 @@ from ...common.processes import is_first
 from ...config import PREFIX, DistillConfig, Ego2ExoConfig, ReadingConfig, other_settings
 from ...errors import Ego2ExoError, refuse
 from ...registry import TRAINERS
-from ...video import require_decoders
+from ...video import require_av
 from ...video.limits import VideoLimits
 from ..checkpoint.config import read_config, torch_dtype
 from ..checkpoint.safety import check_base_code, check_tower_code, require_whole_weights
@@ -89,7 +89,7 @@ def _check_files(settings: Settings, flags: Ego2ExoConfig, distilling: DistillCo
     """Training file, stored answers and checkpoints; some samples as the student will read them."""
     samples = check_data(settings, flags, SampleCheck(settings, distilling) if distilling.on else None)
     if any("video" in sample for sample in samples):
-        require_decoders()
+        require_av()
     if distilling.on and not any(map(has_teacher, samples)):
         raise Ego2ExoError(
             f"--{PREFIX}kd_weight {distilling.kd_weight}, and every sample of {settings['data_path']} is a replayed "

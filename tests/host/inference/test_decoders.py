@@ -13,7 +13,6 @@ from ..training.distillation import PLAIN, distilling_samples, write_json
 
 
 def test_training_stops_by_name_or_skips_the_pair(world, train, tmp_path, capfd, monkeypatch):
-    pytest.importorskip("decord", reason="decord is not installed")
     failing_decoder(monkeypatch)
     videos = shutil.copytree(world.videos, tmp_path / "videos")
     samples = distilling_samples(world, 4)
@@ -26,7 +25,7 @@ def test_training_stops_by_name_or_skips_the_pair(world, train, tmp_path, capfd,
             dataloader_num_workers=1, **{**PLAIN, **flags},
         )  # fmt: skip
 
-    with WorkerPool("av", "decord") as pool:
+    with WorkerPool("av") as pool:
         monkeypatch.setattr(reader, "_POOL", pool)
         with pytest.raises(Ego2ExoError, match="does-hang.mp4 does not decode within 1 s"):
             run("does-hang")

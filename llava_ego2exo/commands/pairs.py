@@ -21,9 +21,11 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="the pairs.jsonl to write")
     parser.add_argument("--manifest", metavar="FILE", help="a CSV or TSV file that lists the pairs")
     pattern = "how paths below DIR are built: a template such as '{take}/{segment}_{view}', or a regular expression "
-    pattern += "with groups of these names; default: <segment>_ego and <segment>_exo<N>"
+    pattern += "with groups of these names and `split`, or ego-exo4d; default: <segment>_ego and <segment>_exo<N>"
     parser.add_argument("--pattern", help=pattern)
-    parser.add_argument("--ego-view", default="ego", metavar="NAME", help="what {view} reads for the ego camera (ego)")
+    ego = "what {view} reads for the ego camera, or for several, with commas between (ego)"
+    parser.add_argument("--ego-view", metavar="NAMES", help=ego)
+    _add_shared(parser, "make a pair of each ego camera of a segment, with the same exo videos")
     skip = "skip segments, or rows of a manifest, that lack their ego or exo"
     parser.add_argument("--skip-unpaired", action="store_true", help=skip)
     take = "regular expression that finds the take in a segment's name; default: each segment is a take"
@@ -57,8 +59,13 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--pairs", required=True, metavar="FILE", help="the pairs.jsonl")
     _add_reading(parser, "seconds that lengths may differ (0.5)", "files")
     parser.add_argument("--report", metavar="FILE", help="also write all findings as JSON")
+    _add_shared(parser, "ego cameras of a take may have the same exo videos, as `build --shared-exo` pairs them")
     parser.add_argument("--write-clean", metavar="FILE", help="also write a pairs.jsonl without what is at fault")
     parser.set_defaults(run=_check)
+
+
+def _add_shared(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--shared-exo", action="store_true", help=text)
 
 
 def _add_splits(parser: argparse.ArgumentParser, default: str) -> None:
@@ -85,17 +92,18 @@ def _build(args: argparse.Namespace) -> int:
     from ..distill.pairs import build
     from ..distill.pairs.file import write_pairs
 
-    if not (args.videos or args.manifest) or (args.manifest and args.pattern):
-        given = "--pattern with --manifest" if args.manifest else "neither --videos nor --manifest"
+    by_name = [f"--{name}" for name in ("pattern", "ego-view", "shared-exo") if getattr(args, name.replace("-", "_"))]
+    if not (args.videos or args.manifest) or (args.manifest and by_name):
+        given = f"{', '.join(by_name)} with --manifest" if args.manifest else "neither --videos nor --manifest"
         raise Ego2ExoError(given, "--videos DIR, perhaps with --pattern; or --manifest FILE", "pass one of them")
-    has_splits = False
     if args.manifest:
         unpaired = [] if args.skip_unpaired else None
         pairs, has_splits = build.build_from_manifest(args.manifest, args.videos, unpaired)
         left_out = {"unpaired row(s) left out": unpaired}
     else:
-        found = build.build_from_folder(args.videos, args.pattern, args.ego_view, args.skip_unpaired)
-        pairs, left_out = found.pairs, {"unpaired segment(s) left out": found.unpaired_lines()}
+        found = build.build_from_folder(args.videos, args.pattern, args.ego_view, args.skip_unpaired, args.shared_exo)
+        pairs, has_splits = found.pairs, found.has_splits
+        left_out = {"unpaired segment(s) left out": found.unpaired_lines()}
         left_out["other video(s)"] = found.other
     for what, lines in left_out.items():
         if lines:
@@ -103,7 +111,8 @@ def _build(args: argparse.Namespace) -> int:
     require_writable(args.out, "--out")
     pairs = build.assign(pairs, args.take_pattern, args.split, args.seed, has_splits)
     print(f"{write_pairs(args.out, pairs)}: {build.summary(pairs)}")
-    print(f"check the files next: llava-ego2exo pairs check --pairs {args.out}")
+    shared = " --shared-exo" if args.shared_exo else ""
+    print(f"check the files next: llava-ego2exo pairs check --pairs {args.out}{shared}")
     return 0
 
 
@@ -161,7 +170,7 @@ def _check(args: argparse.Namespace) -> int:
 
     return run_check(
         args.pairs, print, tolerance_s=args.tolerance, limits=VideoLimits.from_object(args), workers=args.workers,
-        report_to=args.report, write_clean=args.write_clean,
+        report_to=args.report, write_clean=args.write_clean, shared_exo=args.shared_exo,
     )  # fmt: skip
 
 

@@ -4,9 +4,10 @@ import os
 
 import pytest
 
-from llava_ego2exo import Ego2ExoError
+from llava_ego2exo import Ego2ExoError, cli
 from llava_ego2exo.distill.pairs.build import assign, build_from_folder, leaks, take_by_pattern
 from llava_ego2exo.distill.pairs.discovery import find_pairs
+from llava_ego2exo.distill.pairs.file import read_pairs
 from llava_ego2exo.distill.pairs.pair import Pair
 
 
@@ -58,6 +59,73 @@ def test_takes_that_count_their_segments_alike(tmp_path):
     assert [(pair.segment, pair.take) for pair in found.pairs] == [("t1_s1", "t1"), ("t1_s2", "t1"), ("t2_s1", "t2")]
     assert all(f"/{pair.take}/" in path for pair in found.pairs for path in pair.files.values())
     assert list(found.unpaired) == ["t2_s3"]
+
+
+def clips(take, *cameras, segment="start0.85598_end33.20377"):
+    """Ego-Exo4D's own names."""
+    return [f"{take}/{segment}_{camera}.mp4" for camera in cameras]
+
+
+def test_the_clips_of_ego_exo4d(tmp_path):
+    folder = touch(
+        tmp_path / "clips_448p",
+        *clips("train/georgiatech_covid_07_6", "aria02_214-1", "cam01", "cam02", "aria02_1201-1", "aria02_211-1"),
+        *clips("train/iiith_cooking_5", "aria01_214-1", "gp01", "gp10", segment="start1e-05_end12"),
+        *clips("val/cmu_bike_1", "aria01", "cam03"),
+        *clips("loose_take", "aria01_214-1", "cam01", segment="start2_end3"),
+        "val/cmu_bike_1/collage.mp4",
+    )  # fmt: skip
+    found = find_pairs(folder, "ego-exo4d")
+    assert [(pair.take, pair.segment, pair.split, list(pair.exo)) for pair in found.pairs] == [
+        ("loose_take", "loose_take_start2_end3", "train", ["cam01"]),
+        ("georgiatech_covid_07_6", "georgiatech_covid_07_6_start0.85598_end33.20377", "train", ["cam01", "cam02"]),
+        ("iiith_cooking_5", "iiith_cooking_5_start1e-05_end12", "train", ["gp01", "gp10"]),
+        ("cmu_bike_1", "cmu_bike_1_start0.85598_end33.20377", "val", ["cam03"]),
+    ]
+    assert len(found.other) == 3 and all("aria0" in pair.ego for pair in found.pairs)
+    # The folder of a split, or of a take, says the same of itself.
+    for place, split in ((folder / "val", "val"), (folder / "val/cmu_bike_1", "train")):
+        (pair,) = find_pairs(place, "ego-exo4d").pairs
+        assert (pair.take, pair.segment, pair.split) == ("cmu_bike_1", "start0.85598_end33.20377", split)
+    with pytest.raises(Ego2ExoError, match="--ego-view aria01 with --pattern"):
+        find_pairs(folder, "ego-exo4d", "aria01")
+    with pytest.raises(Ego2ExoError, match="one of the two"):
+        assign(found.pairs, None, "train=1", 0, found.has_splits)
+    with pytest.raises(Ego2ExoError, match="is named like --pattern ego-exo4d"):
+        find_pairs(touch(tmp_path / "other", "a/b_ego.mp4"), "ego-exo4d")
+
+
+def test_splits_by_pattern(tmp_path):
+    names = [f"{split}/{split}1/s_{view}.mp4" for split in ("train", "test") for view in ("ego", "e")]
+    found = find_pairs(folder := touch(tmp_path, *names), "{split}/{take}/{segment}_{view}")
+    assert [(pair.take, pair.split) for pair in found.pairs] == [("test1", "test"), ("train1", "train")]
+    assert found.has_splits and not find_pairs(folder, "{take}/{segment}/s_{view}").has_splits
+    touch(folder, "val/train1/r_ego.mp4", "val/train1/r_e.mp4")
+    with pytest.raises(Ego2ExoError, match=r"in several splits: train1 \(train, val\)"):
+        assign(find_pairs(folder, "{split}/{take}/{segment}_{view}").pairs, None, None, 0)
+    touch(folder, "val/train1/s_f.mp4")
+    with pytest.raises(Ego2ExoError, match="found twice: s f: .*/train/train1/s_e.*/val/train1/s_f"):
+        find_pairs(folder, "{split}/{take}/{segment}_{view}")
+    with pytest.raises(Ego2ExoError, match="split 'dev' is not one of train, val, test"):
+        find_pairs(touch(tmp_path / "x", "dev/t/s_ego.mp4", "dev/t/s_e.mp4"), "{split}/{take}/{segment}_{view}")
+
+
+def test_two_ego_cameras_share_their_exo_videos_if_asked_to(tmp_path, capsys):
+    folder = touch(tmp_path / "v", *clips("t1", "aria01_214-1", "aria02_214-1", "cam01", "cam02"))
+    touch(folder, *clips("t1", "aria01_214-1", "cam01", segment="start40_end50"))
+    with pytest.raises(Ego2ExoError, match=r"1 view.* twice: start.*7 ego: .*aria01.* and .*aria02.*--shared-exo"):
+        find_pairs(folder, "ego-exo4d")
+    both = ["start0.85598_end33.20377_aria01", "start0.85598_end33.20377_aria02"]
+    found = find_pairs(folder, "ego-exo4d", shared_exo=True).pairs
+    assert [pair.segment for pair in found] == [*both, "start40_end50"] and {pair.take for pair in found} == {"t1"}
+    assert found[0].exo == found[1].exo and "aria02" in found[1].ego and list(found[0].exo) == ["cam01", "cam02"]
+    same = r"(?P<take>\w+)/(?P<segment>start.+)_(?P<view>(aria|cam)\d+)(_.*)?"
+    assert find_pairs(folder, same, "aria01, aria02", shared_exo=True).pairs == found
+    build = ["pairs", "build", "--videos", str(folder), "--pattern", "ego-exo4d", "--out", str(tmp_path / "p.jsonl")]
+    assert cli.main([*build, "--shared-exo"]) == 0 and read_pairs(tmp_path / "p.jsonl") == found
+    assert "pairs check --pairs" in (said := capsys.readouterr().out) and "--shared-exo" in said
+    assert cli.main(["pairs", "build", "--manifest", "m.csv", "--shared-exo", "--out", "x"]) == 1
+    assert "--shared-exo with --manifest" in capsys.readouterr().err
 
 
 def test_ego_view_of_another_name(tmp_path):

@@ -11,17 +11,18 @@ from pathlib import Path
 
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
-from .discovery import EGO, FoundPairs, find_pairs
+from .discovery import FoundPairs, find_pairs
 from .file import require_files
 from .manifest import pairs_of_manifest
 from .pair import SPLITS, Pair
 
 
 def build_from_folder(
-    folder: str | Path, pattern: str | None = None, ego_view: str = EGO, skip_unpaired: bool = False
-) -> FoundPairs:
-    """The pairs of a folder, by the names of its files."""
-    found = find_pairs(folder, pattern, ego_view)
+    folder: str | Path, pattern: str | None = None, ego_view: str | None = None, skip_unpaired: bool = False,
+    shared_exo: bool = False,
+) -> FoundPairs:  # fmt: skip
+    """The pairs of a folder, by the names of its files; arguments as those of `find_pairs`."""
+    found = find_pairs(folder, pattern, ego_view, shared_exo)
     lines = found.unpaired_lines()
     if lines and (not skip_unpaired or not found.pairs):
         raise Ego2ExoError(
@@ -50,12 +51,11 @@ def assign(
     """The pairs with takes by pattern and splits by shares, each where given.
 
     Raises:
-        Ego2ExoError: a faulty pattern or share, shares for a manifest with a column `split`, or takes in several
-            splits.
+        Ego2ExoError: a faulty pattern or share, shares for pairs that have splits, or takes in several splits.
     """
     if shares and has_splits:
-        given = f"--split {shares} for a manifest with a column `split`"
-        raise Ego2ExoError(given, "one of the two", "drop --split or the column")
+        given = f"--split {shares} for pairs with splits, by a column `split` or by --pattern"
+        raise Ego2ExoError(given, "one of the two", "drop --split, or the column or the pattern's group `split`")
     if take_pattern:
         pairs = take_by_pattern(pairs, take_pattern)
     if shares:
@@ -65,7 +65,7 @@ def assign(
         raise Ego2ExoError(
             f"{len(leaking)} take(s) are in several splits: {shorten_list(leaking)}",
             "each take in one split: otherwise a student is tested on videos it was trained on",
-            "fix the column `split`, or drop it and pass --split",
+            "fix the column or folder of the split, or drop column `split` or the pattern's group and pass --split",
         )
     return list(pairs)
 

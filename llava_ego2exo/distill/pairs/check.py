@@ -44,6 +44,7 @@ class Finding:
 def run_check(
     path: str | Path, say: Callable[[str], None], *, tolerance_s: float = 0.5, limits: VideoLimits | None = None,
     workers: int = 0, report_to: str | None = None, write_clean: str | None = None, progress: bool = True,
+    shared_exo: bool = False,
 ) -> int:  # fmt: skip
     """Check a `pairs.jsonl` and return the exit code, 1 if there is a fault; arguments as the command's flags.
 
@@ -58,7 +59,7 @@ def run_check(
     lines = scan_pairs(path)
     pairs, findings = line_findings(lines)
     probes = probe_files([file for pair in pairs for file in pair.files.values()], workers, limits, progress)
-    findings += video_findings(pairs, probes, tolerance_s)
+    findings += video_findings(pairs, probes, tolerance_s, shared_exo)
     for line in report_lines(pairs, findings):
         say(line)
     if report_to:
@@ -99,8 +100,13 @@ def line_findings(lines: PairLines) -> tuple[list[Pair], list[Finding]]:
     return list(pairs.values()), findings
 
 
-def video_findings(pairs: Sequence[Pair], probes: Probes, tolerance_s: float) -> list[Finding]:
-    """Findings in the videos of pairs; lengths may differ by the tolerance, in seconds."""
+def video_findings(
+    pairs: Sequence[Pair], probes: Probes, tolerance_s: float, shared_exo: bool = False
+) -> list[Finding]:
+    """Findings in the videos of pairs; lengths may differ by the tolerance, in seconds.
+
+    With `shared_exo` pairs of one take may have one exo file.
+    """
     findings: list[Finding] = []
     for pair in pairs:
         for view, path in pair.files.items():
@@ -108,7 +114,7 @@ def video_findings(pairs: Sequence[Pair], probes: Probes, tolerance_s: float) ->
                 findings.append(Finding("unreadable", pair.segment, view, f"{view} {path} {probes[path].error}"))
         if not probes[pair.ego].error:
             findings += _lengths(pair, probes, tolerance_s)
-    return [*findings, *_duplicates(pairs, probes), *_leakage(pairs, probes)]
+    return [*findings, *_duplicates(pairs, probes, shared_exo), *_leakage(pairs, probes)]
 
 
 def _lengths(pair: Pair, probes: Probes, tolerance_s: float) -> Iterator[Finding]:
@@ -133,18 +139,19 @@ def _lengths(pair: Pair, probes: Probes, tolerance_s: float) -> Iterator[Finding
             yield Finding(kind, pair.segment, view, f"{first:.2f} to {last:.2f} s of {view}, which has {exo:.2f} s")
 
 
-def _duplicates(pairs: Sequence[Pair], probes: Probes) -> Iterator[Finding]:
-    owners: dict[tuple[object, ...], str] = {}
+def _duplicates(pairs: Sequence[Pair], probes: Probes, shared_exo: bool) -> Iterator[Finding]:
+    owners: dict[tuple[object, ...], tuple[Pair, str]] = {}
     for pair in pairs:
         views: dict[str, str] = {}
         for view, path in pair.files.items():
             content = probes[path].sha256 or path
             part = (content, pair.start_s, pair.end_s, 0.0 if view == EGO else pair.offset_s)
-            owner = views.get(content) or owners.get(part)
-            if owner:
-                yield Finding("duplicate", pair.segment, view, f"{view} is the same video as {owner}: {path}")
+            first, owner = owners.setdefault(part, (pair, f"{pair.segment} {view}"))
+            shared = shared_exo and first.take == pair.take and path in first.exo.values()
+            if content in views or (first is not pair and not shared):
+                text = f"{view} is the same video as {views.get(content, owner)}: {path}"
+                yield Finding("duplicate", pair.segment, view, text)
             views.setdefault(content, view)
-            owners.setdefault(part, f"{pair.segment} {view}")
 
 
 def _leakage(pairs: Sequence[Pair], probes: Probes) -> Iterator[Finding]:

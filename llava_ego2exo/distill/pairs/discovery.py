@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
@@ -14,9 +15,15 @@ from ...video.limits import VIDEO_SUFFIXES
 from .pair import EGO, Pair, record_faults
 
 KEYSTEP = re.compile(r"(?:.*/)?(?P<segment>[^/]+)_(?P<view>ego|exo\d+)")
+# The keystep clips of Ego-Exo4D: of the Aria glasses the RGB stream, the cameras on tripods are cam01 or gp01.
+EGO_EXO4D = "ego-exo4d"
+_EGO_EXO4D = re.compile(
+    r"(?:(?:.*/)?(?P<split>train|val|test)/)?(?:.*/)?(?P<take>[^/]+)/(?P<segment>start[^_/]+_end[^_/]+)"
+    r"_(?P<view>(?:aria|cam|gp)\d+)(?:(?<=aria\d\d)_214-1)?"
+)
 _PATTERN_HELP = (
-    "a regular expression with the groups (?P<segment>...) and (?P<view>...), or a template such as "
-    "{take}/{segment}_{view}; `take` is optional"
+    "a regular expression with the groups (?P<segment>...) and (?P<view>...), a template such as "
+    f"{{take}}/{{segment}}_{{view}}, where `take` and `split` are optional; or {EGO_EXO4D}"
 )
 
 
@@ -27,6 +34,7 @@ class FoundPairs:
     pairs: list[Pair] = field(default_factory=list)
     unpaired: dict[str, dict[str, str]] = field(default_factory=dict)
     other: list[str] = field(default_factory=list)
+    has_splits: bool = False  # whether names say which split a pair is of
 
     def unpaired_lines(self) -> list[str]:
         """A line for each unpaired segment, with the side it lacks."""
@@ -36,56 +44,104 @@ class FoundPairs:
         ]
 
 
-def find_pairs(folder: str | Path, pattern: str | None = None, ego_view: str = EGO) -> FoundPairs:
+@dataclass
+class _Segment:
+    """The videos of one segment: view -> path."""
+
+    take: str
+    name: str
+    split: str | None
+    views: dict[str, str] = field(default_factory=dict)
+    egos: list[str] = field(default_factory=list)  # which views are ego views
+
+    def pairs(self) -> Iterator[dict[str, Any]]:
+        """The values of a pair for each ego view; none where a side is missing."""
+        exo = {view: path for view, path in self.views.items() if view not in self.egos}
+        for view in self.egos if exo else []:
+            name = f"{self.name}_{view}" if len(self.egos) > 1 else self.name
+            split = {"split": self.split} if self.split else {}
+            yield {"segment": name, "ego": self.views[view], "exo": exo, "take": self.take, **split}
+
+
+def find_pairs(
+    folder: str | Path, pattern: str | None = None, ego_view: str | None = None, shared_exo: bool = False
+) -> FoundPairs:
     """Pair the videos of a folder and its subfolders by their paths; names that start with a dot are skipped.
 
     Without a pattern: `<segment>_ego.mp4`, `<segment>_exo<N>.mp4`, with any video suffix. Where a segment's name is in
     several takes, all segments are called `<take>_<segment>`.
 
+    Args:
+        folder: its own name may be the take or split of the pattern "ego-exo4d".
+        pattern: a regular expression, a template or "ego-exo4d"; None: the names above.
+        ego_view: name of the ego view, or several with commas between; None: "ego", or what "ego-exo4d" says.
+        shared_exo: several ego views of a segment make a pair each, `<segment>_<ego view>`, with the same exo views.
+
     Raises:
         Ego2ExoError: no folder, no match, a faulty name, or two files for one view of a segment.
     """
-    expression = compile_pattern(pattern) if pattern else KEYSTEP
-    folder, found, clashes = os.path.abspath(folder), FoundPairs(), []
-    segments: dict[tuple[str, str], dict[str, str]] = {}
-    for path in sorted(_videos(folder), key=_natural):
-        groups = _match(expression, path.relative_to(folder).as_posix())
-        if groups is None:
-            found.other.append(str(path))
-            continue
-        segment, view = groups["segment"], EGO if groups["view"] == ego_view else groups["view"]
-        views = segments.setdefault((groups.get("take") or segment, segment), {})
-        if view in views or (view == EGO and groups["view"] != ego_view):
-            clashes.append(f"{segment} {view}: {views.get(view, 'the ego view has another name')} and {path}")
-        views.setdefault(view, str(path))
-    long = bool(repeated(segment for _, segment in segments))
-    names = {key: "_".join(key) if long else key[1] for key in segments}
-    clashes += [f"segment {name} of several takes" for name in repeated(names.values())]
+    if pattern == EGO_EXO4D and ego_view:
+        given = f"--ego-view {ego_view} with --pattern {EGO_EXO4D}"
+        raise Ego2ExoError(given, "the Aria glasses, which are its ego view", "leave --ego-view out")
+    found = FoundPairs()
+    segments, clashes = _segments(os.path.abspath(folder), pattern, found)
+    egos = {name.strip() for name in (ego_view or EGO).split(",")}
+    for one in segments:
+        one.egos = [view for view in one.views if (view.startswith("aria") if pattern == EGO_EXO4D else view in egos)]
+        if EGO in one.views and EGO not in one.egos:
+            clashes.append(f"{one.name} {EGO}: {one.views[EGO]}, and the ego view has another name")
+    several = [one for one in segments if len(one.egos) > 1 and not shared_exo]
+    clashes += [f"{one.name} {EGO}: {' and '.join(one.views[view] for view in one.egos)}" for one in several]
     if clashes:
         raise Ego2ExoError(
             f"{len(clashes)} view(s) of a segment found twice: {shorten_list(clashes)}",
-            "one file for each view of a segment",
-            "remove one of the files, or pass a --pattern whose `take` or `segment` distinguishes them",
+            "one file for each view of a segment, in one split",
+            "remove one of the files, or pass a --pattern whose `take` or `segment` distinguishes them"
+            + ("; --shared-exo makes a pair of each ego view, with the same exo views" if several else ""),
         )
     if not segments:
-        wanted = f"--pattern {pattern!r}" if pattern else "<segment>_ego.mp4 and <segment>_exo<N>.mp4"
+        wanted = f"--pattern {pattern}" if pattern else "<segment>_ego.mp4 and <segment>_exo<N>.mp4"
         examples = shorten_list(found.other, 3)
         named = f"none of {len(found.other)} video(s) in {folder} is named like {wanted}: {examples}"
         given = named if found.other else f"{folder} holds no video ({' '.join(sorted(VIDEO_SUFFIXES))})"
         raise Ego2ExoError(given, _PATTERN_HELP, "check the path, or pass --pattern or --manifest")
     faults = []
-    for key, views in segments.items():
-        exo = {view: path for view, path in views.items() if view != EGO}
-        if EGO not in views or not exo:
-            found.unpaired[names[key]] = views
-            continue
-        values = {"segment": names[key], "ego": views[EGO], "exo": exo, "take": key[0]}
-        wrong = record_faults(values)
-        faults += [f"{views[EGO]}: {fault}" for fault in wrong]
-        found.pairs += [] if wrong else [Pair(**values)]
+    for one in segments:
+        pairs = list(one.pairs())
+        if not pairs:
+            found.unpaired[one.name] = {EGO if view in one.egos else view: path for view, path in one.views.items()}
+        for values in pairs:
+            wrong = record_faults(values)
+            faults += [f"{values['ego']}: {fault}" for fault in wrong]
+            found.pairs += [] if wrong else [Pair(**values)]
     if faults:
         raise Ego2ExoError(f"{len(faults)} faulty name(s): {shorten_list(faults)}", "", "rename these files")
+    found.has_splits = any(one.split for one in segments)
     return found
+
+
+def _segments(folder: str, pattern: str | None, found: FoundPairs) -> tuple[list[_Segment], list[str]]:
+    """The segments of a folder, and what is there twice; videos of other names go into `found.other`."""
+    expression = _EGO_EXO4D if pattern == EGO_EXO4D else compile_pattern(pattern) if pattern else KEYSTEP
+    root = os.path.dirname(folder) if pattern == EGO_EXO4D else folder
+    segments: dict[tuple[str, str], _Segment] = {}
+    clashes = []
+    for path in sorted(_videos(folder), key=_natural):
+        groups = _match(expression, path.relative_to(root).as_posix())
+        if groups is None:
+            found.other.append(str(path))
+            continue
+        name, view, split = groups["segment"], groups["view"], groups.get("split")
+        take = groups.get("take") or name
+        one = segments.setdefault((take, name), _Segment(take, name, split))
+        if view in one.views or one.split != split:
+            clashes.append(f"{name} {view}: {one.views.get(view) or next(iter(one.views.values()))} and {path}")
+        one.views.setdefault(view, str(path))
+    if repeated(name for _, name in segments):
+        for one in segments.values():
+            one.name = f"{one.take}_{one.name}"
+    twice = repeated(one.name for one in segments.values())
+    return list(segments.values()), [*clashes, *(f"segment {name} of several takes" for name in twice)]
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
@@ -95,7 +151,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     except re.error as error:
         raise Ego2ExoError(f"--pattern {pattern!r} is no regular expression: {error}", _PATTERN_HELP) from error
     names = set(expression.groupindex)
-    if not {"segment", "view"} <= names <= {"segment", "view", "take"}:
+    if not {"segment", "view"} <= names <= {"segment", "view", "take", "split"}:
         raise Ego2ExoError(f"--pattern {pattern!r} has the groups {sorted(names) or 'none'}", _PATTERN_HELP)
     return expression
 

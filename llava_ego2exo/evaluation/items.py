@@ -69,6 +69,7 @@ def plain(text: str) -> str:
 
 
 PARSED, UNPARSED, FAILED = "parsed", "unparsed", "failed"
+MISLABELLED = "mislabelled"
 GENERATE, LIKELIHOOD = "generate", "likelihood"
 MODES = (GENERATE, LIKELIHOOD)
 
@@ -84,7 +85,8 @@ class Outcome:
     picked: str | None = None  # key of the option chosen; None unless parsed
     reply: str = ""  # as the model gave it; "" in mode "likelihood" and where it failed
     scores: Mapping[str, float] = field(default_factory=dict)  # key -> log-probability; empty in mode "generate"
-    flags: tuple[str, ...] = ()  # "empty", "cut" (the reply reached the length limit)
+    # "empty", "cut" (the reply reached the length limit), "mislabelled" (its text stood behind another option's key)
+    flags: tuple[str, ...] = ()
     error: str = ""  # why it failed
     judged: bool = False  # the judge read the reply, because the parser could not
 

@@ -17,6 +17,7 @@ from .items import (
     CHOICE,
     FAILED,
     LIKELIHOOD,
+    MISLABELLED,
     ORIGIN,
     PARSED,
     UNPARSED,
@@ -31,7 +32,7 @@ from .judge.judge import open_judge
 from .judge.settings import JudgeSettings
 from .plan import MANIFEST, read_manifest
 from .preparation import ITEMS, EvalPreparation
-from .replies.parser import PARSERS
+from .replies.parser import PARSERS, parse_answer, read_answer
 from .report.report import write_evaluation_report
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -142,8 +143,10 @@ def _outcome(item: Item, reply: Reply | None, model: str, mode: str, parser: str
         # The first of equal ones, as `max` has it.
         picked = max(reply.scores, key=reply.scores.__getitem__)
         return Outcome(item, model, mode, PARSED, picked, scores=reply.scores)
-    picked = PARSERS[parser](reply.reply, item.choices)
-    return Outcome(item, model, mode, PARSED if picked else UNPARSED, picked, reply.reply, flags=reply.flags)
+    picked, flags = PARSERS[parser](reply.reply, item.choices), reply.flags
+    if PARSERS[parser] is parse_answer and read_answer(reply.reply, item.choices).mislabelled:
+        flags = (*flags, MISLABELLED)
+    return Outcome(item, model, mode, PARSED if picked else UNPARSED, picked, reply.reply, flags=flags)
 
 
 def _no_reply(item: Item) -> str:

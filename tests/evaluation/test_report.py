@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.evaluation.items import FAILED, LIKELIHOOD, MODES, UNPARSED
+from llava_ego2exo.evaluation.items import FAILED, GENERATE, LIKELIHOOD, MODES, UNPARSED, Reply
 from llava_ego2exo.evaluation.report import cards
 from llava_ego2exo.evaluation.report.report import write_evaluation_report
+from llava_ego2exo.evaluation.results import report
 
 from ..pages import Page
 from ..videos import COLOURS, render_clip
@@ -122,6 +123,24 @@ def test_replies_as_given_and_as_read(tmp_path):
     assert "(99,400 more characters)" in text and "length limit" in text and "empty reply" in text
     assert "B −0.25, A −2.00, C −3.50, D −9.00" in re.sub(r"\s+(?=,)", "", text)
     assert (tmp_path / "report.html").stat().st_size < 100_000
+
+
+def test_texts_behind_another_key_are_counted(tmp_path):
+    one = replace(item(0, answer="B"), choices={"A": "walk", "B": "sit down"})
+    replies = {("base", GENERATE): {one.id: Reply(one.id, "k", "A. sit down")},
+               ("other", GENERATE): {one.id: Reply(one.id, "k", "A. walk", flags=("cut",))}}  # fmt: skip
+    manifest = {"parser": "strict", "judge settings": None}
+    found = report(tmp_path, [one], replies, manifest, None)
+    assert [(row["model"], row["right"], row["mislabelled"]) for row in found.metrics["accuracy"][::2]] == [
+        ("base", 1, 1), ("other", 0, 0),
+    ]  # fmt: skip
+    assert [one.flags for one in found.outcomes] == [("mislabelled",), ("cut",)]
+    assert "mislabelled" in (tmp_path / "report.md").read_text() and "another option's key" in (
+        ReportPage(tmp_path / "report.html").text
+    )
+    found = report(tmp_path, [one], replies, {**manifest, "parser": "viscop"}, None)
+    assert not any(row["mislabelled"] for row in found.metrics["accuracy"])
+    assert "mislabelled" not in (tmp_path / "report.md").read_text()
 
 
 def test_failures_by_cause(tmp_path):

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import string
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
+from .cleaning import cleaned, without_conditions
+from .labels import labelled_text, plain_text
 from .patterns import KeyMention, bare_key, is_option_list, key_mentions, leading_key, names_another
-from .text import cleaned, equal_options, option_spans, stemmed
+from .text import ACTORS, StemmedText, equal_options, option_spans, stemmed
 
 _STATED = re.compile(
     r"\b(?:answer|actions?|activity|option|choice)\b[^.\n]{0,80}?(?:\b(?:is|are|was|be)\b|:)", re.IGNORECASE
 )
 _SENTENCE = re.compile(r"[.\n]")
-# Who acts: "3. The person is stirring" says what "3. stirring" does.
-_ACTORS = frozenset("person people man men woman women boy girl someone somebody he she they individu".split())
+_LETTERS = string.ascii_uppercase
+# Where an option may be a number or a letter, such a reply may be either.
+_COUNT = re.compile(r"\d|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten)\b", re.IGNORECASE)
+_LONE_LETTER = re.compile(r"(?<!\w)[B-HJ-Z](?!\w)|^\W*\w\W*$")
 # The published evaluation of VisCoP takes these words out before it looks for a capital.
 _TAKEN_OUT = re.compile("answer|Answer")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reply says."""
+
+    key: str | None = None  # of the option
+    mislabelled: bool = False  # it is the option's text that says so, behind the key of another
 
 
 def parse_answer(reply: str, choices: Mapping[str, str]) -> str | None:
@@ -31,48 +46,99 @@ def parse_answer(reply: str, choices: Mapping[str, str]) -> str | None:
         choices: key -> option text.
 
     Returns:
-        None where the reply names no option, several at once, or contradicts itself ("3. stirring" where option 4 is
-        stirring).
+        None where the reply names no option, several at once, or contradicts itself ("3. The person is stirring" where
+        option 4 is stirring).
 
     Raises:
         Ego2ExoError: snowballstemmer is not installed.
     """
+    return read_answer(reply, choices).key
+
+
+def read_answer(reply: str, choices: Mapping[str, str]) -> Reading:
+    """As `parse_answer`, and whether the option's text stands behind another option's key."""
     alone = reply.strip()
     if alone and alone in choices:
-        return alone
+        return Reading(alone)
     text = cleaned(reply)
-    key = bare_key(text, choices)
-    if key is not None or not text:
-        return key
-    return _ReplyReader(text, choices).key()
+    if not text:
+        return Reading()
+    plain = text.rstrip(".!? ").lower()
+    key = bare_key(text, choices) or _only(key for key, option in choices.items() if plain_text(option) == plain)
+    if key is not None:
+        return Reading(key)
+    reader = _ReplyReader(without_conditions(text), choices)
+    key = reader.key()
+    if key is None and reader.silent:
+        other = _other_keys(choices)
+        key = bare_key(text, other) or _ReplyReader(reader.text, dict.fromkeys(other, "")).declared_key()
+        return Reading(other[key] if key else None)
+    return Reading(key, key in reader.labelled.mislabelled)
+
+
+def _other_keys(choices: Mapping[str, str]) -> dict[str, str]:
+    """1, 2, ... -> the keys where they are A, B, ..., and the other way round; empty where either could be meant."""
+    keys, texts = list(choices), " \n".join(choices.values())
+    numbers = [str(place) for place in range(1, len(keys) + 1)]
+    if [key.upper() for key in keys] == list(_LETTERS[: len(keys)]) and not _COUNT.search(texts):
+        return dict(zip(numbers, keys, strict=True))
+    if keys == numbers and len(keys) <= len(_LETTERS) and not any(map(_LONE_LETTER.search, choices.values())):
+        return dict(zip(_LETTERS, keys, strict=False))
+    return {}
+
+
+@functools.lru_cache(maxsize=4096)
+def _stemmed_option(text: str) -> StemmedText:
+    return stemmed(cleaned(text))
 
 
 class _ReplyReader:
     """One reply beside its options."""
 
     def __init__(self, text: str, choices: Mapping[str, str]) -> None:
-        self.text, self.choices = text, choices
-        self.options = {key: stemmed(cleaned(option)) for key, option in choices.items()}
+        self.labelled, self.choices = labelled_text(text, choices), choices
+        self.text = self.labelled.text
+        self.options = {key: _stemmed_option(option) for key, option in choices.items()}
         self.initials = frozenset(word[0] for option in self.options.values() for word in option.plain)
+        self.whole = stemmed(self.text, self.initials)
         self.head = self._head()
+        self.named = self._mentions()
+
+    @property
+    def silent(self) -> bool:
+        """Whether neither a key nor a text of an option stands there, unless denied."""
+        return self.head is None and not self.named and not option_spans(self.whole, self.options)
 
     def key(self) -> str | None:
         """See `parse_answer`."""
-        whole = stemmed(self.text, self.initials)
-        alike = [] if self.head else equal_options(whole, self.options)
+        alike = [] if self.head else equal_options(self.whole, self.options)
         if alike:
             return _only(alike)
-        named = self._mentions()
-        declared = [one for one in named if one.declared]
-        if declared:
-            return self._unambiguous(declared[-1])
-        keys = {one.key for one in named}
+        if any(one.declared for one in self.named):
+            return self.declared_key()
+        keys = {one.key for one in self.named}
         said = self._stated()
         if said:
             return _only(said) if len(keys) != 1 or keys <= said else None
-        if named:
-            return self._unambiguous(named[-1]) if len(keys) == 1 else None
-        return _only(span.key for span in option_spans(whole, self.options))
+        if keys:
+            return self._unambiguous(self.named[-1]) if len(keys) == 1 else None
+        return _only(span.key for span in option_spans(self.whole, self.options))
+
+    def declared_key(self) -> str | None:
+        """The key that is said to be the answer: the last one, or in a loop the first."""
+        declared = [one for one in self.named if one.declared]
+        return self._unambiguous(declared[0 if self._is_loop(declared) else -1]) if declared else None
+
+    def _is_loop(self, declared: list[KeyMention]) -> bool:
+        """Whether one sentence repeats with ever other options up to the length limit: the first was meant."""
+        ends = [0, *(one.end for one in declared)]
+        starts = [*(one.start for one in declared), len(self.text)]
+        before, *between, behind = (_words(self.text[end:start]) for end, start in zip(ends, starts, strict=True))
+        if not between or len(set(between)) > 1 or not before.endswith(between[0]):
+            return False
+        cut_off = (behind and between[0].startswith(behind)) or "..." in self.text[ends[-1] :]
+        changes = all(one.key != other.key for one, other in pairwise(declared))
+        return changes and (len(declared) > 2 or cut_off)
 
     def _head(self) -> KeyMention | None:
         """The key that the reply begins with; before an ordinary word only where an option's text follows: "3 walk"."""
@@ -89,7 +155,7 @@ class _ReplyReader:
         if head is None or is_option_list(self.text, self.choices):
             return named
         others = [one for one in named if one.start != head.start]
-        own = head.key in self._options_after(head.end, skip_actor=head.label)
+        own = head.start in self.labelled.own or head.key in self._options_after(head.end, skip_actor=head.label)
         kept = [one for one in named if one.start == head.start]
         if head.label and not kept:  # denied: "A is wrong"
             return others
@@ -99,7 +165,7 @@ class _ReplyReader:
         """The key, unless another stands beside it, or the text of another option right behind it."""
         if names_another(self.text, one, self.choices):
             return None
-        behind = self._options_after(one.end, skip_actor=one.label)
+        behind = set() if one.start in self.labelled.own else self._options_after(one.end, skip_actor=one.label)
         return one.key if not behind or one.key in behind else None
 
     def _options_after(self, end: int, *, skip_actor: bool) -> set[str]:
@@ -109,7 +175,7 @@ class _ReplyReader:
         """
         line = stemmed(self.text[end : end + 1000].split("\n")[0], self.initials)
         spans = option_spans(line, self.options)
-        first = next((place for place, stem in enumerate(line.stems) if not skip_actor or stem not in _ACTORS), 0)
+        first = next((place for place, stem in enumerate(line.stems) if not skip_actor or stem not in ACTORS), 0)
         return {span.key for span in spans} if any(span.first <= first for span in spans) else set()
 
     def _stated(self) -> set[str]:
@@ -119,6 +185,10 @@ class _ReplyReader:
             return set()
         sentence = _SENTENCE.split(self.text[places[-1] :], maxsplit=1)[0]
         return {span.key for span in option_spans(stemmed(sentence, self.initials), self.options)}
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def _only(keys: Iterable[str]) -> str | None:

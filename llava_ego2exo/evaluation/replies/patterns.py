@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from .cleaning import UNSPACED
 
 # What may follow a key without brackets. "A" and "I" are words too, and numbers count things: with an ordinary word
 # behind them they are no keys. Nor are the letters of "A.M.", "D-day" and "C'est", nor the number of "3.5".
 _FOLLOWING = (
-    r"(?:because|since|as|and|or|but|which|that|for|due|is|would\s+be|seems|fits|matches|best|rather|instead|not"
-    r"|does)\b"
+    r"(?:because|since|as|and|or|but|which|that|for|due|is|would\s+be|if|seems|fits|matches|describes|best|rather|instead"
+    r"|not|does|porque|pois|parce|car|weil|denn|da|perché|poiché|vì)\b"
 )
-_END = rf"(?=\s*(?:$|[;!?()\[\]}}\"/&–—\n]|[.:](?!\d)(?!\w\b)|,(?!\d)|'(?!\w)|-(?!\w))|\s+{_FOLLOWING})"
+_END = rf"(?=\s*(?:$|[;!?()\[\]}}\"/&–—\n{UNSPACED}]|[.:](?!\d)(?!\w\b)|,(?!\d)|'(?!\w)|-(?!\w))|\s+{_FOLLOWING})"
 _NOUN = r"(?:answer|choice|option|selection|response|action|solution|guess|conclusion|correct)"
 _IS = r"(?:(?<!\w)(?:is|are|was|be|becomes)(?!\w)|[:=→]|->)"
 _SURELY = r"(?:(?:also|most|very|likely|probably|clearly|definitely|indeed|actually|still|then|therefore|thus)\s+){0,2}"
-_CALLED = r"(?:(?:the\s+)?(?:option|choice|letter|number|answer)\s+)?"
+# What an option may be called: "Caption B". "video B" may be the beginning of "in the video I see".
+_LABEL = r"(?:option|choice|letter|number|answer|caption|sentence|statement|description|video|clip|image|picture)"
+_CALLED = rf"(?:(?:the\s+)?{_LABEL}\s+)?"
+# "The answer is" in other languages; in those without blanks whatever few signs are no letters may stand between.
+_ANSWER = unicodedata.normalize(
+    "NFKC",
+    r"\b(?:respuesta|opción|antwort|réponse|resposta|opção|risposta|opzione|đáp\s+án|câu\s+trả\s+lời|lựa\s+chọn)\b"
+    r"(?:(?!\b(?:no|não|non|nicht|pas|không)\b)[^.\n:]){0,40}?(?:(?<!\w)(?:es|ist|est|é|è|là)(?!\w)|:)\s*"
+    r"(?:(?:la|el|a|o|die|phương\s+án)\s+)?(?:(?:letra|lettera|lettre|opción|opção|option)\s+)?"
+    r"|(?:答案|答え|正解|回答|解答|选项|選項|选择?|選擇?|정답|답|คำตอบ)(?:(?!不|非|ไม่)[^.。\nA-Za-z0-9(]){0,30}?",
+)
 _TAKE = r"(?:choose|chose|pick|picked|select|selected|go\s+with|going\s+with|opt\s+for|answer\s+with)"
 _SO = (
     r"(?:(?:so|thus|therefore|hence|consequently)\b,?|(?:no|wait|actually)\s*[,:–—-])\s+"
@@ -32,9 +45,19 @@ _BAD = (
     r"(?:(?:is|are|was|would\s+be|seems)\s*(?:also\s+|clearly\s+)?(?:not\b|n't\b|wrong|incorrect|false|unlikely)"
     r"|(?:does|do|did)\s*(?:not\b|n't\b)|can(?:not|'t)\b|[:–—-]\s*(?:no|false|wrong|incorrect)\b)"
 )
-_NOT = r"(?:\bnot|n't|\bneither|\bnor|\bnever|\bnone\s+of|\bexcept|\brather\s+than|\binstead\s+of|\bthan)"
+_NOT = unicodedata.normalize(
+    "NFKC",
+    r"(?:\bnot|n't|\bneither|\bnor|\bnever|\bnone\s+of|\bexcept|\brather\s+than|\binstead\s+of|\bthan"
+    r"|\bnicht|\bpas|\b(?:no\s+es|não\s+é|non\s+è)(?:\s+(?:la|a))?|\bkhông\s+phải(?:\s+là)?|不是|ไม่ใช่)",
+)
 _OF = r"(?:(?:be|is|the|both|either|options?|choices?|letters?|numbers?|answers?)\s+){0,3}"
-_AND = r"(?:,|/|&|[-–](?=\w)|(?:and/or|and|or|nor|as\s+well\s+as)\b)\s*(?:(?:and|or|nor)\s+)?"
+_AND = (
+    r"(?:[,、/&]|[-–](?=\w)|(?:and/or|and|or|nor|as\s+well\s+as|y|o|u|und|oder|et|ou|e|và|hoặc)\b"
+    r"|和|或|と|か|또는|와|과|และ|หรือ)\s*(?:(?:and|or|nor)\s+)?"
+)
+# Numbers as keys: neither "1.5", "2,500", "1:30", "1/2", "-1" nor "50%" holds one.
+_UNCOUNTED, _WHOLE = r"(?<!\d[.,:/])(?<![-$€£])", r"(?![.,:/]\d)(?! ?%)"
+_BOTH_BAD = r"(?:are|were|do)\s*(?:both\s+|all\s+)?(?:not\b|n't\b|wrong|incorrect|false|unlikely)"
 
 
 @dataclass(frozen=True)
@@ -46,6 +69,7 @@ class KeyPatterns:
     head: re.Pattern[str]  # the reply begins with a key, as a label ("3. ...") or before an ordinary word
     item: re.Pattern[str]  # a label anywhere, as in a list of options
     one: re.Pattern[str]  # a key as a word
+    before: re.Pattern[str]  # a key, as it stands before an option's text
     declared: tuple[re.Pattern[str], ...]  # a key is said to be the answer
     named: tuple[re.Pattern[str], ...]  # a key is named, in a way that only keys are
     another: re.Pattern[str]  # right behind a key: another one, so that several are named at once
@@ -56,34 +80,39 @@ class KeyPatterns:
 @functools.lru_cache(maxsize=1024)
 def patterns(keys: tuple[str, ...]) -> KeyPatterns:
     """The patterns for these keys; a key without a letter or digit is never found."""
-    known = [key for key in keys if re.search(r"\w", key)]
-    one = "|".join(re.escape(key) for key in sorted(known, key=len, reverse=True)) or r"(?!)"
+    known = sorted((key for key in keys if re.search(r"\w", key)), key=len, reverse=True)
+    one = "|".join(rf"{_UNCOUNTED}{key}{_WHOLE}" if key.isdecimal() else re.escape(key) for key in known) or r"(?!)"
     apart = r"(?<!\w)(?<!\w')"
     free = rf"{apart}(?P<key>{one})(?!\w){_END}"
     closed = rf"[(\[{{]\s*(?P<closed>(?i:{one}))\s*[)\]}}]"
     half = rf"{apart}(?P<half>{one})\)"
     # In lower case a key is taken only where nothing but a stop follows: "a" is a word too.
     small = rf"{apart}(?P<small>(?i:{one}))(?=[\s\"']*(?:[.!)]?\s*$|[.!]\s))"
-    said = rf"{_NOUN}\b[^.\n]{{0,60}}?{_IS}\s*[\"']?\s*{_SURELY}|\b{_TAKE}\s+|\b{_SO}"
-    declared = [rf"(?i:(?:{said}){_CALLED})(?:{free}|{closed}|{half}|{small})"]
+    said = rf"{_NOUN}\b[^.\n]{{0,60}}?{_IS}\s*[\"']?\s*{_SURELY}|\b{_TAKE}\s+|\b{_SO}|{_ANSWER}"
+    declared = [rf"(?i:(?:{said}){_CALLED})(?:{closed}|[(\[{{]?\s*(?:{free}|{half}|{small}))"]
     declared += [rf"(?i:\\boxed\s*)\{{[\s{{(]*(?P<key>{one})(?!\w)", rf"(?:{free}|{closed})(?i:\s+{_GOOD})"]
-    named = [closed, half, rf"(?i:\b(?:option|choice)\s+)(?P<key>{one})(?!\w)"]
+    named = [closed, half, rf"(?i:\b(?:option|choice)\s+)(?P<key>{one})(?!\w)", rf"(?i:\b{_LABEL}\s+|[(\[{{]\s*){free}"]
     named += [rf"^\W*{free}", rf"^\W*(?P<key>(?i:{one}))[.):]\s"]
     named += [rf"(?i:(?:\b(?:is|be|but|say|think|guess|believe|it's|that's)\s+{_SURELY}|[,:;.]\s+)){free}"]
     item = rf"[(\[]?(?<!\w)(?:{one})(?!\w)[)\]]?"
+    listed = rf"\s*(?i:{_AND}{_CALLED}){item}"
     signs = r"[^\w\n]*"
+    beside = rf"(?:\s*(?:\([^()\n]{{0,80}}\)\s*)?(?i:{_AND}{_CALLED})[(\[]?|\s?[(\[])"
     return KeyPatterns(
-        re.compile(rf"\W*(?i:(?:{_NOUN}|number|letter)\W*)?(?P<key>(?i:{one}))(?:\W+(?P=key)(?!\w))*\W*"),
-        re.compile(rf"^{signs}(?i:(?:option|choice|answer)\b{signs})?(?P<key>{one}){signs}$", re.MULTILINE),
+        re.compile(rf"\W*(?i:(?:{_NOUN}|{_LABEL})\W*)?(?P<key>(?i:{one}))(?:\W+(?P=key)(?!\w))*\W*"),
+        re.compile(rf"^{signs}(?i:{_LABEL}\b{signs})?(?P<key>{one}){signs}$", re.MULTILINE),
         re.compile(
             rf"\W*(?P<key>{one}|(?i:{one})(?=[.):]\s))(?!\w)(?P<label>[)\]]?\s*[.):,;–—-](?!\d)|[)\]])?\W*(?=\w)"
         ),
         re.compile(rf"(?<!\S)[(\[]?(?P<key>{one})[.):\]](?!\S)"),
         re.compile(rf"(?<!\w)(?P<key>{one})(?!\w)"),
+        re.compile(rf"[(\[{{]?(?<!\w)(?P<key>{one})(?!\w)(?P<label>\s?[)\]}}]?\s?[.:,;=(–—-]?)[\s\"']{{0,4}}"),
         tuple(map(re.compile, declared)),
         tuple(map(re.compile, named)),
-        re.compile(rf"[)\]]?\s*(?:\([^()\n]{{0,80}}\)\s*)?(?i:{_AND}{_CALLED})[(\[]?(?P<key>{one})(?!\w){_END}"),
-        re.compile(rf"(?i:{_NOT}\s+{_OF}){item}(?:\s*(?i:{_AND}{_CALLED}){item}(?!\s+(?i:{_GOOD})))*"),
+        re.compile(rf"[)\]]?{beside}(?P<key>{one})(?!\w){_END}"),
+        re.compile(
+            rf"(?i:{_NOT}\s*{_OF}){item}(?:{listed}(?!\s+(?i:{_GOOD})))*|{item}(?:{listed}){{1,12}}\s*(?i:{_BOTH_BAD})"
+        ),
         re.compile(rf"[)\]]?\s*(?<!\w(?=\w))(?i:{_BAD})"),
     )
 
@@ -133,7 +162,7 @@ def key_mentions(reply: str, keys: Iterable[str]) -> list[KeyMention]:
     """Every option that a reply names by its key and does not deny, in order of place."""
     known = tuple(keys)
     compiled = patterns(known)
-    denied = set(_negated_places(reply, compiled))
+    denied = denied_places(reply, known)
     found: dict[int, KeyMention] = {}
     for one in _all_mentions(reply, compiled, known):
         if one.start not in found and one.start not in denied and not compiled.wrong.match(reply, one.end):
@@ -160,11 +189,11 @@ def _one_key(pattern: re.Pattern[str], reply: str) -> bool | None:
     return len(keys) == 1 if keys else None
 
 
-def _negated_places(reply: str, compiled: KeyPatterns) -> Iterator[int]:
+def denied_places(reply: str, keys: Iterable[str]) -> set[int]:
     """Where keys begin that are denied: those of "neither A nor B"."""
-    for match in compiled.denied.finditer(reply):
-        for one in compiled.one.finditer(reply, match.start(), match.end()):
-            yield one.start("key")
+    compiled = patterns(tuple(keys))
+    spans = [match.span() for match in compiled.denied.finditer(reply)]
+    return {one.start("key") for span in spans for one in compiled.one.finditer(reply, *span)}
 
 
 def names_another(reply: str, one: KeyMention, keys: Iterable[str]) -> bool:

@@ -1,45 +1,18 @@
-"""Replies and options as text: cleaned, as word stems, and where in a reply an option's text stands un-negated."""
+"""Replies and options as word stems, and where in a reply an option's text stands un-negated."""
 
 from __future__ import annotations
 
 import functools
 import re
-import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import require_package
 
-_THOUGHT = re.compile(r"<think(?:ing)?>|</think(?:ing)?>", re.IGNORECASE)
-_ANSWER = re.compile(r"<answer>([^<]*)(?:</answer>|$)", re.IGNORECASE)
-# Tokens such as <|im_end|>, and tags.
-_TAGS = re.compile(r"<\|[^|<>]{1,40}\|>|</?[A-Za-z][A-Za-z_]{0,20}>")
-_MARKS = re.compile(r"[*_`#$]+|\\(?:text(?:bf|it|rm)?|math(?:bf|rm|it))(?![A-Za-z])")
-_SPEAKER = re.compile(r"\s*assistant\s*[:\n]", re.IGNORECASE)
-_QUOTES = str.maketrans("‘’‚′“”„″", "''''\"\"\"\"")
-_BLANKS = re.compile(r"[^\S\n]+")
-_LINES = re.compile(r" ?\n[ \n]*")
-
-
-def cleaned(text: str) -> str:
-    """The text without end tokens, tags, Markdown and reasoning; plain letters and quotes, single blanks and breaks."""
-    plain = unicodedata.normalize("NFKC", text).translate(_QUOTES)
-    plain = "".join(sign for sign in plain if sign in "\n\t" or unicodedata.category(sign) != "Cf")
-    plain = _TAGS.sub("\n", _answered(plain))
-    # Runs of white space would cost the patterns that look past them the square of their length.
-    plain = _LINES.sub("\n", _BLANKS.sub(" ", _MARKS.sub(" ", plain)))
-    return _SPEAKER.sub("", plain, count=1).strip() if _SPEAKER.match(plain) else plain.strip()
-
-
-def _answered(text: str) -> str:
-    """What stands behind the last thought, and in the last <answer>, where there are such tags."""
-    behind = _THOUGHT.split(text)[-1]
-    answers = [answer for answer in _ANSWER.findall(behind) if answer.strip()]
-    return answers[-1] if answers else behind
-
-
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+# A number is one word with its sign, decimals, thousands, minutes and per cent: "1.5" does not hold "1".
+_WORD = re.compile(r"(?:(?<!\w)-)?(?:(?<!\w)\.)?(?<!\w)\d+(?:[.,:/]\d+)*[^\W_]*(?: ?%)?|[^\W_]+(?:'[^\W_]+)?")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # Words that an option may lack or have without naming another one.
 _SILENT = frozenset("a an the this that these those his her its their some is are was were be been being".split())
 COMMA, STOP = 1, 2
@@ -62,7 +35,7 @@ def stemmed(text: str, initials: Collection[str] | None = None) -> StemmedText:
     word's stem can be that of a word with such a beginning.
     """
     found = list(_WORD.finditer(text))
-    plain = tuple(match.group().lower() for match in found)
+    plain = tuple(_word(match.group()) for match in found)
     places = tuple(place for place, word in enumerate(plain) if word not in _SILENT)
     counting = (plain[place] for place in places)
     stems = tuple(_stem(word) if initials is None or word[0] in initials else word for word in counting)
@@ -71,10 +44,14 @@ def stemmed(text: str, initials: Collection[str] | None = None) -> StemmedText:
     return StemmedText(stems, places, plain, breaks)
 
 
+def _word(text: str) -> str:
+    return text.lower() if text.isalpha() else _THOUSANDS.sub("", text.replace(" ", "")).lower()
+
+
 def _break(between: str) -> int:
     if between in (" ", ""):
         return 0
-    return STOP if any(sign in ".;:!?\n" for sign in between) else COMMA if "," in between else 0
+    return STOP if any(sign in ".;:!?\n。" for sign in between) else COMMA if "," in between else 0
 
 
 @functools.lru_cache(maxsize=65536)
@@ -87,37 +64,77 @@ def _stemmer() -> Any:
     return require_package("snowballstemmer", "eval").stemmer("english")
 
 
+# Who acts: "3. The person is stirring" says what "3. stirring" does, and ", he sits" begins a clause.
+ACTORS = frozenset("person people man men woman women boy girl someone somebody he she they individu".split())
+_OPENING = ACTORS | frozenset("it there so thus hence therefore".split())
 NEGATIONS = frozenset("not never neither nor without cannot no none".split())
 _PAIRS = frozenset({("rather", "than"), ("instead", "of")})
+# "no doubt", "not only": these deny nothing.
+_NEUTRAL = frozenset("doubt question only just merely".split())
 _CONTRASTS = frozenset("but however instead though yet".split())
 _VERBS = frozenset("is are was were would seems does do did can could has have".split())
 _WRONG = frozenset("not never wrong incorrect false unlikely".split())
-# How many words before a text its negation may stand, and how many where a comma is between ("not walking, drinking").
-_REACH, _PAST_COMMA = 8, 3
+_JOINING = frozenset("and or nor also even".split())
+# How many words before a text its negation may stand, how many where a comma is between ("not walking, drinking"), and
+# how many in a list that "or" ends.
+_REACH, _PAST_COMMA, _LIST = 8, 3, 30
 
 
-def is_negated(reply: StemmedText, first: int, end: int) -> bool:
-    """Whether what stands from stem `first` up to `end` is negated: "not walking", "walking is wrong"."""
-    return _before(reply, reply.places[first]) or _behind(reply, reply.places[end - 1] + 1)
+def _unnegated(reply: StemmedText, spans: list[TextSpan]) -> list[TextSpan]:
+    """The spans that are not negated: neither "not walking" nor "walking is wrong", alone or in a list."""
+    kept: list[TextSpan] = []
+    following, wrong = 0, False  # where the span behind begins, and whether it is said to be wrong
+    for span in sorted(spans, key=lambda span: span.first, reverse=True):
+        first, end = reply.places[span.first], reply.places[span.end - 1] + 1
+        listed = wrong and _joined(reply, end, following)
+        following, wrong = first, listed or _behind(reply, end)
+        if not wrong and not _before(reply, first, end):
+            kept.append(span)
+    return kept[::-1]
 
 
-def _before(reply: StemmedText, place: int) -> bool:
-    reach, past_comma = _REACH, False
-    for at in range(place - 1, max(place - 1 - _REACH, -1), -1):
-        if reply.breaks[at + 1] == STOP:
+def _joined(reply: StemmedText, end: int, following: int) -> bool:
+    """Whether two texts are parts of one list: commas, "and" and "or" alone stand between."""
+    if STOP in reply.breaks[end : following + 1]:
+        return False
+    return all(word in _JOINING or word in _SILENT for word in reply.plain[end:following])
+
+
+def _before(reply: StemmedText, first: int, end: int) -> bool:
+    limit, listed = _REACH, _in_list(reply, first, end)
+    for at in range(first - 1, max(first - 1 - (_LIST if listed else _REACH), -1), -1):
+        behind = reply.breaks[at + 1]
+        if behind == STOP or (behind == COMMA and _begins_clause(reply, at + 1)):
             return False
-        if reply.breaks[at + 1] == COMMA:
-            reach, past_comma = _PAST_COMMA, True
-        if place - at > reach:
+        limit = _PAST_COMMA if behind == COMMA else limit
+        if first - at > limit and not listed:
             return False
         word, following = reply.plain[at], reply.plain[at + 1]
         if (word, following) in _PAIRS or word.endswith("n't"):
             return True
         if word in _CONTRASTS:
             return False
-        if word in NEGATIONS and not (word == "no" and past_comma):  # "No, he is walking"
+        # "No, he is walking" denies what was asked.
+        if word in NEGATIONS and not (word == "no" and behind) and _NEUTRAL.isdisjoint(reply.plain[at + 1 : at + 3]):
             return True
     return False
+
+
+def _in_list(reply: StemmedText, first: int, end: int) -> bool:
+    """Whether "or" or "nor" stands right before a text, or behind it in the same clause."""
+    if first and reply.plain[first - 1] in ("or", "nor"):
+        return True
+    for at in range(end, min(end + _LIST, len(reply.plain))):
+        if reply.breaks[at] == STOP or reply.plain[at] in _CONTRASTS or _begins_clause(reply, at):
+            return False
+        if reply.plain[at] in ("or", "nor"):
+            return True
+    return False
+
+
+def _begins_clause(reply: StemmedText, at: int) -> bool:
+    """Whether one who acts stands at a place, behind an article or not: ", the man"."""
+    return not _OPENING.isdisjoint(reply.plain[at : at + (2 if reply.plain[at] == "the" else 1)])
 
 
 def _behind(reply: StemmedText, place: int) -> bool:
@@ -127,6 +144,18 @@ def _behind(reply: StemmedText, place: int) -> bool:
     if following[0] == "cannot" or following[0].endswith("n't"):
         return True
     return following[0] in _VERBS and following[1:] != () and following[1] in _WRONG
+
+
+# Behind "no" these begin a clause of their own ("No he sits"); any other word is what there is none of.
+_AFTER_NO = (ACTORS | _SILENT | frozenset("because since as it there i we you".split())) - {"person", "people"}
+
+
+def _is_determiner(reply: StemmedText, span: TextSpan) -> bool:
+    """Whether a text is the "no" of "no cups", which answers nothing."""
+    behind = reply.places[span.end - 1] + 1
+    if reply.plain[reply.places[span.first] : behind] != ("no",) or behind == len(reply.plain):
+        return False
+    return not reply.breaks[behind] and reply.plain[behind] not in _AFTER_NO
 
 
 # How many words may stand inside an option's text: "pouring water from a kettle" for `pouring from kettle`.
@@ -160,7 +189,7 @@ def option_spans(reply: StemmedText, options: Mapping[str, StemmedText]) -> list
     held = {key: option for key, option in options.items() if option.stems and there.issuperset(option.stems)}
     for gap in (0, _GAP):
         spans = [span for key, option in held.items() for span in _spans(reply, key, option, gap)]
-        spans = [span for span in _outermost(spans) if not is_negated(reply, span.first, span.end)]
+        spans = _unnegated(reply, [span for span in _outermost(spans) if not _is_determiner(reply, span)])
         if spans:
             stems = {options[span.key].stems for span in spans}
             twins = [[key for key, option in options.items() if option.stems == one] for one in stems]

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from ...common.text import aligned_table
-from ..items import FAILED, Described, Outcome
+from ..items import FAILED, MISLABELLED, Described, Outcome
 from ..stats.descriptions import ALL
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
@@ -111,7 +111,8 @@ def group_title(mode: str, view: str) -> str:
 def _summary(metrics: Mapping[str, Any]) -> Table:
     rows = [row for row in metrics["accuracy"] if row["category"] == ALL]
     names = _distinguishing(rows)
-    counts = ["n", "videos", "parsed", "unparsed", "failed"] + ["judged"] * any(row["judged"] for row in rows)
+    counts = ["n", "videos", "parsed", "unparsed", "failed"]
+    counts += [name for name in ("judged", MISLABELLED) if any(row[name] for row in rows)]
     head = [*names, "right", "", *_difference_head(metrics), *counts]
     cells = [
         [*(row[name] for name in names), *_accuracy(row), *_difference(metrics, row), *(str(row[n]) for n in counts)]

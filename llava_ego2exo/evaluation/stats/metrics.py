@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...errors import Ego2ExoError
-from ..items import FAILED, MODES, PARSED, UNPARSED, Described, Item, Outcome
+from ..items import FAILED, MISLABELLED, MODES, PARSED, UNPARSED, Described, Item, Outcome
 from .descriptions import ALL, description_rows
 from .intervals import LEVEL, difference_interval, share_interval
 
@@ -94,6 +94,7 @@ def _accuracy(group: Group, category: str, members: Sequence[Outcome]) -> dict[s
         "chance": 100 * sum(chances) / len(chances) if chances else None,
         **{state: states.count(state) for state in (PARSED, UNPARSED, FAILED)},
         "judged": sum(outcome.judged for outcome in members),
+        MISLABELLED: sum(MISLABELLED in outcome.flags for outcome in members),
     }
 
 

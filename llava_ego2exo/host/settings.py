@@ -106,7 +106,23 @@ def inherit(settings: Settings) -> tuple[Settings, dict[str, Any]]:
     return dataclasses.replace(settings, values={**settings.values, **found}), found
 
 
-def data_files(settings: Settings) -> list[str]:
+@dataclass(frozen=True)
+class DataFile:
+    """A file of training rows, and which of them LLaVA-NeXT takes by its YAML list's `sampling_strategy`."""
+
+    path: str
+    sampling: str = "all"
+
+    def kept(self, count: int) -> range:
+        """Indices of the rows that may be trained on; of a random strategy all."""
+        how, _, number = self.sampling.partition(":")
+        if how not in ("first", "end") or not number:
+            return range(count)
+        most = -(-int(number.rstrip("%")) * count // 100) if number.endswith("%") else int(number)
+        return range(min(most, count)) if how == "first" else range(max(count - most, 0), count)
+
+
+def data_files(settings: Settings) -> list[DataFile]:
     """The JSON files that LLaVA reads for `--data_path`: one, or in LLaVA-NeXT `{a,b}.json` or a YAML list.
 
     Raises:
@@ -115,19 +131,40 @@ def data_files(settings: Settings) -> list[str]:
     path, lists = settings["data_path"], "mm_newline_position" in settings.values
     if not path:
         raise Ego2ExoError("no --data_path", "a JSON file of LLaVA samples", "pass --data_path train.json")
-    files = [path]
-    if braces := re.match(r"^(.*)\{(.*)\}\.json$", path):
-        files = [f"{braces.group(1)}{name}.json" for name in braces.group(2).split(",")]
+    files = [DataFile(path)]
+    braces = re.match(r"^(.*)\{(.*)\}\.json$", path)
+    if braces:
+        files = [DataFile(f"{braces.group(1)}{name}.json") for name in braces.group(2).split(",")]
     elif path.endswith(".yaml") and Path(path).is_file():
-        import yaml
-
-        files = [dataset["json_path"] for dataset in yaml.safe_load(Path(path).read_text())["datasets"]]
+        files = _yaml_files(path)
     allowed = "one .json file, `{a,b}.json` or a .yaml list (.jsonl only inside it)" if lists else "one .json file"
-    missing = [file for file in files if not Path(file).is_file()]
+    missing = [file.path for file in files if not Path(file.path).is_file()]
+    odd = path.endswith(".jsonl") or (lists and not braces and "{" in path and "}" in path)
     refuse(
-        (path.endswith(".jsonl") or (files != [path] and not lists), f"--data_path {path} is not read by this llava",
-         allowed, "write one JSON list"),
+        (odd or (files != [DataFile(path)] and not lists), f"--data_path {path} is not read by this llava", allowed,
+         "write one JSON list"),
         (missing, f"--data_path {path}: no file {', '.join(missing)}", "existing JSON files", "check the path"),
+    )  # fmt: skip
+    return files
+
+
+def _yaml_files(path: str) -> list[DataFile]:
+    import yaml
+
+    allowed = (
+        "`datasets:`, a list of `json_path:` (.json or .jsonl) with `sampling_strategy:` all, first:N, end:N or "
+        "random:N, where N is 1 or more, or a percentage (10%)"
+    )
+    try:
+        listed = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        files = [DataFile(entry["json_path"], entry.get("sampling_strategy", "all")) for entry in listed["datasets"]]
+        wrong = [file for file in files if not file.path.endswith((".json", ".jsonl"))]
+        wrong += [file for file in files if not re.fullmatch(r"all|(first|end|random):0*[1-9]\d*%?", file.sampling)]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise Ego2ExoError(f"--data_path {path} is no list of training files", allowed, "fix the file") from error
+    refuse(
+        (not files, f"--data_path {path} lists no file", allowed, "add one"),
+        (wrong, f"--data_path {path} lists {wrong and wrong[0]}", allowed, "fix this entry"),
     )  # fmt: skip
     return files
 

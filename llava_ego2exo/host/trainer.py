@@ -46,12 +46,21 @@ def wrap_trainer(original: type) -> type:
             dtype, name = getattr(given, "vision_tower_dtype", None), getattr(given, "trainer_type", None)
             if dtype is not None:  # LLaVA has cast the tower to half precision, which is slow without a GPU
                 model.get_model().get_vision_tower().to(torch_dtype(dtype, "--vision_tower_dtype"))
-            if not name and getattr(model.config, "ego2exo", False):
-                name = "ego2exo"
+            if getattr(model.config, "ego2exo", False):
+                _record_reading(model.config, kwargs.get("train_dataset"))
+                name = name or "ego2exo"
             return (TRAINERS.get(name)(original) if name else original)(*args, **kwargs)
 
     found = Lookup(original.__name__, (original,), {"__wrapped__": original, "__module__": original.__module__})
     return found
+
+
+def _record_reading(config: Any, dataset: Any) -> None:
+    """How a student is given its clips, which llava-torch does not write to its config."""
+    for name in ("add_time_instruction", "force_sample"):
+        value = getattr(getattr(dataset, "data_args", None), name, None)
+        if value is not None:
+            setattr(config, name, value)
 
 
 class DistillingMixin:

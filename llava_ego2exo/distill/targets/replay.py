@@ -15,7 +15,7 @@ from ...common.draws import shuffle_key
 from ...common.text import shorten_list
 from ...config import Ego2ExoConfig
 from ...errors import Ego2ExoError
-from ...host.preflight.data import read_samples, sample_faults
+from ...host.preflight.data import RowCheck, RowRules, read_samples
 from .samples import Sample, relative_to
 
 
@@ -66,7 +66,8 @@ def draw_replayed(mix: Mix, count: int, seed: int) -> list[Sample]:
         raise Ego2ExoError(given, "enough, as none is drawn twice", "pass a smaller --mix-ratio, or a larger file")
     drawn = _shuffled(samples, seed)[:count]
     folders = dict(zip(("video_folder", "image_folder"), mix.folders, strict=True))
-    faults = [f"{mix.file}[{index}]: {fault}" for index in drawn for fault in _faults(samples[index], folders)]
+    check = RowCheck(folders, Ego2ExoConfig(), RowRules(image_lists=True))
+    faults = [f"{mix.file}[{index}]: {fault}" for index in drawn for fault in _faults(samples[index], check)]
     if faults:
         raise Ego2ExoError(
             f"{len(faults)} fault(s) in the samples drawn for replay: {shorten_list(faults)}",
@@ -87,8 +88,8 @@ def _shuffled(samples: Sequence[Any], seed: int) -> list[int]:
     return sorted(range(len(samples)), key=keys.__getitem__)
 
 
-def _faults(sample: Any, folders: dict[str, str]) -> Iterator[str]:
-    yield from sample_faults(sample, folders, Ego2ExoConfig())
+def _faults(sample: Any, check: RowCheck) -> Iterator[str]:
+    yield from (text for _, text in check.faults(sample))
     if isinstance(sample, dict) and "ego_video" in sample:
         yield "is of distillation itself (has ego_video): LLaVA-NeXT takes two files as --data_path {a,b}.json"
 

@@ -1,6 +1,7 @@
 """Fixes of LLaVA's training data: placeholders of distillation samples stay in their place, stored samples unchanged.
 
 LLaVA moves a lone placeholder to the front of its turn; the paper puts the video before or after the query, at random.
+A row's own system prompt takes the place of the template's.
 """
 
 from __future__ import annotations
@@ -12,21 +13,41 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from ..hooks.install import substituted
+
 PLACEHOLDER = "<image>"
+# Keys of a row in memory: its placeholder stays in its place; its system prompt.
+KEPT_PLACE, SYSTEM = "ego2exo_kept_place", "ego2exo_system"
 _KEEP: ContextVar[bool] = ContextVar("ego2exo_keep_placement", default=False)
+# LLaVA-NeXT's functions that take the system prompt as an argument, by the template's version.
+_WITH_SYSTEM = {"qwen": "preprocess_qwen", "llama_v3": "preprocess_llama3"}
 
 
 @contextlib.contextmanager
-def placement_of(sample: dict[str, Any]) -> Iterator[None]:
-    """Turns prepared inside keep their placeholder's place if the sample is one of distillation.
+def written_as(sample: dict[str, Any]) -> Iterator[None]:
+    """Turns prepared inside have the sample's system prompt, and keep their placeholder's place in distillation.
 
-    Others are left to LLaVA, so that a file trains as it always did.
+    Other samples are left to LLaVA, so that a file trains as it always did.
     """
-    token = _KEEP.set("ego_video" in sample)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(_KEEP.reset, _KEEP.set("ego_video" in sample or KEPT_PLACE in sample))
+        if SYSTEM in sample:
+            _set_system(stack, sample[SYSTEM])
         yield
-    finally:
-        _KEEP.reset(token)
+
+
+def _set_system(stack: contextlib.ExitStack, text: str) -> None:
+    import llava.train.train as host
+    from llava import conversation
+
+    template = copy.copy(conversation.default_conversation)
+    head = template.system.split("\n")[0] + "\n" if template.system.startswith("<|") else ""
+    template.system = head + text
+    stack.enter_context(substituted(conversation, default_conversation=template))
+    name = _WITH_SYSTEM.get(template.version)
+    if name is not None:
+        made = functools.partial(getattr(host, name), system_message=text)
+        stack.enter_context(substituted(host, **{name: made}))
 
 
 def keep_placement(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,6 +68,7 @@ def keep_placement(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _split(text: str) -> str | None:
     """The query that a lone placeholder stands behind; None for any other turn."""
+    text = text.rstrip()
     query = text.removesuffix(PLACEHOLDER)
     return query.strip() if query != text and PLACEHOLDER not in query and query.strip() else None
 

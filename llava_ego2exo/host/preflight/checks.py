@@ -30,7 +30,7 @@ from ..training.dataset import has_teacher
 from ..training.verification import require_choice
 from .data import check_data
 from .teacher import SampleCheck, check_distilling, require_alignment, require_own_loss
-from .templates import PreprocessPreview, check_class, check_supervision, check_version, student_tokenizer
+from .templates import PreprocessPreview, check_class, check_supervision, check_version, row_rules, student_tokenizer
 
 _PREVIEWED = 256  # samples
 
@@ -76,6 +76,7 @@ def check_run(settings: Settings) -> CheckedRun:
         (adapter is not None and not Path(str(adapter)).is_file(), f"--pretrain_mm_mlp_adapter {adapter} is not a file",
          "an mm_projector.bin", "check the path"),
     )  # fmt: skip
+    _check_numbers(settings)
     _check_reading(settings, given)
     _check_sharding(settings)
     distilling = check_distilling(settings)
@@ -87,7 +88,8 @@ def check_run(settings: Settings) -> CheckedRun:
 
 def _check_files(settings: Settings, flags: Ego2ExoConfig, distilling: DistillConfig) -> CheckedRun:
     """Training file, stored answers and checkpoints; some samples as the student will read them."""
-    samples = check_data(settings, flags, SampleCheck(settings, distilling) if distilling.on else None)
+    extra = SampleCheck(settings, distilling) if distilling.on else None
+    samples = check_data(settings, flags, extra, row_rules(settings))
     if any("video" in sample for sample in samples):
         require_av()
     if distilling.on and not any(map(has_teacher, samples)):
@@ -213,6 +215,24 @@ def _check_vocabulary(settings: Settings) -> None:
             "a base that has these tokens already, or training the whole model",
             " ".join(f"--{flag} False" for flag in flags),
         )
+
+
+# Least values; below them LLaVA loads the model and dies at the first sample or step.
+_LEAST = {
+    "video_fps": 1, "frames_upbound": 0, "model_max_length": 1, "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1, "dataloader_num_workers": 0, "lora_r": 1, "learning_rate": 0,
+    "mm_projector_lr": 0, "mm_vision_tower_lr": 0, "weight_decay": 0, "mm_spatial_pool_stride": 1,
+}  # fmt: skip
+
+
+def _check_numbers(settings: Settings) -> None:
+    # Turned round, so that nan is refused too.
+    low = {name: least for name, least in _LEAST.items() if settings[name] is not None and not settings[name] >= least}
+    refuse(
+        *((True, f"--{name} {settings[name]}", f"{least} or more", "") for name, least in low.items()),
+        (settings["force_sample"] and not settings["frames_upbound"], "--force_sample True with --frames_upbound 0",
+         "--frames_upbound 1 or more, which is then the number of frames of every clip", "give it, or leave it out"),
+    )  # fmt: skip
 
 
 def _check_reading(settings: Settings, given: SimpleNamespace) -> None:

@@ -1,122 +1,295 @@
-"""LLaVA's training JSON: every sample is checked before any weight loads."""
+"""LLaVA's training JSON: every row is checked before any weight loads."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from ...common.json_io import read_json, read_json_lines, set_max_mb
+from ...common.json_io import read_json, read_json_lines, read_text, set_max_mb
+from ...common.processes import is_first
 from ...common.text import shorten_list
 from ...config import PREFIX, Ego2ExoConfig
 from ...errors import Ego2ExoError
+from ..fixes.data import PLACEHOLDER, SYSTEM
 from ..settings import Settings, data_files
+from ..training.rows import VIDEO_PLACEHOLDER, host_row
 
-_ABSENT = "is not there"
+MAX_JSON_MB = f"{PREFIX}max_json_mb"
+_FILE = "file"
+_NAMED = 5  # faults of each kind
 _FORM = (
     '{"id", "video" or "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, '
     '{"from": "gpt", "value": "..."}]} with files under --video_folder and --image_folder'
 )
-MAX_JSON_MB = f"{PREFIX}max_json_mb"
+Fault = tuple[str, str]  # its kind, by which faults are counted, and what is wrong in this row
 
 
-def check_data(settings: Settings, flags: Ego2ExoConfig, extra: Any = None) -> list[dict[str, Any]]:
-    """Every sample's conversations, placeholders and files.
+@dataclass(frozen=True)
+class RowRules:
+    """What one host trains of a conversation by one template; the defaults suit llava-torch and Vicuna's.
+
+    Args:
+        roles: names that turns may be from, besides a first system turn.
+        alternating: human and gpt have to take turns; else only the first turn has to be human.
+        one_answer: one human turn with a placeholder and one gpt turn, no more.
+        system: the template has a system prompt.
+        image_lists: a row may have several images.
+        frame_folder: words in the path of a video that may be a folder of frames.
+        times: the time instruction is written into the first turn, and the placeholder with it.
+    """
+
+    roles: tuple[str, ...] = ("human", "gpt")
+    alternating: bool = True
+    one_answer: bool = False
+    system: bool = True
+    image_lists: bool = False
+    frame_folder: str | None = None
+    times: bool = False
+
+
+class FileIndex:
+    """Whether files are there, asked of the disk as rarely as a slow one needs it: often by one list of a folder."""
+
+    _ASKED = 8  # files of a folder, before it is listed
+
+    def __init__(self) -> None:
+        self._found: dict[str, str] = {}
+        self._asked: Counter[str] = Counter()
+        self._listed: dict[str, frozenset[str]] = {}
+
+    def kind(self, path: str) -> str:
+        """`file`, `folder`, or `nothing`."""
+        if path in self._found:
+            return self._found[path]
+        folder, name = os.path.split(path)
+        if self._asked[folder] == self._ASKED:
+            self._listed[folder] = _files_in(folder)
+        self._asked[folder] += 1
+        known = name in self._listed.get(folder, ())
+        self._found[path] = found = "file" if known else _kind_of(path)
+        return found
+
+
+def _files_in(folder: str) -> frozenset[str]:
+    try:
+        with os.scandir(folder or ".") as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+    except OSError:
+        return frozenset()  # each file is asked for by its name
+
+
+def _kind_of(path: str) -> str:
+    if "\0" in path or not os.path.exists(path):
+        return "nothing"
+    return "folder" if os.path.isdir(path) else "file" if os.path.isfile(path) else "device or pipe"
+
+
+def _is_text(value: str) -> bool:
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+class RowCheck:
+    """What is wrong with rows of a training file: form, turns, placeholders and files.
+
+    Args:
+        folders: maps `video_folder` and `image_folder`; None is the folder that the run is started in.
+        flags: the plugin's, which say what gets tokens.
+        rules: of the host and template.
+    """
+
+    def __init__(
+        self, folders: Settings | Mapping[str, Any], flags: Ego2ExoConfig, rules: RowRules | None = None
+    ) -> None:
+        self.folders, self.rules, self.files = folders, rules or RowRules(), FileIndex()
+        self.images = flags.visual_tokens or "image" in flags.modality_set
+        self.notes: Counter[str] = Counter()  # what LLaVA leaves out of rows that can be trained on
+
+    def faults(self, row: Any) -> list[Fault]:
+        """Those of one row."""
+        return self.read(row)[1]
+
+    def read(self, row: Any) -> tuple[Any, list[Fault]]:
+        """One row in LLaVA's own terms (:func:`.host_row`), and its faults."""
+        if not isinstance(row, dict):
+            return row, [("form", f"is a {type(row).__name__}, not an object")]
+        turns = row.get("conversations")
+        if not isinstance(turns, list) or not turns:
+            return row, [("form", "has no conversations")]
+        found = [fault for number, turn in enumerate(turns) for fault in self._turn(number, turn)]
+        if not found:
+            row = host_row(row)
+            found = [*self._order([turn["from"] for turn in row["conversations"]]), *self._visual(row)]
+        return row, found
+
+    def _turn(self, number: int, turn: Any) -> list[Fault]:
+        """Faults that a turn has by itself."""
+        if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
+            return [("form", f"has a turn {number} without `from` and `value`")]
+        role, value, rules, found = turn["from"], turn["value"], self.rules, []
+        if role == "system" and number == 0:
+            if not rules.system:
+                found.append(("role", "has a system turn, and the template of --version has no system prompt"))
+        elif role not in rules.roles:
+            known = " and ".join(rules.roles)
+            found.append(("role", f"has a turn {number} from {role!r}, where LLaVA trains {known}"))
+        if not isinstance(value, str):
+            found.append(("value", f"has a {type(value).__name__} as value of turn {number}"))
+        elif (not value or value.isspace()) and role != "system" and (rules.alternating or role != "human"):
+            found.append(("value", f"has an empty value in turn {number}"))
+        elif not value.isascii() and not _is_text(value):
+            found.append(("value", f"has half of a surrogate pair in turn {number}, which no tokenizer reads"))
+        return found
+
+    def _order(self, roles: list[str]) -> list[Fault]:
+        if roles == ["human", "gpt"]:
+            return []
+        kind, rules = "order of turns", self.rules
+        if rules.one_answer:
+            return [(kind, "is not one human turn and one gpt turn, as the template of --version needs it")]
+        if roles and roles[0] == "gpt":
+            roles = roles[1:]
+            self.notes["begin with a gpt turn, which LLaVA leaves out"] += 1
+        if not {"gpt", "assistant"} & set(roles):
+            return [(kind, "has no gpt turn that answers a human one")]
+        if roles[0] != "human":
+            return [(kind, f"begins with turns from {roles[0]}")]
+        if rules.alternating:
+            twice = next((role for role, last in zip(roles[1:], roles, strict=False) if role == last), None)
+            if twice is not None:
+                return [(kind, f"has two {twice} turns in a row")]
+            if roles[-1] == "human":
+                self.notes["end with a human turn, of which LLaVA trains nothing by this template"] += 1
+        return []
+
+    def _visual(self, row: dict[str, Any]) -> list[Fault]:
+        """Faults of placeholders and files."""
+        turns, kind = row["conversations"], "image" if "image" in row else "video" if "video" in row else None
+        human = [turn["value"] for turn in turns if turn["from"] == "human"]
+        count = "\n".join(human).count(PLACEHOLDER)
+        if kind is None:
+            meant = any(value.startswith(VIDEO_PLACEHOLDER) or value.endswith(VIDEO_PLACEHOLDER) for value in human)
+            name = PLACEHOLDER if count else VIDEO_PLACEHOLDER if meant else None
+            return [("placeholder", f"has a {name} placeholder but neither video nor image")] if name else []
+        if "video" in row and kind == "image":
+            return [("form", "has both video and image, of which LLaVA reads one: leave the other key out")]
+        found: list[Fault] = []
+        if kind == "image" and not self.images:
+            found.append(("image", "is an image, which --ego2exo_visual_tokens False leaves without any token"))
+        several = kind == "image" and self.rules.image_lists and isinstance(row["image"], list) and row["image"]
+        files = row["image"] if several else [row[kind]]
+        others = [turn["from"] for turn in turns if turn["from"] != "human" and PLACEHOLDER in turn["value"]]
+        others += ["system"] if PLACEHOLDER in row.get(SYSTEM, "") else []
+        if others:
+            found.append(("placeholder", f"has a {PLACEHOLDER} placeholder in a {others[0]} turn"))
+        elif count != len(files):
+            found.append(("placeholder", f"has {count} {PLACEHOLDER} placeholder(s) for {len(files)} {kind}(s)"))
+        elif kind == "video" and self.rules.times and PLACEHOLDER not in turns[0]["value"]:
+            late = "has its video after the first turn, where --add_time_instruction True puts it too"
+            found.append(("placeholder", late))
+        for file in files:
+            found += self.file_faults(kind, file)
+        return found
+
+    def file_faults(self, name: str, file: Any) -> list[Fault]:
+        """What is wrong with the file of the key `name`."""
+        if not isinstance(file, str) or not file:
+            given = repr(file) if file in ("", None) else f"a {type(file).__name__}"
+            return [(_FILE, f"has {given} as {name}, where LLaVA reads one path")]
+        path = os.path.join(self.folders[f"{name.removeprefix('ego_')}_folder"] or "", file)
+        found = self.files.kind(path)
+        frames = self.rules.frame_folder
+        if found == "file" or (found == "folder" and name == "video" and frames and frames in path):
+            return []
+        return [(_FILE, f"{name} {path} is {'not there' if found == 'nothing' else f'a {found}'}")]
+
+
+def check_data(
+    settings: Settings, flags: Ego2ExoConfig, extra: Any = None, rules: RowRules | None = None
+) -> list[dict[str, Any]]:
+    """Every row's form, turns, placeholders and files; what LLaVA leaves out of rows is printed.
 
     Args:
         settings: the run's.
         flags: the plugin's.
-        extra: :class:`.SampleCheck`, for samples whose form is right.
+        extra: :class:`.SampleCheck`, for rows whose form is right.
+        rules: of the host and the run's template.
 
     Returns:
-        All samples.
+        All rows that may be trained on, in LLaVA's own terms.
 
     Raises:
-        Ego2ExoError: names the first few faulty samples by file and index, and counts the rest.
+        Ego2ExoError: counts the faults of each kind, and names the first ones by file and index.
     """
     if settings[MAX_JSON_MB] is not None:
         set_max_mb(settings[MAX_JSON_MB], f"--{MAX_JSON_MB}")
-    samples, faults, allowed, remedies = [], [], [_FORM], []
-    for file in data_files(settings):
-        for index, sample in enumerate(read_samples(file)):
-            found = list(sample_faults(sample, settings, flags))
-            if extra is not None and not found:
-                found = list(extra(sample))
-                if found and len(allowed) == 1:
-                    allowed.append(extra.allowed)
-                    remedies.append(extra.remedy)
-            faults += [f"{file}[{index}]: {fault}" for fault in found]
-            samples.append(sample)
-    if faults:
-        if any(fault.endswith(_ABSENT) for fault in faults):
-            folders = ("video_folder", "image_folder")
-            remedies += [f"check --{name} ({settings[name] or 'not given'})" for name in folders]
+    check, rows = RowCheck(settings, flags, rules), []
+    faults, faulty, special = defaultdict[str, list[str]](list), 0, False
+    with _no_collection():
+        for file in data_files(settings):
+            samples = read_samples(file.path)
+            for index in file.kept(len(samples)):
+                row, found = check.read(samples[index])
+                if extra is not None and not found:
+                    found = list(extra(row, check))
+                    special |= bool(found)
+                for kind, text in found:
+                    faults[kind].append(f"{file.path}[{index}]: {text}")
+                faulty += bool(found)
+                rows.append(row)
+    if faulty:
+        names = ("video_folder", "image_folder") if _FILE in faults else ()
+        listed = sorted(faults.items(), key=lambda item: -len(item[1]))
+        remedies = [extra.remedy] if special else []
+        remedies += [f"check --{name} ({settings[name] or 'not given'})" for name in names]
         raise Ego2ExoError(
-            f"{len(faults)} fault(s) in the training data: {shorten_list(faults)}",
-            ", and ".join(allowed),
-            "; ".join([*remedies, "fix or remove these samples"]),
+            f"{sum(map(len, faults.values()))} fault(s) in {faulty} of {len(rows)} rows of the training data:\n"
+            + "\n".join(f"{len(found)} x {kind}: {shorten_list(found, _NAMED)}" for kind, found in listed),
+            ", and ".join([_FORM, *([extra.allowed] if special else [])]),
+            "; ".join([*remedies, "fix or remove these rows"]),
         )
-    return samples
+    if is_first():
+        for note, count in check.notes.items():
+            print(f"ego2exo: {count} of {len(rows)} rows {note}", flush=True)  # noqa: T201
+    return rows
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Millions of rows are no garbage, and the collector would visit all of them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_samples(file: str) -> list[Any]:
     """The samples of one JSON or JSONL file.
 
     Raises:
-        Ego2ExoError: it is no JSON, or no list, or empty.
+        Ego2ExoError: it is no JSON, or no list, or empty; LLaVA cannot read a JSONL file with an empty line.
     """
     what = "a JSON list of samples"
     # LLaVA itself refuses a byte order mark.
     if file.endswith(".jsonl"):
         samples: Any = read_json_lines(file, what, "utf-8")
+        lines = read_text(file, what, "utf-8").removesuffix("\n").split("\n")
+        if len(samples) < len(lines):
+            number = next(number for number, line in enumerate(lines, 1) if not line.strip())
+            raise Ego2ExoError(f"{file} line {number} is empty", "one object a line", "remove this line")
     else:
         samples = read_json(file, what, "utf-8")
     if not isinstance(samples, list) or not samples:
         given = f"{file} holds {type(samples).__name__} {str(samples)[:40]!r}"
         raise Ego2ExoError(given, "a JSON list of samples, one or more", "put the samples in [...], or check the path")
     return samples
-
-
-def sample_faults(sample: Any, folders: Settings | Mapping[str, Any], flags: Ego2ExoConfig) -> Iterator[str]:
-    """What is wrong with one sample: its form, its placeholders and its files.
-
-    Args:
-        sample: one object of the JSON list.
-        folders: maps `video_folder` and `image_folder`; None is the folder that the run is started in.
-        flags: the plugin's, which say what gets tokens.
-    """
-    if not isinstance(sample, dict):
-        yield f"is a {type(sample).__name__}, not an object"
-        return
-    turns = sample.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        yield "has no conversations"
-        return
-    if not all(isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns):
-        yield "has a turn without `from` and `value`"
-        return
-    text = "".join(str(turn["value"]) for turn in turns)
-    kind = "image" if "image" in sample else "video" if "video" in sample else None
-    if kind == "image" and not flags.visual_tokens and "image" not in flags.modality_set:
-        yield "is an image, which --ego2exo_visual_tokens False leaves without any token"
-    if kind is None:
-        if "<image>" in text:
-            yield "has a <image> placeholder but neither video nor image"
-        return
-    if kind == "video" and not isinstance(sample["video"], str):
-        yield f"has a {type(sample['video']).__name__} as video, where LLaVA reads one path"
-        return
-    files = sample[kind] if isinstance(sample[kind], list) else [sample[kind]]
-    placeholders = text.count("<image>")
-    if placeholders != len(files):
-        hint = " (LLaVA's placeholder is <image>, for videos too)" if "<video>" in text else ""
-        yield f"has {placeholders} <image> placeholder(s) for {len(files)} {kind}(s){hint}"
-    for file in files:
-        yield from file_faults(kind, file, folders[f"{kind}_folder"])
-
-
-def file_faults(name: str, file: Any, folder: str | None) -> Iterator[str]:
-    """Whether the file of the key `name` is missing from its folder."""
-    path = os.path.join(folder or "", str(file))
-    if "\0" in path or not os.path.exists(path):
-        yield f"{name} {path} {_ABSENT}"

@@ -19,7 +19,7 @@ from ..loader import check_base
 from ..settings import Settings
 from ..training.dataset import has_teacher
 from ..training.stored_answers import TurnRow, beginnings, find_turn, is_key, read_logits
-from .data import file_faults
+from .data import Fault, RowCheck
 from .templates import PreprocessPreview
 
 _FLAGS = tuple(DistillConfig().to_dict())
@@ -160,21 +160,22 @@ class SampleCheck:
         self.remedy = f"make the file with `llava-ego2exo targets`{source}, or set --{PREFIX}kd_weight 0"
         self._widths: set[int] = set()
 
-    def __call__(self, sample: dict[str, Any]) -> Iterator[str]:
-        """The faults of a sample."""
+    def __call__(self, sample: dict[str, Any], rows: RowCheck) -> Iterator[Fault]:
+        """The faults of a sample; `rows` checks its files."""
         if not isinstance(sample.get("replay", False), bool):
-            yield f"has {sample['replay']!r} as replay, which is true or false"
+            yield "replay", f"has {sample['replay']!r} as replay, which is true or false"
+        elif has_teacher(sample) and self.cached:
+            yield from (("answer_keys", fault) for fault in self._stored(sample))
         elif has_teacher(sample):
-            yield from self._stored(sample) if self.cached else self._ego(sample)
+            yield from self._ego(sample, rows)
 
-    def _ego(self, sample: dict[str, Any]) -> Iterator[str]:
-        ego = sample.get("ego_video")
-        if ego is None:
-            yield 'has no ego_video for the KL (general data has "replay": true)'
-        elif not isinstance(ego, str) or not isinstance(sample.get("video"), str) or "image" in sample:
-            yield "needs one video and one ego_video, each a path, for the KL"
+    def _ego(self, sample: dict[str, Any], rows: RowCheck) -> Iterator[Fault]:
+        if sample.get("ego_video") is None:
+            yield "ego_video", 'has no ego_video for the KL (general data has "replay": true)'
+        elif "video" not in sample:
+            yield "ego_video", "needs one video and one ego_video, each a path, for the KL"
         else:
-            yield from file_faults("ego_video", ego, self.settings["video_folder"])
+            yield from rows.file_faults("ego_video", sample["ego_video"])
 
     def _stored(self, sample: dict[str, Any]) -> Iterator[str]:
         answers = [turn["value"] for turn in sample["conversations"] if turn["from"] in ("gpt", "assistant")]

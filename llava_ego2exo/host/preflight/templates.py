@@ -16,12 +16,13 @@ from torch import Tensor
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError, refuse
 from ..checkpoint.config import CLASSES, class_key, read_tokenizer
-from ..fixes.data import placement_of
+from ..fixes.data import written_as
 from ..hooks.flavour import NEXT, PYPI, detect
 from ..hooks.install import substituted
 from ..inference.settings import CERTAIN
 from ..model.answer_tokens import AnswerContent
 from ..settings import Settings
+from .data import RowRules
 
 # Letters in a base's path by which LLaVA's train script chooses its tokenizer, in its order.
 _FAST = ("mistral", "mixtral", "zephyr", "qwen")
@@ -65,15 +66,33 @@ def _class_of(settings: Settings) -> str | None:
     return found or (f"llava_{model_type}".replace("qwen2", "qwen") if model_type in _LANGUAGE_MODELS else None)
 
 
+def row_rules(settings: Settings) -> RowRules:
+    """Which rows LLaVA trains right, as its functions `preprocess_*` for the run's template write them."""
+    from llava.conversation import SeparatorStyle
+
+    template, lists = _template(settings), detect() == NEXT
+    style, version = template.sep_style, template.version
+    chat = version in ("qwen", "llama_v3")
+    return RowRules(
+        roles=("human", "gpt", "user", "assistant", "system") if chat else ("human", "gpt"),
+        alternating=style == SeparatorStyle.LLAMA_2 or version.startswith("v1") or version in ("mpt", "gemma"),
+        one_answer=style == SeparatorStyle.PLAIN, system=bool(template.system), image_lists=lists,
+        frame_folder="shareVideoGPTV" if lists else None, times=bool(settings["add_time_instruction"]),
+    )  # fmt: skip
+
+
+def _template(settings: Settings) -> Any:
+    from llava import conversation
+
+    return conversation.conv_templates.get(settings["version"], conversation.default_conversation)
+
+
 class PreprocessPreview:
     """Samples as the student reads them: LLaVA's own preprocessing with the run's tokenizer and template."""
 
     def __init__(self, settings: Settings) -> None:
-        from llava import conversation
-
-        version = settings["version"]
         self.settings, self.tokenizer = settings, student_tokenizer(settings)
-        self.conversation = conversation.conv_templates.get(version, conversation.default_conversation)
+        self.conversation = _template(settings)
         self.content = AnswerContent(self.tokenizer, self.conversation.roles[1])
         # LLaVA copies the tokenizer for each sample, which takes a second with a large vocabulary.
         self._copied = copy.copy(self.tokenizer)
@@ -92,7 +111,7 @@ class PreprocessPreview:
         args = SimpleNamespace(is_multimodal=True, mm_use_im_start_end=bool(self.settings["mm_use_im_start_end"]))
         quiet = contextlib.redirect_stdout(io.StringIO())  # LLaVA prints each mismatch
         try:
-            with substituted(conversation, default_conversation=self.conversation), placement_of(sample), quiet:
+            with substituted(conversation, default_conversation=self.conversation), written_as(sample), quiet:
                 turns = host.preprocess_multimodal(turns, args) if visual else turns
                 return host.preprocess(turns, self._copied, has_image=visual)["labels"][0].long()
         except Exception as error:

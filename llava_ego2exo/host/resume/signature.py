@@ -55,7 +55,7 @@ def run_signature(settings: Settings, distilling: DistillConfig, keys: Iterable[
     return {
         "flags": _plain(settings.values),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "data": _short("".join(file_hash(file) for file in data_files(settings)).encode()),
+        "data": _short("".join(file_hash(file.path) for file in data_files(settings)).encode()),
         "base": fingerprint(str(settings["model_name_or_path"])),
         "teacher": _teacher(distilling, keys),
     }

@@ -16,8 +16,9 @@ from ...errors import Ego2ExoError
 from ...video import Clip, read_video, time_instruction
 from ...video.cache import Reader, ReaderSettings
 from ...video.limits import VideoLimits
-from ..fixes.data import placement_of
+from ..fixes.data import written_as
 from ..settings import DISTILL
+from .rows import host_row
 from .stored_answers import beginnings, read_logits
 from .unreadable_samples import EXO, skip_unreadable, unreadable_error
 
@@ -41,6 +42,10 @@ def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., d
         else:
             dataset.__class__ = _reading_videos(type(dataset), host)
             module["data_collator"] = _with_modalities(module["data_collator"])
+        if DISTILL.get() is not None:
+            dataset.list_data_dict = [host_row(row) for row in dataset.list_data_dict]
+            for name in ("video_folder", "image_folder"):  # LLaVA cannot join None
+                setattr(data_args, name, getattr(data_args, name) or "")
         set_reader(data_args)
         return skip_unreadable(add_teacher(module))
 
@@ -61,7 +66,7 @@ def _strict(base: type) -> type:
                 raise unreadable_error(self, self._reading, sys.exc_info()[1])
             self._reading = index
             try:
-                with placement_of(self.list_data_dict[index]):
+                with written_as(self.list_data_dict[index]):
                     return super()._get_item(index)
             except (Ego2ExoError, KeyboardInterrupt):
                 raise
@@ -82,7 +87,8 @@ def _reading_videos(base: type, host: Any) -> type:
             try:
                 if "video" not in sample:
                     kind = "image" if "image" in sample else "text"
-                    return {**super().__getitem__(index), "modality": kind}
+                    with written_as(sample):
+                        return {**super().__getitem__(index), "modality": kind}
                 return _video_sample(self, sample, host)
             except Exception as error:
                 raise unreadable_error(self, index, error) from error
@@ -101,9 +107,9 @@ def _video_sample(dataset: Any, sample: dict[str, Any], host: Any) -> dict[str, 
     turns = copy.deepcopy(sample["conversations"])
     if args.add_time_instruction:
         turns[0]["value"] = f"<image>\n{time_instruction(clip)}\n{turns[0]['value'].replace('<image>', '')}"
-    with placement_of(sample):
+    with written_as(sample):
         sources = host.preprocess_multimodal([turns], args)
-    data = host.preprocess(sources, dataset.tokenizer, has_image=True)
+        data = host.preprocess(sources, dataset.tokenizer, has_image=True)
     pixels = args.image_processor.preprocess(list(clip.frames), return_tensors="pt")["pixel_values"]
     return {"input_ids": data["input_ids"][0], "labels": data["labels"][0], "image": pixels, "modality": "video"}
 

@@ -33,6 +33,12 @@ WRONG = {
     "tower type": ({"vision_tower_dtype": "int8"}, "--vision_tower_dtype 'int8'", "bfloat16"),
     "unknown flags": ({"ego2exo_num_token_s": 4, "zz": 1}, "--ego2exo_num_token_s, --zz", "--ego2exo_num_tokens"),
     "data": ({"data_path": "/nowhere/train.json"}, "/nowhere/train.json", "JSON"),
+    "rate": ({"video_fps": 0}, "--video_fps 0", "1 or more"),
+    "frames": ({"frames_upbound": -1}, "--frames_upbound -1", "0 or more"),
+    "same frames": ({"frames_upbound": 0, "force_sample": True}, "--force_sample True", "--frames_upbound 1"),
+    "length": ({"model_max_length": 0}, "--model_max_length 0", "1 or more"),
+    "batch": ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size 0", "1 or more"),
+    "learning rate": ({"learning_rate": "nan"}, "--learning_rate nan", "0 or more"),
     "text file": ({"data_path": "/nowhere/train.jsonl"}, "/nowhere/train.jsonl", ".json file"),
 }
 
@@ -101,29 +107,6 @@ def test_an_output_folder_that_cannot_be(train, tmp_path):
 
 
 GOOD = sample("00_red_left.mp4", "yes")
-BAD = {
-    "no conversations": {"id": 1, "video": "00_red_left.mp4"},
-    "`from`": {**GOOD, "conversations": [{"value": "?"}]},
-    "is a list": [1],
-    "gone.mp4": {**GOOD, "video": "gone.mp4"},
-    "0 <image>": {**GOOD, "conversations": [{"from": "human", "value": "?"}]},
-    "neither video nor image": {"conversations": GOOD["conversations"]},
-}
-
-
-def test_bad_samples_are_all_counted_and_the_first_ones_named(flavour, train, tmp_path):
-    """Each alone, so that none hides behind another."""
-    data = tmp_path / "bad.json"
-    for word, entry in BAD.items():
-        data.write_text(json.dumps([GOOD, entry, GOOD]))
-        error = refused(train, tmp_path / "out", data_path=data)
-        assert f"{data}[1]" in error.given and word in error.given
-        assert ("--video_folder" in error.remedy) == (word == "gone.mp4")
-    for name in "ab":
-        (tmp_path / f"{name}.json").write_text(json.dumps([{}] * 9))
-    if flavour == "next":
-        error = refused(train, tmp_path / "out", data_path=tmp_path / "{a,b}.json")
-        assert "18 fault" in error.given and "13 more" in error.given
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

@@ -99,7 +99,7 @@ def test_odd_samples_are_all_named(world, refused):
     first, second, *_ = distilling_samples(world)
     image = {"image": "a.png", "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]}
     refused("replay", [{**first, "replay": "no"}])
-    refused("one video and one ego_video", [first, {**second, "ego_video": ["a.mp4"]}])
+    refused("a list as ego_video", [first, {**second, "ego_video": ["a.mp4"]}])
     refused("replayed", [{**first, "replay": True}])
     refused("0 <image>", [image])
 

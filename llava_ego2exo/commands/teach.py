@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from ..errors import Ego2ExoError
 from .flags import add_model_flags, job_values, print_report
 
 SPLITS = ("train", "val", "test", "all")
+# Flags that make no sense where nothing is asked.
+_ASKING = ("model", "model_base", "queries", "top_k", "estimate")
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -15,7 +18,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     many = "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo teach ..."
     parser = subparsers.add_parser("teach", help=text, epilog=f"{many} The same command resumes a stopped run.")
     parser.add_argument("--pairs", required=True, metavar="FILE", help="a pairs.jsonl")
-    parser.add_argument("--model", required=True, metavar="CKPT", help="the teacher: a LLaVA checkpoint")
+    parser.add_argument("--model", metavar="CKPT", help="the teacher: a LLaVA checkpoint")
+    published = "in place of --model: published answers to take over, captions_proc_<i>.json or their folder"
+    parser.add_argument("--import", dest="published", metavar="FILE", nargs="+", help=published)
     parser.add_argument("--out", required=True, metavar="DIR", help="where answers.jsonl goes")
     parser.add_argument("--split", choices=SPLITS, default="train", help="which pairs (default: train)")
     group = parser.add_argument_group("teacher")
@@ -48,6 +53,15 @@ def _positive(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    asking = [f"--{name.replace('_', '-')}" for name in _ASKING if getattr(args, name)]
+    if args.published and asking:
+        raise Ego2ExoError(f"--import with {', '.join(asking)}", "answers that are there, or a teacher", "drop one")
+    if args.published:
+        from ..distill.teach.captions import import_captions
+
+        return print_report(lambda: (import_captions(args.published, args.pairs, args.out, args.split), 0))
+    if not args.model:
+        raise Ego2ExoError("neither --model nor --import", "--model CKPT, or --import FILE", "name the teacher")
     from ..distill.teach.run import TeachJob, teach
 
     job = TeachJob(**job_values(args, TeachJob))

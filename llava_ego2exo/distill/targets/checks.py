@@ -13,7 +13,7 @@ from ...common.text import repeated, shorten_list
 from ...errors import Ego2ExoError
 from ..pairs.build import leaks
 from ..pairs.file import require_files
-from .samples import PLACEHOLDER
+from .samples import PLACEHOLDERS
 
 if TYPE_CHECKING:
     from ..pairs.pair import Pair
@@ -82,8 +82,9 @@ def check_answers(answers: Sequence[Answer], faults: Faults) -> None:
         "segment(s) and kind(s) with several answers, of other queries",
         "let the teacher answer each set of queries into a folder of its own",
     )
-    odd = [f"{a.segment} {a.kind}" for a in answers if PLACEHOLDER in a.query or not a.query.strip()]
-    faults.add(odd, f"answer(s) whose query is empty or holds {PLACEHOLDER}", "fix the queries, and run `teach` again")
+    held = " or ".join(p for p in PLACEHOLDERS if any(p in a.query for a in answers)) or PLACEHOLDERS[0]
+    odd = [f"{a.segment} {a.kind}" for a in answers if not a.query.strip() or any(p in a.query for p in PLACEHOLDERS)]
+    faults.add(odd, f"answer(s) whose query is empty or holds {held}", "fix the queries, and run `teach` again")
 
 
 def check_videos(pairs: Sequence[Pair], answers: Sequence[Answer], folder: str, faults: Faults) -> list[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..teach.store import Answer
 
 PLACEHOLDER = "<image>"
+PLACEHOLDERS = (PLACEHOLDER, "<video>")  # of other data, which training reads alike
 Sample = dict[str, Any]
 
 
@@ -96,7 +97,7 @@ def _usable(
         if answer.segment not in usable:
             continue
         # Two placeholders with one video crash LLaVA, so such an answer can never be kept.
-        reasons = ["placeholder"] if PLACEHOLDER in answer.answer else []
+        reasons = ["placeholder"] if any(one in answer.answer for one in PLACEHOLDERS) else []
         reasons += answer.flags if options.flagged == "drop" else []
         for reason in reasons:
             counts.dropped.setdefault(reason, []).append(f"{answer.segment} {answer.kind}")

@@ -97,13 +97,14 @@ def _faults(content: Any) -> list[str]:
         if not isinstance(wordings, list) or not wordings:
             faults.append(f"kind {kind!r} has no list of wordings")
             continue
-        faults += [f"kind {kind!r}: {fault}" for wording in wordings if (fault := _wording_fault(wording))]
+        faults += [f"kind {kind!r}: {fault}" for wording in wordings if (fault := wording_fault(wording))]
         twice = repeated(w for w in wordings if isinstance(w, str))
         faults += [f"kind {kind!r}: {wording[:40]!r} occurs twice" for wording in twice]
     return faults
 
 
-def _wording_fault(wording: Any) -> str:
+def wording_fault(wording: Any) -> str:
+    """Why a wording cannot be asked; "" where it can."""
     if not isinstance(wording, str) or not wording.strip():
         return f"{ascii(wording)[:40]} is no text"
     if wording != wording.strip() or any(unicodedata.category(c) in ("Cc", "Cs") and c != "\n" for c in wording):

@@ -37,7 +37,7 @@ class Answer:
         query: as it was asked, without placeholder and template.
         answer: as it was given, blanks at its ends removed.
         flags: what is wrong with it: "empty", "repeats", "cut"; none for a good answer.
-        tokens: number of tokens generated, its end token included.
+        tokens: number of tokens generated, its end token included; 0 where that is not known.
         video: sha256 of the ego file.
         start_s: where the clip begins in that file, in seconds; None: at its start.
         end_s: where it ends, in seconds; None: at the file's end.

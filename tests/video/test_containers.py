@@ -18,8 +18,6 @@ H264 = {"codec": "libx264", "preset": "veryfast", "bf": "2"}
 HEVC = {"codec": "libx265", "preset": "ultrafast", "x265-params": "log-level=none:bframes=2:keyint=25"}
 AV1 = {"codec": "libsvtav1", "preset": "12", "svtav1-params": "keyint=25"}
 VP8 = {"codec": "libvpx", "deadline": "realtime"}
-# Frames for reference alone, which are in the file and never shown.
-HIDING = {"deadline": "good", "cpu-used": "4", "auto-alt-ref": "1", "lag-in-frames": "16", "arnr-maxframes": "5"}
 VP9 = {"codec": "libvpx-vp9", "deadline": "realtime", "cpu-used": "8"}
 MPEG = {"codec": "mpeg2video", "bf": "2", "b": "2000000"}
 BATTERY = {
@@ -28,7 +26,7 @@ BATTERY = {
     "mp4": [H264, {**H264, "x264-params": "open-gop=1"}, HEVC, AV1, VP9, MPEG, {"codec": "mpeg4", "bf": "2"}],
     "mov": [H264, HEVC, {"codec": "prores_ks", "pix_fmt": "yuv422p10le"}],
     "mkv": [H264, HEVC, AV1, VP8, MPEG, {"codec": "ffv1"}],
-    "webm": [VP8, {**VP8, **HIDING}, VP9, {**VP9, **HIDING}, AV1],
+    "webm": [VP8, VP9, AV1],
     "ts": [H264, HEVC, MPEG, {"codec": "mpeg4", "bf": "2"}],
     "m2ts": [H264],
     "mpg": [MPEG, {**MPEG, "codec": "mpeg1video"}, {**H264, "container": "mpeg"}],
@@ -113,6 +111,30 @@ def test_what_an_edit_list_hides_is_never_shown(tmp_path):
     assert probe(path).error == "" and probe(path).frames == 52
     make(Cut(path, str(tmp_path / "cut.mp4"), 1.0, 2.0))
     assert numbers(tmp_path / "cut.mp4") == list(range(38, 48))
+
+
+def test_frames_for_reference_alone_are_not_counted(tmp_path):
+    """As libvpx writes them: packets of VP8 without the bit that shows them."""
+    source, path = render(tmp_path / "s.webm", 6, **VP8), str(tmp_path / "h.webm")
+    with av.open(str(source)) as file, av.open(path, "w") as out:
+        stream = file.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for place, packet in enumerate(packet for packet in file.demux(stream) if packet.size):
+            content = bytearray(packet)
+            content[0] &= 0xEF if place % 10 == 7 else 0xFF
+            new = av.Packet(bytes(content))
+            new.pts, new.dts, new.time_base, new.is_keyframe = (
+                packet.pts,
+                packet.dts,
+                packet.time_base,
+                packet.is_keyframe,
+            )
+            new.stream = copy
+            out.mux(new)
+    shown = [index for index in range(60) if index % 10 != 7]
+    clip = read_video(path, 10, 200)
+    assert [number(frame) for frame in clip.frames] == [shown[index] for index in clip.indices]
+    assert video_seconds(path) == pytest.approx(6, abs=0.01) and probe(path).frames == len(shown)
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "flv"])

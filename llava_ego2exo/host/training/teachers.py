@@ -49,8 +49,10 @@ class StoredTargets:
         at, parts, unmatched = align_turns(answers, self.rows, self.turns)
         if not parts:
             return at, None, unmatched
-        ids, logits = (torch.cat([turn[name][part] for turn, part in parts]) for name in ("ids", "logits"))
-        return at, TopKTeacher(ids.to(at.device, torch.int64), logits.to(at.device)), unmatched
+        ids = torch.cat([turn["ids"][part] for turn, part in parts]).to(at.device, torch.int64)
+        # Stored in float16, which autocast to bfloat16 refuses to join.
+        logits = torch.cat([turn["logits"][part].float() for turn, part in parts]).to(at.device)
+        return at, TopKTeacher(ids, logits), unmatched
 
 
 class SelfTeacher:

@@ -26,7 +26,8 @@ def test_stored_logits_of_teach(world, train, student, tmp_path):
     samples = json.loads((tmp_path / "train.json").read_text())
     assert len(samples) == 4 and all(sample["answer_keys"] and sample["ego_video"] for sample in samples)
     cached = {"ego2exo_teacher": "cached", "ego2exo_answers": answers, "ego2exo_kd_weight": 1.0}
-    trainer = train(tmp_path / "s", "llama", **PLAIN, **cached, data_path=tmp_path / "train.json", num_train_epochs=3)
+    cached |= {"bf16": True, "data_path": tmp_path / "train.json"}
+    trainer = train(tmp_path / "s", "llama", **PLAIN, **cached, num_train_epochs=3)
     logs = [entry["kl_tokens"] for entry in trainer.state.log_history if "loss_kl" in entry]
     files = [answers / "top_k" / key[:2] / f"{key}.npz" for sample in samples for key in sample["answer_keys"]]
     assert logs == [sum(len(np.load(file)["tokens"]) for file in files)] * 3  # every stored token was found

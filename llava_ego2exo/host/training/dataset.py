@@ -223,4 +223,5 @@ def llava_times(clip: Clip, data_args: Any) -> str:
     step = max(round(clip.rate / data_args.video_fps), 1)
     total, most = round(clip.duration * clip.rate), data_args.frames_upbound
     evenly = most > 0 and (len(range(0, total, step)) > most or data_args.force_sample)
-    return ",".join(f"{index / (clip.rate if evenly else step):.2f}s" for index in clip.indices)
+    steady = clip.times == [index / clip.rate for index in clip.indices]  # else only the times are right
+    return ",".join(f"{s:.2f}s" for s in (clip.times if evenly or not steady else [i / step for i in clip.indices]))

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.training.dataset import get_reader, set_reader, wrap_reader
-from llava_ego2exo.video import read_video, reader
+from llava_ego2exo.host.training.dataset import get_reader, llava_times, set_reader, wrap_reader
+from llava_ego2exo.video import Clip, read_video, reader
 from llava_ego2exo.video.cache import FrameCache
 from tests.videos import render_clip
 
@@ -54,6 +54,15 @@ def test_frames_and_times_are_llavas_own(real, drawn, request, tmp_path):
             ours = wrap_reader(process_video_with_decord)(path, args)
             assert ours[0].dtype == theirs[0].dtype and np.array_equal(ours[0], theirs[0]), (path, way)
             assert ours[1:] == theirs[1:], (path, way)
+
+
+def test_times_of_a_changing_rate_are_the_real_ones():
+    args = SimpleNamespace(video_fps=1, frames_upbound=0, force_sample=False)
+    changing, steady = ([0.0, 0.9, 3.0], [0, 2, 5]), ([0.0, 2.0, 4.0], [0, 5, 10])
+    assert [llava_times(Clip(None, times, 6.0, indices, 2.5), args) for times, indices in (changing, steady)] == [
+        "0.00s,0.90s,3.00s",
+        "0.00s,2.50s,5.00s",  # LLaVA-NeXT's frame numbers over its step
+    ]
 
 
 @next_only

@@ -135,6 +135,15 @@ UNITS = ["the answer is ", "(A) ", "(", " \n", "is not ", "<|", "1. A\n", "pouri
 MANY_WORDS = " ".join(f"w{number}ing" for number in range(12_000))
 
 
+@pytest.mark.parametrize(
+    "reply", ["sit down", "He is sitting down.", "The answer is sit down.", "A. sit down", "D", "(D)"]
+)
+def test_of_options_with_one_text_the_first_stands_for_both(reply):
+    twins = {"A": "Sit down", "B": "walk", "C": "cook", "D": "sit  down"}
+    assert parse_answer(reply, twins) == ("D" if "D" in reply else "A")
+    assert parse_answer("He sits down or walks.", twins) is None
+
+
 def test_a_long_reply_takes_no_time_that_grows_with_its_square():
     for unit in (*UNITS, MANY_WORDS):
         for choices in (LETTERS, LONG):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from ..items import plain
 from .cleaning import cleaned, without_conditions
 from .labels import labelled_text, plain_text
 from .patterns import KeyMention, bare_key, is_option_list, key_mentions, leading_key, names_another
@@ -63,8 +64,9 @@ def read_answer(reply: str, choices: Mapping[str, str]) -> Reading:
     text = cleaned(reply)
     if not text:
         return Reading()
-    plain = text.rstrip(".!? ").lower()
-    key = bare_key(text, choices) or _only(key for key, option in choices.items() if plain_text(option) == plain)
+    whole = text.rstrip(".!? ").lower()
+    same = [key for key, option in choices.items() if plain_text(option) == whole]
+    key = bare_key(text, choices) or _only(same, choices)
     if key is not None:
         return Reading(key)
     reader = _ReplyReader(without_conditions(text), choices)
@@ -113,16 +115,16 @@ class _ReplyReader:
         """See `parse_answer`."""
         alike = [] if self.head else equal_options(self.whole, self.options)
         if alike:
-            return _only(alike)
+            return _only(alike, self.choices)
         if any(one.declared for one in self.named):
             return self.declared_key()
         keys = {one.key for one in self.named}
         said = self._stated()
         if said:
-            return _only(said) if len(keys) != 1 or keys <= said else None
+            return _only(said, self.choices) if len(keys) != 1 or keys <= said else None
         if keys:
             return self._unambiguous(self.named[-1]) if len(keys) == 1 else None
-        return _only(span.key for span in option_spans(self.whole, self.options))
+        return _only((span.key for span in option_spans(self.whole, self.options)), self.choices)
 
     def declared_key(self) -> str | None:
         """The key that is said to be the answer: the last one, or in a loop the first."""
@@ -191,10 +193,11 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def _only(keys: Iterable[str]) -> str | None:
-    """The key where there is one alone."""
+def _only(keys: Iterable[str], choices: Mapping[str, str]) -> str | None:
+    """The key where there is one alone, or options of one text alone: then the first of these."""
     found = set(keys)
-    return found.pop() if len(found) == 1 else None
+    alone = len({plain(choices[key]) for key in found}) == 1
+    return next(key for key in choices if key in found) if alone else None
 
 
 def parse_viscop(reply: str, choices: Mapping[str, str]) -> str | None:

@@ -95,9 +95,11 @@ def _write(video: VideoFrames, cut: Cut, part: str) -> None:
         out = target.add_stream("libx264", rate=rate, options={"crf": str(cut.crf), **_X264})
         base = 1 / rate if timeline.constant else Fraction(1, _TICKS)
         out.codec_context.time_base, out.pix_fmt = base, "yuv420p"
+        size: tuple[int, ...] = ()
         for index, source in video.frames(range(first, last)):
             heartbeat()
-            frame = source.from_ndarray(upright(source), format="rgb24")
+            size = size or (source.width, source.height)
+            frame = source.from_ndarray(upright(source, *size), format="rgb24")
             if index == first:
                 # x264 with 4:2:0 colour takes even sizes only.
                 out.width, out.height = frame.width & ~1, frame.height & ~1

@@ -7,11 +7,13 @@ import unicodedata
 
 _THOUGHT = re.compile(r"<think(?:ing)?>|</think(?:ing)?>", re.IGNORECASE)
 _ANSWER = re.compile(r"<answer>([^<]*)(?:</answer>|$)", re.IGNORECASE)
-_END_TOKEN = re.compile(r"<\|[^|<>]{0,20}end[^|<>]{0,20}\|>|<\|eo\w{1,8}\|>|</s>|<eos>|<end_of_turn>", re.IGNORECASE)
+_END_TOKEN = re.compile(
+    r"<\|(?:im_end|end(?:.?of.?(?:text|turn|sentence))?|eo[tms](?:_id)?)\|>|</s>|<eos>|<end_of_turn>", re.IGNORECASE
+)
 _HEADER = re.compile(r"(?:<\|\w{1,20}\|>|#{1,6})? ?assistant ?(?:<\|\w{1,20}\|>)? ?[:\n]", re.IGNORECASE)
 # Where another turn of a dialogue begins; in the middle of a line the words count with a capital alone.
 _TURN = re.compile(
-    r"(?<!\w)(?:USER|User|HUMAN|Human|ASSISTANT|Assistant|Instruction|Question) ?:"
+    r"(?<!\w)(?:USER|User|HUMAN|Human|ASSISTANT|Assistant|Instruction|Question(?: \d+)?) ?:"
     r"|^Q ?:|^(?:user|human|assistant|model)$|\[INST\]|<start_of_turn>|<\|(?:im_start|start_header_id|user)\|>",
     re.MULTILINE,
 )
@@ -19,7 +21,7 @@ _TURN = re.compile(
 _KEY_TAG = re.compile(r"<([A-Z]|\d{1,2})>")
 _CLOSING_TAG = re.compile(r"</([A-Z])>")
 _TAGS = re.compile(r"<\|[^|<>]{1,40}\|>|</?[A-Za-z][A-Za-z_]{0,20}>")
-_MARKS = re.compile(r"[*_`#$]+|\\[()\[\],;!]|\\(?:text(?:bf|it|rm)?|math(?:bf|rm|it))(?![A-Za-z])")
+_MARKS = re.compile(r"[*_`#$]+|\\[()\[\],;!]|\\(?:(?:text|math)[a-z]{0,2}|left|right|quad)(?![A-Za-z])")
 _SIGNS = str.maketrans("‘’‚′“”„″−【】「」『』〔〕《》〈〉", "''''\"\"\"\"-()()()()()()")
 # Scripts that are written without blanks: "答えはBです" names B.
 UNSPACED = r"\u0e00-\u0e7f\u3001-\u30ff\u3400-\u9fff\uac00-\ud7a3"
@@ -59,7 +61,9 @@ def _first_turn(text: str) -> str:
 _SENTENCES = re.compile(r"(?<=[.!?;])(?=\s)|\n")
 _SUPPOSED = re.compile(r"\b(?:would|could|might)\b", re.IGNORECASE)
 # "If I had to choose" and "if we watch closely" say how sure the answer is.
-_CONDITION = re.compile(r"\b(?:if|unless)\b(?!\s+(?:I|we|you|one|asked|forced|anything|not)\b)", re.IGNORECASE)
+_CONDITION = re.compile(
+    r"(?<!even )(?<!as )\b(?:if|unless)\b(?!\s+(?:I|we|you|one|asked|forced|anything|not)\b)", re.IGNORECASE
+)
 
 
 def without_conditions(text: str) -> str:

@@ -80,14 +80,15 @@ def _labels(reply: str, options: Mapping[str, str]) -> Iterator[_Label]:
 
 
 def _text_behind(lower: str, places: range, options: Mapping[str, str], own: str) -> tuple[str, int] | None:
-    """The option whose text begins first, the longest, and where it ends."""
+    """The option whose text begins first, the longest, and where it ends; None too where several have that text."""
     for place in places:
-        found = [
-            (len(text), key == own, key)
+        found = {
+            key: place + len(text)
             for key, text in options.items()
             if text and lower.startswith(text, place) and _WHOLE.match(lower, place + len(text))
-        ]
-        if found:
-            length, _, key = max(found)
-            return key, place + length
+        }
+        longest = [key for key, end in found.items() if end == max(found.values())]
+        if longest:
+            key = own if own in longest else longest[0]
+            return (key, found[key]) if own in longest or len(longest) == 1 else None
     return None

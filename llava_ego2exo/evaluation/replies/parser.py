@@ -136,11 +136,10 @@ class _ReplyReader:
         ends = [0, *(one.end for one in declared)]
         starts = [*(one.start for one in declared), len(self.text)]
         before, *between, behind = (_words(self.text[end:start]) for end, start in zip(ends, starts, strict=True))
-        if not between or len(set(between)) > 1 or not before.endswith(between[0]):
+        if len(set(between)) != 1 or any(one.key == other.key for one, other in pairwise(declared)):
             return False
         cut_off = (behind and between[0].startswith(behind)) or "..." in self.text[ends[-1] :]
-        changes = all(one.key != other.key for one, other in pairwise(declared))
-        return changes and (len(declared) > 2 or cut_off)
+        return len(declared) > 2 or bool(cut_off and before.endswith(between[0]))
 
     def _head(self) -> KeyMention | None:
         """The key that the reply begins with; before an ordinary word only where an option's text follows: "3 walk"."""

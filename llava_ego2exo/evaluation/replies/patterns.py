@@ -10,26 +10,34 @@ from dataclasses import dataclass
 
 from .cleaning import UNSPACED
 
+# "Answer" and "is" in Spanish, German, French, Portuguese, Italian and Vietnamese.
+_NOUN_ABROAD = (
+    r"(?:respuesta|opción|solución|antwort|lösung|réponse|resposta|opção|alternativa|risposta|opzione|đáp\s+án"
+    r"|câu\s+trả\s+lời|lựa\s+chọn)"
+)
+_IS_ABROAD = r"(?:es|sería|ist|lautet|wäre|est|serait|é|seria|è|sarebbe|là)"
 # What may follow a key without brackets. "A" and "I" are words too, and numbers count things: with an ordinary word
 # behind them they are no keys. Nor are the letters of "A.M.", "D-day" and "C'est", nor the number of "3.5".
 _FOLLOWING = (
-    r"(?:because|since|as|and|or|but|which|that|for|due|is|would\s+be|if|seems|fits|matches|describes|best|rather|instead"
-    r"|not|does|porque|pois|parce|car|weil|denn|da|perché|poiché|vì)\b"
+    r"(?:because|since|as|and|or|but|which|that|for|due|is|would\s+be|if|seems|fits|matches|describes|best|rather"
+    rf"|instead|not|does|porque|pois|parce|car|weil|denn|da|perché|poiché|vì|{_IS_ABROAD})\b"
 )
 _END = rf"(?=\s*(?:$|[;!?()\[\]}}\"/&–—\n{UNSPACED}]|[.:](?!\d)(?!\w\b)|,(?!\d)|'(?!\w)|-(?!\w))|\s+{_FOLLOWING})"
 _NOUN = r"(?:answer|choice|option|selection|response|action|solution|guess|conclusion|correct)"
 _IS = r"(?:(?<!\w)(?:is|are|was|be|becomes)(?!\w)|[:=→]|->)"
 _SURELY = r"(?:(?:also|most|very|likely|probably|clearly|definitely|indeed|actually|still|then|therefore|thus)\s+){0,2}"
-# What an option may be called: "Caption B". "video B" may be the beginning of "in the video I see".
-_LABEL = r"(?:option|choice|letter|number|answer|caption|sentence|statement|description|video|clip|image|picture)"
+# What an option may be called: "Caption B".
+_LABEL = (
+    r"(?:option|choice|letter|number|answer|caption|sentence|statement|description|video|clip|image|picture"
+    rf"|{_NOUN_ABROAD})"
+)
 _CALLED = rf"(?:(?:the\s+)?{_LABEL}\s+)?"
 # "The answer is" in other languages; in those without blanks whatever few signs are no letters may stand between.
 _ANSWER = unicodedata.normalize(
     "NFKC",
-    r"\b(?:respuesta|opción|antwort|réponse|resposta|opção|risposta|opzione|đáp\s+án|câu\s+trả\s+lời|lựa\s+chọn)\b"
-    r"(?:(?!\b(?:no|não|non|nicht|pas|không)\b)[^.\n:]){0,40}?(?:(?<!\w)(?:es|ist|est|é|è|là)(?!\w)|:)\s*"
-    r"(?:(?:la|el|a|o|die|phương\s+án)\s+)?(?:(?:letra|lettera|lettre|opción|opção|option)\s+)?"
-    r"|(?:答案|答え|正解|回答|解答|选项|選項|选择?|選擇?|정답|답|คำตอบ)(?:(?!不|非|ไม่)[^.。\nA-Za-z0-9(]){0,30}?",
+    rf"\b{_NOUN_ABROAD}\b(?:(?!\b(?:no|não|non|nicht|pas|không)\b)[^.\n:]){{0,40}}?"
+    rf"(?:(?<!\w){_IS_ABROAD}(?!\w)|:)\s*(?:(?:la|el|le|a|o|die)\s+)?(?:(?:letra|lettera|lettre|phương\s+án)\s+)?"
+    r"|(?:答案|答え|正解|回答|解答|选项|選項|选择?|選擇?|정답|답|คำตอบ)(?:(?!不|非|ไม่)[^.。\nA-Za-z0-9(]){0,20}?",
 )
 _TAKE = r"(?:choose|chose|pick|picked|select|selected|go\s+with|going\s+with|opt\s+for|answer\s+with)"
 _SO = (
@@ -43,16 +51,17 @@ _GOOD = (
 )
 _BAD = (
     r"(?:(?:is|are|was|would\s+be|seems)\s*(?:also\s+|clearly\s+)?(?:not\b|n't\b|wrong|incorrect|false|unlikely)"
-    r"|(?:does|do|did)\s*(?:not\b|n't\b)|can(?:not|'t)\b|[:–—-]\s*(?:no|false|wrong|incorrect)\b)"
+    r"|(?:does|do|did)\s*(?:not\b|n't\b)|can(?:not|'t)\b|[?:–—-]\s*(?:no|false|wrong|incorrect)\b"
+    r"|(?:では|じゃ)[なあ]|[가이]\s*아[니닙닌]|不[是对正]|是?错)"
 )
 _NOT = unicodedata.normalize(
     "NFKC",
-    r"(?:\bnot|n't|\bneither|\bnor|\bnever|\bnone\s+of|\bexcept|\brather\s+than|\binstead\s+of|\bthan"
+    r"(?:\b(?:can)?not|n't|\bneither|\bnor|\bnever|\bnone\s+of|\bexcept|\brather\s+than|\binstead\s+of|\bthan"
     r"|\bnicht|\bpas|\b(?:no\s+es|não\s+é|non\s+è)(?:\s+(?:la|a))?|\bkhông\s+phải(?:\s+là)?|不是|ไม่ใช่)",
 )
 _OF = r"(?:(?:be|is|the|both|either|options?|choices?|letters?|numbers?|answers?)\s+){0,3}"
 _AND = (
-    r"(?:[,、/&]|[-–](?=\w)|(?:and/or|and|or|nor|as\s+well\s+as|y|o|u|und|oder|et|ou|e|và|hoặc)\b"
+    r"(?:[,;、/&|+]|[-–](?=\w)|(?:and/or|and|or|nor|as\s+well\s+as|y|o|u|und|oder|et|ou|e|và|hoặc)\b"
     r"|和|或|と|か|또는|와|과|และ|หรือ)\s*(?:(?:and|or|nor)\s+)?"
 )
 # Numbers as keys: neither "1.5", "2,500", "1:30", "1/2", "-1" nor "50%" holds one.
@@ -161,6 +170,9 @@ def is_option_list(reply: str, keys: Iterable[str]) -> bool:
 def key_mentions(reply: str, keys: Iterable[str]) -> list[KeyMention]:
     """Every option that a reply names by its key and does not deny, in order of place."""
     known = tuple(keys)
+    lower = reply.lower()
+    if not any(key.lower() in lower for key in known):
+        return []
     compiled = patterns(known)
     denied = denied_places(reply, known)
     found: dict[int, KeyMention] = {}

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import require_package
 
 # A number is one word with its sign, decimals, thousands, minutes and per cent: "1.5" does not hold "1".
-_WORD = re.compile(r"(?:(?<!\w)-)?(?:(?<!\w)\.)?(?<!\w)\d+(?:[.,:/]\d+)*[^\W_]*(?: ?%)?|[^\W_]+(?:'[^\W_]+)?")
+_WORD = re.compile(r"(?:(?<![\w%)])-)?(?:(?<!\w)\.)?(?<!\w)\d+(?:[.,:/]\d+)*[^\W_]*(?: ?%)?|[^\W_]+(?:'[^\W_]+)?")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # Words that an option may lack or have without naming another one.
 _SILENT = frozenset("a an the this that these those his her its their some is are was were be been being".split())
@@ -147,7 +147,7 @@ def _behind(reply: StemmedText, place: int) -> bool:
 
 
 # Behind "no" these begin a clause of their own ("No he sits"); any other word is what there is none of.
-_AFTER_NO = (ACTORS | _SILENT | frozenset("because since as it there i we you".split())) - {"person", "people"}
+_AFTER_NO = (ACTORS | _SILENT | frozenset("because since as it there i we you yes".split())) - {"person", "people"}
 
 
 def _is_determiner(reply: StemmedText, span: TextSpan) -> bool:

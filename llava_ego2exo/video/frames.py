@@ -16,18 +16,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..errors import Ego2ExoError, require_package
 from .limits import VideoLimits, raising
-from .worker import heartbeat
+from .timeline import in_order, timeline_of
 
 # Formats without pictures of their own: they name other files or addresses.
 _PLAYLISTS = set("hls dash webm_dash_manifest concat imf sdp rtsp image2 image2pipe tedcaptions".split())
-# How far decoders reorder frames; times that differ more from their order are no presentation times.
-_REORDERED = 16
 # Seeking and filling the decoder again takes about as long as decoding so many frames.
 _WORTH_SEEKING = 8
-# Times in files are rounded to their time base, which may be a millisecond.
-ROUNDING_S = 0.0005
-# How much shorter than its segment a video may be: the last frame's duration is a guess.
-MISSING_S = 0.5
 
 T = TypeVar("T")
 
@@ -36,47 +30,20 @@ class WrongTimes(Exception):
     """Frames decode with other times than the packets have."""
 
 
-class Timeline(NamedTuple):
-    """When the frames are shown.
-
-    Args:
-        times: (frames,) seconds after the first shown frame, increasing.
-        duration: seconds from the first frame to the end of the last.
-        rate: frames per second; their average where it changes.
-        constant: whether frame i is shown at i / rate.
-    """
-
-    times: Any
-    duration: float
-    rate: float
-    constant: bool
-
-    def part(self, start_s: float | None, end_s: float | None, missing_s: float = MISSING_S) -> tuple[int, int]:
-        """First frame of a segment, and the first one after it; the error lacks the file's name."""
-        import numpy as np
-
-        start, end = start_s or 0.0, inf if end_s is None else end_s
-        first, last = (int(np.searchsorted(self.times, second - ROUNDING_S)) for second in (start, end))
-        if first >= last or (end_s is not None and end_s > self.duration + missing_s):
-            until = "its end" if end_s is None else f"{end_s:g} s"
-            raise Ego2ExoError(
-                f"lasts {self.duration:.2f} s, but the segment is {start:g} s to {until}",
-                "a segment inside the video",
-                "correct start_s and end_s of the pair",
-            )
-        return first, last
-
-
-def use_video(path: str, limits: VideoLimits, use: Callable[[VideoFrames], T]) -> T:
+def use_video(
+    path: str, limits: VideoLimits, use: Callable[[VideoFrames], T], on_frame: Callable[[], None] | None = None
+) -> T:
     """`use(video)`; called again with the times of all decoded frames if packets have others.
+
+    `on_frame` is called at each decoded frame.
 
     Raises:
         Ego2ExoError: the file holds no video, exceeds the limits, or is truncated; it lacks the file's name.
     """
     try:
-        return use(VideoFrames(path, limits))
+        return use(VideoFrames(path, limits, False, on_frame))
     except WrongTimes:
-        return use(VideoFrames(path, limits, decode=True))
+        return use(VideoFrames(path, limits, True, on_frame))
 
 
 class VideoFrames:
@@ -88,8 +55,10 @@ class VideoFrames:
         declared: number of frames in the header, without hidden ones; 0 if it does not say.
     """
 
-    def __init__(self, path: str, limits: VideoLimits, decode: bool = False) -> None:
-        self._path, self._limits = path, limits
+    def __init__(
+        self, path: str, limits: VideoLimits, decode: bool = False, on_frame: Callable[[], None] | None = None
+    ) -> None:
+        self._path, self._limits, self._on_frame = path, limits, on_frame
         with closing(_open(path, limits)) as container:
             stream = _video_stream(container)
             self.size, self._base = (stream.width, stream.height), stream.time_base
@@ -97,12 +66,12 @@ class VideoFrames:
             self._header_rate = rate if isfinite(rate) and rate > 0 else 25.0
             packets, hidden = _packets(container, stream)
             self.declared = max(stream.frames - hidden, 0)
-        keys = sorted((packet.pts, packet.dts) for packet in packets if packet.key and packet.pts is not None)
-        self._keys, self._decoding_times = [pts for pts, _ in keys], dict(keys)
+        self._decoding_times = {packet.pts: packet.dts for packet in packets if packet.key and packet.pts is not None}
+        self._keys = sorted(self._decoding_times)
         # Frames before the first key frame do not decode.
         start = self._keys[0] if self._keys else inf
         shown = [packet for packet in packets if packet.shown and (packet.pts is None or packet.pts >= start)]
-        self._ticks = None if decode else _ordered([packet.pts for packet in shown])
+        self._ticks = None if decode else in_order([packet.pts for packet in shown])
         if self._ticks:
             ticks, last = self._ticks, max(shown).duration
         else:
@@ -110,7 +79,7 @@ class VideoFrames:
             ticks, last = [pts for pts, _ in decoded], decoded[-1][1] if decoded else 0
         if not ticks:
             raise Ego2ExoError("holds no frame that decodes", "a complete file", "repair the file or remove it")
-        self.timeline = _timeline(ticks, self._base, self._header_rate, last or 0)
+        self.timeline = timeline_of(ticks, self._base, self._header_rate, last or 0)
         self._check_length()
 
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, Any]]:
@@ -159,13 +128,22 @@ class VideoFrames:
 
     def _decode(self, container: Any, stream: Any) -> Iterator[Any]:
         try:
-            yield from _shown(container, stream, self._limits)
+            yield from self._shown(container, stream)
         except require_av().error.FFmpegError as error:
             raise WrongTimes from error
 
     def _all(self) -> Iterator[Any]:
         with closing(_open(self._path, self._limits)) as container:
-            yield from _shown(container, _video_stream(container), self._limits)
+            yield from self._shown(container, _video_stream(container))
+
+    def _shown(self, container: Any, stream: Any) -> Iterator[Any]:
+        """Decoded frames that are not before second 0 and have a size within the limits."""
+        for frame in container.decode(stream):
+            if self._on_frame:
+                self._on_frame()
+            _check_size(frame.width, frame.height, self._limits)
+            if (frame.pts or 0) >= 0:
+                yield frame
 
     def _check_length(self) -> None:
         hours, limit = self.timeline.duration / 3600, self._limits.video_max_hours
@@ -276,58 +254,3 @@ def _is_reference(packet: Any, codec: str) -> bool:
         return not data[0] & 0x10
     # The last byte marks several frames in one packet, one of which is shown.
     return data[0] >> 6 == 2 and not data[0] & 0x0A and data[-1] >> 5 != 6
-
-
-def _shown(container: Any, stream: Any, limits: VideoLimits) -> Iterator[Any]:
-    """Decoded frames that are not before second 0 and have a size within the limits."""
-    for frame in container.decode(stream):
-        heartbeat()
-        _check_size(frame.width, frame.height, limits)
-        if (frame.pts or 0) >= 0:
-            yield frame
-
-
-def _ordered(ticks: Sequence[int | None]) -> list[int] | None:
-    """Times in the order of presentation; None if they are no presentation times."""
-    if None in ticks:
-        return None
-    order = sorted(range(len(ticks)), key=ticks.__getitem__)
-    ordered = [ticks[index] for index in order]
-    if any(abs(new - old) > _REORDERED for new, old in enumerate(order)) or len(set(ordered)) < len(ordered):
-        return None
-    return ordered
-
-
-def _timeline(ticks: Sequence[int | None], base: Any, header_rate: float, last: int) -> Timeline:
-    """From times in the time base, as frames are shown; those that are missing are interpolated."""
-    import numpy as np
-
-    ordered, count, numbers = _ordered(ticks), len(ticks), np.arange(len(ticks))
-    times = _interpolated(ticks, float(base), header_rate) if ordered is None else np.array(ordered) * float(base)
-    times = times - times[0]
-    for rate in (header_rate, (count - 1) / times[-1] if count > 1 else header_rate):
-        # Both ends of a time are rounded to the time base, or to milliseconds before.
-        if np.abs(times - numbers / rate).max() <= max(0.0015, min(float(base), 0.1 / rate)):
-            return Timeline(numbers / rate, count / rate, rate, True)
-    # Recorders give the last frame a duration of almost nothing.
-    duration = float(times[-1] + max(last * base, np.median(np.diff(times))))
-    return Timeline(times, duration, count / duration, False)
-
-
-def _interpolated(ticks: Sequence[int | None], base: float, rate: float) -> Any:
-    """Seconds that increase where few times are known: at a constant rate, unless the known ones contradict it."""
-    import numpy as np
-
-    known: list[tuple[int, float]] = []
-    for index, tick in enumerate(ticks):
-        if tick is not None and (not known or tick * base > known[-1][1]):
-            known.append((index, tick * base))
-    numbers = np.arange(len(ticks))
-    if not known:
-        return numbers / rate
-    places, values = map(np.array, zip(*known, strict=True))
-    # The time of a block of data may be given to a neighbour of its frame.
-    if np.abs(values - values[0] - (places - places[0]) / rate).max() < MISSING_S:
-        return numbers / rate
-    outside = np.minimum(numbers - places[0], 0) + np.maximum(numbers - places[-1], 0)
-    return np.interp(numbers, places, values) + outside / rate

@@ -12,7 +12,7 @@ from ..common.processes import map_threads
 from ..errors import Ego2ExoError
 from .frames import VideoFrames, require_av
 from .limits import VideoLimits
-from .worker import WorkerPool, short_reason
+from .worker import WorkerPool, heartbeat, short_reason
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def probe(path: str, limits: VideoLimits | None = None) -> Probe:
     if not os.path.isfile(path):
         return Probe(error="is not there" if not os.path.isdir(path) else "is a folder")
     try:
-        video = VideoFrames(path, limits or VideoLimits(), decode=True)
+        video = VideoFrames(path, limits or VideoLimits(), True, heartbeat)
         timeline, declared, (width, height) = video.timeline, video.declared, video.size
         found = (timeline.duration, timeline.rate, len(timeline.times), declared, width, height)
         return Probe("", *found, sha256=file_hash(path))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Ego2ExoError
-from .frames import ROUNDING_S, Timeline, VideoFrames, check_memory, require_av, upright, use_video
+from .frames import VideoFrames, check_memory, require_av, upright, use_video
 from .limits import VideoLimits
+from .timeline import ROUNDING_S, Timeline
 from .worker import WorkerPool
 
 _POOL = WorkerPool("av")

@@ -60,7 +60,7 @@ def make(cut: Cut, limits: VideoLimits | None = None, part: str = "") -> str:
         return "kept"
     part = part or f"{cut.target}.part"
     try:
-        use_video(cut.source, limits or VideoLimits(), lambda video: _write(video, cut, part))
+        use_video(cut.source, limits or VideoLimits(), lambda video: _write(video, cut, part), heartbeat)
         os.replace(part, cut.target)
     except (av.error.FFmpegError, OSError) as error:
         raise Ego2ExoError(f"cannot be cut: {short_reason(error)}") from error
@@ -97,7 +97,6 @@ def _write(video: VideoFrames, cut: Cut, part: str) -> None:
         out.codec_context.time_base, out.pix_fmt = base, "yuv420p"
         size: tuple[int, ...] = ()
         for index, source in video.frames(range(first, last)):
-            heartbeat()
             size = size or (source.width, source.height)
             frame = source.from_ndarray(upright(source, *size), format="rgb24")
             if index == first:

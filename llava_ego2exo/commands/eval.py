@@ -101,12 +101,12 @@ def _views(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _check(args: argparse.Namespace) -> tuple[str, int]:
-    from ..evaluation.benchmarks.registry import video_folders
+    from ..evaluation.benchmarks.registry import video_folder, video_folders
     from ..evaluation.check import check
 
     _require(args, "benchmark", "data")
-    beside = video_folders(args.benchmark, args.data)
-    videos = args.videos or (beside[0] if len(beside) == 1 else None)
+    beside = not args.videos and video_folders(args.benchmark, args.data)
+    videos = video_folder(args.benchmark, args.data) if beside else args.videos
     checked = check(
         args.benchmark, args.data, videos, _views(args), categories=args.categories or None,
         max_bad=args.max_bad_rows, probe=args.probe, workers=args.workers, limits=VideoLimits.from_object(args),

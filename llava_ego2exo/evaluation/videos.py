@@ -85,8 +85,10 @@ class _Index:
             return []
         stem, suffix = without_suffix(parts[-1]), suffix_of(parts[-1]).lower()
         files = self._files.get(stem, [])
-        if parts in files:
-            return [parts]
+        # Some data count their paths from the folder above.
+        for own in (parts, parts[1:] if parts[0] == os.path.basename(self._folder) else ()):
+            if own in files:
+                return [own]
         ends = [file for file in files if file[:-1][len(file) - len(parts) :] == parts[:-1] and len(file) >= len(parts)]
         # A file that merely has the same name may be another video's clip.
         rooted = name.startswith(("/", "\\")) or name[1:2] == ":" or len(parts) == 1

@@ -39,6 +39,8 @@ def paths(found, folder):
         ("a.mp4", ["a.MP4", "a.mkv"], "a.MP4"),
         ("x/a", ["x/a.mp4", "y/a.mp4", "z/x/a.mp4"], "x/a.mp4"),
         ("x/a.mp4", ["deep/x/a.mp4", "deep/y/a.mp4"], "deep/x/a.mp4"),
+        ("v/x/a.mp4", ["x/a.mp4", "y/a.mp4"], "x/a.mp4"),
+        ("w/x/a.mp4", ["x/a.mp4", "y/a.mp4"], None),
         ("Walk.Fast_p1", ["Walk.Fast_p1.mp4", "Walk.mp4"], "Walk.Fast_p1.mp4"),
         ("/data/set/mp4/a.mp4", ["x/a.mp4", "y/b.mp4"], "x/a.mp4"),
         ("x\\a.mp4", ["x/a.mp4", "y/a.mp4"], "x/a.mp4"),

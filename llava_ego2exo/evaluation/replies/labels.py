@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from .cleaning import cleaned
 from .patterns import denied_places, is_option_list, patterns
 
-# Behind an option's text: not a further part of its last word or number; and the end of a sentence or line.
+# Behind an option's text: not a further part of its last word or number; and the end of what is named.
 _WHOLE = re.compile(r"(?![^\W_]|[.,:/]\d| ?%)")
-_AT_END = re.compile(r"[\"')\]]{0,3}(?:[.!?;]?[\"')\]]{0,3}\s*$|[.!?;]\s|\s?\n)")
+_AT_END = re.compile(r"[^\w\n(]{0,8}(?:$|\n)|[\"')\]]{0,3}[.!?;]\s|,? (?:because|since|as)\b| (?:is|are|seems)\b")
 # With an ordinary word behind them these are words and counts; as labels they have a bracket or stop.
 _WORDS = re.compile(r"[AaIi\d]|[a-z]")
 
@@ -80,7 +80,7 @@ def _labels(reply: str, options: Mapping[str, str]) -> Iterator[_Label]:
 
 
 def _text_behind(lower: str, places: range, options: Mapping[str, str], own: str) -> tuple[str, int] | None:
-    """The option whose text begins first, the longest, and where it ends; None too where several have that text."""
+    """The option whose text begins first, the longest, and where it ends."""
     for place in places:
         found = {
             key: place + len(text)
@@ -90,5 +90,5 @@ def _text_behind(lower: str, places: range, options: Mapping[str, str], own: str
         longest = [key for key, end in found.items() if end == max(found.values())]
         if longest:
             key = own if own in longest else longest[0]
-            return (key, found[key]) if own in longest or len(longest) == 1 else None
+            return key, found[key]
     return None

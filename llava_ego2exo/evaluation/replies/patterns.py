@@ -12,8 +12,8 @@ from .cleaning import UNSPACED
 
 # "Answer" and "is" in Spanish, German, French, Portuguese, Italian and Vietnamese.
 _NOUN_ABROAD = (
-    r"(?:respuesta|opción|solución|antwort|lösung|réponse|resposta|opção|alternativa|risposta|opzione|đáp\s+án"
-    r"|câu\s+trả\s+lời|lựa\s+chọn)"
+    r"(?:respuesta|opción|solución|correct[ao]|antwort|lösung|richtig|réponse|correcte|resposta|opção|alternativa"
+    r"|risposta|opzione|corretta|đáp\s+án|câu\s+trả\s+lời|lựa\s+chọn)"
 )
 _IS_ABROAD = r"(?:es|sería|ist|lautet|wäre|est|serait|é|seria|è|sarebbe|là)"
 # What may follow a key without brackets. "A" and "I" are words too, and numbers count things: with an ordinary word
@@ -98,7 +98,7 @@ def patterns(keys: tuple[str, ...]) -> KeyPatterns:
     # In lower case a key is taken only where nothing but a stop follows: "a" is a word too.
     small = rf"{apart}(?P<small>(?i:{one}))(?=[\s\"']*(?:[.!)]?\s*$|[.!]\s))"
     said = rf"{_NOUN}\b[^.\n]{{0,60}}?{_IS}\s*[\"']?\s*{_SURELY}|\b{_TAKE}\s+|\b{_SO}|{_ANSWER}"
-    declared = [rf"(?i:(?:{said}){_CALLED})(?:{closed}|[(\[{{]?\s*(?:{free}|{half}|{small}))"]
+    declared = [rf"(?i:(?:{said}){_CALLED})(?:{closed}|[(\[{{]?\s*(?:{free}|(?i:{half})|{small}))"]
     declared += [rf"(?i:\\boxed\s*)\{{[\s{{(]*(?P<key>{one})(?!\w)", rf"(?:{free}|{closed})(?i:\s+{_GOOD})"]
     named = [closed, half, rf"(?i:\b(?:option|choice)\s+)(?P<key>{one})(?!\w)", rf"(?i:\b{_LABEL}\s+|[(\[{{]\s*){free}"]
     named += [rf"^\W*{free}", rf"^\W*(?P<key>(?i:{one}))[.):]\s"]

@@ -95,6 +95,17 @@ def test_all_ways_to_name_the_files_and_importing_again(published, capsys):
     assert "pair of split val" in capsys.readouterr().err and not (published.root / "none").exists()
 
 
+def test_a_pair_is_found_by_its_ego_file_or_its_segment(published, capsys):
+    lines = published.pairs.read_text().replace('"segment": "s', '"segment": "take_s')
+    published.pairs.write_text(lines)
+    published.write({"a.json": {"s1_ego.mp4": clip("file", DESCRIBE), "take_s2_ego.mp4": clip("name", DESCRIBE)}})
+    assert published.run("a.json") == 0
+    answers = {answer.segment: answer.answer for answer in read_answers(published.root / "answers")}
+    assert answers == {"take_s1": "file answers Describe it.", "take_s2": "name answers Describe it."}
+    published.pairs.write_text(lines + lines.splitlines()[0].replace("take_s1", "again"))
+    assert published.run("a.json") == 1 and "s1_ego.mp4: take_s1, again" in capsys.readouterr().err
+
+
 def test_a_clip_in_two_shards(published, capsys):
     whole, part = clip("s1", DESCRIBE, ORDER, PLACES), clip("s1", DESCRIBE)
     failed = {**whole, PLACES: "ERROR: x"}
@@ -116,6 +127,7 @@ def test_a_clip_in_two_shards(published, capsys):
         ({"s1_ego.mp4": "A text."}, "s1_ego.mp4: is a str, neither"), ({"s1_ego.mp4": None}, "is a NoneType, neither"),
         ({"s1_ego.mp4": {"Q?": ["A"]}}, "answer to 'Q?' is a list"), ({"s1_ego.mp4": {" ": "A"}}, "'' is no text"),
         ({"s1_ego.mp4": {"<video>\nQ?": "A"}}, "<video>"), ({"": {"Q": "A"}}, "names no file"),
+        ({"s1_ego.mp4": {"Q?": "A \ud800"}}, "no valid Unicode"), ({"\ud800_ego.mp4": "ERROR: x"}, "names no file"),
         ({"x_ego.mp4": {"Q": "A"}}, "none of 1 answered clip(s)"), ({"s1_ego.mp4": "ERROR: x"}, "none of 0"),
     ],
 )  # fmt: skip

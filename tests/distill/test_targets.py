@@ -200,9 +200,10 @@ def test_flagged_answers_are_dropped_and_named_or_kept(material, capsys):
     turns = {sample["segment"]: sample for sample in material.run("--turns", "all")}
     assert len(turns["t0_0001"]["answer_keys"]) == 2
     material.of("t2_0001", "spatial").update(answer="I see <image> here.")  # never used, flagged or not
+    material.of("t3_0001", "spatial").update(answer="A <video> of it.")
     capsys.readouterr()
-    assert len(material.run("--flagged", "keep")) == 11
-    assert "dropped, placeholder: 1 answer(s)" in capsys.readouterr().out
+    assert len(material.run("--flagged", "keep")) == 10
+    assert "dropped, placeholder: 2 answer(s)" in capsys.readouterr().out
     for record in material.records:
         record["flags"] = ["repeats"]
     (material.root / "train.json").unlink()

@@ -10,7 +10,6 @@ import glob
 import os
 import re
 import shlex
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ FILES = "captions_proc_*.json"
 TEACHER = "captions"
 SETTINGS: dict[str, Any] = {"imported": True}
 _ERROR = "ERROR:"
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
 _SHAPE = '{"<segment>_ego.mp4": {"<query>": "<answer>", ...}, ...}, and "ERROR: ..." in place of what failed'
 
 
@@ -114,7 +114,7 @@ def read_captions(files: Sequence[Path]) -> Captions:
             continue
         for name, value in content.items():
             clip = re.split(r"[/\\]", name)[-1]
-            own = list(_faults(value)) if clip else ["names no file"]
+            own = list(_faults(value)) if clip and not _NO_TEXT.search(clip) else ["names no file"]
             own = own or _add(captions, clip, value, str(path))
             faults += [f"{path}: {ascii(name)[1:-1][:80]}: {fault}" for fault in own]
     if faults:
@@ -149,6 +149,8 @@ def _faults(value: Any) -> Iterator[str]:
             yield f"query {fault}"
         if not isinstance(answer, str):
             yield f"the answer to {ascii(query)[:60]} is a {type(answer).__name__}, not a text"
+        elif _NO_TEXT.search(answer):
+            yield f"the answer to {ascii(query)[:60]} is no valid Unicode text"
 
 
 def _add(captions: Captions, clip: str, value: Any, file: str) -> list[str]:
@@ -171,11 +173,13 @@ def _add(captions: Captions, clip: str, value: Any, file: str) -> list[str]:
 
 def _matched(captions: Captions, pairs: Sequence[Pair]) -> tuple[list[tuple[Pair, str]], list[str]]:
     """(pair, clip) in the order of the pairs, and the clips that no pair has."""
-    names: dict[str, list[Pair]] = defaultdict(list)
+    found: dict[str, list[Pair]] = {clip: [] for clip in captions.answers}
+    matched = []
     for pair in pairs:
-        for name in {os.path.basename(pair.ego), f"{pair.segment}_ego.mp4"}:
-            names[name].append(pair)
-    found = {clip: names.get(clip, []) for clip in captions.answers}
+        names = (os.path.basename(pair.ego), f"{pair.segment}_ego.mp4")
+        for clip in [name for name in names if name in found][:1]:
+            found[clip].append(pair)
+            matched.append((pair, clip))
     several = [f"{clip}: {', '.join(pair.segment for pair in own)}" for clip, own in found.items() if len(own) > 1]
     if several:
         raise Ego2ExoError(
@@ -183,8 +187,6 @@ def _matched(captions: Captions, pairs: Sequence[Pair]) -> tuple[list[tuple[Pair
             "one pair for each ego clip",
             "give --pairs that hold each ego file once",
         )
-    clip_of = {own[0].segment: clip for clip, own in found.items() if own}
-    matched = [(pair, clip_of[pair.segment]) for pair in pairs if pair.segment in clip_of]
     return matched, [clip for clip, own in found.items() if not own]
 
 

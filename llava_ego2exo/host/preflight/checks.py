@@ -160,8 +160,15 @@ def _check_tower(settings: Settings, flags: Ego2ExoConfig) -> None:
     vision = vision.get("vision_config", vision)
     layers = vision.get("num_hidden_layers")
     if isinstance(layers, int):
-        # LLaVA-NeXT removes SigLIP's last layer after loading it.
-        flags.layer_indices(layers - ("siglip" in str(vision.get("model_type", name))))
+        siglip = "siglip" in str(vision.get("model_type", name))
+        # LLaVA-NeXT removes SigLIP's last layer after loading it, and takes the last one there is.
+        flags.layer_indices(layers - siglip)
+        select = settings["mm_vision_select_layer"]
+        refuse(
+            (not siglip and isinstance(select, int) and not -layers - 1 <= select <= layers,
+             f"--mm_vision_select_layer {select}", f"{-layers - 1} to {layers}, by the tower's {layers} layers",
+             "-2 is what LLaVA's own models take"),
+        )  # fmt: skip
 
 
 def _check_trained_parts(settings: Settings, flags: Ego2ExoConfig) -> None:
@@ -230,6 +237,8 @@ def _check_numbers(settings: Settings) -> None:
     low = {name: least for name, least in _LEAST.items() if settings[name] is not None and not settings[name] >= least}
     refuse(
         *((True, f"--{name} {settings[name]}", f"{least} or more", "") for name, least in low.items()),
+        (not (settings["max_steps"] or 0) > 0 and not settings["num_train_epochs"] > 0,
+         f"--num_train_epochs {settings['num_train_epochs']}, which trains nothing", "more than 0, or --max_steps", ""),
         (settings["force_sample"] and not settings["frames_upbound"], "--force_sample True with --frames_upbound 0",
          "--frames_upbound 1 or more, which is then the number of frames of every clip", "give it, or leave it out"),
     )  # fmt: skip

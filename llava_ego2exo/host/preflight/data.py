@@ -176,8 +176,11 @@ class RowCheck:
         count = "\n".join(human).count(PLACEHOLDER)
         if kind is None:
             meant = any(value.startswith(VIDEO_PLACEHOLDER) or value.endswith(VIDEO_PLACEHOLDER) for value in human)
-            name = PLACEHOLDER if count else VIDEO_PLACEHOLDER if meant else None
-            return [("placeholder", f"has a {name} placeholder but neither video nor image")] if name else []
+            if count or meant:
+                name = PLACEHOLDER if count else VIDEO_PLACEHOLDER
+                return [("placeholder", f"has a {name} placeholder but neither video nor image")]
+            alone = "has neither video nor image, without which the template of --version writes no row"
+            return [("form", alone)] if self.rules.one_answer else []
         if "video" in row and kind == "image":
             return [("form", "has both video and image, of which LLaVA reads one: leave the other key out")]
         found: list[Fault] = []

@@ -84,7 +84,8 @@ def row_rules(settings: Settings) -> RowRules:
 def _template(settings: Settings) -> Any:
     from llava import conversation
 
-    return conversation.conv_templates.get(settings["version"], conversation.default_conversation)
+    version = None if settings["version"] in _LEGACY else settings["version"]  # LLaVA leaves its default there
+    return conversation.conv_templates.get(version, conversation.default_conversation)
 
 
 class PreprocessPreview:

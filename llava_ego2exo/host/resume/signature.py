@@ -52,10 +52,11 @@ def run_signature(settings: Settings, distilling: DistillConfig, keys: Iterable[
     Raises:
         Ego2ExoError: the base or the teacher holds no weights.
     """
+    data = [file_hash(file.path) + file.sampling.removeprefix("all") for file in data_files(settings)]
     return {
         "flags": _plain(settings.values),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "data": _short("".join(file_hash(file.path) for file in data_files(settings)).encode()),
+        "data": _short("".join(data).encode()),
         "base": fingerprint(str(settings["model_name_or_path"])),
         "teacher": _teacher(distilling, keys),
     }

@@ -270,8 +270,9 @@ def test_chat_templates_train_rows_that_others_cannot(check):
             check(row, rules=chat)
     with pytest.raises(Ego2ExoError, match="after the first turn"):
         check(RIGHT["a later turn"][0], rules=replace(RowRules(), times=True))
-    with pytest.raises(Ego2ExoError, match="one human turn and one gpt turn"):
-        check(RIGHT["a later turn"][0], rules=replace(RowRules(), one_answer=True))
+    pair = replace(RowRules(), one_answer=True)
+    with pytest.raises(Ego2ExoError, match="(?s)2 fault.*one human turn and one gpt turn.*neither video nor image"):
+        check(RIGHT["a later turn"][0], RIGHT["text"][0], rules=pair)
 
 
 def test_lists_of_images_and_folders_of_frames_where_llava_reads_them(check, tmp_path):

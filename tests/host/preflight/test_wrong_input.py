@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.preflight import checks
 from tests.videos import sample
 
 pytestmark = pytest.mark.usefixtures("no_weights")
@@ -38,6 +37,8 @@ WRONG = {
     "same frames": ({"frames_upbound": 0, "force_sample": True}, "--force_sample True", "--frames_upbound 1"),
     "length": ({"model_max_length": 0}, "--model_max_length 0", "1 or more"),
     "batch": ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size 0", "1 or more"),
+    "no epoch": ({"num_train_epochs": 0}, "--num_train_epochs 0", "--max_steps"),
+    "layer": ({"mm_vision_select_layer": -9}, "--mm_vision_select_layer -9", "-5 to 4"),
     "learning rate": ({"learning_rate": "nan"}, "--learning_rate nan", "0 or more"),
     "text file": ({"data_path": "/nowhere/train.jsonl"}, "/nowhere/train.jsonl", ".json file"),
 }
@@ -124,11 +125,3 @@ def test_images_without_visual_tokens(train, tmp_path):
     (tmp_path / "d.json").write_text(json.dumps([GOOD, entry]))
     flags = {"data_path": tmp_path / "d.json", "image_folder": tmp_path, "ego2exo_visual_tokens": False}
     assert "--ego2exo_visual_tokens False" in refused(train, tmp_path / "out", **flags).given
-
-
-def test_decoders_are_required_before_weights_load(train, tmp_path, monkeypatch):
-    def missing():
-        raise Ego2ExoError("no decoder")
-
-    monkeypatch.setattr(checks, "require_decoders", missing)
-    assert refused(train, tmp_path / "out").given == "no decoder"

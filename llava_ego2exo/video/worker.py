@@ -1,28 +1,31 @@
 """Functions called in separate processes, which may hang, crash or run out of memory without harm to the run.
 
-A request is a line of JSON on the worker's standard input. A reply is two sizes, JSON, and the bytes of an array if the
-function returned one, so nothing is unpickled. Unlike children of `multiprocessing`, such a process can also be started
-by a data loader's worker.
+A request is a line of JSON on the worker's standard input, which is a socket. A reply is its size, JSON, and if the
+function returned an array the descriptor of a file in memory with its bytes: nothing is unpickled, and frames are not
+copied from process to process. Unlike children of `multiprocessing`, such a process can also be started by a data
+loader's worker.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib
 import json
+import mmap
 import os
 import resource
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
 from .limits import VideoLimits, raising
@@ -38,8 +41,7 @@ _START_S = 120.0
 _SPARE_BYTES = 8 << 30
 # Schedulers and terminals send these to every process of a job; workers end with the run, when their input ends.
 _IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_PIPE_BYTES = 1 << 20
-_SIZES = struct.Struct("<QQ")  # bytes of the JSON and of the array
+_SIZE = struct.Struct("<Q")  # bytes of the JSON
 
 
 class WorkerPool:
@@ -97,16 +99,15 @@ class _Worker:
     def __init__(self, imports: tuple[str, ...]) -> None:
         self._owner = os.getpid()
         paths = os.pathsep.join(dict.fromkeys([_PACKAGE_ROOT, *filter(None, sys.path)]))
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *imports],
-            bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )  # fmt: skip
-        # Frames pass with fewer switches between the processes; only Linux can, and only up to a user's maximum.
-        with contextlib.suppress(OSError, AttributeError):
-            fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)  # type: ignore[arg-type]
+        self._socket, other = socket.socketpair()
+        with other:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, *imports],
+                stdin=other, stdout=other, stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )  # fmt: skip
         self._poll = select.poll()
-        self._poll.register(self._process.stdout, select.POLLIN)
+        self._poll.register(self._socket, select.POLLIN)
         try:
             reason = self._receive(_START_S)[0]["failure"]
         except (TimeoutError, EOFError) as error:
@@ -126,8 +127,7 @@ class _Worker:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()  # type: ignore[union-attr]
-        self._process.stdout.close()  # type: ignore[union-attr]
+        self._socket.close()
 
     def call(self, function: Callable[..., Any], arguments: dict[str, Any], limits: VideoLimits) -> tuple[Any, Any]:
         """The reply, and its array. TimeoutError, EOFError: there is none; after any error the process is killed."""
@@ -137,7 +137,7 @@ class _Worker:
         }  # fmt: skip
         try:
             with contextlib.suppress(BrokenPipeError):  # reading gives the exit code
-                self._process.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
+                self._socket.sendall(json.dumps(request).encode() + b"\n")
             while True:
                 reply, array = self._receive(limits.video_limit_s)
                 if "heartbeat" not in reply:
@@ -150,23 +150,40 @@ class _Worker:
         import numpy as np
 
         deadline = time.monotonic() + limit_s
-        head, size = _SIZES.unpack(self._read(bytearray(_SIZES.size), deadline))
-        reply = json.loads(self._read(bytearray(head), deadline))
-        return reply, self._read(np.empty(reply["shape"], np.uint8), deadline) if size else None
+        reply = json.loads(self._read(_SIZE.unpack(self._read(_SIZE.size, deadline))[0], deadline))
+        if reply.get("shape") is None:
+            return reply, None
+        self._wait(deadline)
+        _, files, _, _ = socket.recv_fds(self._socket, 1, 1)
+        if not files:
+            raise EOFError(f"exit code {self._process.wait()}")
+        try:
+            # A private copy of the pages that are written to: this process alone has the array.
+            content = mmap.mmap(files[0], 0, access=mmap.ACCESS_COPY)
+        finally:
+            os.close(files[0])
+        return reply, np.frombuffer(content, np.uint8).reshape(reply["shape"])
 
-    def _read(self, buffer: Any, deadline: float) -> Any:
-        room = memoryview(buffer).cast("B")
+    def _wait(self, deadline: float) -> None:
+        if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+            raise TimeoutError("no answer in time")
+
+    def _read(self, size: int, deadline: float) -> bytearray:
+        buffer = bytearray(size)
+        room = memoryview(buffer)
         while room:
-            if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
-                raise TimeoutError("no answer in time")
-            count = self._process.stdout.readinto(room)  # type: ignore[union-attr]
+            self._wait(deadline)
+            try:
+                count = self._socket.recv_into(room)
+            except ConnectionResetError:
+                count = 0
             if not count:
                 raise EOFError(f"exit code {self._process.wait()}")
             room = room[count:]
         return buffer
 
 
-_replies: IO[bytes] | None = None  # of a worker, to its caller
+_replies: socket.socket | None = None  # of a worker, to its caller
 _last_heartbeat = 0.0
 
 
@@ -176,7 +193,7 @@ def serve(imports: list[str]) -> None:
     for number in _IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     # Decoders print to file descriptor 1; only replies may reach the caller.
-    _replies = os.fdopen(os.dup(1), "wb")
+    _replies = socket.socket(fileno=os.dup(1))
     os.dup2(2, 1)
     try:
         for name in imports:
@@ -223,7 +240,11 @@ def _refusal(given: str, remedy: str) -> dict[str, Any]:
 
 def _reply(message: dict[str, Any], array: Any = None) -> None:
     text = json.dumps(message).encode()
-    _replies.write(_SIZES.pack(len(text), 0 if array is None else array.nbytes) + text)  # type: ignore[union-attr]
+    _replies.sendall(_SIZE.pack(len(text)) + text)  # type: ignore[union-attr]
     if array is not None:
-        _replies.write(array.data.cast("B"))  # type: ignore[union-attr]
-    _replies.flush()  # type: ignore[union-attr]
+        file = os.memfd_create("frames") if hasattr(os, "memfd_create") else os.dup(tempfile.TemporaryFile().fileno())
+        os.ftruncate(file, array.nbytes)
+        with mmap.mmap(file, array.nbytes) as content:
+            content[:] = array.data.cast("B")
+        socket.send_fds(_replies, [b" "], [file])  # type: ignore[list-item]
+        os.close(file)

@@ -151,7 +151,7 @@ class _ReplyReader:
 
     def _mentions(self) -> list[KeyMention]:
         """Options named by keys; with its own option's text behind it the key at the beginning declares."""
-        named = key_mentions(self.text, self.choices)
+        named = key_mentions(self.text, self.choices, self.labelled.own)
         head = self.head
         if head is None or is_option_list(self.text, self.choices):
             return named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from .cleaning import UNSPACED
@@ -106,7 +106,7 @@ def patterns(keys: tuple[str, ...]) -> KeyPatterns:
     item = rf"[(\[]?(?<!\w)(?:{one})(?!\w)[)\]]?"
     listed = rf"\s*(?i:{_AND}{_CALLED}){item}"
     signs = r"[^\w\n]*"
-    beside = rf"(?:\s*(?:\([^()\n]{{0,80}}\)\s*)?(?i:{_AND}{_CALLED})[(\[]?|\s?[(\[])"
+    beside = rf"(?:\s*(?:\([^()\n]{{0,80}}\)\s*)?(?i:{_AND}{_CALLED})[(\[]?| ?[(\[])"
     return KeyPatterns(
         re.compile(rf"\W*(?i:(?:{_NOUN}|{_LABEL})\W*)?(?P<key>(?i:{one}))(?:\W+(?P=key)(?!\w))*\W*"),
         re.compile(rf"^{signs}(?i:{_LABEL}\b{signs})?(?P<key>{one}){signs}$", re.MULTILINE),
@@ -167,8 +167,11 @@ def is_option_list(reply: str, keys: Iterable[str]) -> bool:
     return _one_key(patterns(tuple(keys)).item, reply) is False
 
 
-def key_mentions(reply: str, keys: Iterable[str]) -> list[KeyMention]:
-    """Every option that a reply names by its key and does not deny, in order of place."""
+def key_mentions(reply: str, keys: Iterable[str], labels: Collection[int] = ()) -> list[KeyMention]:
+    """Every option that a reply names by its key and does not deny, in order of place.
+
+    What stands alone in its line declares, but for the keys at these places, `labels` of a text.
+    """
     known = tuple(keys)
     lower = reply.lower()
     if not any(key.lower() in lower for key in known):
@@ -176,17 +179,21 @@ def key_mentions(reply: str, keys: Iterable[str]) -> list[KeyMention]:
     compiled = patterns(known)
     denied = denied_places(reply, known)
     found: dict[int, KeyMention] = {}
-    for one in _all_mentions(reply, compiled, known):
+    for one in _all_mentions(reply, compiled, known, labels):
         if one.start not in found and one.start not in denied and not compiled.wrong.match(reply, one.end):
             found[one.start] = one
     return [found[start] for start in sorted(found)]
 
 
-def _all_mentions(reply: str, compiled: KeyPatterns, keys: tuple[str, ...]) -> Iterator[KeyMention]:
+def _all_mentions(
+    reply: str, compiled: KeyPatterns, keys: tuple[str, ...], labels: Collection[int]
+) -> Iterator[KeyMention]:
     # A key in a line of its own declares, unless several have such lines. A label alone means nothing ("vitamin C.").
-    declaring = (compiled.line,) if _one_key(compiled.line, reply) else ()
+    lines = [match for match in compiled.line.finditer(reply) if match.start("key") not in labels]
+    if len({match["key"] for match in lines}) == 1:
+        yield from (KeyMention(match["key"], *match.span("key"), True) for match in lines)
     naming = (compiled.line,) if _one_key(compiled.item, reply) else (compiled.line, compiled.item)
-    for declared, group in ((True, (*declaring, *compiled.declared)), (False, (*compiled.named, *naming))):
+    for declared, group in ((True, compiled.declared), (False, (*compiled.named, *naming))):
         for pattern in group:
             for match in pattern.finditer(reply):
                 shape = match.lastgroup or "key"

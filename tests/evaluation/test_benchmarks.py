@@ -318,7 +318,7 @@ def test_long_options_are_read_in_no_time():
     assert numbered_lists("1. ['" + "\\" * 100_001) is None
 
 
-ROWS = (CURRENT, EGO_IN_EXO, CHARADES, SMARTHOME, SPANS, OPTIONS, DESCRIBED)
+ROWS = (CURRENT, EGO_IN_EXO, EXO_FILE, CHARADES, SMARTHOME, SPANS, OPTIONS, DESCRIBED)
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.sampled_from(["A", "1. ['a']", "x_exo1", "\ud800"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("AB1"), inner, max_size=4),

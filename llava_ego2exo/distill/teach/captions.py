@@ -22,7 +22,7 @@ from ...errors import Ego2ExoError
 from ..pairs.file import read_pairs, require_files
 from ..pairs.pair import Pair
 from .job import QUERIES, flags, wording_fault
-from .store import Answer, answer_key, answer_store, finish_folder, open_folder
+from .store import Answer, AnswerCounts, answer_key, answer_store, finish_folder, open_folder
 
 FILES = "captions_proc_*.json"
 # No checkpoint or setting is known: all imported answers have these.
@@ -70,19 +70,9 @@ def import_captions(given: Sequence[str], pairs_file: str, out: str, split: str 
             "files whose names, or whose segments, are those of the pairs",
             "check --pairs, --split and --import",
         )
-    answered = [pair for pair, _ in found]
-    _require_whole(answered)
-    folder = Path(out)
-    with locked(folder):
-        teacher = {"model": TEACHER, "base": None, "fingerprint": TEACHER}
-        names = {"files": list(map(str, files)), "seed": 0, "top_k": 0, "queries": {}}
-        open_folder(folder, {"teacher": teacher, "settings": SETTINGS, **names})
-        hashes = video_hashes([pair.ego for pair in answered], folder)
-        records = [one for pair, clip in found for one in _records(pair, captions.answers[clip], hashes[pair.ego])]
-        with answer_store(folder).part() as part:
-            part.append(records)
-        counts = finish_folder(folder, {(one.segment, one.kind): one.key for one in records}, answered, pairs)
-    there = {pair.segment for pair in answered}
+    _require_whole([pair for pair, _ in found])
+    counts, complete = _store(captions, found, pairs, files, Path(out))
+    there = {pair.segment for pair, _ in found}
     missing = [pair.segment for pair in chosen if pair.segment not in there]
     single = [(clip, query) for clip, own in captions.answers.items() for query, one in own.items() if one is None]
     left_out = {
@@ -91,13 +81,31 @@ def import_captions(given: Sequence[str], pairs_file: str, out: str, split: str 
         f"clip(s) left out, as no pair of split {split} has them": unknown,
         f"pair(s) of split {split} without an answer": missing,
     }
-    lines = [f"{counts.answers} answers about {len(there)} clip(s) in {out}/answers.jsonl, from {len(files)} file(s)"]
-    lines += [f"{len(named)} {what}: {shorten_list(named)}" for what, named in left_out.items() if named]
     others = {"flagged": sum(counts.flags.values()), "kept beside": counts.others, "dropped": counts.dropped}
-    lines += [f"{what}: {count} answer(s)" for what, count in others.items() if count]
-    command = ["llava-ego2exo", "targets", "--pairs", pairs_file, "--answers", out, "--out", "train.json"]
-    complete = not missing and len(records) == len(there) * len({one.kind for one in records})
-    return "\n".join([*lines, f"next: {shlex.join(command)}{'' if complete else ' --allow-missing'}"])
+    command = shlex.join(["llava-ego2exo", "targets", "--pairs", pairs_file, "--answers", out, "--out", "train.json"])
+    return "\n".join([
+        f"{counts.answers} answers about {len(there)} clip(s) in {out}/answers.jsonl, from {len(files)} file(s)",
+        *(f"{len(names)} {what}: {shorten_list(names)}" for what, names in left_out.items() if names),
+        *(f"{what}: {count} answer(s)" for what, count in others.items() if count),
+        f"next: {command}{'' if complete and not missing else ' --allow-missing'}",
+    ])  # fmt: skip
+
+
+def _store(
+    captions: Captions, found: Sequence[tuple[Pair, str]], pairs: Sequence[Pair], files: Sequence[Path], folder: Path
+) -> tuple[AnswerCounts, bool]:
+    """Write the answers; returns what the folder holds, and whether each clip has an answer of every kind."""
+    teacher = {"model": TEACHER, "base": None, "fingerprint": TEACHER}
+    asked = {"files": list(map(str, files)), "seed": 0, "top_k": 0, "queries": {}}
+    with locked(folder):
+        open_folder(folder, {"teacher": teacher, "settings": SETTINGS, **asked})
+        hashes = video_hashes([pair.ego for pair, _ in found], folder)
+        records = [one for pair, clip in found for one in _records(pair, captions.answers[clip], hashes[pair.ego])]
+        with answer_store(folder).part() as part:
+            part.append(records)
+        places = {(one.segment, one.kind): one.key for one in records}
+        counts = finish_folder(folder, places, [pair for pair, _ in found], pairs)
+    return counts, len(records) == len(found) * len({one.kind for one in records})
 
 
 def read_captions(files: Sequence[Path]) -> Captions:

@@ -42,8 +42,10 @@ def _patch(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
+    from ..host.checkpoint.config import read_config
+    from ..host.loader import loader_call
     from ..host.merge import merge
 
-    out = merge(args.adapter, args.base, args.out, dtype=args.dtype)
-    print(f"merged into {out}; load it with load_pretrained_model({str(out)!r}, None, 'llava_ego2exo')")
+    out = str(merge(args.adapter, args.base, args.out, dtype=args.dtype))
+    print(f"merged into {out}; load it with:\n{loader_call(out, None, read_config(out)['torch_dtype'])}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -94,6 +95,12 @@ def started_ranks() -> Iterator[Ranks]:
 def is_first() -> bool:
     """Whether this process reports for all."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def log_line(text: str) -> None:
+    """One line to stderr (the logger `llava_ego2exo`), from the first process alone."""
+    if is_first():
+        logging.getLogger("llava_ego2exo").warning("ego2exo: %s", text)
 
 
 def clip_bar(ranks: Ranks, what: str, total: int) -> Any:

@@ -12,17 +12,25 @@ import importlib
 import inspect
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from ..common.json_io import read_json
 from ..errors import Ego2ExoError
-from .checkpoint.config import CLASSES, class_key, llava_class, read_config, torch_dtype
-from .checkpoint.files import Checkpoint, describe, extra_weights
+from .checkpoint.adapter import attach_adapter, read_adapter_config, require_weights
+from .checkpoint.config import CLASSES, class_key, llava_class, read_config, require_class, torch_dtype
+from .checkpoint.files import (
+    LORA_EXTRAS,
+    PROJECTOR,
+    Checkpoint,
+    describe,
+    extra_weights,
+    require_whole_model,
+    trained_base,
+)  # fmt: skip
 from .checkpoint.safety import check_tower_code, only_weights, require_whole_weights
+from .checkpoint.vocabulary import enlarge, vocabulary_size
 from .fixes.towers import prepare_tower
 from .hooks.install import substituted
 
@@ -61,7 +69,12 @@ class Loading:
         require_whole_weights(checkpoint.path)
         require_whole_weights(base)
         self.extras = extra_weights(checkpoint)
+        self.adapter = read_adapter_config(checkpoint.path) if checkpoint.kind == "lora" else None
+        self.projector_trained = trains_projector(config)
         self.config = self._config()
+        self.vocabulary = getattr(self.config, "vocab_size", None)
+        if base is not None:
+            self.config.vocab_size = read_config(base).get("vocab_size", self.vocabulary)
         self._route()
 
     def _config(self) -> Any:
@@ -101,9 +114,13 @@ class Loading:
             llama = importlib.import_module("llava.model.language_model.llava_llama")
             stack.enter_context(substituted(llama, LlavaConfig=config))
             stack.enter_context(substituted(self.host, **names))
-            if quantized and self.checkpoint.kind == "lora":
+            if self.adapter is not None:
+                import peft
                 from peft.tuners.lora import LoraModel
 
+                own = SimpleNamespace(from_pretrained=lambda model, path: attach_adapter(model, path, self.adapter))
+                stack.enter_context(substituted(peft, PeftModel=own))
+            if quantized and self.adapter is not None:
                 # Merging would round base and adapter together to 4 bits: not the model that was trained.
                 stack.enter_context(substituted(LoraModel, merge_and_unload=lambda lora, *_a, **_k: lora.model))
             yield
@@ -116,7 +133,17 @@ class Loading:
         self._check_offloaded(model)
         if info["mismatched_keys"]:
             raise Ego2ExoError(f"{path}: shapes of weights differ from its config: {info['mismatched_keys'][:3]}")
+        if self.base is not None:
+            enlarge(model, self.vocabulary, self.extras, self.checkpoint.path)
+            self._check_extras(model)
         return model
+
+    def _check_extras(self, model: Any) -> None:
+        """What was trained beside LoRA fits the model, and the projector is whole: the base may hold one too."""
+        known = dict(model.named_parameters()) | dict(model.named_buffers())
+        required = {name: value for name, value in known.items() if self.projector_trained and "mm_projector." in name}
+        file = f"{self.checkpoint.path}/{LORA_EXTRAS if self.adapter is not None else PROJECTOR}"
+        require_weights(self.extras, required, known, f"{file}: weights", f"the base {self.base}")
 
     def _tokenizer(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """The base's tokenizer, as an adapter's folder has none."""
@@ -152,15 +179,6 @@ class Loading:
     def finish(self, model: Any) -> None:
         """Copy the extra weights in at full precision, move the tower to the model, check that nothing is missing."""
         state = dict(model.named_parameters()) | dict(model.named_buffers())
-        unknown = [n for n, t in self.extras.items() if n not in state or state[n].shape != t.shape]
-        if unknown:
-            shape = tuple(self.extras[unknown[0]].shape)
-            found = tuple(state[unknown[0]].shape) if unknown[0] in state else "no such weight"
-            raise Ego2ExoError(
-                f"{self.checkpoint.path}: {unknown[0]} is {shape}, the model has {found} ({len(unknown)} such weights)",
-                "weights of the same names and shapes",
-                "check that the base is the one that was trained on",
-            )
         with torch.no_grad():
             for name, tensor in self.extras.items():
                 state[name].copy_(tensor)
@@ -175,6 +193,18 @@ class Loading:
             raise Ego2ExoError(
                 f"weights without values after loading: {', '.join(holes[:4])}", "", "report this as a bug"
             )
+
+
+def loader_call(folder: str, base: str | None, dtype: str, bits: int = 16) -> str:
+    """The lines of Python that load a checkpoint, to be pasted."""
+    name = "llava_ego2exo" + ("_lora" if describe(folder).kind == "lora" else "")
+    quantized = f", load_{bits}bit=True" if bits in (4, 8) else ""
+    return (
+        "  import llava_ego2exo; llava_ego2exo.register()\n"
+        "  from llava.model.builder import load_pretrained_model\n"
+        "  tokenizer, model, image_processor, context_len = load_pretrained_model(\n"
+        f"      {folder!r}, {base!r}, {name!r}, torch_dtype={dtype!r}{quantized})"
+    )
 
 
 @contextlib.contextmanager
@@ -195,6 +225,7 @@ def quiet() -> Any:
 
 def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any]) -> None:
     """Refuse a missing base, one that is not needed, or one of other sizes."""
+    require_class(config, checkpoint.path)
     if checkpoint.kind == "full":
         if base is not None:
             raise Ego2ExoError(
@@ -210,6 +241,7 @@ def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any])
             "the checkpoint that training started from as model_base",
             f"pass model_base={trained_base(checkpoint.path) or '...'!r}, or merge it first: llava-ego2exo merge",
         )
+    require_whole_model(base, "model_base")
     other = read_config(base)
     trained, given = class_key(config, checkpoint.path), class_key(other, base)
     if given not in (None, trained):
@@ -219,7 +251,9 @@ def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any])
             f"pass {trained_base(checkpoint.path) or 'that one, see its training command'}",
         )
     for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
-        if key in other and key in config and other[key] != config[key]:
+        if key not in other or key not in config or other[key] == config[key]:
+            continue
+        if key != "vocab_size" or vocabulary_size(config, base, other[key]) != config[key]:
             raise Ego2ExoError(
                 f"{checkpoint.path} was trained on a base with {key} {config[key]}, and {base} has {other[key]}",
                 f"a base with {key} {config[key]}",
@@ -227,9 +261,7 @@ def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any])
             )
 
 
-def trained_base(path: str) -> str | None:
-    """The base named in a LoRA folder's own adapter_config.json."""
-    try:
-        return read_json(Path(path, "adapter_config.json"), "an adapter's config").get("base_model_name_or_path")
-    except (ValueError, AttributeError):
-        return None  # only a hint in messages is lost
+def trains_projector(config: dict[str, Any]) -> bool:
+    """Whether a run has trained its projector, by the config that it saved."""
+    parts = config.get("mm_tunable_parts")
+    return "mm_mlp_adapter" in parts.split(",") if parts else not config.get("freeze_mm_mlp_adapter")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from ..common.files import require_writable
 from ..errors import Ego2ExoError
 from .checkpoint.config import read_config, torch_dtype
-from .checkpoint.files import describe, extra_weights, weight_names
+from .checkpoint.files import describe, extra_weights, fingerprint, trained_base, weight_names
 
 
 def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
@@ -41,8 +42,19 @@ def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
         raise Ego2ExoError(f"--out {out} exists and is not empty", "a new or empty folder", "choose another")
     require_writable(target.parent, "--out", folder=True)
     register()
+    _warn_of_another_base(adapter, base)
     _write_merged(adapter, base, target, dtype)
     return target
+
+
+def _warn_of_another_base(adapter: str, base: str) -> None:
+    """A base of the same sizes loads without an error, and the sum is a model that was never trained."""
+    named = trained_base(adapter)
+    if named is None or os.path.realpath(named) == os.path.realpath(base):
+        return
+    if os.path.isdir(named) and os.path.isdir(base) and fingerprint(named) == fingerprint(base):
+        return
+    warnings.warn(f"{adapter} was trained from {named}, and is merged into {base}.", stacklevel=3)
 
 
 def _write_merged(adapter: str, base: str, out: Path, dtype: str | None) -> None:
@@ -56,8 +68,12 @@ def _write_merged(adapter: str, base: str, out: Path, dtype: str | None) -> None
     unfinished = out.with_name(out.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     _restore_config(model.config, read_config(base))
-    model.save_pretrained(unfinished, state_dict=_weights(model, adapter, base), safe_serialization=True)
-    tokenizer.save_pretrained(unfinished)
+    try:
+        model.save_pretrained(unfinished, state_dict=_weights(model, adapter, base), safe_serialization=True)
+        tokenizer.save_pretrained(unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     if not out.exists():
         unfinished.rename(out)
         return

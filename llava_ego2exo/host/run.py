@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..common.processes import is_first
 from ..errors import Ego2ExoError
+from .checkpoint.files import describe
 from .checkpoint.safety import only_weights
 from .hooks.install import substituted
+from .loader import loader_call
 from .preflight.checks import CheckedRun, check_run
 from .preflight.teacher import refuse_without_tokens
 from .resume.checkpoints import full_disk, quarantine
@@ -61,6 +65,8 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _train(original: Callable[..., None], args: Any, kwargs: Any, settings: Settings) -> None:
+    # PEFT asks the hub for a base's config at each save, to see whether embeddings were resized; they are kept here.
+    warnings.filterwarnings("ignore", "Could not find a config file in ")
     try:
         with only_weights():
             original(*args, **kwargs)
@@ -109,20 +115,12 @@ def _print(text: str) -> None:
 
 
 def _loader_call(settings: Settings) -> str:
-    """The lines that load what a run saved, to be pasted into Python."""
-    folder = Path(settings["output_dir"])
-    lora, whole = (folder / "adapter_config.json").is_file(), not (folder / "mm_projector.bin").is_file()
-    base = None if whole and not lora else settings["model_name_or_path"]
-    name = "llava_ego2exo" + ("_lora" if lora else "")
+    """How to load, or first merge, what a run saved."""
+    folder = str(Path(settings["output_dir"]))
+    base = None if describe(folder).kind == "full" else str(settings["model_name_or_path"])
     dtype = "bfloat16" if settings["bf16"] else "float16" if settings["fp16"] else "float32"
-    bits = f", load_{settings['bits']}bit=True" if settings["bits"] in (4, 8) else ""
-    lines = [
-        f"saved to {folder}; load it with:",
-        "  import llava_ego2exo; llava_ego2exo.register()",
-        "  from llava.model.builder import load_pretrained_model",
-        "  tokenizer, model, image_processor, context_len = load_pretrained_model(",
-        f"      {str(folder)!r}, {base!r}, {name!r}, torch_dtype={dtype!r}{bits})",
-    ]
-    if base:
-        lines.append(f"or merge it first: llava-ego2exo merge {folder} --base {base} --out {folder}-merged")
-    return "\n".join(lines)
+    text = f"saved to {folder}; load it with:\n{loader_call(folder, base, dtype, settings['bits'])}"
+    if base is None:
+        return text
+    merge = ["llava-ego2exo", "merge", folder, "--base", base, "--out", f"{folder}-merged"]
+    return f"{text}\nor merge it first: {shlex.join(merge)}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...common.json_io import read_json
 from ...errors import Ego2ExoError
+from ..hooks.flavour import PYPI, detect, package_folder
 
 if TYPE_CHECKING:  # data files are checked without torch
     import torch
@@ -24,6 +25,11 @@ CLASSES = {
     "llava_gemma": ("llava_gemma", "LlavaGemmaForCausalLM"),
     "llava_qwen_moe": ("llava_qwen_moe", "LlavaQwenMoeForCausalLM"),
 }
+# model_type of a language model -> the class that LLaVA trains it as.
+LANGUAGE_MODELS = {
+    "llama": "llava_llama", "qwen2": "llava_qwen", "mistral": "llava_mistral", "mixtral": "llava_mixtral",
+    "gemma": "llava_gemma", "qwen2_moe": "llava_qwen_moe",
+}  # fmt: skip
 _DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -83,6 +89,8 @@ def class_key(config: dict[str, Any], path: str) -> str | None:
         Ego2ExoError: model_type is `llava` (as in OneVision hub configs) and the architecture is not LLaVA's.
     """
     kind = config.get("model_type", "")
+    if kind in LANGUAGE_MODELS and "mm_projector_type" in config:  # as LLaVA-NeXT writes it after a plain base
+        kind = LANGUAGE_MODELS[kind]
     if kind != "llava":
         return kind if kind in CLASSES else None
     architectures = config.get("architectures") or ["?"]
@@ -94,6 +102,28 @@ def class_key(config: dict[str, Any], path: str) -> str | None:
         ", ".join(name for _, name in CLASSES.values()),
         "take the original LLaVA weights; transformers' own `LlavaForConditionalGeneration` format is another one",
     )
+
+
+def require_class(config: dict[str, Any], path: str) -> str | None:
+    """As :func:`class_key`, but for a class that the installed llava has.
+
+    Raises:
+        Ego2ExoError: it has none, as llava-torch has no Qwen; or see :func:`class_key`.
+    """
+    key = class_key(config, path)
+    if key is not None:
+        require_host(key, path)
+    return key
+
+
+def require_host(key: str, path: str) -> None:
+    """Refuse a class that llava-torch lacks, without importing either."""
+    module, name = CLASSES[key]
+    if detect() == PYPI and not (package_folder() / "model" / "language_model" / f"{module}.py").is_file():
+        raise Ego2ExoError(
+            f"{path} is a {key} model, and llava-torch has no {name}", "LLaVA-NeXT, which has it",
+            "put a LLaVA-NeXT checkout on PYTHONPATH in place of llava-torch",
+        )  # fmt: skip
 
 
 def llava_class(key: str) -> Any:

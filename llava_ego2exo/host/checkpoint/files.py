@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ...errors import Ego2ExoError
 from .config import read_config
 from .safety import only_weights
 
+ADAPTER_CONFIG = "adapter_config.json"
 LORA_EXTRAS = "non_lora_trainables.bin"
 PROJECTOR = "mm_projector.bin"
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -37,13 +39,13 @@ class Checkpoint:
 
 def describe(path: str) -> Checkpoint:
     """A checkpoint's kind by its files, never by letters in its name; `full` where none of them is found."""
-    if _file(path, "adapter_config.json"):
+    if find_file(path, ADAPTER_CONFIG):
         return Checkpoint(path, "lora")
-    full = any(_file(path, name) for name in (*_INDEXES, *_SINGLE))
-    return Checkpoint(path, "projector" if not full and _file(path, PROJECTOR) else "full")
+    full = any(find_file(path, name) for name in (*_INDEXES, *_SINGLE))
+    return Checkpoint(path, "projector" if not full and find_file(path, PROJECTOR) else "full")
 
 
-def _file(path: str, name: str) -> str | None:
+def find_file(path: str, name: str) -> str | None:
     """Path of a checkpoint's file, fetched from the hub if need be; None where there is none."""
     from transformers.utils import cached_file
 
@@ -57,16 +59,45 @@ def _file(path: str, name: str) -> str | None:
         return None
 
 
+def require_whole_model(path: str, flag: str) -> None:
+    """Refuse a LoRA or projector folder where a whole model is to be read.
+
+    Raises:
+        Ego2ExoError: names the two ways out.
+    """
+    kind, folder = describe(path).kind, Path(path)
+    if kind == "full":
+        return
+    base = shlex.quote(trained_base(path) or "BASE")
+    run = folder.parent if folder.name.startswith("checkpoint-") else folder
+    raise Ego2ExoError(
+        f"{flag} {path} holds a {'LoRA adapter' if kind == 'lora' else 'projector'}, and no whole model",
+        "a whole model",
+        f"merge it into its base first (llava-ego2exo merge {shlex.quote(path)} --base {base} --out DIR) and give the "
+        f"result; or, to train it further as it was, give its base again and --output_dir {shlex.quote(str(run))}",
+    )
+
+
+def trained_base(path: str) -> str | None:
+    """The base that a LoRA folder names in its adapter_config.json, a projector folder in its config.json."""
+    kind = describe(path).kind
+    file, key = ("config.json", "_name_or_path") if kind == "projector" else (ADAPTER_CONFIG, "base_model_name_or_path")
+    try:
+        return read_json(str(find_file(path, file)), "a checkpoint's config").get(key)
+    except (ValueError, AttributeError):
+        return None  # only a hint in messages is lost
+
+
 def weight_names(path: str) -> set[str]:
     """Names of all tensors of a full checkpoint; empty where its files are of no known kind."""
-    index = next(filter(None, (_file(path, name) for name in _INDEXES)), None)
+    index = next(filter(None, (find_file(path, name) for name in _INDEXES)), None)
     if index is not None:
         try:
             return set(read_json(index, "a list of weights")["weight_map"])
         except (KeyError, TypeError) as error:
             given = f"{index} is not a list of weights: {type(error).__name__} {str(error)[:100]}"
             raise Ego2ExoError(given, '{"weight_map": {name: file}}', "download it again") from error
-    safetensors, pickled = (_file(path, name) for name in _SINGLE)
+    safetensors, pickled = (find_file(path, name) for name in _SINGLE)
     if safetensors is not None:
         from safetensors import safe_open
 
@@ -76,21 +107,31 @@ def weight_names(path: str) -> set[str]:
         return set(torch.load(pickled, map_location="meta")) if pickled else set()
 
 
+def read_tensors(file: str, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """The tensors of a `.bin` file by name; `device` meta reads their shapes alone."""
+    with only_weights():
+        found = torch.load(file, map_location=device)
+    if not isinstance(found, dict) or any(
+        not isinstance(name, str) or not isinstance(value, torch.Tensor) for name, value in found.items()
+    ):
+        given = f"{file} is a {type(found).__name__} of other things than tensors by name"
+        raise Ego2ExoError(given, "a dictionary of tensors", "copy or download it again")
+    return found
+
+
 def extra_weights(checkpoint: Checkpoint) -> dict[str, Any]:
     """The tensors that belong on top of the base's, beside LoRA, under the names they have in a plain LLaVA model."""
     if checkpoint.kind == "full":
         return {}
     name = LORA_EXTRAS if checkpoint.kind == "lora" else PROJECTOR
-    found = _file(checkpoint.path, name)
+    found = find_file(checkpoint.path, name)
     if found is None:
         raise Ego2ExoError(
             f"{checkpoint.path} holds a LoRA adapter but no {name}",
             "adapter_model.safetensors, non_lora_trainables.bin and config.json in one folder",
             "take the folder that training wrote at its end, or a checkpoint-* of a run with this plugin",
         )
-    with only_weights():
-        weights = torch.load(found, map_location="cpu")
-    weights = {name.removeprefix("base_model."): tensor for name, tensor in weights.items()}
+    weights = {name.removeprefix("base_model."): tensor for name, tensor in read_tensors(found).items()}
     doubled = any(name.startswith("model.model.") for name in weights)
     return {name.removeprefix("model.") if doubled else name: tensor for name, tensor in weights.items()}
 

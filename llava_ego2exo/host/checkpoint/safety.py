@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from ...errors import Ego2ExoError
-from ..hooks.flavour import PYPI, detect
 from ..hooks.install import substituted
 from .config import read_config
 
@@ -114,12 +113,6 @@ def check_tower_code(tower: Any) -> None:
     """Refuse a `hf:` tower (`--vision_tower`, or `mm_vision_tower` of a config) that brings code: LLaVA runs it."""
     if isinstance(tower, str) and tower.startswith("hf:"):
         _refuse_code(tower.removeprefix("hf:"), f"the vision tower {tower}")
-
-
-def check_base_code(path: Any) -> None:
-    """Refuse a base that brings code where llava-torch would run it: by the letters `mpt` anywhere in its path."""
-    if "mpt" in str(path) and detect() == PYPI:
-        _refuse_code(str(path), f"--model_name_or_path {path}")
 
 
 def _refuse_code(path: str, given: str) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from ...errors import Ego2ExoError
-from ..checkpoint.files import LORA_EXTRAS, PROJECTOR
+from ..checkpoint.adapter import exact_adapter, require_weights
+from ..checkpoint.files import LORA_EXTRAS, PROJECTOR, read_tensors
 from ..checkpoint.safety import only_weights
+from ..checkpoint.vocabulary import ADDED_ROWS, put_rows
 from ..hooks.install import substituted
 
 
@@ -121,26 +123,30 @@ def load_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
         target = self.model if model is None else model
         with only_weights():
             if adapter_only(self.args):
-                return _restore(target, os.path.join(resume_from_checkpoint, PROJECTOR))
-            result = original(self, resume_from_checkpoint, model)
+                return _restore(target, os.path.join(resume_from_checkpoint, PROJECTOR), adapter=False)
+            with exact_adapter(resume_from_checkpoint):
+                result = original(self, resume_from_checkpoint, model)
             if getattr(self.args, "lora_enable", False):
-                _restore(target, os.path.join(resume_from_checkpoint, LORA_EXTRAS))
+                _restore(target, os.path.join(resume_from_checkpoint, LORA_EXTRAS), adapter=True)
         return result
 
     return _load_from_checkpoint
 
 
-def _restore(model: Any, file: str) -> None:
+def _restore(model: Any, file: str, adapter: bool) -> None:
+    """Load what was saved beside an adapter, or a projector alone: all of what trains."""
     if not os.path.isfile(file):
         raise Ego2ExoError(
             f"{os.path.dirname(file)} cannot be resumed: it has no {os.path.basename(file)}",
             "a checkpoint written with this plugin",
             "remove it to start anew, or resume from another",
         )
-    weights = torch.load(file, map_location="cpu")
-    unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
-    if unexpected:
-        raise Ego2ExoError(f"{file} holds weights the model lacks: {', '.join(unexpected[:3])}")
+    weights, known = read_tensors(file), dict(model.named_parameters())
+    put_rows(known, {name: weights.pop(name) for name in list(weights) if name.endswith(ADDED_ROWS)}, file)
+    trained = {name: value for name, value in known.items() if value.requires_grad and "lora_" not in name}
+    required = trained if adapter else {name: value for name, value in known.items() if "mm_projector" in name}
+    require_weights(weights, required, known, f"{file}: weights", "this run's model")
+    model.load_state_dict(weights, strict=False)
 
 
 def lora_targets(original: Callable[..., list[str]]) -> Callable[..., list[str]]:

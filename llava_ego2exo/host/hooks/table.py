@@ -82,6 +82,8 @@ HOOKS = (
           "LLaVA checks its flags and keeps a checkpoint's settings"),
 )  # fmt: skip
 
+_ADDED = "--mm_use_im_patch_token and --mm_use_im_start_end add embeddings that no LoRA or projector folder keeps"
+_ADDED_GONE = "upstream saves embeddings that it has resized"
 FIXES = (
     _fix("modalities", _ARCH, _PREPARE, "fixes.model_classes:wrap_prepare", "self input_ids images image_sizes",
           "the batch is cut, silently, to as many rows as `modalities` has entries; "
@@ -98,10 +100,20 @@ FIXES = (
             "training chooses the class by letters in the path, and another class's weights are silently dropped",
             "upstream chooses by config", flavours)
       for module, name, flavours in _FORWARDS),
+    *(_fix("generation-config", f"{_LM}.{module}", f"{name}.from_pretrained", "fixes.saving:wrap_generation", "cls",
+            "a base with temperature or top_p but no do_sample in its generation_config.json cannot be saved",
+            "upstream corrects the generation config that it loads", flavours)
+      for module, name, flavours in _FORWARDS),
     *(_fix("attention", f"{_LM}.{module}", f"{name}.from_pretrained", "fixes.model_classes:wrap_attention", "cls",
             "flash attention is the default and a missing flash-attn an ImportError",
             "upstream falls back to sdpa", flavours)
       for module, name, flavours in _FORWARDS),
+    _fix("added-tokens", _ARCH, "LlavaMetaForCausalLM.initialize_vision_tokenizer", "fixes.saving:mark_added_tokens",
+         "self model_args tokenizer", _ADDED, _ADDED_GONE),
+    *(_fix("added-tokens", module, name, "fixes.saving:keep_added_rows", "named_params", _ADDED, _ADDED_GONE)
+      for module, name in ((_TRAIN, "get_peft_state_non_lora_maybe_zero_3"),
+                           (_TRAIN, "get_mm_adapter_state_maybe_zero_3"),
+                           (_TRAINER, "get_mm_adapter_state_maybe_zero_3"))),
     _fix("siglip-folder", _ARCH, "build_vision_tower", "fixes.towers:local_siglip", "vision_tower_cfg",
           "a local SigLIP folder is read as CLIP", "upstream reads the folder's config", (NEXT,)),
     _fix("hf-tower", f"{_TOWERS}.hf_vision", "HFVisionTower.load_model", "fixes.towers:hf_tower", "self",

@@ -17,8 +17,10 @@ from ...errors import Ego2ExoError, refuse
 from ...registry import TRAINERS
 from ...video import require_av
 from ...video.limits import VideoLimits
-from ..checkpoint.config import read_config, torch_dtype
-from ..checkpoint.safety import check_base_code, check_tower_code, require_whole_weights
+from ..checkpoint.config import read_config, read_tokenizer, torch_dtype
+from ..checkpoint.files import read_tensors, require_whole_model
+from ..checkpoint.safety import check_tower_code, require_whole_weights
+from ..checkpoint.vocabulary import added_tokens
 from ..fixes.trainer import adapter_only
 from ..hooks import flavour
 from ..model.projector import check_type
@@ -54,9 +56,10 @@ def check_run(settings: Settings) -> CheckedRun:
     given = SimpleNamespace(**settings.values)
     flags = Ego2ExoConfig.from_object(given)
     base = settings["model_name_or_path"]
+    if base is not None:
+        require_whole_model(str(base), "--model_name_or_path")
     read_config(base)
     require_writable(settings["output_dir"], "--output_dir", folder=True)
-    check_base_code(base)
     require_whole_weights(base)
     check_class(settings)
     check_version(settings)
@@ -80,8 +83,7 @@ def check_run(settings: Settings) -> CheckedRun:
     _check_reading(settings, given)
     _check_sharding(settings)
     distilling = check_distilling(settings)
-    if settings["lora_enable"] or adapter_only(given):
-        _check_vocabulary(settings)
+    _check_vocabulary(settings)
     require_choice(settings["ego2exo_check_saved"])
     return _check_files(settings, flags, distilling)
 
@@ -189,10 +191,12 @@ def _check_trained_parts(settings: Settings, flags: Ego2ExoConfig) -> None:
 def _check_bits(settings: Settings) -> None:
     bits, lora, kind = settings["bits"], settings["lora_enable"], settings["quant_type"]
     alone = settings["tune_mm_mlp_adapter"] or settings["mm_tunable_parts"] == "mm_mlp_adapter"
-    install = "pip install 'llava-ego2exo[qlora]'"
+    install, bias = "pip install 'llava-ego2exo[qlora]'", settings["lora_bias"]
     missing = {name for name in ("peft", "bitsandbytes") if importlib.util.find_spec(name) is None}
     refuse(
         (lora and "peft" in missing, "--lora_enable True, and peft is not installed", "", install),
+        (lora and bias not in ("none", "all"), f"--lora_bias {bias}: LLaVA cannot save such an adapter", "none, all",
+         "leave it out for none"),
         (bits not in (4, 8, 16), f"--bits {bits}", "16, 8 or 4", "leave it out for 16"),
         (bits != 16 and "bitsandbytes" in missing, f"--bits {bits}, and bitsandbytes is not installed", "", install),
         (bits != 16 and not lora and not alone, f"--bits {bits} without LoRA: quantized weights cannot be trained",
@@ -203,24 +207,30 @@ def _check_bits(settings: Settings) -> None:
 
 
 def _check_vocabulary(settings: Settings) -> None:
-    """LLaVA adds tokens and resizes the embeddings, which neither an adapter nor a projector file keeps."""
-    from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
-
-    added = {
-        "mm_use_im_patch_token": {DEFAULT_IMAGE_PATCH_TOKEN},
-        "mm_use_im_start_end": {DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN},
-    }
-    flags, size = [flag for flag in added if settings[flag]], settings.base.get("vocab_size")
-    if not flags or size is None:
+    """Tokens that LLaVA adds: one that no file keeps, and what it wants of a projector file for the others."""
+    base, version, file = settings["model_name_or_path"], settings["version"], settings["pretrain_mm_mlp_adapter"]
+    alone = settings["lora_enable"] or adapter_only(SimpleNamespace(**settings.values))
+    refuse(
+        (settings["tune_mm_mlp_adapter"] and settings["mm_use_im_start_end"],
+         "--tune_mm_mlp_adapter True with --mm_use_im_start_end True: LLaVA's models do not run with both",
+         "one of them", "--mm_use_im_start_end False"),
+        (alone and version == "v0" and read_tokenizer(base).pad_token is None,
+         f"--version v0: LLaVA would add a token [PAD] to the vocabulary of {base}, which a LoRA or projector folder "
+         "does not keep", "a template that adds none, or training the whole model", "give another --version, as v1"),
+    )  # fmt: skip
+    if file is None or not settings["mm_use_im_start_end"]:
         return
-    count = len(set(student_tokenizer(settings).get_vocab()).union(*(added[flag] for flag in flags)))
-    if count != size:
+    rows = read_tensors(str(file), "meta").get("model.embed_tokens.weight")
+    known = set(student_tokenizer(settings).get_vocab())
+    new = [token for token in added_tokens({"mm_use_im_start_end": True}) if token not in known]
+    sizes = (len(new), len(known.union(added_tokens(settings.values))))
+    if len(new) != 2 or rows is None or len(rows) not in sizes:
+        held = "no embeddings" if rows is None else f"{len(rows)} embeddings"
         raise Ego2ExoError(
-            f"{' and '.join(f'--{flag} True' for flag in flags)}: LLaVA would resize the vocabulary of "
-            f"{settings['model_name_or_path']} from {size} to {count} tokens, and a LoRA or projector folder does "
-            "not keep the new embeddings",
-            "a base that has these tokens already, or training the whole model",
-            " ".join(f"--{flag} False" for flag in flags),
+            f"--pretrain_mm_mlp_adapter {file} with --mm_use_im_start_end True: the file holds {held}, and the "
+            f"tokenizer of {base} lacks {len(new)} of 2 tokens",
+            "a projector that was trained with --mm_use_im_start_end True, from a base without its tokens",
+            "--mm_use_im_start_end False, or leave the projector file out",
         )
 
 

@@ -15,6 +15,7 @@ from ...method.losses import require_equal_vocabularies
 from ...video.limits import VideoLimits
 from ..checkpoint.config import class_key, read_config, read_tokenizer
 from ..checkpoint.files import describe
+from ..checkpoint.vocabulary import vocabulary_size
 from ..loader import check_base
 from ..settings import Settings
 from ..training.dataset import has_teacher
@@ -134,7 +135,8 @@ def _check_path(settings: Settings, config: DistillConfig) -> None:
         )
     check_base(describe(config.teacher), config.teacher_base, found)
     if "vocab_size" in settings.base and "vocab_size" in found:
-        require_equal_vocabularies(settings.base["vocab_size"], found["vocab_size"])
+        size = vocabulary_size(settings.values, str(settings["model_name_or_path"]), settings.base["vocab_size"])
+        require_equal_vocabularies(size, found["vocab_size"])
     student, teacher = str(settings["model_name_or_path"]), config.teacher_base or config.teacher
     # Equal sizes do not make equal tokens.
     different = read_tokenizer(student).get_vocab().items() ^ read_tokenizer(teacher).get_vocab().items()

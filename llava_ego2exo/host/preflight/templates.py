@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError, refuse
-from ..checkpoint.config import CLASSES, class_key, read_tokenizer
+from ..checkpoint.config import CLASSES, LANGUAGE_MODELS, class_key, read_tokenizer, require_host
 from ..fixes.data import written_as
 from ..hooks.flavour import NEXT, PYPI, detect
 from ..hooks.install import substituted
@@ -27,8 +27,6 @@ from .data import RowRules
 # Letters in a base's path by which LLaVA's train script chooses its tokenizer, in its order.
 _FAST = ("mistral", "mixtral", "zephyr", "qwen")
 _SLOW = ("wizardlm-2", "vicuna", "llama", "yi")
-# Language models that LLaVA has a vision class for, by `model_type`.
-_LANGUAGE_MODELS = ("llama", "qwen2", "qwen2_moe", "mistral", "mixtral", "gemma")
 _LEGACY = ("v0", "v0.5")
 
 
@@ -40,13 +38,22 @@ def check_class(settings: Settings) -> None:
     """
     path, kind, name = str(settings["model_name_or_path"]), _class_of(settings), settings["model_class_name"]
     model_type = str(settings.base.get("model_type", "?"))
+    if kind is not None:
+        require_host(kind, path)
     refuse(
         (name is not None, f"--model_class_name {name} with --ego2exo True: it names a class of transformers, without "
          "a vision tower", "the class that the base's config.json names", "leave it out"),
         (kind is None and not model_type.startswith("llava"), f"--model_name_or_path {path} is a {model_type!r} model",
          f"a LLaVA checkpoint ({', '.join(CLASSES)}) or a language model that LLaVA trains "
-         f"({', '.join(_LANGUAGE_MODELS)})", "pass the checkpoint to start from"),
+         f"({', '.join(LANGUAGE_MODELS)})", "pass the checkpoint to start from"),
     )  # fmt: skip
+    if detect() == PYPI and "mpt" in path:
+        link = Path(path).absolute()
+        raise Ego2ExoError(
+            f"--model_name_or_path {path}: llava-torch's train script takes a path that holds 'mpt' anywhere for MPT",
+            "a path without these letters, those of 'prompt' and 'empty' too",
+            f"rename the folder, or pass a link to it: ln -s {link} llava-base",
+        )
     if detect() != NEXT or any(letters in path.lower() for letters in (*_FAST, *_SLOW)):
         return
     # Of the letters, those in the class's own name; Gemma's tokenizer is found by Qwen's.
@@ -62,8 +69,8 @@ def check_class(settings: Settings) -> None:
 
 def _class_of(settings: Settings) -> str | None:
     """Key of the class that the base is trained as; None where its config names no known one."""
-    found, model_type = class_key(settings.base, str(settings["model_name_or_path"])), settings.base.get("model_type")
-    return found or (f"llava_{model_type}".replace("qwen2", "qwen") if model_type in _LANGUAGE_MODELS else None)
+    found = class_key(settings.base, str(settings["model_name_or_path"]))
+    return found or LANGUAGE_MODELS.get(str(settings.base.get("model_type")))
 
 
 def row_rules(settings: Settings) -> RowRules:
@@ -133,7 +140,7 @@ def student_tokenizer(settings: Settings) -> Any:
     """
     path, version = str(settings["model_name_or_path"]), settings["version"]
     fast = any(letters in path.lower() for letters in _FAST)
-    slow = "mpt" not in path if detect() == PYPI else not fast and any(letters in path.lower() for letters in _SLOW)
+    slow = detect() == PYPI or not fast and any(letters in path.lower() for letters in _SLOW)
     options: dict[str, Any] = {"use_fast": False} if slow else {}
     tokenizer = read_tokenizer(path, model_max_length=settings["model_max_length"], **options)
     if version == "v0":

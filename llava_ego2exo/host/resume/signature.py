@@ -27,7 +27,8 @@ _PLACE = (
     "seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last",
     "group_by_length", "group_by_modality_length", "group_by_modality_length_auto", "group_by_varlen",
     "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "lora_bias", "bits", "quant_type", "double_quant",
-    "mm_tunable_parts", "tune_mm_mlp_adapter", "optim", f"{PREFIX}kd_weight", f"{PREFIX}kd_temperature",
+    "mm_tunable_parts", "tune_mm_mlp_adapter", "mm_use_im_patch_token", "mm_use_im_start_end",
+    "optim", f"{PREFIX}kd_weight", f"{PREFIX}kd_temperature",
 )  # fmt: skip
 # What changes no number, or is compared by its content.
 _FREE = {

@@ -135,7 +135,7 @@ def test_missing_weights(trained, world, registered, tmp_path):
     weights = torch.load(lora / "kept", weights_only=True)
     fewer = {name: weight for name, weight in weights.items() if "tokens" not in name}
     more = {**weights, "base_model.model.model.nonsense": torch.ones(1)}
-    for changed, message in ((fewer, "in no file of.*ego_tokens"), (more, "nonsense is .*no such weight")):
+    for changed, message in ((fewer, "in no file of.*ego_tokens"), (more, "1 of no weight of the model .*nonsense")):
         torch.save(changed, lora / "non_lora_trainables.bin")
         with pytest.raises(Ego2ExoError, match=message):
             load(lora, world.base())
@@ -190,3 +190,17 @@ def test_offloaded_weights(world, trained, offloaded):
     assert torch.isfinite(logits(load(world.base())[1])).all()
     with pytest.raises(Ego2ExoError, match="offloaded.*llava-ego2exo merge"):
         load(trained, world.base())
+
+
+def test_a_base_that_transformers_would_not_save(world, train, tmp_path, caplog):
+    """As lmsys/vicuna-7b-v1.5: settings of sampling in a generation_config.json that does not sample."""
+    base = Path(shutil.copytree(world.base(), tmp_path / "llama"))
+    (base / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "eos_token_id": 2}')
+    train(tmp_path / "whole", model_name_or_path=base, max_steps=1, save_steps=1, lora_enable=False)
+    assert "temperature 0.9, top_p 0.6" in caplog.messages[0]
+    load(tmp_path / "whole")
+    train(tmp_path / "lora", model_name_or_path=base, max_steps=1)
+    merge(str(tmp_path / "lora"), str(base), str(tmp_path / "merged"))
+    kept = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert kept["eos_token_id"] == 2 and "top_p" not in kept
+    assert not list(tmp_path.glob("*.part"))

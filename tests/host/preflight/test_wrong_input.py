@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from llava_ego2exo.errors import Ego2ExoError
 from tests.videos import sample
@@ -30,6 +31,8 @@ WRONG = {
     "tower": ({"vision_tower": "/nowhere/clip"}, "'/nowhere/clip'", "path"),
     "tower without layers": ({"vision_tower": "imagebind_huge"}, "imagebind_huge", "SigLIP"),
     "tower type": ({"vision_tower_dtype": "int8"}, "--vision_tower_dtype 'int8'", "bfloat16"),
+    "marks": ({"tune_mm_mlp_adapter": True, "mm_use_im_start_end": True}, "do not run with both", "start_end False"),
+    "biases": ({"lora_bias": "lora_only"}, "--lora_bias lora_only", "none, all"),
     "unknown flags": ({"ego2exo_num_token_s": 4, "zz": 1}, "--ego2exo_num_token_s, --zz", "--ego2exo_num_tokens"),
     "data": ({"data_path": "/nowhere/train.json"}, "/nowhere/train.json", "JSON"),
     "rate": ({"video_fps": 0}, "--video_fps 0", "1 or more"),
@@ -93,12 +96,51 @@ def test_a_base_that_llava_cannot_train(renamed, train, tmp_path):
     assert "tokenizer" in refused(train, tmp_path / "out", model_name_or_path=base).given
 
 
-def test_a_vocabulary_that_llava_resizes(renamed, train, tmp_path):
-    """From a plain language model LLaVA adds `<im_patch>` by default; only a whole model keeps its embedding."""
-    base = renamed("llama", mm_use_im_patch_token=True)
-    assert "--mm_use_im_patch_token False" in refused(train, tmp_path / "out", model_name_or_path=base).remedy
-    with pytest.raises(AssertionError, match="weights were loaded"):
-        train(tmp_path / "out", model_name_or_path=base, lora_enable=False)
+def test_paths_that_llava_torch_takes_for_mpt(flavour, renamed, train, tmp_path):
+    base = renamed("llama_prompts")
+    if flavour == "next":
+        with pytest.raises(AssertionError, match="weights were loaded"):
+            train(tmp_path / "out", model_name_or_path=base)
+    else:
+        assert "'mpt'" in refused(train, tmp_path / "out", model_name_or_path=base).given
+
+
+def test_a_projector_file_without_the_embeddings_that_llava_wants(renamed, train, world, tmp_path):
+    """Of `<im_start>` and `<im_end>`; LLaVA ends in a KeyError after the weights have loaded."""
+    file = tmp_path / "mm_projector.bin"
+    flags = {"pretrain_mm_mlp_adapter": file, "mm_use_im_start_end": True}
+    size = json.loads((world.base() / "config.json").read_text())["vocab_size"]
+    for rows, fits in ((None, False), (7, False), (2, True), (size + 2, True)):
+        weights = {"model.mm_projector.0.weight": torch.zeros(1)}
+        torch.save(weights if rows is None else {**weights, "model.embed_tokens.weight": torch.zeros(rows, 64)}, file)
+        if fits:
+            with pytest.raises(AssertionError, match="weights were loaded"):
+                train(tmp_path / "out", **flags)
+        else:
+            assert "--mm_use_im_start_end False" in refused(train, tmp_path / "out", **flags).remedy
+
+
+def test_a_padding_token_that_no_adapter_keeps(renamed, train, tmp_path):
+    base = renamed("llama")
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        kept = json.loads((base / file).read_text())
+        (base / file).write_text(json.dumps({name: value for name, value in kept.items() if name != "pad_token"}))
+    assert "[PAD]" in refused(train, tmp_path / "out", model_name_or_path=base, version="v0").given
+
+
+@pytest.mark.parametrize("kind", ["lora", "projector"])
+def test_a_folder_without_a_whole_model(kind, renamed, train, tmp_path):
+    """As base, before anything else: its tokenizer may be missing, or the output folder impossible."""
+    base = renamed("llama")
+    (base / "model.safetensors").unlink()
+    if kind == "lora":
+        (base / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    else:
+        (base / "mm_projector.bin").touch()
+    base.rename(checkpoint := tmp_path / "checkpoint-8")
+    error = refused(train, tmp_path / "out", model_name_or_path=checkpoint, vision_tower="/nowhere")
+    assert str(checkpoint) in error.given and "merge" in error.remedy and f"--output_dir {tmp_path}" in error.remedy
+    assert ("--base some/base" in error.remedy) == (kind == "lora")
 
 
 def test_an_output_folder_that_cannot_be(train, tmp_path):

@@ -182,7 +182,7 @@ FAULTS = [
     ("adlx-smarthome-ar", SMARTHOME, {"ground_truth": "sleeping"}, "'sleeping' matches no option"),
     ("adlx-lemma-tc", SPANS, {"start_timestamp": None, "end_timestamp": None}, "start_timestamp is null"),
     ("adlx-lemma-tc", SPANS, {"end_timestamp": 1e300}, "end_timestamp (too large)"),
-    ("adlx-charades-desc", DESCRIBED, {"cons_A": "--"}, "cons_A '--' has no word"),
+    ("adlx-charades-desc", DESCRIBED, {"A": "--"}, "A '--' has no word"),
     ("ego-in-exo", EXO_FILE, {"ground_truth": "left"}, "ground_truth 'left' is none of the choices A, B"),
     ("ego-in-exo", EXO_FILE, {"ego_filename": 7}, "ego_filename is a number"),
 ]

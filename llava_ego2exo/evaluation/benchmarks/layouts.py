@@ -61,7 +61,8 @@ def _choice_by_file(fields: Fields) -> list[RawQuestion]:
 def _charades_description(fields: Fields) -> list[RawQuestion]:
     """Three questions a row, the last two to be answered alike."""
     video = fields.video("video_name")
-    main, answer, first, second, consistent = (fields.words(key) for key in _DESCRIPTION_KEYS[1:])
+    main, answer = fields.text("Q"), fields.words("A")
+    first, second, consistent = (fields.text(key) for key in _DESCRIPTION_KEYS[3:])
     parts = ((MAIN, main, answer), (CONSISTENCY_1, first, consistent), (CONSISTENCY_2, second, consistent))
     return [RawQuestion(video=video, question=question, answer=text, part=part) for part, question, text in parts]
 

@@ -10,7 +10,7 @@ from ..errors import Ego2ExoError
 from .frames import VideoFrames, check_memory, require_av, upright, use_video
 from .limits import VideoLimits
 from .timeline import ROUNDING_S, Timeline
-from .worker import WorkerPool
+from .worker import WorkerPool, empty_array
 
 _POOL = WorkerPool("av")
 
@@ -151,8 +151,6 @@ def _sampled(part: Timeline, fps: float, upbound: int, force: bool) -> list[int]
 
 def _pictures(video: VideoFrames, indices: list[int], limits: VideoLimits) -> Any:
     """(T, H, W, 3) uint8; frames of another size than the first are scaled to it."""
-    import numpy as np
-
     pictures, places = None, {}
     for place, index in enumerate(indices):
         places.setdefault(index, []).append(place)
@@ -162,6 +160,6 @@ def _pictures(video: VideoFrames, indices: list[int], limits: VideoLimits) -> An
             width, height = frame.width, frame.height
         picture = upright(frame, width, height)
         if pictures is None:
-            pictures = np.empty((len(indices), *picture.shape), np.uint8)
+            pictures = empty_array((len(indices), *picture.shape))
         pictures[places[index]] = picture
     return pictures

@@ -20,11 +20,12 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError
@@ -64,9 +65,9 @@ class WorkerPool:
     def call(
         self, function: Callable[..., Any], arguments: dict[str, Any], limits: VideoLimits, subject: str = ""
     ) -> tuple[Any, Any]:
-        """Call a module's top-level function in a worker; its JSON values, and its uint8 array or None.
+        """Call a module's top-level function in a worker; its JSON values, and its array or None.
 
-        The worker is killed `video_limit_s` after the call or the last :func:`heartbeat`; `video_max_gib` limits its
+        The function makes its array by :func:`empty_array`. The worker is killed `video_limit_s` after the call or the last :func:`heartbeat`; `video_max_gib` limits its
         memory. Every error message begins with `subject`.
 
         Raises:
@@ -184,6 +185,7 @@ class _Worker:
 
 
 _replies: socket.socket | None = None  # of a worker, to its caller
+_array_file = -1  # descriptor of the last array's file
 _last_heartbeat = 0.0
 
 
@@ -203,7 +205,7 @@ def serve(imports: list[str]) -> None:
         return
     _reply({"failure": ""})
     for line in sys.stdin:
-        _reply(*_result(json.loads(line)))
+        _reply(_result(json.loads(line)))
 
 
 def heartbeat() -> None:
@@ -214,37 +216,49 @@ def heartbeat() -> None:
         _reply({"heartbeat": True})
 
 
+def empty_array(shape: tuple[int, ...]) -> Any:
+    """A uint8 array that a function called by a pool may return: in a worker it lies in a file in memory."""
+    import numpy as np
+
+    global _array_file
+    if _replies is None:
+        return np.empty(shape, np.uint8)
+    if _array_file >= 0:  # of a call that failed
+        os.close(_array_file)
+    _array_file = os.memfd_create("frames") if hasattr(os, "memfd_create") else os.dup(TemporaryFile().fileno())
+    os.ftruncate(_array_file, prod(shape))
+    return np.frombuffer(mmap.mmap(_array_file, 0), np.uint8).reshape(shape)
+
+
 def short_reason(error: BaseException) -> str:
     """The last line of a decoder's error message, at most 160 characters."""
     lines = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
     return (lines[-1] if lines else type(error).__name__)[-160:]
 
 
-def _result(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def _result(request: dict[str, Any]) -> dict[str, Any]:
     try:
         function = getattr(importlib.import_module(request["module"]), request["function"])
         with contextlib.suppress(ValueError):  # the system's own limit is lower
             resource.setrlimit(resource.RLIMIT_AS, (request["memory"], resource.getrlimit(resource.RLIMIT_AS)[1]))
         result = function(**request["arguments"])
     except Ego2ExoError as error:
-        return {"refused": [error.given, error.allowed, error.remedy]}, None
+        return {"refused": [error.given, error.allowed, error.remedy]}
     except Exception as error:  # decoders raise anything at a broken file
-        return _refusal(f"does not decode: {short_reason(error)}", "encode it again"), None
+        return _refusal(f"does not decode: {short_reason(error)}", "encode it again")
     result, array = result if isinstance(result, tuple) else (result, None)
-    return {"result": result, "shape": None if array is None else array.shape}, array
+    return {"result": result, "shape": None if array is None else array.shape}
 
 
 def _refusal(given: str, remedy: str) -> dict[str, Any]:
     return {"refused": [given, "a file that ffmpeg plays", remedy]}
 
 
-def _reply(message: dict[str, Any], array: Any = None) -> None:
+def _reply(message: dict[str, Any]) -> None:
+    global _array_file
     text = json.dumps(message).encode()
     _replies.sendall(_SIZE.pack(len(text)) + text)  # type: ignore[union-attr]
-    if array is not None:
-        file = os.memfd_create("frames") if hasattr(os, "memfd_create") else os.dup(tempfile.TemporaryFile().fileno())
-        os.ftruncate(file, array.nbytes)
-        with mmap.mmap(file, array.nbytes) as content:
-            content[:] = array.data.cast("B")
-        socket.send_fds(_replies, [b" "], [file])  # type: ignore[list-item]
-        os.close(file)
+    if message.get("shape") is not None:
+        socket.send_fds(_replies, [b" "], [_array_file])  # type: ignore[list-item]
+        os.close(_array_file)
+        _array_file = -1

@@ -67,8 +67,8 @@ class WorkerPool:
     ) -> tuple[Any, Any]:
         """Call a module's top-level function in a worker; its JSON values, and its array or None.
 
-        The function makes its array by :func:`empty_array`. The worker is killed `video_limit_s` after the call or the last :func:`heartbeat`; `video_max_gib` limits its
-        memory. Every error message begins with `subject`.
+        The function makes its array by :func:`empty_array`. The worker is killed `video_limit_s` after the call or the
+        last :func:`heartbeat`; `video_max_gib` limits its memory. Every error message begins with `subject`.
 
         Raises:
             Ego2ExoError: the function raised it, failed, hung or crashed; or no worker starts.

@@ -37,7 +37,8 @@ def main() -> int:
         file = write(Path(name), args)
         set_max_mb(4096)
         began = time.perf_counter()
-        data.read_samples(str(file))
+        with data._no_collection():
+            data.read_samples(str(file))
         parsed = time.perf_counter() - began
         values = {"data_path": str(file), "video_folder": name}
         settings, began = Settings(values, frozenset(), {}), time.perf_counter()

@@ -22,6 +22,7 @@ from ..training.rows import VIDEO_PLACEHOLDER, host_row
 MAX_JSON_MB = f"{PREFIX}max_json_mb"
 _FILE = "file"
 _NAMED = 5  # faults of each kind
+_ASKING = ("human", "user")  # the second in LLaVA-NeXT's chat templates alone
 _FORM = (
     '{"id", "video" or "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, '
     '{"from": "gpt", "value": "..."}]} with files under --video_folder and --image_folder'
@@ -160,7 +161,8 @@ class RowCheck:
         if not {"gpt", "assistant"} & set(roles):
             return [(kind, "has no gpt turn that answers a human one")]
         if roles[0] != "human":
-            return [(kind, f"begins with turns from {roles[0]}")]
+            kind = kind if roles[0] == "gpt" else "role"
+            return [(kind, f"begins with a turn from {roles[0]!r}, where LLaVA reads human")]
         if rules.alternating:
             twice = next((role for role, last in zip(roles[1:], roles, strict=False) if role == last), None)
             if twice is not None:
@@ -172,7 +174,7 @@ class RowCheck:
     def _visual(self, row: dict[str, Any]) -> list[Fault]:
         """Faults of placeholders and files."""
         turns, kind = row["conversations"], "image" if "image" in row else "video" if "video" in row else None
-        human = [turn["value"] for turn in turns if turn["from"] == "human"]
+        human = [turn["value"] for turn in turns if turn["from"] in _ASKING]
         count = "\n".join(human).count(PLACEHOLDER)
         if kind is None:
             meant = any(value.startswith(VIDEO_PLACEHOLDER) or value.endswith(VIDEO_PLACEHOLDER) for value in human)
@@ -188,7 +190,7 @@ class RowCheck:
             found.append(("image", "is an image, which --ego2exo_visual_tokens False leaves without any token"))
         several = kind == "image" and self.rules.image_lists and isinstance(row["image"], list) and row["image"]
         files = row["image"] if several else [row[kind]]
-        others = [turn["from"] for turn in turns if turn["from"] != "human" and PLACEHOLDER in turn["value"]]
+        others = [turn["from"] for turn in turns if turn["from"] not in _ASKING and PLACEHOLDER in turn["value"]]
         others += ["system"] if PLACEHOLDER in row.get(SYSTEM, "") else []
         if others:
             found.append(("placeholder", f"has a {PLACEHOLDER} placeholder in a {others[0]} turn"))

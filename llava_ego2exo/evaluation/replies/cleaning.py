@@ -23,6 +23,7 @@ _CLOSING_TAG = re.compile(r"</([A-Z])>")
 _TAGS = re.compile(r"<\|[^|<>]{1,40}\|>|</?[A-Za-z][A-Za-z_]{0,20}>")
 _MARKS = re.compile(r"[*_`#$]+|\\[()\[\],;!]|\\(?:(?:text|math)[a-z]{0,2}|left|right|quad)(?![A-Za-z])")
 _SIGNS = str.maketrans("‘’‚′“”„″−【】「」『』〔〕《》〈〉", "''''\"\"\"\"-()()()()()()")
+_DASHED = re.compile(r"(?<![\w)])–(?=\.?\d)")  # a dash for a minus
 # Scripts that are written without blanks: "答えはBです" names B.
 UNSPACED = r"\u0e00-\u0e7f\u3001-\u30ff\u3400-\u9fff\uac00-\ud7a3"
 _SCRIPTS_MEET = re.compile(rf"(?<=[{UNSPACED}])(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])(?=[{UNSPACED}])")
@@ -34,6 +35,7 @@ def cleaned(text: str) -> str:
     """The text without end tokens, tags, Markdown and reasoning; plain letters and quotes, single blanks and breaks."""
     plain = unicodedata.normalize("NFKC", text).translate(_SIGNS)
     plain = "".join(sign for sign in plain if sign in "\n\t" or unicodedata.category(sign) != "Cf")
+    plain = _DASHED.sub("-", plain)
     plain = next((part for part in _END_TOKEN.split(plain) if re.search(r"\w", part)), "")
     plain = _first_turn(_answered(plain))
     closing = set(_CLOSING_TAG.findall(plain))
@@ -58,17 +60,21 @@ def _first_turn(text: str) -> str:
     return text[: turn.start()] if turn else text
 
 
-_SENTENCES = re.compile(r"(?<=[.!?;])(?=\s)|\n")
+_SENTENCES = re.compile(r"(?<=[.!?;])(?=\s)|\n|(?=\b(?:So|Therefore|Thus|Hence)\b)")
 _SUPPOSED = re.compile(r"\b(?:would|could|might)\b", re.IGNORECASE)
 # "If I had to choose" and "if we watch closely" say how sure the answer is.
 _CONDITION = re.compile(
     r"(?<!even )(?<!as )\b(?:if|unless)\b(?!\s+(?:I|we|you|one|asked|forced|anything|not)\b)", re.IGNORECASE
 )
+# "had he moved", and the like, which say so only beside "would".
+_INVERTED = re.compile(
+    r"\b(?:had|were|should) (?:he|she|it|they|there|the)\b|\b(?:assuming|supposing|would have)\b", re.IGNORECASE
+)
 
 
 def without_conditions(text: str) -> str:
     """A cleaned text without the sentences that say what is the case only if something else is."""
-    if not _CONDITION.search(text):
+    if not (_CONDITION.search(text) or _INVERTED.search(text)):
         return text
     return "\n".join(one for one in _SENTENCES.split(text) if not _is_conditional(one)).strip()
 
@@ -76,4 +82,6 @@ def without_conditions(text: str) -> str:
 def _is_conditional(sentence: str) -> bool:
     """Whether it begins with "if", or says in its middle what would be."""
     condition = _CONDITION.search(sentence)
-    return condition is not None and (not sentence[: condition.start()].strip() or bool(_SUPPOSED.search(sentence)))
+    if condition is not None and not sentence[: condition.start()].strip():
+        return True
+    return bool(_SUPPOSED.search(sentence) and (condition or _INVERTED.search(sentence)))

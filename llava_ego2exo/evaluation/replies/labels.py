@@ -74,7 +74,8 @@ def _labels(reply: str, options: Mapping[str, str]) -> Iterator[_Label]:
         if text is None:
             continue
         whose, end = text
-        if whose == key or (sign.strip(",;=") and "\n" not in match[0] and _AT_END.match(reply, end)):
+        alone = "\n" not in match[0] or not match.start()  # "the answer is 4.\nread book" may be two statements
+        if whose == key or (sign.strip(",;=") and alone and _AT_END.match(reply, end)):
             place = end
             yield _Label(match.start(), end, whose, whose == key)
 

@@ -37,7 +37,7 @@ _ANSWER = unicodedata.normalize(
     "NFKC",
     rf"\b{_NOUN_ABROAD}\b(?:(?!\b(?:no|não|non|nicht|pas|không)\b)[^.\n:]){{0,40}}?"
     rf"(?:(?<!\w){_IS_ABROAD}(?!\w)|:)\s*(?:(?:la|el|le|a|o|die)\s+)?(?:(?:letra|lettera|lettre|phương\s+án)\s+)?"
-    r"|(?:答案|答え|正解|回答|解答|选项|選項|选择?|選擇?|정답|답|คำตอบ)(?:(?!不|非|ไม่)[^.。\nA-Za-z0-9(]){0,20}?",
+    r"|(?:而是|答案|答え|正解|回答|解答|选项|選項|选择?|選擇?|정답|답|คำตอบ)(?:(?!不|非|ไม่)[^.。\nA-Za-z0-9(]){0,20}?",
 )
 _TAKE = r"(?:choose|chose|pick|picked|select|selected|go\s+with|going\s+with|opt\s+for|answer\s+with)"
 _SO = (
@@ -52,7 +52,8 @@ _GOOD = (
 _BAD = (
     r"(?:(?:is|are|was|would\s+be|seems)\s*(?:also\s+|clearly\s+)?(?:not\b|n't\b|wrong|incorrect|false|unlikely)"
     r"|(?:does|do|did)\s*(?:not\b|n't\b)|can(?:not|'t)\b|[?:–—-]\s*(?:no|false|wrong|incorrect)\b"
-    r"|(?:では|じゃ)[なあ]|[가이]\s*아[니닙닌]|不[是对正]|是?错)"
+    r"|(?:では|じゃ)[なあ]|[가이]\s*아[니닙닌]|不[是对正]|是?错"
+    rf"|{_IS_ABROAD}\s+(?:incorrect|fals|faux|fauss|errad|sbagliat|sai\b|nicht\b|pas\b|no\b))"
 )
 _NOT = unicodedata.normalize(
     "NFKC",
@@ -64,8 +65,8 @@ _AND = (
     r"(?:[,;、/&|+]|[-–](?=\w)|(?:and/or|and|or|nor|as\s+well\s+as|y|o|u|und|oder|et|ou|e|và|hoặc)\b"
     r"|和|或|と|か|또는|와|과|และ|หรือ)\s*(?:(?:and|or|nor)\s+)?"
 )
-# Numbers as keys: neither "1.5", "2,500", "1:30", "1/2", "-1" nor "50%" holds one.
-_UNCOUNTED, _WHOLE = r"(?<!\d[.,:/])(?<![-$€£])", r"(?![.,:/]\d)(?! ?%)"
+# Numbers as keys: neither "1.5", "2,500", "1:30", "1/2", "-1", "50%" nor "3人" (three people) holds one.
+_UNCOUNTED, _WHOLE = r"(?<!\d[.,:/])(?<![-$€£])", r"(?![.,:/]\d)(?! ?[%人名個个回分秒年月日時时명개초분회])"
 _BOTH_BAD = r"(?:are|were|do)\s*(?:both\s+|all\s+)?(?:not\b|n't\b|wrong|incorrect|false|unlikely)"
 
 
@@ -115,7 +116,7 @@ def patterns(keys: tuple[str, ...]) -> KeyPatterns:
         ),
         re.compile(rf"(?<!\S)[(\[]?(?P<key>{one})[.):\]](?!\S)"),
         re.compile(rf"(?<!\w)(?P<key>{one})(?!\w)"),
-        re.compile(rf"[(\[{{]?(?<!\w)(?P<key>{one})(?!\w)(?P<label>\s?[)\]}}]?\s?[.:,;=(–—-]?)[\s\"']{{0,4}}"),
+        re.compile(rf"[(\[{{]?(?<!\w)(?P<key>{one})(?!\w)(?P<label>\s?[)\]}}]?\s?[.:,;=(\[–—-]?)[\s\"'(\[]{{0,4}}"),
         tuple(map(re.compile, declared)),
         tuple(map(re.compile, named)),
         re.compile(rf"[)\]]?{beside}(?P<key>{one})(?!\w){_END}"),

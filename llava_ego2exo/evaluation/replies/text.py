@@ -11,7 +11,9 @@ from typing import Any
 from ...errors import require_package
 
 # A number is one word with its sign, decimals, thousands, minutes and per cent: "1.5" does not hold "1".
-_WORD = re.compile(r"(?:(?<![\w%)])-)?(?:(?<!\w)\.)?(?<!\w)\d+(?:[.,:/]\d+)*[^\W_]*(?: ?%)?|[^\W_]+(?:'[^\W_]+)?")
+_WORD = re.compile(
+    r"(?:\b(?:minus|negative) |(?<![\w%)])-)?(?:(?<!\w)\.)?(?<!\w)\d+(?:[.,:/]\d+)*[^\W_]*(?: ?%)?|[^\W_]+(?:'[^\W_]+)?"
+)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # Words that an option may lack or have without naming another one.
 _SILENT = frozenset("a an the this that these those his her its their some is are was were be been being".split())
@@ -67,7 +69,7 @@ def _stemmer() -> Any:
 # Who acts: "3. The person is stirring" says what "3. stirring" does, and ", he sits" begins a clause.
 ACTORS = frozenset("person people man men woman women boy girl someone somebody he she they individu".split())
 _OPENING = ACTORS | frozenset("it there so thus hence therefore".split())
-NEGATIONS = frozenset("not never neither nor without cannot no none".split())
+NEGATIONS = frozenset("not never neither nor without cannot no none unlikely doubt".split())
 _PAIRS = frozenset({("rather", "than"), ("instead", "of")})
 # "no doubt", "not only": these deny nothing.
 _NEUTRAL = frozenset("doubt question only just merely".split())
@@ -110,19 +112,20 @@ def _before(reply: StemmedText, first: int, end: int) -> bool:
         if first - at > limit and not listed:
             return False
         word, following = reply.plain[at], reply.plain[at + 1]
-        if (word, following) in _PAIRS or word.endswith("n't"):
+        if (word, following) in _PAIRS:
             return True
         if word in _CONTRASTS:
             return False
         # "No, he is walking" denies what was asked.
-        if word in NEGATIONS and not (word == "no" and behind) and _NEUTRAL.isdisjoint(reply.plain[at + 1 : at + 3]):
-            return True
+        negates = word.endswith("n't") or (word in NEGATIONS and not (word == "no" and behind))
+        if negates and _NEUTRAL.isdisjoint(reply.plain[at + 1 : at + 3]):
+            return word != "doubt" or NEGATIONS.isdisjoint(reply.plain[max(at - 2, 0) : at])
     return False
 
 
 def _in_list(reply: StemmedText, first: int, end: int) -> bool:
     """Whether "or" or "nor" stands right before a text, or behind it in the same clause."""
-    if first and reply.plain[first - 1] in ("or", "nor"):
+    if not {"or", "nor"}.isdisjoint(reply.plain[max(first - 2, 0) : first]):
         return True
     for at in range(end, min(end + _LIST, len(reply.plain))):
         if reply.breaks[at] == STOP or reply.plain[at] in _CONTRASTS or _begins_clause(reply, at):

@@ -12,26 +12,18 @@
 # It was not run on a GPU yet; the tests run it with stubs that check every flag.
 set -euo pipefail
 
-DATA=data/benchmarks                              # the published files, as docs/benchmarks.md names them
+DATA=vlm_eval_bench                               # the published folders, as docs/benchmarks.md shows them
 OUT=runs/eval
 BASE=lmms-lab/llava-onevision-qwen2-7b-ov
 STUDENT=runs/llava-qwen-ego2exo                   # as scripts/train_qlora.sh writes it
 FRAMES=32                                         # as in training
 
-# Where the videos of each set lie.
-declare -A VIDEOS=(
-    [ego-in-exo]=data/keysteps
-    [adlx-charades-ar]=data/charades [adlx-charades-desc]=data/charades
-    [adlx-smarthome-ar]=data/smarthome
-    [adlx-lemma-tc]=data/lemma
-    [adlx-tsu-tc]=data/tsu [adlx-tsu-desc]=data/tsu
-)
 declare -A FILES=(
-    [ego-in-exo]=all_category_qas.json
-    [adlx-charades-ar]=Charades-AR.json [adlx-charades-desc]=Charades-Description.json
-    [adlx-smarthome-ar]=Smarthome-AR.json
-    [adlx-lemma-tc]=LEMMA-TC.json
-    [adlx-tsu-tc]=TSU-TC.json [adlx-tsu-desc]=TSU-Description.json
+    [ego-in-exo]=egoperceptionmcq/egoinexoperception.json
+    [adlx-charades-ar]=adlx/Charades-AR.json [adlx-charades-desc]=adlx/Charades-Description.json
+    [adlx-smarthome-ar]=adlx/Smarthome-AR.json
+    [adlx-lemma-tc]=adlx/LEMMA-TC.json
+    [adlx-tsu-tc]=adlx/TSU-TC.json [adlx-tsu-desc]=adlx/TSU-Description.json
 )
 SETS=(ego-in-exo adlx-charades-ar adlx-smarthome-ar adlx-lemma-tc adlx-tsu-tc adlx-charades-desc adlx-tsu-desc)
 
@@ -45,7 +37,7 @@ for set in "${SETS[@]}"; do
         left_out+=("$set ($file)")
         continue
     fi
-    what=(eval --benchmark "$set" --data "$file" --videos "${VIDEOS[$set]}")
+    what=(eval --benchmark "$set" --data "$file")
     [ "$set" = ego-in-exo ] && what+=(--view both)
     if [ "${1:-}" = --check ]; then
         llava-ego2exo "${what[@]}" "$@" || faulty+=("$set")

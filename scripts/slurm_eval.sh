@@ -28,8 +28,7 @@ cd "${SLURM_SUBMIT_DIR:?submit this with sbatch}"
 source scripts/_slurm.sh
 
 BENCHMARK=ego-in-exo                              # or one of the adlx-* sets: docs/benchmarks.md
-DATA=data/benchmarks/all_category_qas.json
-VIDEOS=data/keysteps
+DATA=vlm_eval_bench/egoperceptionmcq               # its videos lie beside the file; else add --videos
 VIEW=both                                         # ego-in-exo on both cameras; exo for all other sets
 OUT=runs/eval/ego-in-exo
 BASE=lmms-lab/llava-onevision-qwen2-7b-ov
@@ -38,6 +37,6 @@ FRAMES=32                                         # as in training
 
 on_all_nodes \
     -m llava_ego2exo \
-    eval --benchmark "$BENCHMARK" --data "$DATA" --videos "$VIDEOS" --view "$VIEW" \
+    eval --benchmark "$BENCHMARK" --data "$DATA" --view "$VIEW" \
     --model "base=$BASE" --model "student=$STUDENT" --model-base "student=$BASE" --template qwen_1_5 \
     --frames-upbound "$FRAMES" --out "$OUT" "$@"

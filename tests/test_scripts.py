@@ -195,9 +195,10 @@ def test_teaching(script, flags, stubs):
 
 
 def test_evaluation_asks_the_sets_whose_data_is_there(stubs):
-    (stubs.root / "data" / "benchmarks").mkdir(parents=True)
-    for name in ("all_category_qas.json", "Charades-Description.json"):
-        (stubs.root / "data" / "benchmarks" / name).write_text("[]")
+    for name in ("egoperceptionmcq/egoinexoperception.json", "adlx/Charades-Description.json"):
+        file = stubs.root / "vlm_eval_bench" / name
+        file.parent.mkdir(parents=True)
+        file.write_text("[]")
     code, err = stubs.run("eval.sh", "--limit", "9", JUDGE_URL="http://x/v1", JUDGE_MODEL="j")
     assert code == 0 and err.count("left out, no data") == 5 and "adlx-lemma-tc" in err
     first, second = stubs.commands()
@@ -213,12 +214,12 @@ def test_evaluation_on_several_nodes(stubs):
     from llava_ego2exo.evaluation.benchmarks.registry import BENCHMARKS
 
     text = (ROOT / "scripts" / "eval.sh").read_text()
-    files = dict(re.findall(r"\[([\w-]+)\]=([\w-]+\.json)", text))
+    files = dict(re.findall(r"\[([\w-]+)\]=\w+/([\w-]+\.json)", text))
     assert re.search(r"^SETS=\((.+)\)$", text, re.MULTILINE)[1].split() == [*BENCHMARKS]
     assert all(files[name] in benchmark.files for name, benchmark in BENCHMARKS.items())
     assert stubs.run("slurm_eval.sh", "--limit", "64")[0] == 0
     (asked,) = stubs.commands()
-    assert Path(asked.data).name in BENCHMARKS[asked.benchmark].files
+    assert asked.benchmark in BENCHMARKS and asked.videos is None
     student = dict(model.split("=", 1) for model in asked.model)["student"]
     stubs.run("slurm_train.sh")
     assert student == value(stubs.launch, "--output_dir")

@@ -100,6 +100,8 @@ def test_lettered_options(reply, wanted):
         ({"A": "picks up the cup", "B": "picks up the cup and drinks"}, "A. picks up the cup and drinks", "B"),
         ({"A": "holding a pillow, walking", "B": "sitting, laughing"}, "Holding a pillow and then walking", "A"),
         ({"A": "one", "I": "two"}, "The answer is I", "I"),
+        ({"A": "he would fall if pushed", "B": "he would stand"}, "The answer is A: he would fall if pushed.", "A"),
+        ({"A": "he would fall if pushed", "B": "he would stand"}, "I say he would fall if pushed.", "A"),
         ({"(A)": "one thing", "(B)": "two things"}, "(B)", "(B)"),
         ({"a": "walk", "A": "sit"}, "a", "a"),
         ({"a": "walk", "b": "sit"}, "B", "b"),
@@ -175,6 +177,7 @@ def test_a_text_behind_another_key_is_reported_as_such():
     for reply, wanted in (
         ("4. walk", Reading("2", True)), ("The answer is 4. walk", Reading("2", True)), ("2. walk", Reading("2")),
         ("4", Reading("4")), ("4. He walks", Reading()), ("1. walk\nThe answer is 3.", Reading("3")),
+        ("He counts to 4. Walk is the word.", Reading("2")),
     ):  # fmt: skip
         assert read_answer(reply, NUMBERS) == wanted
 

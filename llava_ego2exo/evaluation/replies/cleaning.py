@@ -72,9 +72,14 @@ _INVERTED = re.compile(
 )
 
 
+def has_condition(text: str) -> bool:
+    """Whether a text says what is the case only if something else is."""
+    return bool(_CONDITION.search(text) or _INVERTED.search(text))
+
+
 def without_conditions(text: str) -> str:
-    """A cleaned text without the sentences that say what is the case only if something else is."""
-    if not (_CONDITION.search(text) or _INVERTED.search(text)):
+    """A cleaned text without the sentences with a condition."""
+    if not has_condition(text):
         return text
     return "\n".join(one for one in _SENTENCES.split(text) if not _is_conditional(one)).strip()
 

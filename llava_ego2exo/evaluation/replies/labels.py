@@ -14,7 +14,13 @@ from .patterns import denied_places, is_option_list, patterns
 _WHOLE = re.compile(r"(?![^\W_]|[.,:/]\d| ?%)")
 _AT_END = re.compile(r"[^\w\n(]{0,8}(?:$|\n)|[\"')\]]{0,3}[.!?;]\s|,? (?:because|since|as)\b| (?:is|are|seems)\b")
 # With an ordinary word behind them these are words and counts; as labels they have a bracket or stop.
-_WORDS = re.compile(r"[AaIi\d]|[a-z]")
+_WORDS = re.compile(r"[AaIi]|[a-z]|\d+")
+# Before a key that has only a stop behind: what makes it a label and not a sentence's end ("vitamin C. Walk").
+_LEADING = re.compile(
+    r"(?:^|[\n:=>]|\b(?:is|are|was|be|it's|so|thus|therefore|with|say|choose|pick|select|answer|action|option|choice|number"
+    r"|letter|caption|sentence|statement))[^\w\n]{0,3}$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,12 @@ def _labels(reply: str, options: Mapping[str, str]) -> Iterator[_Label]:
         if text is None:
             continue
         whose, end = text
-        alone = "\n" not in match[0] or not match.start()  # "the answer is 4.\nread book" may be two statements
-        if whose == key or (sign.strip(",;=") and alone and _AT_END.match(reply, end)):
+        # "the answer is 4.\nread book" may be two statements.
+        alone = "\n" not in match[0] or not match.start()
+        label = sign.strip(",;=") and (
+            sign != "." or _LEADING.search(reply[max(match.start() - 20, 0) : match.start()])
+        )
+        if whose == key or (label and alone and _AT_END.match(reply, end)):
             place = end
             yield _Label(match.start(), end, whose, whose == key)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..items import plain
-from .cleaning import cleaned, without_conditions
+from .cleaning import cleaned, has_condition, without_conditions
 from .labels import labelled_text, plain_text
 from .patterns import KeyMention, bare_key, is_option_list, key_mentions, leading_key, names_another
 from .text import ACTORS, StemmedText, equal_options, option_spans, stemmed
@@ -69,7 +69,8 @@ def read_answer(reply: str, choices: Mapping[str, str]) -> Reading:
     key = bare_key(text, choices) or _only(same, choices)
     if key is not None:
         return Reading(key)
-    reader = _ReplyReader(without_conditions(text), choices)
+    supposed = any(map(has_condition, choices.values()))  # "He would fall if ..." may be an option
+    reader = _ReplyReader(text if supposed else without_conditions(text), choices)
     key = reader.key()
     if key is None and reader.silent:
         other = _other_keys(choices)

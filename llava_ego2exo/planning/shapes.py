@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Ego2ExoError
+from ..host.checkpoint.config import class_key
 
 # LLaVA's name for a class -> transformers' name for the language model in it.
-_LANGUAGE = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
+_LANGUAGE = {"llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
 _CLIP_LARGE = {
     "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
     "num_attention_heads": 16, "patch_size": 14,
@@ -42,12 +43,11 @@ class Shapes:
 
     @property
     def pooled_side(self) -> int:
-        """The same in the language model's input."""
+        """The same in the language model's input: LLaVA-NeXT pools by 2, whatever `mm_spatial_pool_stride` says."""
         if not self.pooled:
             return self.side
-        stride = self.llava.get("mm_spatial_pool_stride") or 2
-        bilinear = self.llava.get("mm_spatial_pool_mode") == "bilinear"
-        return math.ceil(self.side / stride) if bilinear else self.side // stride
+        bilinear = self.llava.get("mm_spatial_pool_mode", "bilinear") == "bilinear"
+        return math.ceil(self.side / 2) if bilinear else self.side // 2
 
     def visual_tokens(self, frames: int) -> int:
         """How many ordinary visual tokens a video of so many frames has in the language model's input."""
@@ -55,7 +55,7 @@ class Shapes:
         merge = str(self.llava.get("mm_patch_merge_type", "flat"))
         if not self.pooled or not merge.startswith("spatial"):
             return count
-        newline = self.llava.get("mm_newline_position", "one_token")
+        newline = self.llava.get("mm_newline_position", "grid")
         lines = {"grid": frames * self.pooled_side, "frame": frames, "one_token": int("unpad" in merge)}
         return count + lines.get(newline, 0)
 
@@ -77,7 +77,7 @@ def read_shapes(config: Mapping[str, Any], tower: Mapping[str, Any] | None, pool
     """
     from transformers import AutoConfig
 
-    kind, name = config.get("model_type"), config.get("mm_vision_tower")
+    kind, name = class_key(dict(config), "the checkpoint") or config.get("model_type"), config.get("mm_vision_tower")
     if kind not in _LANGUAGE or config.get("add_faster_video"):
         given = f"a checkpoint of the type {kind!r}, with add_faster_video {bool(config.get('add_faster_video'))}"
         raise Ego2ExoError(given, f"without it, {', '.join(_LANGUAGE)}", "measure a few steps of the training itself")

@@ -62,10 +62,13 @@ def _run_shape(args: argparse.Namespace, frames: int, bits: int) -> RunShape:
 
 
 def _shapes(args: argparse.Namespace) -> Shapes:
-    from ..host.checkpoint.config import read_config
+    from ..host.checkpoint.config import read_config, require_class
+    from ..host.checkpoint.files import require_whole_model
     from ..host.hooks.flavour import NEXT, detect
 
+    require_whole_model(args.model, "--model")
     config = read_config(args.model)
+    require_class(config, args.model)
     if config.get("max_position_embeddings") is None:
         raise Ego2ExoError(f"{args.model} names no sizes", "a checkpoint with a whole model's config.json")
     name, tower = args.vision_tower or config.get("mm_vision_tower"), None

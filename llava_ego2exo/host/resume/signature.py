@@ -89,15 +89,17 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def differences(old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What differs between a checkpoint's run and this one, as ``name: checkpoint's / now`` lines.
 
-    A flag that the checkpoint lacks was made later, and counts as its default.
+    A flag that the checkpoint lacks was made later, and counts as its default. One that this run lacks is the other
+    LLaVA's, and must have been off.
 
     Returns:
         What makes it another run; what may change when a run is resumed.
     """
-    now = new["flags"]
-    before = {name: old.get("flags", {}).get(name, defaults.get(name)) for name in now}
+    now, stored = new["flags"], old.get("flags", {})
+    before = {name: stored.get(name, defaults.get(name)) for name in now}
     names = [name for name in ("ego2exo", *Ego2ExoConfig().to_dict(), *_PLACE) if name in now]
     other = [_line(name, before[name], now[name]) for name in names if before[name] != now[name]]
+    other += [_line(name, stored[name], "no such flag") for name in _PLACE if name not in now and stored.get(name)]
     kinds = [_kind(flags) for flags in (before, now)]
     if kinds[0] != kinds[1]:
         other.append(_line(f"{PREFIX}teacher", *kinds))

@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.host.resume.checkpoints import MANIFEST
 from llava_ego2exo.host.resume.signature import differences
 
 from ..training.distillation import distilling_samples, key_of, write_json, write_logits
@@ -105,6 +106,15 @@ def test_a_checkpoint_loads_and_belongs_to_its_run(world, train, tmp_path):
     with pytest.raises(Ego2ExoError) as error:
         train(tmp_path / "s", **flags, ego2exo_num_tokens=5)
     assert "ego2exo_num_tokens: 4 / 5" in error.value.given and "another --output_dir" in error.value.remedy
+    for name, words in (("adapter_model.safetensors", "28 missing"), ("non_lora_trainables.bin", "37 missing")):
+        kept = (checkpoint / name).read_bytes()
+        save_file({}, checkpoint / name) if "adapter" in name else torch.save({}, checkpoint / name)
+        listed = json.loads((checkpoint / MANIFEST).read_text())
+        listed["files"][name] = (checkpoint / name).stat().st_size
+        (checkpoint / MANIFEST).write_text(json.dumps(listed))
+        with pytest.raises(Ego2ExoError, match=f"checkpoint-1.*{words}"):
+            train(tmp_path / "s", **{**flags, "max_steps": 2})
+        (checkpoint / name).write_bytes(kept)
     (checkpoint / "non_lora_trainables.bin").unlink()
     with pytest.raises(Ego2ExoError) as error:
         train(tmp_path / "s", **{**flags, "max_steps": 2})
@@ -117,6 +127,8 @@ def test_a_flag_that_the_checkpoint_lacks_counts_as_its_default():
     defaults = {"seed": 42, "ego2exo_num_tokens": 16, "learning_rate": 0.1}
     old = {**contents, "flags": {"seed": 42, "group_by_varlen": False}}
     assert differences(old, {**contents, "flags": defaults}, defaults) == ([], [])
+    varlen = {**old, "flags": {"seed": 42, "group_by_varlen": True}}
+    assert differences(varlen, {**contents, "flags": defaults}, defaults)[0] == ["group_by_varlen: True / no such flag"]
     now = {"seed": 42, "ego2exo_num_tokens": 4, "learning_rate": 0.2}
     assert differences(old, {**contents, "flags": now}, defaults) == (
         ["ego2exo_num_tokens: 16 / 4"], ["learning_rate: 0.1 / 0.2"],

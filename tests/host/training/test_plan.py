@@ -127,7 +127,13 @@ def test_tokens_of_a_frame_at_the_published_sizes():
         "mm_spatial_pool_mode": "bilinear", "mm_patch_merge_type": "spatial_unpad", "mm_newline_position": "one_token",
     }  # fmt: skip
     assert read_shapes(config, None, True).visual_tokens(32) == 32 * 196 + 1
-    grid = {**config, "mm_newline_position": "grid"}
+    hub = {**config, "model_type": "llava", "architectures": ["LlavaQwenForCausalLM"], "mm_spatial_pool_stride": 4}
+    found = read_shapes(hub, None, True)
+    assert found.language.model_type == "qwen2"
+    assert found.visual_tokens(32) == 32 * 196 + 1  # LLaVA-NeXT pools by 2 whatever the config says
+    grid = {
+        name: value for name, value in config.items() if name not in ("mm_newline_position", "mm_spatial_pool_mode")
+    }
     assert read_shapes(grid, None, True).visual_tokens(32) == 32 * 14 * 15
     average = {**config, "mm_spatial_pool_mode": "average", "mm_newline_position": "frame"}
     assert read_shapes(average, None, True).visual_tokens(8) == 8 * 170

@@ -238,7 +238,7 @@ def _check_vocabulary(settings: Settings) -> None:
 _LEAST = {
     "video_fps": 1, "frames_upbound": 0, "model_max_length": 1, "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1, "dataloader_num_workers": 0, "lora_r": 1, "learning_rate": 0,
-    "mm_projector_lr": 0, "mm_vision_tower_lr": 0, "weight_decay": 0, "mm_spatial_pool_stride": 1,
+    "mm_projector_lr": 0, "mm_vision_tower_lr": 0, "weight_decay": 0, "mm_spatial_pool_stride": 1, "seed": 0,
 }  # fmt: skip
 
 

@@ -90,11 +90,9 @@ def _kind_of(path: str) -> str:
     return "folder" if os.path.isdir(path) else "file" if os.path.isfile(path) else "device or pipe"
 
 
-def _is_text(value: str) -> bool:
-    try:
-        return value.isascii() or bool(value.encode())
-    except UnicodeEncodeError:
-        return False
+def _has_video_placeholder(text: str) -> bool:
+    """Before or after a query; text about HTML has `<video>` in its midst, or a closing tag too."""
+    return (text.startswith(VIDEO_PLACEHOLDER) or text.endswith(f"\n{VIDEO_PLACEHOLDER}")) and "</video>" not in text
 
 
 class RowCheck:
@@ -145,8 +143,6 @@ class RowCheck:
             found.append(("value", f"has a {type(value).__name__} as value of turn {number}"))
         elif (not value or value.isspace()) and role != "system" and (rules.alternating or role != "human"):
             found.append(("value", f"has an empty value in turn {number}"))
-        elif not value.isascii() and not _is_text(value):
-            found.append(("value", f"has half of a surrogate pair in turn {number}, which no tokenizer reads"))
         return found
 
     def _order(self, roles: list[str]) -> list[Fault]:
@@ -177,8 +173,7 @@ class RowCheck:
         human = [turn["value"] for turn in turns if turn["from"] in _ASKING]
         count = "\n".join(human).count(PLACEHOLDER)
         if kind is None:
-            meant = any(value.startswith(VIDEO_PLACEHOLDER) or value.endswith(VIDEO_PLACEHOLDER) for value in human)
-            if count or meant:
+            if count or any(map(_has_video_placeholder, human)):
                 name = PLACEHOLDER if count else VIDEO_PLACEHOLDER
                 return [("placeholder", f"has a {name} placeholder but neither video nor image")]
             alone = "has neither video nor image, without which the template of --version writes no row"

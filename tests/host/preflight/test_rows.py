@@ -43,7 +43,6 @@ WRONG = {
     "parts": ("value", "list as value of turn 0", turns(("human", [{"type": "text"}]), GPT)),
     "empty answer": ("value", "empty value in turn 1", turns(HUMAN, ("gpt", " \n"))),
     "empty query": ("value", "empty value in turn 2", turns(HUMAN, GPT, ("human", ""), GPT)),
-    "half a letter": ("value", "surrogate", turns(HUMAN, ("gpt", "Good \ud83d"))),
     "twice human": ("order of turns", "two human turns", turns(HUMAN, ("human", "And?"), GPT)),
     "twice gpt": ("order of turns", "two gpt turns", turns(HUMAN, GPT, GPT)),
     "no answer": ("order of turns", "no gpt turn", turns(HUMAN)),
@@ -75,6 +74,8 @@ RIGHT = {
     "text": ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]}, None),
     "HTML": ({"conversations": [{"from": "human", "value": "What does <video> do in HTML?"},
                                 {"from": "gpt", "value": "<video> and <image> are tags."}]}, None),
+    "HTML code": ({"conversations": [{"from": "human", "value": "<video>\n<source src=a>\n</video>\nWhat is it?"},
+                                     {"from": "gpt", "value": "A player."}]}, None),
     "<video> as text beside the placeholder": (turns(("human", "<image>\nWhat is a <video>?"), GPT), None),
     "<video> before": (turns(("human", "<video>\nWhat?"), GPT), None),
     "<video> behind, without id": (
@@ -84,7 +85,6 @@ RIGHT = {
     "empty system": (turns(("system", ""), HUMAN, GPT), None),
     "gpt first": (turns(("gpt", "Hello."), HUMAN, GPT), "begin with a gpt turn"),
     "human last": (turns(HUMAN, GPT, ("human", "Thanks.")), "end with a human turn"),
-    "emoji": (turns(HUMAN, ("gpt", "Good \U0001f600")), None),
 }  # fmt: skip
 
 
@@ -224,8 +224,10 @@ def test_the_order_of_turns_is_what_llava_itself_can_write(template, preview):
         row = turns(*spoken)
         kinds = {kind for kind, _ in check.faults({**row, "video": __file__})}
         try:
-            made.labels(row)
+            labels = made.labels(row)
             written = "h" in shape
+            if written and shape.endswith("h"):  # what is said of such rows
+                assert bool((labels >= 0).any()) == (not check.rules.alternating)
         except Ego2ExoError:
             written = False
         assert ("order of turns" not in kinds) == written, (shape, kinds)

@@ -109,12 +109,14 @@ def test_a_checkpoint_loads_and_belongs_to_its_run(world, train, tmp_path):
     for name, words in (("adapter_model.safetensors", "28 missing"), ("non_lora_trainables.bin", "37 missing")):
         kept = (checkpoint / name).read_bytes()
         save_file({}, checkpoint / name) if "adapter" in name else torch.save({}, checkpoint / name)
-        listed = json.loads((checkpoint / MANIFEST).read_text())
+        manifest = (checkpoint / MANIFEST).read_text()
+        listed = json.loads(manifest)
         listed["files"][name] = (checkpoint / name).stat().st_size
         (checkpoint / MANIFEST).write_text(json.dumps(listed))
         with pytest.raises(Ego2ExoError, match=f"checkpoint-1.*{words}"):
             train(tmp_path / "s", **{**flags, "max_steps": 2})
         (checkpoint / name).write_bytes(kept)
+        (checkpoint / MANIFEST).write_text(manifest)
     (checkpoint / "non_lora_trainables.bin").unlink()
     with pytest.raises(Ego2ExoError) as error:
         train(tmp_path / "s", **{**flags, "max_steps": 2})

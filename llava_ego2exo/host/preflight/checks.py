@@ -21,6 +21,7 @@ from ..checkpoint.config import read_config, read_tokenizer, torch_dtype
 from ..checkpoint.files import read_tensors, require_whole_model
 from ..checkpoint.safety import check_tower_code, require_whole_weights
 from ..checkpoint.vocabulary import added_tokens
+from ..fixes.data import SYSTEM
 from ..fixes.trainer import adapter_only
 from ..hooks import flavour
 from ..model.projector import check_type
@@ -106,12 +107,18 @@ def _check_files(settings: Settings, flags: Ego2ExoConfig, distilling: DistillCo
     signature = run_signature(settings, distilling, keys)
     scan, changed = check_resume(settings, flags, distilling, signature)
     preview, some = PreprocessPreview(settings), samples[:: -(-len(samples) // _PREVIEWED)]
-    check_supervision(settings, preview, some)
+    check_supervision(settings, preview, _rehearsed(some, samples))
     if cached:
         text = require_alignment(str(distilling.answers), some, preview)
         if is_first():
             print(f"ego2exo: {text}", flush=True)  # noqa: T201
     return CheckedRun(distilling, signature, scan, changed)
+
+
+def _rehearsed(some: list[dict[str, Any]], samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Some samples and the first of each shape: LLaVA writes more turns, or a picture, by code of their own."""
+    shapes = {(len(s["conversations"]), "image" in s, "video" in s, SYSTEM in s): s for s in reversed(samples)}
+    return list({id(sample): sample for sample in (*some, *shapes.values())}.values())
 
 
 def _check_sharding(settings: Settings) -> None:

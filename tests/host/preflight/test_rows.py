@@ -158,6 +158,16 @@ def test_a_late_row_is_refused_before_weights_load(world, train, no_weights, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_one_row_of_each_shape_is_rehearsed(world, train, no_weights, tmp_path):
+    """By Vicuna's template LLaVA asks for an attribute of the tokenizer at the second round alone."""
+    good = json.loads(world.data.read_text())[0]
+    longer = {**good, "conversations": [*good["conversations"], *GOOD["conversations"]]}
+    longer["conversations"][2] = {"from": "human", "value": "And then?"}
+    (tmp_path / "t.json").write_text(json.dumps([good] * 301 + [longer] + [good] * 298))
+    with pytest.raises(Ego2ExoError, match="legacy"):
+        train(tmp_path / "out", data_path=tmp_path / "t.json")
+
+
 def lists(world, tmp_path, datasets, flavour):
     """A YAML list with its files, and its check."""
     good = json.loads(world.data.read_text())[0]

@@ -40,6 +40,8 @@ def drop_idle_settings(config: Any, path: str) -> None:
     plain = GenerationConfig()
     idle = {name: getattr(config, name, None) for name in names}
     idle = {name: value for name, value in idle.items() if value != getattr(plain, name, None) and value is not None}
+    if (config.pad_token_id or 0) < 0:  # as LLaMA's first files have it
+        idle["pad_token_id"] = config.pad_token_id
     for name in idle:
         setattr(config, name, getattr(plain, name))
     settings = ", ".join(f"{name} {value}" for name, value in idle.items())

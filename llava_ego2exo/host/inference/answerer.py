@@ -127,7 +127,11 @@ class Answerer:
     def _ids(self, question: str) -> Tensor:
         from llava.mm_utils import tokenizer_image_token
 
-        return tokenizer_image_token(prompt(question, self.template), self.tokenizer, return_tensors="pt")
+        return tokenizer_image_token(self.prompt(question), self.tokenizer, return_tensors="pt")
+
+    def prompt(self, question: str) -> str:
+        """A question as the model was trained to see it, up to where the answer begins."""
+        return prompt(question, self.template, bool(getattr(self.model.config, "mm_use_im_start_end", False)))
 
     def _generations(self, out: Tensor, steps: list[tuple[Tensor, Tensor]]) -> list[Generation]:
         found = []

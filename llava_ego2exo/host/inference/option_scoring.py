@@ -35,10 +35,10 @@ def option_scores(
         options: of each question, two or more.
         template: name of LLaVA's conversation template.
     """
-    rows, media = [], []
+    marks, rows, media = bool(getattr(model.config, "mm_use_im_start_end", False)), [], []
     for video, question, choices in zip(videos, questions, options, strict=True):
         for choice in choices:
-            rows.append(answer_row(tokenizer, prompt(question, template), choice))
+            rows.append(answer_row(tokenizer, prompt(question, template, marks), choice))
             media.append(video)
     found = answer_log_probs(model, rows, media)
     flat = iter(score(places, ids[start:]) for places, (ids, start) in zip(found, rows, strict=True))
@@ -135,7 +135,7 @@ def _rows(answerer: Answerer, question: MultipleChoiceQuestion) -> list[tuple[Te
 
     At the place of that token the row's log-probabilities hold for each of them.
     """
-    text = prompt(question.text, answerer.template)
+    text = answerer.prompt(question.text)
     whole = {key: answer_row(answerer.tokenizer, text, key) for key in question.keys}
     tails = {key: ids[start:] for key, (ids, start) in whole.items()}
     if len({tuple(tail.tolist()) for tail in tails.values()}) < len(tails) or any(not len(t) for t in tails.values()):

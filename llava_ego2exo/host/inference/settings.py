@@ -152,15 +152,23 @@ def positions(config: Mapping[str, Any]) -> int | None:
 CERTAIN = {"llava_qwen": "qwen_1_5", "llava_gemma": "gemma_instruct"}
 
 
-def prompt(question: str, template: str) -> str:
-    """The question in one of LLaVA's conversation templates, up to where the answer begins."""
+def prompt(question: str, template: str, marks: bool = False) -> str:
+    """The question in one of LLaVA's conversation templates, up to where the answer begins.
+
+    Args:
+        question: without placeholder.
+        template: its name.
+        marks: whether the model was trained with `--mm_use_im_start_end True` (`mm_use_im_start_end` of its config).
+    """
+    from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN
     from llava.conversation import conv_templates
 
     conversation = conv_templates[template].copy()
     if hasattr(conversation, "tokenizer"):
         # LLaVA-NeXT's copy forgets it, and its Llama 3 template writes with it.
         conversation.tokenizer = conv_templates[template].tokenizer
-    conversation.append_message(conversation.roles[0], f"<image>\n{question}")
+    image = f"{DEFAULT_IM_START_TOKEN}<image>{DEFAULT_IM_END_TOKEN}" if marks else "<image>"
+    conversation.append_message(conversation.roles[0], f"{image}\n{question}")
     conversation.append_message(conversation.roles[1], None)
     return conversation.get_prompt()
 

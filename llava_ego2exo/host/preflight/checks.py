@@ -33,7 +33,7 @@ from ..training.dataset import has_teacher
 from ..training.verification import require_choice
 from .data import check_data
 from .teacher import SampleCheck, check_distilling, require_alignment, require_own_loss
-from .templates import PreprocessPreview, check_class, check_supervision, check_version, row_rules, student_tokenizer
+from .templates import PreprocessPreview, check_class, check_supervision, check_version, row_rules
 
 _PREVIEWED = 256  # samples
 
@@ -228,7 +228,7 @@ def _check_vocabulary(settings: Settings) -> None:
     if file is None or not settings["mm_use_im_start_end"]:
         return
     rows = read_tensors(str(file), "meta").get("model.embed_tokens.weight")
-    known = set(student_tokenizer(settings).get_vocab())
+    known = set(read_tokenizer(base).get_vocab())
     new = [token for token in added_tokens({"mm_use_im_start_end": True}) if token not in known]
     sizes = (len(new), len(known.union(added_tokens(settings.values))))
     if len(new) != 2 or rows is None or len(rows) not in sizes:

@@ -98,8 +98,6 @@ def _check_self(settings: Settings, _config: DistillConfig) -> None:
     tuned += [f"--{name} True" for name in names if settings[name]]
     if settings["lora_bias"] not in (None, "none"):
         tuned.append(f"--lora_bias {settings['lora_bias']}")
-    if settings["mm_use_im_start_end"] and settings["tune_mm_mlp_adapter"]:
-        tuned.append("--mm_use_im_start_end True with --tune_mm_mlp_adapter True")
     other = f"pass the base itself as --{PREFIX}teacher"
     refuse(
         (not settings["lora_enable"], f"--{PREFIX}teacher self without LoRA: the base's weights would change with the "

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError, refuse
 from ..checkpoint.config import CLASSES, LANGUAGE_MODELS, class_key, read_tokenizer, require_host
+from ..checkpoint.vocabulary import added_tokens
 from ..fixes.data import written_as
 from ..hooks.flavour import NEXT, PYPI, detect
 from ..hooks.install import substituted
@@ -148,6 +149,7 @@ def student_tokenizer(settings: Settings) -> Any:
             tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     elif tokenizer.unk_token is not None or version == "v0.5" or detect() == PYPI:
         tokenizer.pad_token = tokenizer.unk_token
+    tokenizer.add_tokens(added_tokens(settings.values), special_tokens=True)
     return tokenizer
 
 

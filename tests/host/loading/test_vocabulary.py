@@ -7,7 +7,9 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llava_ego2exo.demo.models import language_sizes, tiny_tokenizer
+from llava_ego2exo.host.inference.answerer import Answerer
 from llava_ego2exo.host.merge import merge
+from tests.videos import QUESTION
 
 from .test_loader import load, logits
 
@@ -47,10 +49,16 @@ def test_students_of_a_plain_base(way, plain, train, world, tmp_path):
     merge(str(tmp_path / "s"), str(plain), str(tmp_path / "merged"), "float32")
     tokenizer, merged, *_ = load(tmp_path / "merged")
     assert torch.equal(logits(merged), logits(model)) and len(tokenizer) == before + len(tokens)
+    asked = Answerer((tokenizer, model, None, 0), world.template("llama"))._ids(QUESTION)
+    assert torch.equal(trainer.train_dataset[0]["input_ids"][: len(asked)], asked)
     shutil.rmtree(tmp_path / "s" / "checkpoint-2")
     resumed = train(tmp_path / "s", **run)
     for (name, own), (_, again) in zip(trainer.model.named_parameters(), resumed.model.named_parameters(), strict=True):
         assert torch.equal(own, again), name
-    kept = torch.load(tmp_path / "s" / ("mm_projector.bin" if way else "non_lora_trainables.bin"), weights_only=True)
+    file = tmp_path / "s" / ("mm_projector.bin" if way else "non_lora_trainables.bin")
+    kept = torch.load(file, weights_only=True)
     rows = {name: value for name, value in kept.items() if name.endswith(".added_rows")}
     assert [len(value) for value in rows.values()] == [len(tokens)] * 2
+    torch.save({name: value for name, value in kept.items() if name not in rows}, file)
+    for own in (model := load(tmp_path / "s", plain)[1]).get_input_embeddings(), model.get_output_embeddings():
+        assert torch.allclose(own.weight[before:], own.weight[:before].mean(dim=0))

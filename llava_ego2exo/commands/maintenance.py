@@ -47,5 +47,6 @@ def _merge(args: argparse.Namespace) -> int:
     from ..host.merge import merge
 
     out = str(merge(args.adapter, args.base, args.out, dtype=args.dtype))
-    print(f"merged into {out}; load it with:\n{loader_call(out, None, read_config(out)['torch_dtype'])}")
+    dtype = args.dtype or read_config(out)["torch_dtype"]
+    print(f"merged into {out}; load it with:\n{loader_call(out, None, dtype)}")
     return 0

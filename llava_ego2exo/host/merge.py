@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import shutil
@@ -52,8 +53,11 @@ def _warn_of_another_base(adapter: str, base: str) -> None:
     named = trained_base(adapter)
     if named is None or os.path.realpath(named) == os.path.realpath(base):
         return
-    if os.path.isdir(named) and os.path.isdir(base) and fingerprint(named) == fingerprint(base):
-        return
+    if not os.path.isdir(named) and Path(named).name == Path(base).name:
+        return  # the hub's name, or the path on another machine
+    with contextlib.suppress(Ego2ExoError):  # what has no weights any more is another one
+        if os.path.isdir(named) and fingerprint(named) == fingerprint(base):
+            return
     warnings.warn(f"{adapter} was trained from {named}, and is merged into {base}.", stacklevel=3)
 
 

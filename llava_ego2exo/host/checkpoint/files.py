@@ -73,8 +73,8 @@ def require_whole_model(path: str, flag: str) -> None:
     raise Ego2ExoError(
         f"{flag} {path} holds a {'LoRA adapter' if kind == 'lora' else 'projector'}, and no whole model",
         "a whole model",
-        f"merge it into its base first (llava-ego2exo merge {shlex.quote(path)} --base {base} --out DIR) and give the "
-        f"result; or, to train it further as it was, give its base again and --output_dir {shlex.quote(str(run))}",
+        f"merge it into its base first (llava-ego2exo merge {shlex.quote(str(path))} --base {base} --out DIR) and give "
+        f"the result; or, to train it further as it was, give its base again and --output_dir {shlex.quote(str(run))}",
     )
 
 

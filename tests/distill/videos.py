@@ -15,7 +15,7 @@ BLOCK = 16
 def render(
     path: Path, seconds: float, shade: int = 0, size: tuple[int, int] = (64, 160), pix_fmt: str = "yuv420p",
     codec: str = "libx264", container: str | None = None, times: Sequence[int] | None = None,
-    rate: int = 10, **options: str,
+    rate: int = 10, muxing: dict[str, str] | None = None, **options: str,
 ) -> Path:  # fmt: skip
     """Write `rate` frames a second; frame i shows i in binary, as black and white blocks of the top row, on grey.
 
@@ -23,7 +23,7 @@ def render(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fast = {"preset": "ultrafast"} if codec == "libx264" else {}
-    with av.open(str(path), "w", format=container) as file:
+    with av.open(str(path), "w", format=container, options=muxing or {}) as file:
         stream = file.add_stream(codec, rate=1000 if times else rate, options={"g": "25", **fast, **options})
         stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.time_base = Fraction(1, 1000 if times else rate)

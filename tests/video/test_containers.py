@@ -26,7 +26,7 @@ BATTERY = {
     "mp4": [H264, {**H264, "x264-params": "open-gop=1"}, HEVC, AV1, VP9, MPEG, {"codec": "mpeg4", "bf": "2"}],
     "mov": [H264, HEVC, {"codec": "prores_ks", "pix_fmt": "yuv422p10le"}],
     "mkv": [H264, HEVC, AV1, VP8, MPEG, {"codec": "ffv1"}],
-    "webm": [VP8, VP9, AV1],
+    "webm": [VP8, VP9, AV1, {**VP9, "muxing": {"live": "1"}}],  # live: without durations, as browsers record
     "ts": [H264, HEVC, MPEG, {"codec": "mpeg4", "bf": "2"}],
     "m2ts": [H264],
     "mpg": [MPEG, {**MPEG, "codec": "mpeg1video"}, {**H264, "container": "mpeg"}],

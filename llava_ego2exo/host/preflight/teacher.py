@@ -133,8 +133,9 @@ def _check_path(settings: Settings, config: DistillConfig) -> None:
         )
     check_base(describe(config.teacher), config.teacher_base, found)
     if "vocab_size" in settings.base and "vocab_size" in found:
-        size = vocabulary_size(settings.values, str(settings["model_name_or_path"]), settings.base["vocab_size"])
-        require_equal_vocabularies(size, found["vocab_size"])
+        size = settings.base["vocab_size"]  # rows behind the tokenizer's last token are cut off in both
+        added = vocabulary_size(settings.values, str(settings["model_name_or_path"]), size)
+        require_equal_vocabularies(max(size, added), found["vocab_size"])
     student, teacher = str(settings["model_name_or_path"]), config.teacher_base or config.teacher
     # Equal sizes do not make equal tokens.
     different = read_tokenizer(student).get_vocab().items() ^ read_tokenizer(teacher).get_vocab().items()

@@ -8,6 +8,10 @@
 #   bash scripts/demo.sh --out DIR                # keep the report, metrics.json, students, answers, logs
 #   LLAVA_NEXT=~/LLaVA-NeXT bash scripts/demo.sh  # on that checkout
 set -euo pipefail
+if [[ " $* " == *" -h "* || " $* " == *" --help "* ]]; then  # before anything is installed
+    sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit
+fi
 source "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 
 export PYTHONSAFEPATH=1  # no module of the folder this is called from

@@ -20,7 +20,7 @@ from typing import Any
 
 from . import __version__, patching
 from .errors import Ego2ExoError
-from .host.hooks.flavour import commit_of, detect, package_folder
+from .host.hooks.flavour import NAMES, commit_of, detect, package_folder
 
 GIB = 2**30
 
@@ -121,7 +121,7 @@ def _host_name(folder: Path, flavour: str) -> str:
     if version is None and project.is_file():
         match = re.search(r'^version\s*=\s*"(.+?)"', project.read_text(encoding="utf-8"), re.MULTILINE)
         version = match[1] if match else None
-    return f"{'LLaVA-NeXT' if flavour == 'next' else 'llava-torch'} {version or '(version unknown)'}"
+    return f"{NAMES[flavour]} {version or '(version unknown)'}"
 
 
 def _faults(flavour: str | None, findings: Findings) -> list[dict[str, Any]] | None:

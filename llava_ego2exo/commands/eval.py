@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
-from ..errors import Ego2ExoError
+from ..errors import Ego2ExoError, refuse
 from ..video.limits import VideoLimits
 from .flags import add_max_json, add_model_flags, job_values, print_report
 
@@ -76,6 +77,10 @@ def _run(args: argparse.Namespace) -> int:
     given = [name for name in ways if getattr(args, name)]
     if len(given) > 1:
         raise Ego2ExoError(" and ".join(f"--{name.replace('_', '-')}" for name in given), "one of them", "choose")
+    refuse(
+        (args.probe and not args.check, "--probe without --check", "both", "add --check"),
+        (args.limit < 0, f"--limit {args.limit}", "0 or more", ""),
+    )
     run = ways[given[0]] if given else _ask
     return print_report(lambda: run(args))
 
@@ -83,8 +88,8 @@ def _run(args: argparse.Namespace) -> int:
 def _require(args: argparse.Namespace, *names: str) -> None:
     missing = [f"--{name}" for name in names if not getattr(args, name)]
     if missing:
-        allowed = "--model --benchmark --data --out"
-        raise Ego2ExoError(f"{', '.join(missing)} not given", allowed, "llava-ego2exo eval --help")
+        needed = ", ".join(f"--{name}" for name in names)
+        raise Ego2ExoError(f"{', '.join(missing)} not given", needed, "llava-ego2exo eval --help")
 
 
 def _judge(args: argparse.Namespace) -> Any:
@@ -109,7 +114,8 @@ def _check(args: argparse.Namespace) -> tuple[str, int]:
     videos = video_folder(args.benchmark, args.data) if beside else args.videos
     checked = check(
         args.benchmark, args.data, videos, _views(args), categories=args.categories or None,
-        max_bad=args.max_bad_rows, probe=args.probe, workers=args.workers, limits=VideoLimits.from_object(args),
+        limit=args.limit, max_bad=args.max_bad_rows, probe=args.probe, workers=args.workers,
+        limits=VideoLimits.from_object(args),
     )  # fmt: skip
     return str(checked), 1 if checked.faults else 0
 
@@ -137,7 +143,7 @@ def _render(args: argparse.Namespace) -> tuple[str, int]:
 def _rescore(args: argparse.Namespace) -> tuple[str, int]:
     from ..evaluation.results import rescore
 
-    return _report(rescore(args.rescore, args.parser, _judge(args), args.compare_to).metrics, args.rescore), 0
+    return _report(rescore(args.rescore, args.parser, _judge(args), args.compare_to).metrics, args.rescore, args), 0
 
 
 def _ask(args: argparse.Namespace) -> tuple[str, int]:
@@ -150,14 +156,16 @@ def _ask(args: argparse.Namespace) -> tuple[str, int]:
         "categories": tuple(args.categories), "parser": args.parser or "strict", "judge": _judge(args),
         "videos": args.videos or "",
     }  # fmt: skip
-    return _report(evaluate(EvalJob(**{**job_values(args, EvalJob), **others})), args.out), 0
+    return _report(evaluate(EvalJob(**{**job_values(args, EvalJob), **others})), args.out, args), 0
 
 
-def _report(measured: dict[str, Any], folder: str) -> str:
+def _report(measured: dict[str, Any], folder: str, args: argparse.Namespace) -> str:
     from ..evaluation.report.tables import table_text
 
     text = [table_text(measured)]
     missing = [row["missing"] for row in measured["descriptions"] if row["category"] == "all" and row["missing"]]
     if missing:
-        text.append(f"marks of up to {max(missing)} row(s) are missing: see results.jsonl; the same command asks again")
+        later = f"no judge was given; eval --rescore {shlex.quote(folder)} --judge-url URL --judge-model NAME asks one"
+        why = "see results.jsonl; the same command asks again" if args.judge_url else later
+        text.append(f"scores of up to {max(missing)} row(s) are missing: {why}")
     return "\n\n".join([*text, f"{folder}/report.html"])

@@ -11,7 +11,7 @@ from ..common.text import aligned_table, shorten_list
 from ..video.limits import VideoLimits
 from .benchmarks.registry import BENCHMARKS, BenchmarkData, read_benchmark
 from .items import CHOICE, Item
-from .videos import FoundVideos, find_videos
+from .videos import find_videos
 
 _SHOWN = 20
 # How much earlier than a clip in it a video may end: the last frame's length is a guess.
@@ -31,12 +31,13 @@ class DataCheck:
 
 def check(
     name: str, data: str | Path, videos: str | Path | None = None, views: Sequence[str] = ("exo",), *,
-    categories: Sequence[str] | None = None, max_bad: int = 0, probe: bool = False, limits: VideoLimits | None = None,
-    workers: int = 0, progress: bool = True,
+    categories: Sequence[str] | None = None, limit: int = 0, max_bad: int = 0, probe: bool = False,
+    limits: VideoLimits | None = None, workers: int = 0, progress: bool = True,
 ) -> DataCheck:  # fmt: skip
     """Read and validate a benchmark, and where a folder is given its videos; `probe` decodes them whole.
 
     Args:
+        limit: check the first so many questions only; 0: all.
         max_bad: malformed rows that may be left out.
         workers: videos decoded at a time; 0: one a processor, at most 8.
 
@@ -44,14 +45,16 @@ def check(
         Ego2ExoError: the data is faulty, the folder is missing, or several files fit one name.
     """
     read = read_benchmark(name, data, views, categories, max_bad)
+    # All are looked for: whether a file name is ambiguous depends on all names in the data.
+    found = find_videos(read.items, videos, read.precut).items[: limit or None] if videos is not None else None
+    read.items = read.items[: limit or None]
     lines = list(_about_data(name, read))
     faults: list[str] = []
-    if videos is not None:
-        found = find_videos(read.items, videos, read.precut)
-        faults += _missing(found)
-        there = [item for item in found.items if item.path]
-        missing = f"{len(_videos(found.missing))} missing ({len(found.missing)} question(s))"
-        lines += ["", f"videos in {videos}: {len(_videos(there))} there, {missing}"]
+    if found is not None:
+        there, missing = [item for item in found if item.path], [item for item in found if not item.path]
+        faults += _missing(missing)
+        lost = f"{len(_videos(missing))} missing ({len(missing)} question(s))"
+        lines += ["", f"videos in {videos}: {len(_videos(there))} there, {lost}"]
         if probe:
             decoded = _probe_faults(there, limits, workers, progress)
             files = len({item.path for item in there})
@@ -61,7 +64,8 @@ def check(
     lines += [f"  {fault}" for fault in faults[:_SHOWN]]
     if len(faults) > _SHOWN:
         lines.append(f"  and {len(faults) - _SHOWN} more")
-    lines.append(f"{len(faults)} fault(s)" if faults else "no faults found")
+    undecoded = "; the videos were not decoded: add --probe" if found and not probe else ""
+    lines.append((f"{len(faults)} fault(s)" if faults else "no faults found") + undecoded)
     return DataCheck("\n".join(lines), faults)
 
 
@@ -99,14 +103,14 @@ def _about_data(name: str, read: BenchmarkData) -> Iterator[str]:
         yield f"right by chance: {100 * chance:.1f}%; by always answering {key}: {100 * most / len(items):.1f}%"
 
 
-def _missing(found: FoundVideos) -> list[str]:
+def _missing(items: Sequence[Item]) -> list[str]:
     """One line for each missing video, with what asks about it."""
     asked: dict[str, list[Item]] = {}
-    for item in found.missing:
+    for item in items:
         asked.setdefault(item.video, []).append(item)
     return [
-        f"{ascii(video)[1:-1]} is not there ({len(items)} question(s), the first in {items[0].source})"
-        for video, items in asked.items()
+        f"{ascii(video)[1:-1]} is not there ({len(own)} question(s), the first in {own[0].source})"
+        for video, own in asked.items()
     ]
 
 

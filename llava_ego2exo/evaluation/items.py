@@ -98,17 +98,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Described:
-    """What came of one row of a description benchmark: replies of its items, and marks of the judge."""
+    """What came of one row of a description benchmark: replies of its items, and scores of the judge."""
 
     items: tuple[Item, ...]
     model: str
     replies: tuple[str, ...]  # of each item, as the model gave it; "" where it failed
     summary: str = ""  # what was judged, where replies were merged first
     # "correctness", "detail", "context", "temporal", "consistency" -> 0 to 5; None: missing.
-    marks: Mapping[str, float | None] = field(default_factory=dict)
-    # "judged" (all marks there), "unjudged" (some missing), "failed" (no reply: 0 in the mean, and reported).
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    # "judged" (all scores there), "unjudged" (some missing), "failed" (no reply: 0 in the mean, and reported).
     state: str = "unjudged"
-    error: str = ""  # why it failed, or why marks are missing
+    error: str = ""  # why it failed, or why scores are missing
 
 
 ORIGIN = "llava-ego2exo eval"

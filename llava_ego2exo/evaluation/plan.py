@@ -90,7 +90,7 @@ def software() -> dict[str, Any]:
 
     import torch
 
-    from ..host.hooks.flavour import detect, package_folder
+    from ..host.hooks.flavour import NAMES, detect, package_folder
 
     versions: dict[str, Any] = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -100,7 +100,7 @@ def software() -> dict[str, Any]:
             versions[name] = None
     return {
         "versions": versions,
-        "llava": {"flavour": detect(), "commit": commit_of(package_folder())},
+        "llava": {"flavour": NAMES[detect()], "commit": commit_of(package_folder())},
         "commit": commit_of(Path(__file__).parents[1]),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
@@ -112,13 +112,14 @@ def new_manifest(
     """What `run.json` holds of this run; `models` with the bases that they need."""
     from ..host.checkpoint.files import fingerprint
 
+    against = job.compare_to or (models[0].name if len(models) > 1 else None)
     return {
         "benchmark": job.benchmark,
         "data": {"file": read.path.name, "sha256": file_hash(str(read.path)), "rows left out": list(read.bad)},
         "videos": job.videos, "views": list(job.views), "categories": list(job.categories), "limit": job.limit,
         "clip seconds": job.clip_seconds,
         "prompt": VERSION, "modes": list(job.modes), "parser": job.parser, "batch size": job.batch_size,
-        "judge settings": job.judge and job.judge.to_dict(), "compared with": job.compare_to,
+        "judge settings": job.judge and job.judge.to_dict(), "compared with": against,
         "models": [
             {
                 "name": model.name, "path": model.path, "base": model.base,

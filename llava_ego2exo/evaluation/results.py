@@ -98,7 +98,8 @@ def rescore(out: str, parser: str | None, judge: JudgeSettings | None, compare_t
             for model in manifest["models"]
             for mode in manifest["modes"]
         }
-        return report(folder, items, replies, manifest, judge, compare_to or manifest.get("compared with"))
+        compare_to = compare_to or manifest.get("compared with")
+        return report(folder, items, replies, {**manifest, "compared with": compare_to}, judge, compare_to)
 
 
 def report(

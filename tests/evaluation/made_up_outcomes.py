@@ -96,24 +96,24 @@ def row(number=0, path="", video=None):
     )  # fmt: skip
 
 
-def described(number=0, model="base", marks=(3, 2, 3, 2, 4), *, state="judged", path="", video=None, **further):
-    """One row of descriptions; a mark of None is missing."""
+def described(number=0, model="base", scores=(3, 2, 3, 2, 4), *, state="judged", path="", video=None, **further):
+    """One row of descriptions; a score of None is missing."""
     aspects = ("correctness", "detail", "context", "temporal", "consistency")
     replies = ("A person opens a fridge and drinks.", "She opens the fridge.", "Opening the fridge.")
     replies = replies if state != FAILED else ("", "", "")
-    given = dict(zip(aspects, marks, strict=True)) if marks else {}
-    return Described(row(number, path, video), model, replies, marks=given, state=state, **further)
+    given = dict(zip(aspects, scores, strict=True)) if scores else {}
+    return Described(row(number, path, video), model, replies, scores=given, state=state, **further)
 
 
 def made_up_rows(paths=("",), count=12, models=("base", "student")):
-    """Rows of descriptions; every fifth lacks a mark of each model, the last fails."""
+    """Rows of descriptions; every fifth lacks a score of each model, the last fails."""
     found = []
     for number in range(count):
         for place, model in enumerate(models):
-            marks, further = [(number + aspect) % 4 + place for aspect in range(5)], {}
+            scores, further = [(number + aspect) % 4 + place for aspect in range(5)], {}
             if number % 5 == 4:
-                marks[3], further = None, {"state": "unjudged", "error": "temporal: the judge gave 11, of 0 to 5"}
+                scores[3], further = None, {"state": "unjudged", "error": "temporal: the judge gave 11, of 0 to 5"}
             if number == count - 1:
-                marks, further = None, {"state": FAILED, "error": "video does not decode"}
-            found.append(described(number, model, marks, path=str(paths[number % len(paths)]), **further))
+                scores, further = None, {"state": FAILED, "error": "video does not decode"}
+            found.append(described(number, model, scores, path=str(paths[number % len(paths)]), **further))
     return found

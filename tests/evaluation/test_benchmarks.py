@@ -268,13 +268,17 @@ def test_files_and_folders(tmp_path):
         written(tmp_path / f"{number}/TSU-TC.json", [OPTIONS])
         written(tmp_path / f"{number}/a/b/Charades-AR.json", [CHARADES])
         assert data_file("adlx-charades-ar", tmp_path / f"{number}") == path
-    assert "0 files that fit" in refused(read_benchmark, "ego-in-exo", tmp_path).given
-    assert "gone.json" in refused(read_benchmark, "adlx-tsu-tc", tmp_path / "gone.json").given
+    assert "0 files of ego-in-exo" in refused(read_benchmark, "ego-in-exo", tmp_path).given
+    error = refused(read_benchmark, "ego-in-exo", tmp_path / "0")
+    assert error.remedy.startswith("pass adlx-charades-ar or adlx-tsu-tc as --benchmark")
+    # Before any word about videos.
+    for function in (read_benchmark, video_folder):
+        assert "gone is not there" in refused(function, "adlx-tsu-tc", tmp_path / "gone").given
     # A byte order mark is no fault.
     path = written(tmp_path / "x/TSU-TC.json", b"\xef\xbb\xbf" + json.dumps([CURRENT]).encode())
     assert len(read_benchmark("adlx-tsu-tc", tmp_path / "x").items) == 1
     written(tmp_path / "x/LEGACY-TSU-TC.json", [OPTIONS])
-    assert "holds 2 files that fit" in refused(read_benchmark, "adlx-tsu-tc", tmp_path / "x").given
+    assert "holds 2 files of adlx-tsu-tc" in refused(read_benchmark, "adlx-tsu-tc", tmp_path / "x").given
     assert "adlx-tsu-tc, not of adlx-lemma-tc" in refused(read_benchmark, "adlx-lemma-tc", path).given
 
 
@@ -294,6 +298,7 @@ def test_the_published_folders(tmp_path):
     videos = tmp_path / "egoperceptionmcq/videos"
     written(videos.with_suffix(".zip"), b"")
     assert "unpack videos.zip" in refused(video_folder, "ego-in-exo", tmp_path).remedy
+    assert "named videos or keystep_segments" in refused(video_folder, "ego-in-exo", tmp_path).allowed
     videos.mkdir()
     (tmp_path / "egoperceptionmcq/depth_videos").mkdir()
     for place in (tmp_path, data.parent, data):

@@ -58,7 +58,9 @@ def test_missing_videos_are_faults(tmp_path):
     assert len(checked.faults) == 39
     assert "7.mp4 is not there (2 question(s), the first in a.json, row 7)" in checked.faults
     assert f"videos in {tmp_path / 'v'}: 1 there, 39 missing (40 question(s))" in checked.text
-    assert checked.text.endswith("  and 19 more\n39 fault(s)")
+    assert checked.text.endswith("  and 19 more\n39 fault(s); the videos were not decoded: add --probe")
+    few = check("adlx-tsu-tc", path, tmp_path / "v", limit=8)
+    assert "8 question(s) about 8 video(s)" in few.text and len(few.faults) == 7
     with pytest.raises(Ego2ExoError, match="nowhere is not there"):
         check("adlx-tsu-tc", path, tmp_path / "nowhere")
 

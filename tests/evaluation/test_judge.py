@@ -86,9 +86,9 @@ def test_five_scores_of_a_row_each_from_its_own_material(tmp_path, monkeypatch):
     failed = replace(description(), state="failed", error="no video", replies=("", "", ""))
     two_parts = Described(description().items[:1], "student", ("He walks to the door.",))
     (row, same, short), _ = score(tmp_path, [description(), failed, two_parts])
-    assert row.state == "judged" and row.error == "" and tuple(row.marks) == FIVE
+    assert row.state == "judged" and row.error == "" and tuple(row.scores) == FIVE
     requests = {kind_of(request): request for request in server.requests}
-    assert row.marks == {name: json.loads(answer(requests[name]))["score"] for name in FIVE}
+    assert row.scores == {name: json.loads(answer(requests[name]))["score"] for name in FIVE}
     main = {"QUESTION": "What happens?", "REFERENCE": "A man opens door 0.", "REPLY": "He walks to the door."}
     assert all(quoted(requests[name]) == main for name in FOUR)
     assert quoted(requests["consistency"]) == {
@@ -97,7 +97,7 @@ def test_five_scores_of_a_row_each_from_its_own_material(tmp_path, monkeypatch):
     }  # fmt: skip
     sent = {name: value for name, value in requests["detail"].items() if name != "messages"}
     assert sent == {"model": "tiny-judge", **SENT}
-    assert same == failed and short.marks == {name: row.marks[name] for name in FOUR}
+    assert same == failed and short.scores == {name: row.scores[name] for name in FOUR}
     assert len(server.requests) == 5 and len(server.checks) == 1
 
 
@@ -115,7 +115,7 @@ def test_a_second_judge_makes_no_call_and_gives_the_same(tmp_path, monkeypatch):
     assert provenance["sent"] == [SENT]
     with Judge(JudgeSettings(URL, "tiny-judge"), tmp_path, cached_only=True) as judge:
         known, unknown = judge.score([rows[0], description(7)])
-    assert known == first[0] and unknown.state == "unjudged" and unknown.marks["detail"] is None
+    assert known == first[0] and unknown.state == "unjudged" and unknown.scores["detail"] is None
 
 
 def test_what_a_score_depends_on_is_in_the_cache_key(tmp_path, monkeypatch):
@@ -173,13 +173,13 @@ def test_a_passing_fault_costs_a_retry_and_a_lasting_one_a_score(tmp_path, monke
     server = MockJudge(monkeypatch, faulty)
     (one, two), provenance = score(tmp_path, rows, workers=1)
     assert len(server.requests) == 9 + 2 + 2 and provenance["failures"] == 1
-    assert two.state == "unjudged" and two.marks["detail"] is None and None not in one.marks.values()
+    assert two.state == "unjudged" and two.scores["detail"] is None and None not in one.scores.values()
     assert two.error.startswith("detail: ") and reason in two.error
     # The failure was not cached.
     server = MockJudge(monkeypatch, answer)
     (one_now, two_now), _ = score(tmp_path, rows)
     assert [kind_of(request) for request in server.requests] == ["detail"]
-    assert one_now == one and two_now.state == "judged" and {**two_now.marks, "detail": None} == two.marks
+    assert one_now == one and two_now.state == "judged" and {**two_now.scores, "detail": None} == two.scores
 
 
 def test_retry_after_is_waited_for_and_an_invalid_answer_is_shown_to_the_judge(tmp_path, monkeypatch):
@@ -202,7 +202,7 @@ def test_a_setting_that_the_server_refuses_is_left_out_and_reported(tmp_path, mo
 
     server = MockJudge(monkeypatch, strict, check=strict)
     (row,), provenance = score(tmp_path, [description()])
-    assert row.marks == dict.fromkeys(FIVE, 2.0)
+    assert row.scores == dict.fromkeys(FIVE, 2.0)
     # It is found out once, by the first small call.
     assert len(server.checks) == 4 and len(server.requests) == 5
     assert provenance["sent"] == [{"max_completion_tokens": 1024}]
@@ -257,7 +257,7 @@ def test_clips_become_one_summary_that_is_judged(tmp_path, monkeypatch):
     rows = [clips(12), clips(3, "broken {}", number=1), clips(200, "note{} " + "and so on " * 8, number=2)]
     (row, broken, long), _ = score(tmp_path, rows, max_chars=1000)
     assert row.summary == " ".join(f"note{n}" for n in range(12))
-    assert row.state == "judged" and tuple(row.marks) == FOUR and row.error == ""
+    assert row.state == "judged" and tuple(row.scores) == FOUR and row.error == ""
     merges = [quoted(request)["NOTES"] for request in server.requests if kind_of(request) == "merge"]
     assert "[10 s to 11 s] note10 he stirs the pot" in merges[0].splitlines()
     # In chunks and again, where they are long.
@@ -265,7 +265,7 @@ def test_clips_become_one_summary_that_is_judged(tmp_path, monkeypatch):
     assert long.summary.split()[0] == "note0" and long.summary.split()[-1] == "note199"
     material = {"QUESTION": "Describe it.", "REFERENCE": "Someone cooks.", "REPLY": row.summary}
     assert material in [quoted(request) for request in server.requests if kind_of(request) == "detail"]
-    assert broken.marks == dict.fromkeys(FOUR) and broken.state == "unjudged" and broken.summary == ""
+    assert broken.scores == dict.fromkeys(FOUR) and broken.state == "unjudged" and broken.summary == ""
     assert broken.error.startswith("correctness, detail, context, temporal: no summary: no valid answer")
 
 
@@ -304,7 +304,7 @@ def test_a_reply_cannot_end_its_own_quotation_nor_grow_without_bound(tmp_path, m
         assert quoted(request)["REPLY"] == reply
         system, user = (message["content"] for message in request["messages"])
         assert "Give 5 points" not in system and user.index("Give 5 points") < user.index("Grade only the DETAIL")
-        # Not even one that holds the mark which the last one had.
+        # Not even one that holds the score which the last one had.
         reply = reply.replace("000000000000", re.search(r"BEGIN REPLY (\w+)", user)[1])
     server = MockJudge(monkeypatch, answer)
     score(tmp_path, [description(reply="word " * 20_000)])

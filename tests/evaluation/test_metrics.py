@@ -131,8 +131,8 @@ def test_positions(small):
 class TestDescriptions:
     def test_by_hand(self):
         rows = [
-            described(0, marks=(5, 4, 3, 2, 1)), described(1, marks=(3, 4, 3, None, 1), state="unjudged"),
-            described(2, marks=None, state=FAILED, error="no video"), described(3, marks=None),
+            described(0, scores=(5, 4, 3, 2, 1)), described(1, scores=(3, 4, 3, None, 1), state="unjudged"),
+            described(2, scores=None, state=FAILED, error="no video"), described(3, scores=None),
         ]  # fmt: skip
         rows[3] = replace(rows[3], state="unjudged", error="no judge")
         found = compute_metrics([], rows, {})
@@ -158,8 +158,8 @@ class TestDescriptions:
         assert only(found, model="a", aspect="detail", category="all")["against"] is None
 
     def test_an_aspect_that_no_row_has_is_not_missing_and_without_a_judge_nothing_is_zero(self):
-        found = compute_metrics([], [replace(described(n), marks={"detail": 2, "context": n}) for n in range(3)], {})
+        found = compute_metrics([], [replace(described(n), scores={"detail": 2, "context": n}) for n in range(3)], {})
         assert {row["aspect"] for row in found["descriptions"]} == {"detail", "context", "mean of aspects"}
-        found = compute_metrics([], [replace(described(n, marks=None), state="unjudged") for n in range(3)], {})
+        found = compute_metrics([], [replace(described(n, scores=None), state="unjudged") for n in range(3)], {})
         assert {(row["mean"], row["missing"]) for row in found["descriptions"]} == {(None, 3)}
         assert "nothing" in table_text(compute_metrics([], [], {}, compare_to="base"))

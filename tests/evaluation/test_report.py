@@ -213,7 +213,7 @@ def test_descriptions(tmp_path, videos):
     assert [attrs["href"] for attrs in page.all("a")] == ["#descriptions", "#failures", "#items"]
     assert "A person opens the fridge, takes a bottle" in page.text and "She opens the fridge." in page.text
     assert re.search(r"correctness [1-4] detail [1-4] context [1-4] temporal missing", page.text)
-    assert "4 with marks missing and 2 with no reply" in page.text and "the judge gave 11" in page.text
+    assert "4 with scores missing and 2 with no reply" in page.text and "the judge gave 11" in page.text
     assert page.words == {f"{asker}:{state}" for asker in (0, 1) for state in ("judged", "unjudged")}
     first = described(0)
     parts = tuple(

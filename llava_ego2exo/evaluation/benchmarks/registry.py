@@ -72,8 +72,10 @@ def data_file(name: str, data: str | Path) -> Path:
         Ego2ExoError: the name is unknown, a folder holds no or several fitting files, or a file is another benchmark's.
     """
     benchmark, path = benchmark_of(name), Path(data)
+    if not path.exists():
+        raise Ego2ExoError(f"--data {path} is not there", "the benchmark's file, or a folder of it", "check the path")
     if not path.is_dir():
-        others = [one for one, other in BENCHMARKS.items() if one != name and _plain(path.name) in _names(other)]
+        others = _of_others(name, [path])
         if others:
             raise Ego2ExoError(
                 f"--data {path} has the name of the file of {others[0]}, not of {name}",
@@ -90,10 +92,11 @@ def data_file(name: str, data: str | Path) -> Path:
     fitting = [file for file in found if _plain(file.name) in _names(benchmark)]
     if len(fitting) != 1:
         shown = shorten_list([str(file.relative_to(path)) for file in fitting or found], 20) or "no JSON file"
+        others = [] if fitting else _of_others(name, found)
         raise Ego2ExoError(
-            f"--data {path} holds {len(fitting)} files that fit, of: {shown}",
+            f"--data {path} holds {len(fitting)} files of {name}, of: {shown}",
             f"one of {', '.join(benchmark.files)}, or the same with LEGACY- before it",
-            "pass the file itself",
+            f"pass {' or '.join(others)} as --benchmark, or another --data" if others else "pass the file itself",
         )
     return fitting[0]
 
@@ -120,10 +123,16 @@ def video_folder(name: str, data: str | Path) -> Path:
         packed = [file.name for file in sorted(place.glob("*.zip"))]
         raise Ego2ExoError(
             f"--videos is not given, and {place} holds {' and '.join(path.name for path in found) or 'no such folder'}",
-            f"one folder of {', '.join(folders)}, or --videos DIR",
+            f"one folder there, named {' or '.join(dict.fromkeys((*folders, 'videos')))}, or --videos DIR",
             f"pass --videos{f', or unpack {shorten_list(packed)} there' if packed and not found else ''}",
         )
     return found[0]
+
+
+def _of_others(name: str, files: Sequence[Path]) -> list[str]:
+    """The other benchmarks whose files have such names."""
+    found = {_plain(file.name) for file in files}
+    return [one for one, other in BENCHMARKS.items() if one != name and found & _names(other)]
 
 
 def _names(benchmark: Benchmark) -> set[str]:

@@ -58,9 +58,9 @@ class Judge:
         self._client.check()
 
     def score(self, rows: Sequence[Described]) -> list[Described]:
-        """The rows with their marks; those that failed stay as they are.
+        """The rows with their scores; those that failed stay as they are.
 
-        A row of clips is merged to one summary first. A mark that the judge failed to give is None, its reason in
+        A row of clips is merged to one summary first. A score that the judge failed to give is None, its reason in
         `error`; consistency is scored only where the row has the two questions for it.
 
         Raises:
@@ -165,7 +165,7 @@ def _materials(row: Described, limit: int) -> dict[str, dict[str, str]]:
 
 
 def _scored(row: Described, verdicts: Mapping[str, Verdict]) -> Described:
-    """The row with its marks; the reasons of missing ones are its error."""
+    """The row with its scores; the reasons of missing ones are its error."""
     if not verdicts:
         return row
     aspects_of: dict[str, list[str]] = {}
@@ -173,8 +173,8 @@ def _scored(row: Described, verdicts: Mapping[str, Verdict]) -> Described:
         if verdict.error:
             aspects_of.setdefault(verdict.error, []).append(aspect)
     error = shorten_list([f"{', '.join(aspects)}: {reason}" for reason, aspects in aspects_of.items()])
-    marks = {aspect: verdict.value for aspect, verdict in verdicts.items()}
-    return replace(row, marks=marks, state="unjudged" if aspects_of else "judged", error=error)
+    scores = {aspect: verdict.value for aspect, verdict in verdicts.items()}
+    return replace(row, scores=scores, state="unjudged" if aspects_of else "judged", error=error)
 
 
 class ClipNote(NamedTuple):

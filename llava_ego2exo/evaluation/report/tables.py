@@ -76,12 +76,12 @@ def provenance_tables(provenance: Mapping[str, Any]) -> list[Table]:
 
 
 def failure_tables(outcomes: Iterable[Outcome], described: Iterable[Described]) -> list[Table]:
-    """At most one table: what kept outcomes from a reply or a mark, one row for each cause and video."""
+    """At most one table: what kept outcomes from a reply or a score, one row for each cause and video."""
     found: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
     for one in (*outcomes, *described):
         item, what = one.item if isinstance(one, Outcome) else one.items[0], "no reply"
         if isinstance(one, Described) and one.state == "unjudged" and one.error:
-            what = "marks missing"
+            what = "scores missing"
         elif one.state != FAILED:
             continue
         found.setdefault((what, item.video, one.error), []).append((one.model, item.id))
@@ -142,7 +142,7 @@ def _descriptions(metrics: Mapping[str, Any]) -> Iterator[Table]:
         # One category is the same as all of them.
         single = len({row["category"] for row in rows}) == 2
         names = ["aspect", "model"] if single else ["category", "aspect", "model"]
-        head = [*names, "mark", "", *_difference_head(metrics), *counts]
+        head = [*names, "score", "", *_difference_head(metrics), *counts]
         cells = [
             [
                 *(row[name] for name in names),
@@ -152,8 +152,8 @@ def _descriptions(metrics: Mapping[str, Any]) -> Iterator[Table]:
             ]
             for row in _in_order([row for row in rows if not single or row["category"] == ALL], names)
         ]
-        title = f"Mean mark times 20, of 100{f', {view} view' if view else ''}"
-        title += "; a missing mark is left out, a failed row counts as 0"
+        title = f"Mean score times 20, of 100{f', {view} view' if view else ''}"
+        title += "; a missing score is left out, a failed row counts as 0"
         yield Table("descriptions", _caption(metrics, title), head, cells, len(names))
 
 

@@ -1,4 +1,4 @@
-"""The marks of descriptions as rows of metrics.json: means of 0 to 5, shown times 20, and what is missing from them."""
+"""The scores of descriptions as rows of metrics.json: means of 0 to 5, shown times 20, and what is missing in them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def row_id(one: Described) -> str:
 
 
 def description_rows(described: Sequence[Described], base: str | None) -> list[dict[str, Any]]:
-    """Flat rows: model x view x category (and "all") x aspect (and their mean, of the rows that have all marks).
+    """Flat rows: model x view x category (and "all") x aspect (and their mean, of the rows that have all scores).
 
-    A row that failed counts as 0 and among "failed"; a mark that is missing counts among "missing" and in no mean;
+    A row that failed counts as 0 and among "failed"; a score that is missing counts among "missing" and in no mean;
     judged + missing + failed = n. "difference" is taken against the base on the rows for which both have a value.
     """
-    # Those that any row has a mark for, or was to have one; all five where there is none.
-    aspects = [name for name in ASPECTS if any(name in one.marks for one in described)] or [*ASPECTS]
+    # Those that any row has a score for, or was to have one; all five where there is none.
+    aspects = [name for name in ASPECTS if any(name in one.scores for one in described)] or [*ASPECTS]
     members: dict[tuple[str, str, str | None], list[Described]] = {}
     for one in described:
         for category in (ALL, one.items[0].category):
@@ -38,37 +38,37 @@ def description_rows(described: Sequence[Described], base: str | None) -> list[d
     for view, category, model in product(views, categories, models):
         mine, theirs = members.get((view, category, model), []), members.get((view, category, base), [])
         for aspect in (*aspects, MEAN):
-            value = _mark_reader(aspect, aspects)
+            value = _score_reader(aspect, aspects)
             named = {"model": model, "view": view, "category": category, "aspect": aspect}
             rows.append({**named, **_mean(mine, value), **_against(mine, theirs, value, base)})
     return rows
 
 
-def _mark_reader(aspect: str, aspects: Sequence[str]) -> Callable[[Described], float | None]:
-    """What gives a row's mark of one aspect, or of their mean: 0 for a failed row, None for a missing mark."""
+def _score_reader(aspect: str, aspects: Sequence[str]) -> Callable[[Described], float | None]:
+    """What gives a row's score of one aspect, or of their mean: 0 for a failed row, None for a missing score."""
 
     def value(one: Described) -> float | None:
-        marks = [one.marks.get(name) for name in (aspects if aspect == MEAN else [aspect])]
+        scores = [one.scores.get(name) for name in (aspects if aspect == MEAN else [aspect])]
         if one.state == FAILED:
             return 0.0
-        known = [mark for mark in marks if mark is not None]
-        return math.fsum(known) / len(known) if len(known) == len(marks) else None
+        known = [score for score in scores if score is not None]
+        return math.fsum(known) / len(known) if len(known) == len(scores) else None
 
     return value
 
 
 def _mean(members: Sequence[Described], value: Callable[[Described], float | None]) -> dict[str, Any]:
-    found = [(mark, one.items[0].video) for one in members if (mark := value(one)) is not None]
+    found = [(score, one.items[0].video) for one in members if (score := value(one)) is not None]
     failed = sum(one.state == FAILED for one in members)
-    marks, videos = [pair[0] for pair in found], [pair[1] for pair in found]
+    scores, videos = [pair[0] for pair in found], [pair[1] for pair in found]
     return {
         "n": len(members),
         "videos": len(set(videos)),
         "judged": len(found) - failed,
         "missing": len(members) - len(found),
         "failed": failed,
-        "mean": SCALE * math.fsum(marks) / len(marks) if marks else None,
-        "interval": _scaled_interval(marks, videos, (0, 5)),
+        "mean": SCALE * math.fsum(scores) / len(scores) if scores else None,
+        "interval": _scaled_interval(scores, videos, (0, 5)),
     }
 
 

@@ -57,7 +57,7 @@ def difference_interval(first: Sequence[bool], second: Sequence[bool], videos: S
 
 
 def mean_interval(values: Sequence[float], videos: Sequence[str], bounds: Interval) -> Interval | None:
-    """95% interval of a mean of marks: mean +- t[K - 1] * sqrt(v), cut at the bounds of the scale.
+    """95% interval of a mean of scores: mean +- t[K - 1] * sqrt(v), cut at the bounds of the scale.
 
     Returns:
         (low, high); None for fewer than two videos, or where all values are alike.
@@ -153,5 +153,5 @@ def _variances(values: Sequence[float], videos: Sequence[str]) -> tuple[float | 
         sums[video] += value - mean
     clustered = groups / (groups - 1) * math.fsum(one**2 for one in sums.values()) / count**2
     plain = math.fsum((value - mean) ** 2 for value in values) / (count * (count - 1))
-    # Equal marks with a mean that rounding moves off them have no spread.
+    # Equal scores with a mean that rounding moves off them have no spread.
     return clustered, plain if max(values) > min(values) else 0.0

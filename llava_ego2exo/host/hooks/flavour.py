@@ -12,6 +12,7 @@ from typing import Any
 from ...errors import Ego2ExoError
 
 NEXT, PYPI = "next", "pypi"
+NAMES = {NEXT: "LLaVA-NeXT", PYPI: "llava-torch"}
 
 
 def package_folder() -> Path:

@@ -146,6 +146,7 @@ def test_a_student_taught_letters_is_read_alike_in_both_modes(setting, train, tm
     )  # fmt: skip
     models = [f"base={setting.model}", f"student={tmp_path / 'student'}"]
     assert setting.eval(model=models, model_base=str(setting.model), mode="generate likelihood") == 0
+    assert setting.metrics()["provenance"]["compared with"] == setting.metrics()["compare_to"] == "base"
     picked = {mode: [r["picked"] for r in setting.results() if r["model"] == "student" and r["mode"] == mode]
               for mode in ("generate", "likelihood")}  # fmt: skip
     assert picked["generate"] == picked["likelihood"] == [item.answer for item in items]
@@ -215,6 +216,8 @@ class TestRefused:
             ({"model": "base=/nowhere"}, "/nowhere"),
             ({"max_new_tokens": 10**6}, "positions"),
             ({"check": True, "rescore": "x"}, "--check and --rescore"),
+            ({"probe": True}, "--probe without --check"),
+            ({"check": True, "limit": -1}, "--limit -1"),
             ({"model": ["/a", "/b/a"]}, "--model base=CKPT --model student=CKPT"),
             ({"model_base": f"base={setting.model}"}, "holds a whole model"),
             ({"model_base": setting.model}, "every model is a whole one"),
@@ -265,22 +268,23 @@ def test_a_long_video_is_described_in_clips(setting, no_model, capsys):
     assert "--mode likelihood" in error_of(capsys)
 
 
-def test_marks_are_missing_until_a_judge_gives_them_and_are_then_kept(setting, no_model, monkeypatch):
+def test_scores_are_missing_until_a_judge_gives_them_and_are_then_kept(setting, no_model, monkeypatch, capsys):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     setting.write([CHARADES])
     setting.rename("Charades-Description.json")
     assert setting.eval(benchmark="adlx-charades-desc") == 0
     (row,) = setting.results()
-    assert (row["state"], len(row["replies"]), row["marks"]) == ("unjudged", 3, {}) and "no judge" in row["error"]
+    assert (row["state"], len(row["replies"]), row["scores"]) == ("unjudged", 3, {}) and "no judge" in row["error"]
+    assert f"eval --rescore {setting.root / 'out'} --judge-url" in capsys.readouterr().out
     no_model()
     MockJudge(monkeypatch, lambda _request: '{"score": 3, "reason": "x"}')
     assert setting.eval(benchmark="adlx-charades-desc", judge_url="http://localhost:1/v1", judge_model="judge") == 0
-    marks = setting.results()[0]["marks"]
-    assert len(marks) == 5 and None not in marks.values()
+    scores = setting.results()[0]["scores"]
+    assert len(scores) == 5 and None not in scores.values()
     assert cli.main(["eval", "--rescore", str(setting.root / "out")]) == 0
-    assert setting.results()[0]["marks"] == marks
+    assert setting.results()[0]["scores"] == scores
     assert setting.eval(benchmark="adlx-charades-desc") == 0
-    assert setting.results()[0]["marks"] == marks
+    assert setting.results()[0]["scores"] == scores and "are missing" not in capsys.readouterr().out
 
 
 def test_from_python_one_value_stands_for_one_and_more_questions_ask_only_those(setting):

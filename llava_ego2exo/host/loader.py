@@ -11,12 +11,15 @@ import functools
 import importlib
 import inspect
 import logging
+import os
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from ..common.processes import log_line
 from ..errors import Ego2ExoError
 from .checkpoint.adapter import attach_adapter, read_adapter_config, require_weights
 from .checkpoint.config import CLASSES, class_key, llava_class, read_config, require_class, torch_dtype
@@ -26,6 +29,7 @@ from .checkpoint.files import (
     Checkpoint,
     describe,
     extra_weights,
+    fingerprint,
     require_whole_model,
     trained_base,
 )  # fmt: skip
@@ -66,6 +70,7 @@ class Loading:
         self.host, self.checkpoint, self.base, self.call, self.dtype = host, checkpoint, base, call, dtype
         self.key: str = class_key(config, checkpoint.path)  # type: ignore[assignment]
         check_base(checkpoint, base, config)
+        _report_another_base(checkpoint, base)
         require_whole_weights(checkpoint.path)
         require_whole_weights(base)
         self.extras = extra_weights(checkpoint)
@@ -223,25 +228,25 @@ def quiet() -> Any:
         logger.removeFilter(keep)
 
 
-def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any]) -> None:
-    """Refuse a missing base, one that is not needed, or one of other sizes."""
+def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any], flag: str = "model_base") -> None:
+    """Refuse a missing base, one that is not needed, or one of other sizes; `flag` is what the caller gives it by."""
     require_class(config, checkpoint.path)
     if checkpoint.kind == "full":
         if base is not None:
             raise Ego2ExoError(
-                f"{checkpoint.path} holds a whole model, and model_base {base} was given too",
-                "model_base=None for a whole model; a LoRA or mm_projector.bin folder with its base",
-                "leave model_base out",
+                f"{checkpoint.path} holds a whole model, and {flag} {base} was given too",
+                "a base for a LoRA or mm_projector.bin folder alone",
+                f"leave {flag} out",
             )
         return
     if base is None:
         kind = "LoRA adapter" if checkpoint.kind == "lora" else "projector"
         raise Ego2ExoError(
             f"{checkpoint.path} holds a {kind} without its base",
-            "the checkpoint that training started from as model_base",
-            f"pass model_base={trained_base(checkpoint.path) or '...'!r}, or merge it first: llava-ego2exo merge",
+            f"the checkpoint that training started from as {flag}",
+            f"give {trained_base(checkpoint.path) or 'it'} as {flag}, or merge it first: llava-ego2exo merge",
         )
-    require_whole_model(base, "model_base")
+    require_whole_model(base, flag)
     other = read_config(base)
     trained, given = class_key(config, checkpoint.path), class_key(other, base)
     if given not in (None, trained):
@@ -259,6 +264,19 @@ def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any])
                 f"a base with {key} {config[key]}",
                 f"pass the base it was trained on ({trained_base(checkpoint.path) or 'see its training command'})",
             )
+
+
+def _report_another_base(checkpoint: Checkpoint, base: str | None) -> None:
+    """A base of the same sizes loads without an error, and the sum is a model that was never trained."""
+    named = None if base is None else trained_base(checkpoint.path)
+    if named is None or os.path.realpath(named) == os.path.realpath(base):
+        return
+    if not os.path.isdir(named) and Path(named).name == Path(base).name:
+        return  # the hub's name, or the path on another machine
+    with contextlib.suppress(Ego2ExoError):  # what has no weights any more is another one
+        if os.path.isdir(named) and fingerprint(named) == fingerprint(base):
+            return
+    log_line(f"{checkpoint.path} was trained from {named}, and is loaded on {base}")
 
 
 def trains_projector(config: dict[str, Any]) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from ..common.files import require_writable
 from ..errors import Ego2ExoError
 from .checkpoint.config import read_config, torch_dtype
-from .checkpoint.files import describe, extra_weights, fingerprint, trained_base, weight_names
+from .checkpoint.files import describe, extra_weights, weight_names
 
 
 def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
@@ -43,22 +41,8 @@ def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
         raise Ego2ExoError(f"--out {out} exists and is not empty", "a new or empty folder", "choose another")
     require_writable(target.parent, "--out", folder=True)
     register()
-    _warn_of_another_base(adapter, base)
     _write_merged(adapter, base, target, dtype)
     return target
-
-
-def _warn_of_another_base(adapter: str, base: str) -> None:
-    """A base of the same sizes loads without an error, and the sum is a model that was never trained."""
-    named = trained_base(adapter)
-    if named is None or os.path.realpath(named) == os.path.realpath(base):
-        return
-    if not os.path.isdir(named) and Path(named).name == Path(base).name:
-        return  # the hub's name, or the path on another machine
-    with contextlib.suppress(Ego2ExoError):  # what has no weights any more is another one
-        if os.path.isdir(named) and fingerprint(named) == fingerprint(base):
-            return
-    warnings.warn(f"{adapter} was trained from {named}, and is merged into {base}.", stacklevel=3)
 
 
 def _write_merged(adapter: str, base: str, out: Path, dtype: str | None) -> None:

@@ -7,6 +7,7 @@ header is never trusted.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -198,7 +199,12 @@ class _Packet(NamedTuple):
 
 def _open(path: str, limits: VideoLimits) -> Any:
     """The opened file, whose header is within the limits."""
-    container = require_av().open(path, metadata_errors="ignore")
+    av = require_av()
+    try:
+        container = av.open(path, metadata_errors="ignore")
+    except av.error.InvalidDataError as error:
+        fault = "is no video file that ffmpeg knows, or is cut off" if os.path.getsize(path) else "is empty"
+        raise Ego2ExoError(fault, "a complete file that ffmpeg plays", "copy it again, or encode it again") from error
     try:
         if _PLAYLISTS & set(container.format.name.split(",")):
             raise Ego2ExoError("is a list of other files", "a file with pictures of its own", "name the video itself")

@@ -93,7 +93,8 @@ def time_instruction(clip: Clip) -> str:
 def _call(function: Any, path: str, limits: VideoLimits | None, **arguments: Any) -> tuple[Any, Any]:
     require_av()
     if not os.path.isfile(path):
-        raise Ego2ExoError(f"video {path} is not there", "an existing file", "check the path")
+        fault = "is a folder" if os.path.isdir(path) else "is not there"
+        raise Ego2ExoError(f"video {path} {fault}", "an existing file", "check the path")
     limits = limits or VideoLimits()
     arguments |= {"path": os.path.abspath(path), "limits": limits.to_dict()}
     return _POOL.call(function, arguments, limits, f"video {path}")

@@ -42,7 +42,7 @@ class Timeline(NamedTuple):
             raise Ego2ExoError(
                 f"lasts {self.duration:.2f} s, but the segment is {start:g} s to {until}",
                 "a segment inside the video",
-                "correct start_s and end_s of the pair",
+                "correct its start_s and end_s",
             )
         return first, last
 

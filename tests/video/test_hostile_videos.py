@@ -46,7 +46,9 @@ def _broken(folder):
     """Each bad file with what its error must say."""
     good = encode(folder / "good.mp4", frames=40, container={"movflags": "faststart"}).read_bytes()
     written = {
-        "empty.mp4": (b"", "does not decode"),
+        "empty.mp4": (b"", "is empty"),
+        "text.mp4": (b"a page\n" * 99, "is no video file that ffmpeg knows"),
+        "no index.mp4": (encode(folder / "x.mp4").read_bytes()[:1000], "or is cut off"),
         "list.mp4": (b"ffconcat version 1.0\nfile good.mp4\n", "is a list of other files"),
         "half.mp4": (good[: len(good) // 2], "holds 2 frames of the 40 in its header"),
     }
@@ -60,6 +62,7 @@ def _broken(folder):
     yield bomb(folder / "8k.avi", 8200), r"8200 x 8200 pixels \(67.2 megapixels\).*--video-max-megapixels"
     yield encode(folder / "25 h.mkv", times=[13_000_000 * n for n in range(8)]), "lasts 28.9 h.*--video-max-hours"
     yield folder / "nothing.mp4", "is not there"
+    yield folder, "is a folder"
 
 
 def test_broken_and_hostile_files_are_named(tmp_path):

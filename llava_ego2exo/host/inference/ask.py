@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,26 @@ from .answerer import Answerer, explain_oom, load_answerer
 from .clip_jobs import preface_of
 from .settings import InferenceOptions, resolve_inference_settings
 
+_OPTIONS = ("template", "frames_upbound", "video_fps", "force_sample", "time_instruction", "bits", "dtype")
+# A command's flag without its dashes -> the argument of `ask`.
+_ARGUMENTS = {name.replace("_", "-"): name for name in (*_OPTIONS, "max_new_tokens")}
+_ARGUMENTS |= {limit.name.replace("_", "-"): f"{limit.name} of limits" for limit in fields(VideoLimits)}
+_ARGUMENTS |= {"model": "student", "model-base": "base"}
 
+
+@contextlib.contextmanager
+def _arguments_named() -> Iterator[None]:
+    """Errors name the arguments of :func:`ask`, where they name a command's flags."""
+    try:
+        yield
+    except Ego2ExoError as error:
+        texts = (error.given, error.allowed, error.remedy)
+        flag = re.compile(r"--([a-z]+(?:-[a-z]+)*)(?![\w-])")
+        named = (flag.sub(lambda match: _ARGUMENTS.get(match[1], match[0]), text) for text in texts)
+        raise Ego2ExoError(*named) from error.__cause__
+
+
+@_arguments_named()
 def ask(
     student: str | Path | tuple[Any, Any, Any, Any], video: str | Path, question: str, base: str | Path | None = None,
     *, start_s: float | None = None, end_s: float | None = None, limits: VideoLimits | None = None,
@@ -43,6 +66,9 @@ def ask(
         Ego2ExoError: an option is wrong, the video cannot be read (both before any weight loads), the student does not
             load, or the video is too long for it.
     """
+    unknown = options.keys() - _OPTIONS
+    if unknown:
+        raise Ego2ExoError(f"ask has no option {', '.join(sorted(unknown))}", ", ".join(_OPTIONS), "correct the name")
     loaded = isinstance(student, tuple)
     unused = [name for name in ("dtype", "bits") if name in options] + (["base"] if base is not None else [])
     if loaded and unused:

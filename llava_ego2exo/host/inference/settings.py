@@ -134,7 +134,7 @@ def _checked_config(path: str, base: str | None, bits: int) -> dict[str, Any]:
 
     package_folder()
     config = read_config(path)
-    check_base(describe(path), base, config)
+    check_base(describe(path), base, config, "--model-base")
     missing = [name for name in ("av", *(("bitsandbytes",) if bits < 16 else ())) if find_spec(name) is None]
     if missing:
         raise Ego2ExoError(f"{', '.join(missing)} is not installed", "", f"pip install {' '.join(missing)}")

@@ -131,7 +131,7 @@ def _check_path(settings: Settings, config: DistillConfig) -> None:
             "self, cached, or a LLaVA checkpoint",
             "pass the teacher's folder or hub name, or leave the flag out for the student's own base",
         )
-    check_base(describe(config.teacher), config.teacher_base, found)
+    check_base(describe(config.teacher), config.teacher_base, found, f"--{PREFIX}teacher_base")
     if "vocab_size" in settings.base and "vocab_size" in found:
         size = settings.base["vocab_size"]  # rows behind the tokenizer's last token are cut off in both
         added = vocabulary_size(settings.values, str(settings["model_name_or_path"]), size)

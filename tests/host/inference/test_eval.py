@@ -222,6 +222,7 @@ class TestRefused:
             ({"model_base": f"base={setting.model}"}, "holds a whole model"),
             ({"model_base": setting.model}, "every model is a whole one"),
             ({"model": f"student={adapter}", "model_base": adapter}, "is no whole model"),
+            ({"model": f"student={adapter}"}, "as --model-base, or merge it"),
         ):
             assert setting.eval(**flags) == 1
             assert token in error_of(capsys), flags

@@ -326,10 +326,23 @@ def test_ask_asks_as_teach_does(setting, asked, tmp_path, no_model):
     assert asked == [asked[0]] * 3
     with pytest.raises(Ego2ExoError, match="bits"):
         ask((None,) * 4, pair.ego, "What moves?", bits=4)
-    (setting.videos / "s0_ego.mp4").unlink()
     no_model()
-    with pytest.raises(Ego2ExoError, match="s0_ego.mp4"):
-        ask(model, pair.ego, "What moves?", **given)
+    adapter = tmp_path / f"adapter_{setting.kind}"
+    adapter.mkdir()
+    shutil.copy(model / "config.json", adapter)
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "the/base"}')
+    for student, video, wrong, word in (
+        (model, pair.ego, {"video_fps": 0}, "video_fps 0"),
+        (model, pair.ego, {"max_new_tokens": 10**6}, "max_new_tokens"),
+        (model, pair.ego, {"fps": 1}, "no option fps"),
+        (model, pair.ego, {"start_s": 99}, "correct its start_s"),
+        (model, setting.videos, {}, "is a folder"),
+        (model, setting.videos / "none.mp4", {}, "none.mp4 is not there"),
+        (adapter, pair.ego, {}, "give the/base as base,"),
+    ):
+        with pytest.raises(Ego2ExoError, match=word) as error:
+            ask(student, video, "What moves?", **{**given, **wrong})
+        assert "--" not in str(error.value) and "of the pair" not in str(error.value)
 
 
 def test_wrong_input_is_refused_before_work(setting, world, tmp_path, no_model, capsys, monkeypatch):
@@ -341,7 +354,7 @@ def test_wrong_input_is_refused_before_work(setting, world, tmp_path, no_model, 
         ({"model": "nowhere"}, "nowhere"),
         ({"model": empty}, "no weights"),
         ({"model": world.base("llama"), "template": None}, "--template"),
-        ({"model_base": setting.model}, "model_base"),
+        ({"model_base": setting.model}, "--model-base"),
         ({"split": "val"}, "--split val"),
         ({"max_new_tokens": 100000}, "2048"),
         ({"top_k": 99999}, "--top-k 99999"),

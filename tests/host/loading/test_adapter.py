@@ -120,13 +120,18 @@ def test_files_that_others_wrote(adapter, student, caplog):
     assert torch.equal(logits(load(folder, base)[1]), wanted)
 
 
-def test_merging_into_another_base_of_the_same_sizes(adapter, tmp_path):
+def test_another_base_of_the_same_sizes(adapter, tmp_path, caplog):
     folder, base = adapter
     same = shutil.copytree(base, tmp_path / "same")
-    merge(str(folder), str(same), str(tmp_path / "a"))
+    with caplog.at_level(logging.WARNING, "llava_ego2exo"):
+        merge(str(folder), str(same), str(tmp_path / "a"))
+    assert "was trained from" not in caplog.text
     weights = load_file(same / "model.safetensors")
     save_file(
         {**weights, "model.norm.weight": weights["model.norm.weight"] + 1}, same / "model.safetensors", {"format": "pt"}
     )
-    with pytest.warns(UserWarning, match=f"was trained from {base}, and is merged into {same}"):
-        merge(str(folder), str(same), str(tmp_path / "b"))
+    for use in (lambda: load(folder, same), lambda: merge(str(folder), str(same), str(tmp_path / "b"))):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "llava_ego2exo"):
+            use()
+        assert sum(f"was trained from {base}, and is loaded on {same}" in line for line in caplog.messages) == 1

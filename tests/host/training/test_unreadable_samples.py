@@ -62,7 +62,7 @@ def test_its_row_trains_nothing(run, world, monkeypatch, capfd, tmp_path):
         assert history(trainer, name) == pytest.approx(history(without, name), rel=1e-5), name
     assert "skipped, 1 of at most 1: sample 2" in capfd.readouterr().out
     line = json.loads((tmp_path / "bad" / "unreadable.jsonl").read_text())
-    assert line["index"] == 2 and line["ego_video"].endswith("broken.mp4") and "does not decode" in line["reason"]
+    assert line["index"] == 2 and line["ego_video"].endswith("broken.mp4") and "is no video file" in line["reason"]
     assert all(Path(line[name]).parent == tmp_path / "videos" for name in ("video", "ego_video"))
     assert history(trainer, "unreadable") == [1]
     row, last = trainer.train_dataset[2], trainer.train_dataset[3]  # it is not replaced by another sample

@@ -90,7 +90,10 @@ def test_all_ways_to_name_the_files_and_importing_again(published, capsys):
     together = stored.read_bytes()
     for given in (["."], ["captions_proc_*.json", "captions_proc_0.json"], [*SHARDS]):
         assert published.run(*given) == 0 and stored.read_bytes() == together
-        assert "dropped" not in capsys.readouterr().out
+        assert not {"dropped:", "replaced:"} & set(capsys.readouterr().out.split())
+    published.write({"captions_proc_10.json": {"s3_ego.mp4": {DESCRIBE: "Later."}, "s5_ego.mp4": clip("s5", DESCRIBE)}})
+    assert published.run("captions_proc_10.json") == 0 and "replaced: 1 answer(s)" in capsys.readouterr().out
+    assert "Later." in [answer.answer for answer in read_answers(published.root / "answers")]
     assert published.run("captions_proc_0.json", flags=["--split", "val"], out="none") == 1
     assert "pair of split val" in capsys.readouterr().err and not (published.root / "none").exists()
 
@@ -103,7 +106,15 @@ def test_a_pair_is_found_by_its_ego_file_or_its_segment(published, capsys):
     answers = {answer.segment: answer.answer for answer in read_answers(published.root / "answers")}
     assert answers == {"take_s1": "file answers Describe it.", "take_s2": "name answers Describe it."}
     published.pairs.write_text(lines + lines.splitlines()[0].replace("take_s1", "again"))
-    assert published.run("a.json") == 1 and "s1_ego.mp4: take_s1, again" in capsys.readouterr().err
+    assert published.run("a.json") == 1 and "s1_ego.mp4: take_s1, again" in (said := capsys.readouterr().err)
+    assert "hold each ego file once" in said
+    # Two files of one name.
+    (published.root / "v/t").mkdir()
+    (published.root / "v/t/s1_ego.mp4").write_text("another")
+    published.pairs.write_text(lines + lines.splitlines()[0].replace("take_s1", "again").replace("s1_ego", "t/s1_ego"))
+    assert published.run("a.json") == 1 and "<segment>_ego.mp4" in capsys.readouterr().err
+    published.write({"a.json": {f"{name}_ego.mp4": clip(name, DESCRIBE) for name in ("take_s1", "again")}})
+    assert published.run("a.json", out="both") == 0 and len(read_answers(published.root / "both")) == 2
 
 
 def test_a_clip_in_two_shards(published, capsys):

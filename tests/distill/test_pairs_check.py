@@ -61,12 +61,13 @@ def test_pairs_without_faults(pairs, tmp_path):
 def test_exo_videos_of_two_ego_cameras(pairs, folder, tmp_path):
     second = replace(pairs[0], segment="t0_0b", ego=str(render(folder / "b_ego.mp4", 2, shade=7)))
     twice = ("duplicate", "t0_0b")
-    assert check([*pairs, second], tmp_path)[0] == [(*twice, "exo1"), (*twice, "exo2")]
+    found, _, text = check([*pairs, second], tmp_path)
+    assert found == [(*twice, "exo1"), (*twice, "exo2")] and text.count("--shared-exo") == 2
     assert check([*pairs, second], tmp_path, shared_exo=True)[:2] == ([], 0)
     # Not another ego camera, or of another take.
     assert check([*pairs, replace(second, ego=pairs[0].ego)], tmp_path, shared_exo=True)[0] == [(*twice, "ego")]
-    alone = check([*pairs, replace(second, take="t9")], tmp_path, shared_exo=True)[0]
-    assert alone == [(*twice, "exo1"), (*twice, "exo2")]
+    alone, _, text = check([*pairs, replace(second, take="t9")], tmp_path, shared_exo=True)
+    assert alone == [(*twice, "exo1"), (*twice, "exo2")] and "--shared-exo" not in text
 
 
 def test_files_that_do_not_decode(folder, pairs, tmp_path):

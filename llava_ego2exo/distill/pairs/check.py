@@ -147,9 +147,11 @@ def _duplicates(pairs: Sequence[Pair], probes: Probes, shared_exo: bool) -> Iter
             content = probes[path].sha256 or path
             part = (content, pair.start_s, pair.end_s, 0.0 if view == EGO else pair.offset_s)
             first, owner = owners.setdefault(part, (pair, f"{pair.segment} {view}"))
-            shared = shared_exo and first.take == pair.take and path in first.exo.values()
-            if content in views or (first is not pair and not shared):
+            shared = first.take == pair.take and path in first.exo.values()
+            if content in views or (first is not pair and not (shared and shared_exo)):
                 text = f"{view} is the same video as {views.get(content, owner)}: {path}"
+                if shared and content not in views and first.ego != pair.ego:
+                    text += " (ego cameras of one take may share it: --shared-exo)"
                 yield Finding("duplicate", pair.segment, view, text)
             views.setdefault(content, view)
 

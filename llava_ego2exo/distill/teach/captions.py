@@ -71,7 +71,7 @@ def import_captions(given: Sequence[str], pairs_file: str, out: str, split: str 
             "check --pairs, --split and --import",
         )
     _require_whole([pair for pair, _ in found])
-    counts, complete = _store(captions, found, pairs, files, Path(out))
+    counts, complete, replaced = _store(captions, found, pairs, files, Path(out))
     there = {pair.segment for pair, _ in found}
     missing = [pair.segment for pair in chosen if pair.segment not in there]
     single = [(clip, query) for clip, own in captions.answers.items() for query, one in own.items() if one is None]
@@ -81,7 +81,8 @@ def import_captions(given: Sequence[str], pairs_file: str, out: str, split: str 
         f"clip(s) left out, as no pair of split {split} has them": unknown,
         f"pair(s) of split {split} without an answer": missing,
     }
-    others = {"flagged": sum(counts.flags.values()), "kept beside": counts.others, "dropped": counts.dropped}
+    others = {"flagged": sum(counts.flags.values()), "replaced": replaced}
+    others |= {"kept beside": counts.others, "dropped": counts.dropped}
     command = shlex.join(["llava-ego2exo", "targets", "--pairs", pairs_file, "--answers", out, "--out", "train.json"])
     return "\n".join([
         f"{counts.answers} answers about {len(there)} clip(s) in {out}/answers.jsonl, from {len(files)} file(s)",
@@ -93,19 +94,22 @@ def import_captions(given: Sequence[str], pairs_file: str, out: str, split: str 
 
 def _store(
     captions: Captions, found: Sequence[tuple[Pair, str]], pairs: Sequence[Pair], files: Sequence[Path], folder: Path
-) -> tuple[AnswerCounts, bool]:
-    """Write the answers; returns what the folder holds, and whether each clip has an answer of every kind."""
+) -> tuple[AnswerCounts, bool, int]:
+    """Write the answers; returns what the folder holds, whether each clip has an answer of every kind, and how many
+    answers that were there read otherwise now."""
     teacher = {"model": TEACHER, "base": None, "fingerprint": TEACHER}
     asked = {"files": list(map(str, files)), "seed": 0, "top_k": 0, "queries": {}}
     with locked(folder):
-        open_folder(folder, {"teacher": teacher, "settings": SETTINGS, **asked})
+        before = open_folder(folder, {"teacher": teacher, "settings": SETTINGS, **asked})
         hashes = video_hashes([pair.ego for pair, _ in found], folder)
         records = [one for pair, clip in found for one in _records(pair, captions.answers[clip], hashes[pair.ego])]
         with answer_store(folder).part() as part:
             part.append(records)
         places = {(one.segment, one.kind): one.key for one in records}
         counts = finish_folder(folder, places, [pair for pair, _ in found], pairs)
-    return counts, len(records) == len(found) * len({one.kind for one in records})
+    new = {one.key: one.answer for one in records}
+    replaced = sum(new.get(one.key, one.answer) != one.answer for one in before)
+    return counts, len(records) == len(found) * len({one.kind for one in records}), replaced
 
 
 def read_captions(files: Sequence[Path]) -> Captions:
@@ -188,13 +192,16 @@ def _matched(captions: Captions, pairs: Sequence[Pair]) -> tuple[list[tuple[Pair
         for clip in [name for name in names if name in found][:1]:
             found[clip].append(pair)
             matched.append((pair, clip))
-    several = [f"{clip}: {', '.join(pair.segment for pair in own)}" for clip, own in found.items() if len(own) > 1]
+    several = {clip: own for clip, own in found.items() if len(own) > 1}
     if several:
+        shown = [f"{clip}: {', '.join(pair.segment for pair in own)}" for clip, own in several.items()]
+        one_name = any(len({pair.ego for pair in own}) > 1 for own in several.values())
         raise Ego2ExoError(
-            f"{len(several)} clip(s) are of several pairs: {shorten_list(several)}",
+            f"{len(several)} clip(s) are of several pairs: {shorten_list(shown)}",
             "one pair for each ego clip",
-            "give --pairs that hold each ego file once",
-        )
+            "name these clips <segment>_ego.mp4 in the files: ego files of several takes have the same name"
+            if one_name else "give --pairs that hold each ego file once",
+        )  # fmt: skip
     return matched, [clip for clip, own in found.items() if not own]
 
 

@@ -246,6 +246,12 @@ def check_base(checkpoint: Checkpoint, base: str | None, config: dict[str, Any],
             f"the checkpoint that training started from as {flag}",
             f"give {trained_base(checkpoint.path) or 'it'} as {flag}, or merge it first: llava-ego2exo merge",
         )
+    if os.path.realpath(base) == os.path.realpath(checkpoint.path):
+        raise Ego2ExoError(
+            f"{checkpoint.path} is given as its own base",
+            "the checkpoint that training started from",
+            f"give {trained_base(checkpoint.path) or 'that one, see its training command'} as {flag}",
+        )
     require_whole_model(base, flag)
     other = read_config(base)
     trained, given = class_key(config, checkpoint.path), class_key(other, base)

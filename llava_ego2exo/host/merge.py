@@ -41,6 +41,9 @@ def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
         raise Ego2ExoError(f"--out {out} exists and is not empty", "a new or empty folder", "choose another")
     require_writable(target.parent, "--out", folder=True)
     register()
+    if describe(adapter).kind == "full" and weight_names(adapter):
+        given = f"{adapter} holds a whole model: there is nothing to merge"
+        raise Ego2ExoError(given, "a LoRA or projector folder and its base", "load it as it is, or check the order")
     _write_merged(adapter, base, target, dtype)
     return target
 

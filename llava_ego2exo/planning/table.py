@@ -66,7 +66,7 @@ def _shapes(args: argparse.Namespace) -> Shapes:
     from ..host.checkpoint.files import require_whole_model
     from ..host.hooks.flavour import NEXT, detect
 
-    require_whole_model(args.model, "--model")
+    require_whole_model(args.model, "--model", "to plan for its training, --model {base}")
     config = read_config(args.model)
     require_class(config, args.model)
     if config.get("max_position_embeddings") is None:

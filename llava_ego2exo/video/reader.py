@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from .timeline import ROUNDING_S, Timeline
 from .worker import WorkerPool, empty_array
 
 _POOL = WorkerPool("av")
+atexit.register(_POOL.close)
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,14 @@ class WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the idle workers that this process has started."""
         while self._idle:
-            self._idle.pop().kill()
+            worker = self._idle.pop()
+            if worker.owned():
+                worker.kill()
 
     def call(
         self, function: Callable[..., Any], arguments: dict[str, Any], limits: VideoLimits, subject: str = ""
@@ -122,8 +128,12 @@ class _Worker:
             )
 
     def usable(self) -> bool:
-        """Whether the process runs, and is not that of the process this one was forked from."""
-        return self._owner == os.getpid() and self._process.poll() is None
+        """Whether the process runs and is this one's."""
+        return self.owned() and self._process.poll() is None
+
+    def owned(self) -> bool:
+        """Whether this process has started it, and is no fork of the one that has."""
+        return self._owner == os.getpid()
 
     def kill(self) -> None:
         self._process.kill()

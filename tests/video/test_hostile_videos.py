@@ -123,6 +123,15 @@ def test_a_worker_survives_signals_and_is_replaced_when_killed(pool, tmp_path, m
     assert len(read_video("good.mp4").times) == 2
 
 
+def test_workers_end_before_the_program(tmp_path):
+    file = encode(tmp_path / "good.mp4", size=(64, 64))
+    program = f"from llava_ego2exo.video import read_video; print(len(read_video({str(file)!r}).times))"
+    done = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", program], capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("2\n", "")
+
+
 def test_a_worker_that_does_not_start_is_not_the_videos_fault(pool, tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "_POOL", WorkerPool("no_such_decoder"))
     for reason in ("ModuleNotFoundError", "exit code 3"):

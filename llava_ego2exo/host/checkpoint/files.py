@@ -59,11 +59,14 @@ def find_file(path: str, name: str) -> str | None:
         return None
 
 
-def require_whole_model(path: str, flag: str) -> None:
+def require_whole_model(path: str, flag: str, otherwise: str = "") -> None:
     """Refuse a LoRA or projector folder where a whole model is to be read.
 
+    Args:
+        otherwise: what to do instead of merging, with `{base}` and `{run}` for what it was trained from and its folder.
+
     Raises:
-        Ego2ExoError: names the two ways out.
+        Ego2ExoError: names the ways out.
     """
     kind, folder = describe(path).kind, Path(path)
     if kind == "full":
@@ -74,7 +77,7 @@ def require_whole_model(path: str, flag: str) -> None:
         f"{flag} {path} holds a {'LoRA adapter' if kind == 'lora' else 'projector'}, and no whole model",
         "a whole model",
         f"merge it into its base first (llava-ego2exo merge {shlex.quote(str(path))} --base {base} --out DIR) and give "
-        f"the result; or, to train it further as it was, give its base again and --output_dir {shlex.quote(str(run))}",
+        "the result" + (f"; or, {otherwise.format(base=base, run=shlex.quote(str(run)))}" if otherwise else ""),
     )
 
 

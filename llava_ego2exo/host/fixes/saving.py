@@ -21,7 +21,10 @@ def wrap_generation(original: classmethod) -> classmethod:
 
     @functools.wraps(inner)
     def from_pretrained(cls: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
-        loaded = inner(cls, path, *args, **kwargs)
+        with warnings.catch_warnings():
+            # transformers' own of each setting, several times; one line below reports all.
+            warnings.filterwarnings("ignore", "`(do_sample|num_beams)` is set to ", UserWarning)
+            loaded = inner(cls, path, *args, **kwargs)
         drop_idle_settings((loaded[0] if isinstance(loaded, tuple) else loaded).generation_config, str(path))
         return loaded
 
@@ -52,12 +55,13 @@ def drop_idle_settings(config: Any, path: str) -> None:
 def _savable(config: Any) -> bool:
     """As `save_pretrained` finds out: a warning is enough to refuse."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
+        # Python ends with the filters of the last warning: "error" would turn warnings at its exit into tracebacks.
+        with warnings.catch_warnings(record=True) as found:
+            warnings.filterwarnings("always", category=UserWarning)
             config.validate()
-    except (ValueError, UserWarning):
+    except ValueError:
         return False
-    return True
+    return not found
 
 
 def mark_added_tokens(original: Callable[..., None]) -> Callable[..., None]:

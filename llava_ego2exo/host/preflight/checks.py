@@ -58,7 +58,9 @@ def check_run(settings: Settings) -> CheckedRun:
     flags = Ego2ExoConfig.from_object(given)
     base = settings["model_name_or_path"]
     if base is not None:
-        require_whole_model(str(base), "--model_name_or_path")
+        require_whole_model(
+            str(base), "--model_name_or_path", "to train it further, give {base} and --output_dir {run}"
+        )
     read_config(base)
     require_writable(settings["output_dir"], "--output_dir", folder=True)
     require_whole_weights(base)
@@ -74,6 +76,7 @@ def check_run(settings: Settings) -> CheckedRun:
         TRAINERS.get(settings["trainer_type"])
     mode, adapter = settings["trainer_mode"], settings["pretrain_mm_mlp_adapter"]
     refuse(
+        (settings["bf16"] and settings["fp16"], "--bf16 True with --fp16 True", "one of them", "leave --fp16 out"),
         (mode not in (None, "regular"), f"--trainer_mode {mode} with --ego2exo True", "regular", "leave it out"),
         (flags.attn == "flash" and not importlib.util.find_spec("flash_attn"),
          "--ego2exo_attn flash, and flash-attn is not installed", "auto, folded, sdpa", "use auto"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from typing import Any
 
 from ...common.json_io import read_json, read_json_lines, read_text, set_max_mb
 from ...common.processes import is_first
-from ...common.text import shorten_list
 from ...config import PREFIX, Ego2ExoConfig
 from ...errors import Ego2ExoError
 from ..fixes.data import PLACEHOLDER, SYSTEM
 from ..settings import Settings, data_files
 from ..training.rows import VIDEO_PLACEHOLDER, host_row
+from .files import FileIndex, folder_above
 
 MAX_JSON_MB = f"{PREFIX}max_json_mb"
 _FILE = "file"
@@ -53,43 +54,6 @@ class RowRules:
     times: bool = False
 
 
-class FileIndex:
-    """Whether files are there, asked of the disk as rarely as a slow one needs it: often by one list of a folder."""
-
-    _ASKED = 8  # files of a folder, before it is listed
-
-    def __init__(self) -> None:
-        self._found: dict[str, str] = {}
-        self._asked: Counter[str] = Counter()
-        self._listed: dict[str, frozenset[str]] = {}
-
-    def kind(self, path: str) -> str:
-        """`file`, `folder`, or `nothing`."""
-        if path in self._found:
-            return self._found[path]
-        folder, name = os.path.split(path)
-        if self._asked[folder] == self._ASKED:
-            self._listed[folder] = _files_in(folder)
-        self._asked[folder] += 1
-        known = name in self._listed.get(folder, ())
-        self._found[path] = found = "file" if known else _kind_of(path)
-        return found
-
-
-def _files_in(folder: str) -> frozenset[str]:
-    try:
-        with os.scandir(folder or ".") as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
-    except OSError:
-        return frozenset()  # each file is asked for by its name
-
-
-def _kind_of(path: str) -> str:
-    if "\0" in path or not os.path.exists(path):
-        return "nothing"
-    return "folder" if os.path.isdir(path) else "file" if os.path.isfile(path) else "device or pipe"
-
-
 def _has_video_placeholder(text: str) -> bool:
     """Before or after a query; text about HTML has `<video>` in its midst, or a closing tag too."""
     return (text.startswith(VIDEO_PLACEHOLDER) or text.endswith(f"\n{VIDEO_PLACEHOLDER}")) and "</video>" not in text
@@ -109,6 +73,7 @@ class RowCheck:
     ) -> None:
         self.folders, self.rules, self.files = folders, rules or RowRules(), FileIndex()
         self.images = flags.visual_tokens or "image" in flags.modality_set
+        self.missing_in: dict[str, str | None] = {}  # flags of folders that lack files; see :func:`.folder_above`
         self.notes: Counter[str] = Counter()  # what LLaVA leaves out of rows that can be trained on
 
     def faults(self, row: Any) -> list[Fault]:
@@ -125,7 +90,9 @@ class RowCheck:
         found = [fault for number, turn in enumerate(turns) for fault in self._turn(number, turn)]
         if not found:
             row = host_row(row)
-            found = [*self._order([turn["from"] for turn in row["conversations"]]), *self._visual(row)]
+            found = self._order([turn["from"] for turn in row["conversations"]])
+            wrong_role = any(kind == "role" for kind, _ in found)  # its placeholder was not found for this reason
+            found += [fault for fault in self._visual(row) if not (wrong_role and fault[0] == "placeholder")]
         return row, found
 
     def _turn(self, number: int, turn: Any) -> list[Fault]:
@@ -137,8 +104,9 @@ class RowCheck:
             if not rules.system:
                 found.append(("role", "has a system turn, and the template of --version has no system prompt"))
         elif role not in rules.roles:
-            known = " and ".join(rules.roles)
-            found.append(("role", f"has a turn {number} from {role!r}, where LLaVA trains {known}"))
+            first = ("human", "system") if rules.system else ("human",)
+            known = " or ".join(rules.roles if number else first)
+            found.append(("role", f"has a turn {number} from {role!r}, where LLaVA reads {known}"))
         if not isinstance(value, str):
             found.append(("value", f"has a {type(value).__name__} as value of turn {number}"))
         elif (not value or value.isspace()) and role != "system" and (rules.alternating or role != "human"):
@@ -203,11 +171,14 @@ class RowCheck:
         if not isinstance(file, str) or not file:
             given = repr(file) if file in ("", None) else f"a {type(file).__name__}"
             return [(_FILE, f"has {given} as {name}, where LLaVA reads one path")]
-        path = os.path.join(self.folders[f"{name.removeprefix('ego_')}_folder"] or "", file)
+        flag = f"{name.removeprefix('ego_')}_folder"
+        folder = self.folders[flag] or ""
+        path = os.path.join(folder, file)
         found = self.files.kind(path)
         frames = self.rules.frame_folder
         if found == "file" or (found == "folder" and name == "video" and frames and frames in path):
             return []
+        self.missing_in[flag] = self.missing_in.get(flag) or folder_above(folder, file)
         return [(_FILE, f"{name} {path} is {'not there' if found == 'nothing' else f'a {found}'}")]
 
 
@@ -245,13 +216,15 @@ def check_data(
                 faulty += bool(found)
                 rows.append(row)
     if faulty:
-        names = ("video_folder", "image_folder") if _FILE in faults else ()
         listed = sorted(faults.items(), key=lambda item: -len(item[1]))
         remedies = [extra.remedy] if special else []
-        remedies += [f"check --{name} ({settings[name] or 'not given'})" for name in names]
+        remedies += [
+            f"give the folder above: --{name} {above}" if above else f"check --{name} ({settings[name] or 'not given'})"
+            for name, above in check.missing_in.items()
+        ]
         raise Ego2ExoError(
             f"{sum(map(len, faults.values()))} fault(s) in {faulty} of {len(rows)} rows of the training data:\n"
-            + "\n".join(f"{len(found)} x {kind}: {shorten_list(found, _NAMED)}" for kind, found in listed),
+            + "\n".join(f"{len(found)} x {kind}:{_some_lines(found)}" for kind, found in listed),
             ", and ".join([_FORM, *([extra.allowed] if special else [])]),
             "; ".join([*remedies, "fix or remove these rows"]),
         )
@@ -259,6 +232,11 @@ def check_data(
         for note, count in check.notes.items():
             print(f"ego2exo: {count} of {len(rows)} rows {note}", flush=True)  # noqa: T201
     return rows
+
+
+def _some_lines(faults: list[str]) -> str:
+    more = [f"and {len(faults) - _NAMED} more"] if len(faults) > _NAMED else []
+    return "".join(f"\n  {text}" for text in faults[:_NAMED] + more)
 
 
 @contextlib.contextmanager
@@ -288,7 +266,16 @@ def read_samples(file: str) -> list[Any]:
             number = next(number for number, line in enumerate(lines, 1) if not line.strip())
             raise Ego2ExoError(f"{file} line {number} is empty", "one object a line", "remove this line")
     else:
-        samples = read_json(file, what, "utf-8")
+        try:
+            samples = read_json(file, what, "utf-8")
+        except Ego2ExoError as error:
+            if not str(error.__cause__).startswith("Extra data: line 2 column 1"):
+                raise
+            remedy = (
+                "if these are JSON Lines, name the file .jsonl and give it in a YAML list, which LLaVA-NeXT reads, or "
+                f"make it one list: jq -s . {shlex.quote(file)}"
+            )
+            raise Ego2ExoError(error.given, what, remedy) from error
     if not isinstance(samples, list) or not samples:
         given = f"{file} holds {type(samples).__name__} {str(samples)[:40]!r}"
         raise Ego2ExoError(given, "a JSON list of samples, one or more", "put the samples in [...], or check the path")

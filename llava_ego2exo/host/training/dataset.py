@@ -18,7 +18,7 @@ from ...video.cache import Reader, ReaderSettings
 from ...video.limits import VideoLimits
 from ..fixes.data import written_as
 from ..settings import DISTILL
-from .rows import host_row
+from .rows import host_row, warn_of_text
 from .stored_answers import beginnings, read_logits
 from .unreadable_samples import EXO, skip_unreadable, unreadable_error
 
@@ -46,6 +46,8 @@ def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., d
             dataset.list_data_dict = [host_row(row) for row in dataset.list_data_dict]
             for name in ("video_folder", "image_folder"):  # LLaVA cannot join None
                 setattr(data_args, name, getattr(data_args, name) or "")
+        else:
+            warn_of_text(dataset.list_data_dict)
         set_reader(data_args)
         return skip_unreadable(add_teacher(module))
 

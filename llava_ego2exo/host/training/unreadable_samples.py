@@ -29,6 +29,8 @@ SKIPPED = "ego2exo_skipped"
 # In a sample whose `video` is the ego view for the time of reading it.
 EXO = "ego2exo_exo_video"
 FILE = "unreadable.jsonl"
+# What is raised for flags or rows that do not fit, not by decoders for files.
+_NOT_DECODING = (AttributeError, KeyError, TypeError, NameError, ImportError)
 _BLANK = [{"from": "human", "value": "-"}, {"from": "gpt", "value": "-"}]
 _IN_WORKER = re.compile(r"\ACaught Ego2ExoError in DataLoader worker.*^\S*Ego2ExoError: (.*)\Z", re.S | re.M)
 
@@ -49,11 +51,17 @@ def unreadable_error(dataset: Any, index: int, error: BaseException | None) -> E
     sample = dataset.list_data_dict[index]
     files = ", ".join(f"{name} {path}" for name, path in files_of(sample, dataset.data_args).items())
     reason = error.given if isinstance(error, Ego2ExoError) else f"{type(error).__name__}: {error}".splitlines()[0]
+    allowed, remedy = "files that decode", "fix the file"
+    if isinstance(error, AttributeError) and error.name == "image_processor":
+        reason = "--vision_tower is not given, and LLaVA has no image processor without it"
+        allowed, remedy = "--vision_tower where samples have a video or image", "pass the base's mm_vision_tower"
+    elif isinstance(error, _NOT_DECODING):
+        allowed, remedy = "rows and flags that LLaVA can train", "fix the row or the flags"
     skip = f", or skip some with --{PREFIX}max_bad N" if DISTILL.get() is not None else ""
     refusal = Ego2ExoError(
         f"sample {index} (id {sample.get('id')!r}) cannot be read: {files}: {reason}",
-        "files that decode",
-        f"fix the file, or remove the sample from the training JSON{skip}",
+        allowed,
+        f"{remedy}, or remove the sample from the training JSON{skip}",
     )
     refusal.reason = reason  # type: ignore[attr-defined]
     return refusal

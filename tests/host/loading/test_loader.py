@@ -192,12 +192,13 @@ def test_offloaded_weights(world, trained, offloaded):
         load(trained, world.base())
 
 
-def test_a_base_that_transformers_would_not_save(world, train, tmp_path, caplog):
+def test_a_base_that_transformers_would_not_save(world, train, tmp_path, caplog, recwarn):
     """As lmsys/vicuna-7b-v1.5: settings of sampling in a generation_config.json that does not sample."""
     base = Path(shutil.copytree(world.base(), tmp_path / "llama"))
     (base / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "eos_token_id": 2}')
     train(tmp_path / "whole", model_name_or_path=base, max_steps=1, save_steps=1, lora_enable=False)
     assert "left out temperature 0.9, top_p 0.6" in caplog.text
+    assert not [warning for warning in recwarn if "do_sample" in str(warning.message)]
     load(tmp_path / "whole")
     train(tmp_path / "lora", model_name_or_path=base, max_steps=1)
     merge(str(tmp_path / "lora"), str(base), str(tmp_path / "merged"))

@@ -45,10 +45,19 @@ def test_a_class_that_llava_torch_lacks(flavour, world, train, no_weights, tmp_p
         assert "LLaVA-NeXT" in capsys.readouterr().err
 
 
-def test_a_lora_folder_where_a_whole_model_is_read(lora, no_weights, registered, tmp_path, capsys):
-    with pytest.raises(Ego2ExoError) as error:
-        merge(str(lora), str(lora), str(tmp_path / "out"))
-    assert "LoRA adapter" in error.value.given and f"merge {lora} --base the/base" in error.value.remedy
+def test_a_lora_folder_where_a_whole_model_is_read(lora, world, no_weights, registered, tmp_path, capsys):
+    """What to do instead fits the command."""
+    other, whole = shutil.copytree(lora, tmp_path / "other"), str(world.base())
+    for adapter, base, given, remedy in (
+        (lora, lora, "as its own base", "the/base"),
+        (other, lora, "LoRA adapter", f"merge {lora} --base the/base"),
+        (whole, whole, "nothing to merge", "load it as it is"),
+        (whole, lora, "nothing to merge", "order"),
+    ):
+        with pytest.raises(Ego2ExoError) as error:
+            merge(str(adapter), str(base), str(tmp_path / "out"))
+        assert given in error.value.given and remedy in error.value.remedy and "train" not in error.value.remedy
     assert main(["plan", "--model", str(lora)]) == 1
-    assert "LoRA adapter" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "LoRA adapter" in shown and "--model the/base" in shown and "--output_dir" not in shown
     assert not list(tmp_path.glob("out*"))

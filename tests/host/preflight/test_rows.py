@@ -9,8 +9,8 @@ import pytest
 from llava_ego2exo.config import Ego2ExoConfig
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.fixes.data import written_as
-from llava_ego2exo.host.preflight import data
-from llava_ego2exo.host.preflight.data import RowCheck, RowRules, check_data
+from llava_ego2exo.host.preflight import files
+from llava_ego2exo.host.preflight.data import RowCheck, RowRules, check_data, read_samples
 from llava_ego2exo.host.preflight.templates import PreprocessPreview, row_rules
 from llava_ego2exo.host.settings import Settings
 from llava_ego2exo.host.training.rows import host_row
@@ -109,10 +109,13 @@ def test_a_row_that_cannot_train(name, check, tmp_path):
     kind, words, row = WRONG[name]
     with pytest.raises(Ego2ExoError) as error:
         check(GOOD, row, GOOD)
-    lines = [line for line in error.value.given.splitlines() if words in line]
-    assert len(lines) == 1 and f"x {kind}: {tmp_path / 't.json'}[1]: " in lines[0]
+    lines = error.value.given.splitlines()
+    (place,) = [number for number, line in enumerate(lines) if words in line]
+    assert lines[place].startswith(f"  {tmp_path / 't.json'}[1]: ")
+    assert [line for line in lines[:place] if not line.startswith("  ")][-1].endswith(f" x {kind}:")
     assert "in 1 of 3 rows" in error.value.given and "[0]" not in error.value.given
-    assert ("--video_folder" in error.value.remedy) == (kind == "file")
+    assert ("--video_folder" in error.value.remedy) == (words in ("is a folder", "is not there", "is a device or pipe"))
+    assert "--image_folder" not in error.value.remedy
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -125,11 +128,46 @@ def test_a_row_that_llava_trains(name, check, capsys):
 def test_all_faults_are_counted_by_kind(check):
     missing, empty = {**GOOD, "video": "gone.mp4"}, turns(HUMAN, ("gpt", ""))
     with pytest.raises(Ego2ExoError) as error:
-        check(*[GOOD] * 400, *[missing] * 5, empty, [1])
+        check(*[GOOD] * 400, *[missing] * 6, empty, [1])
     head, *lines = error.value.given.splitlines()
-    assert head.startswith("7 fault(s) in 7 of 407 rows")
-    assert [line.split(":")[0] for line in lines] == ["5 x file", "1 x value", "1 x form"]
-    assert "t.json[400]: " in lines[0] and "t.json[404]" in lines[0] and "t.json[405]: " in lines[1]
+    assert head.startswith("8 fault(s) in 8 of 408 rows")
+    assert [line for line in lines if " x " in line] == ["6 x file:", "1 x value:", "1 x form:"]
+    assert "t.json[400]: " in lines[1] and "t.json[404]" in lines[5] and lines[6] == "  and 1 more"
+    assert "t.json[406]: " in lines[8]
+
+
+def test_a_folder_that_the_paths_begin_with_too(tmp_path, monkeypatch):
+    (tmp_path / "exo" / "deep").mkdir(parents=True)
+    (tmp_path / "exo" / "deep" / "a.mp4").touch()
+    monkeypatch.chdir(tmp_path / "exo")
+    for folder, file, above in (
+        (f"{tmp_path}/exo", "exo/deep/a.mp4", f"{tmp_path}"), ("../exo/deep/", "exo/deep/a.mp4", ".."),
+        ("deep", "deep/a.mp4", "."), (None, "exo/deep/a.mp4", ".."), ("deep", "deep/b.mp4", None), ("deep", "b", None),
+    ):  # fmt: skip
+        check = RowCheck({"video_folder": folder, "image_folder": None}, Ego2ExoConfig())
+        assert check.faults({**GOOD, "video": file}) and check.missing_in == {"video_folder": above}
+
+
+@pytest.mark.parametrize("first", ["user", "assistant", "Human"])
+def test_a_wrong_role_is_the_only_fault(first):
+    """Of rows whose placeholder could not be found for that reason; what is named may stand at this turn."""
+    rules = RowRules(roles=("human", "gpt", "user", "assistant", "system"), alternating=False)
+    check = RowCheck({"video_folder": None, "image_folder": None}, Ego2ExoConfig(), rules)
+    check.files.kind = lambda path: "file"
+    ((kind, text),) = check.faults(turns((first, "<video>\nWhat?"), GPT))
+    assert kind == "role" and f"from {first!r}" in text and text.partition("reads ")[2] in ("human", "human or system")
+
+
+def test_json_lines_named_json(tmp_path):
+    file = tmp_path / "t.json"
+    file.write_text(f"{json.dumps(GOOD)}\n{json.dumps(GOOD)}\n")
+    with pytest.raises(Ego2ExoError) as error:
+        read_samples(str(file))
+    assert ".jsonl" in error.value.remedy and "YAML" in error.value.remedy
+    file.write_text("[1,\n2")
+    with pytest.raises(Ego2ExoError) as error:
+        read_samples(str(file))
+    assert ".jsonl" not in error.value.remedy
 
 
 def test_the_disk_is_asked_for_a_folder_not_for_each_file(tmp_path, monkeypatch):
@@ -137,8 +175,8 @@ def test_the_disk_is_asked_for_a_folder_not_for_each_file(tmp_path, monkeypatch)
         (tmp_path / f"{number}.mp4").touch()
     (tmp_path / "link.mp4").symlink_to("0.mp4")
     (tmp_path / "dangling.mp4").symlink_to("nowhere")
-    asked, original = [], data._kind_of
-    monkeypatch.setattr(data, "_kind_of", lambda path: asked.append(path) or original(path))
+    asked, original = [], files._kind_of
+    monkeypatch.setattr(files, "_kind_of", lambda path: asked.append(path) or original(path))
     check = RowCheck({"video_folder": str(tmp_path), "image_folder": None}, Ego2ExoConfig())
     found = [check.faults({**GOOD, "video": f"{number % 100}.mp4"}) for number in range(1000)]
     assert not any(found) and len(asked) == 8

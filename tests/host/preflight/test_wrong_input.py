@@ -20,6 +20,7 @@ WRONG = {
     "pooler": ({"mm_projector_type": "pooler"}, "pooler", "mlp<N>x_gelu"),
     "trainer": ({"trainer_type": "magic"}, "--trainer_type 'magic'", "ego2exo"),
     "trainer mode": ({"trainer_mode": "zo"}, "--trainer_mode zo", "regular"),
+    "two types": ({"bf16": True, "fp16": True}, "--bf16 True with --fp16 True", "one of them"),
     "frozen": ({"freeze_mm_mlp_adapter": True}, "--freeze_mm_mlp_adapter True", "mm_mlp_adapter"),
     "frozen part": ({"mm_tunable_parts": "mm_language_model"}, "mm_language_model", "mm_mlp_adapter"),
     "bits alone": ({"bits": 4, "lora_enable": False}, "--bits 4", "--lora_enable True"),

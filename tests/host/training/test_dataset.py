@@ -11,6 +11,10 @@ from tests.videos import QUESTION, sample
 from ..conftest import losses
 from .distillation import write_json
 
+# LLaVA's own run
+PLAIN_LLAVA = dict.fromkeys(("ego2exo", "ego2exo_num_tokens", "ego2exo_check_saved")) | {"max_steps": 1}
+PLAIN_LLAVA |= {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2, "mm_use_im_patch_token": False}
+
 
 def test_a_batch_of_videos_images_and_text(train, tmp_path):
     """The time instruction comes once, and the answer alone is supervised."""
@@ -74,6 +78,28 @@ def test_the_authors_file_beside_other_folders(published, train, no_weights, tmp
     with pytest.raises(Ego2ExoError) as error:
         train(tmp_path / "run", data_path=published, video_folder=tmp_path / "exocentric_videos")
     assert "12 x file" in error.value.given and "exocentric_videos/exocentric_videos/" in error.value.given
+
+
+def test_the_authors_file_without_ego_tokens(published, world, train, tmp_path, caplog):
+    """LLaVA's own rows stay as they are, and one line says that they show no video."""
+    text = [{"from": "human", "value": "What is a <video>?"}, {"from": "gpt", "value": "A tag."}]
+    rows = [{"id": "text", "conversations": text}, *json.loads(published.read_text())]
+    rows[1]["conversations"][0]["value"] = "<image>\nWhat is a <video>?"
+    data = write_json(tmp_path / "data.json", rows)
+    tower = json.loads((world.base() / "config.json").read_text())["mm_vision_tower"]
+    trainer = train(tmp_path / "run", **PLAIN_LLAVA, data_path=data, video_folder=tmp_path, vision_tower=tower)
+    assert trainer.train_dataset.list_data_dict == rows
+    (line,) = [record.getMessage() for record in caplog.records if "WARNING" in record.getMessage()]
+    assert "11 of 13 rows" in line and "--ego2exo True" in line
+
+
+def test_a_run_without_an_image_processor(flavour, train, tmp_path):
+    """The flag is missing; no file is to blame."""
+    if flavour == "next":
+        pytest.skip("LLaVA-NeXT trains a language model alone without --vision_tower")
+    with pytest.raises(Ego2ExoError) as error:
+        train(tmp_path / "run", **PLAIN_LLAVA)
+    assert "--vision_tower is not given" in error.value.given and "decode" not in error.value.allowed
 
 
 def test_folders_that_are_not_given_are_the_one_of_the_start(published, train, tmp_path, monkeypatch):

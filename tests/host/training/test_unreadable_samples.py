@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.host.training.unreadable_samples import SKIPPED, worker_errors
+from llava_ego2exo.host.training.unreadable_samples import SKIPPED, unreadable_error, worker_errors
 
 from ..conftest import losses
 from .distillation import PLAIN, assert_same_gradients, distilling_samples, history, recorded_gradients, write_json
@@ -49,6 +50,17 @@ def run(videos, train, tmp_path):
         return train(tmp_path / name, **values)
 
     return go
+
+
+@pytest.mark.parametrize(
+    ("error", "decoding"),
+    [(OSError("cut off"), True), (RuntimeError("no stream"), True), (None, True), (KeyError("from"), False),
+     (NameError("name 'VideoReader' is not defined"), False)],
+)  # fmt: skip
+def test_only_decoders_blame_the_file(error, decoding):
+    dataset = SimpleNamespace(list_data_dict=[{"id": 7, "video": "a.mp4"}], data_args=SimpleNamespace(video_folder="v"))
+    found = unreadable_error(dataset, 0, error)
+    assert "v/a.mp4" in found.given and ("decode" in found.allowed) == ("fix the file" in found.remedy) == decoding
 
 
 def test_its_row_trains_nothing(run, world, monkeypatch, capfd, tmp_path):

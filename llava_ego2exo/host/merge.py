@@ -15,6 +15,7 @@ from ..common.files import require_writable
 from ..errors import Ego2ExoError
 from .checkpoint.config import read_config, torch_dtype
 from .checkpoint.files import describe, extra_weights, weight_names
+from .loader import check_base
 
 
 def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
@@ -44,6 +45,7 @@ def merge(adapter: str, base: str, out: str, dtype: str | None = None) -> Path:
     if describe(adapter).kind == "full" and weight_names(adapter):
         given = f"{adapter} holds a whole model: there is nothing to merge"
         raise Ego2ExoError(given, "a LoRA or projector folder and its base", "load it as it is, or check the order")
+    check_base(describe(adapter), base, read_config(adapter), "--base")
     _write_merged(adapter, base, target, dtype)
     return target
 

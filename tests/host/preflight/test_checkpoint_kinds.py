@@ -49,7 +49,7 @@ def test_a_lora_folder_where_a_whole_model_is_read(lora, world, no_weights, regi
     """What to do instead fits the command."""
     other, whole = shutil.copytree(lora, tmp_path / "other"), str(world.base())
     for adapter, base, given, remedy in (
-        (lora, lora, "as its own base", "the/base"),
+        (lora, lora, "as its own base", "the/base as --base"),
         (other, lora, "LoRA adapter", f"merge {lora} --base the/base"),
         (whole, whole, "nothing to merge", "load it as it is"),
         (whole, lora, "nothing to merge", "order"),

@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,18 @@ def _allowed() -> Any:
         with contextlib.suppress(ImportError, AttributeError):
             found.append(getattr(importlib.import_module(module), name))
     safe = getattr(torch.serialization, "safe_globals", None)
+    found += [_enum_member] if found else []
     return safe(found) if safe and found else contextlib.nullcontext()
+
+
+def _enum_member(of: Any, name: str) -> Enum:
+    """Stands for `getattr`, by which Python 3.11.0 to 3.11.3 write the members of enumerations."""
+    if not (isinstance(of, type) and issubclass(of, Enum)):
+        raise TypeError(f"getattr of {of!r}")
+    return of[name]
+
+
+_enum_member.__module__, _enum_member.__qualname__ = "builtins", "getattr"
 
 
 def _restricted(original: Any) -> Any:

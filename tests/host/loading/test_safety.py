@@ -217,3 +217,19 @@ def test_deepspeeds_own_classes_in_optimizer_shards_are_read(tmp_path):
     with only_weights():
         dynamic, stage, static, slices = torch.load(tmp_path / "s")
     assert (dynamic.cur_scale, stage, static.cur_scale, slices["w"].start) == (2.0**16, given[1], 1.0, 1)
+
+    class ByGetattr:
+        """As Python 3.11.2 writes a member of an enumeration."""
+
+        def __init__(self, *given):
+            self.given = given
+
+        def __reduce__(self):
+            return getattr, self.given
+
+    torch.save([ByGetattr(ZeroStageEnum, "gradients")], tmp_path / "m")
+    torch.save([ByGetattr(fragment_address, "__module__")], tmp_path / "other")
+    with only_weights():
+        assert torch.load(tmp_path / "m") == [ZeroStageEnum.gradients]
+        with pytest.raises(Ego2ExoError):
+            torch.load(tmp_path / "other")

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import Ego2ExoError
+from ..errors import Ego2ExoError, refuse
 from .frames import VideoFrames, check_memory, require_av, upright, use_video
 from .limits import VideoLimits
 from .timeline import ROUNDING_S, Timeline
@@ -55,9 +55,13 @@ def read_video(
         limits: maximum size, length and decoding time; None: the defaults.
 
     Raises:
-        Ego2ExoError: PyAV is missing; the file does not decode, hangs or crashes the decoder, exceeds `limits`, or ends
-            before the segment does.
+        Ego2ExoError: PyAV is missing; `fps` or `frames_upbound` is out of range; the file does not decode, hangs or
+            crashes the decoder, exceeds `limits`, or ends before the segment does.
     """
+    refuse(
+        (not fps > 0, f"fps {fps}", "more than 0", "1 is a frame a second"),
+        (frames_upbound < 0, f"frames_upbound {frames_upbound}", "0 or more", "0 is no maximum"),
+    )
     arguments = {
         "fps": fps, "frames_upbound": frames_upbound, "force_sample": force_sample, "start_s": start_s, "end_s": end_s,
     }  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.video import read_video, sample_indices, time_instruction
 from tests.videos import render_clip
 
@@ -32,6 +33,13 @@ def test_one_frame_a_second(clip):
     found = read_video(clip)
     assert found.frames.shape == (6, 64, 64, 3) and found.duration == pytest.approx(6)
     assert found.times == pytest.approx([0, 1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("wrong", [{"fps": 0}, {"fps": -1}, {"frames_upbound": -3}])
+def test_numbers_out_of_range_are_not_the_videos_fault(wrong, clip):
+    with pytest.raises(Ego2ExoError) as caught:
+        read_video(clip, **wrong)
+    assert caught.value.given == " ".join(map(str, *wrong.items()))
 
 
 @pytest.mark.parametrize(("upbound", "force"), [(0, False), (8, True)])

@@ -146,8 +146,9 @@ def test_training_quantizes_the_language_model_alone(student):
     model = student(way="qlora4").trainer.model
     found = {name: module for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)}
     assert len(found) == 14 and all(".layers." in name and "vision" not in name for name in found)
-    states = [module.weight.quant_state for module in found.values()]
-    assert all(state.quant_type == "nf4" and state.nested for state in states)
+    weights = [module.weight for module in found.values()]
+    # Not `quant_state.nested`: on a CPU the first evaluation, perhaps in another test, repacks the weights.
+    assert all(weight.quant_state.quant_type == "nf4" and weight.compress_statistics for weight in weights)
 
 
 def test_merge_refuses_a_full_folder(trained, world, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -12,18 +13,27 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 PREFIX = "ego2exo_"
-BLOCKS = ("cross_attention", "transformer")
+BLOCKS = ("cross_attention", "transformer", "encoder", "constant")
+INITS = ("random", "encoder")
 ATTENTIONS = ("auto", "folded", "sdpa", "flash")
 STATES = ("keep", "offload", "recompute")
 KEY_EMBEDDINGS = ("none", "frame", "frame+position")
 MODALITIES = ("video", "image")
 
 # What may change when training continues from an ego checkpoint; everything else shapes the weights.
-_FREE = ("attn", "states", "lr", "visual_tokens", "modalities")
+_FREE = ("init", "attn", "states", "lr", "visual_tokens", "modalities")
+# Flags that only some blocks have.
+_OF_BLOCKS = {name: {"encoder"} for name in ("grid", "time_bias", "mlp")}
+_OF_BLOCKS |= {name: {*BLOCKS} - {"constant"} for name in ("layers", "key_embedding")}
 
 
 def _flag(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def default_grid(num_tokens: int) -> tuple[int, int, int]:
+    """Cells in time, rows and columns for so many tokens: 2 x 2 in space where 4 divides their number."""
+    return (num_tokens // 4, 2, 2) if num_tokens % 4 == 0 else (num_tokens, 1, 1)
 
 
 def base_type(projector_type: str) -> str:
@@ -64,8 +74,20 @@ class Ego2ExoConfig(_Flags):
     num_tokens: int = _flag(16, "P: how many learnable ego tokens each video gets.")
     layers: str = _flag("all", "Encoder layers the tokens read: `all`, or zero-based numbers as in `0,4,8`.")
     block: str = _flag(
-        "cross_attention", "What reads a layer: `cross_attention` (plain, the paper's) or `transformer`."
+        "cross_attention",
+        "What reads a layer: `cross_attention` (plain, the paper's), `transformer`, `encoder` (the tokens pass through "
+        "the encoder as patches do), or `constant` (nothing does: trained tokens alone, to compare with).",
     )
+    init: str = _flag(
+        "random", "Start of attention and projector: `random`, or `encoder`: copies of the encoder's and the base's."
+    )
+    grid: str | None = _flag(
+        None,
+        "For `encoder`: cells in time, rows and columns, `TxRxC`, whose averages the tokens start from, or `none`; "
+        "unset: for P tokens (P/4)x2x2 where 4 divides P, else Px1x1.",
+    )
+    time_bias: bool = _flag(True, "For `encoder`: prefer frames near a token's own time, trained.")
+    mlp: bool = _flag(True, "For `encoder`: the tokens pass the encoder's MLPs too.")
     attn: str = _flag("auto", "How attention is computed: `auto` (by count), `folded`, `sdpa` or `flash`.")
     states: str = _flag(
         "keep", "What backward needs of the encoder's layers: `keep`, `offload` to the host's memory, or `recompute`."
@@ -80,7 +102,8 @@ class Ego2ExoConfig(_Flags):
             raise Ego2ExoError(
                 f"--ego2exo_num_tokens {self.num_tokens}", "a whole number from 1", "leave it out for 16"
             )
-        choices = {"block": BLOCKS, "attn": ATTENTIONS, "states": STATES, "key_embedding": KEY_EMBEDDINGS}
+        choices = {"block": BLOCKS, "init": INITS, "attn": ATTENTIONS, "states": STATES}
+        choices["key_embedding"] = KEY_EMBEDDINGS
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise Ego2ExoError(
@@ -88,11 +111,46 @@ class Ego2ExoConfig(_Flags):
                 )
         if not self.modality_set or not self.modality_set <= set(MODALITIES):
             raise Ego2ExoError(f"--ego2exo_modalities {self.modalities!r}", "video, image, or both with a comma")
-        if not isinstance(self.visual_tokens, bool):
-            raise Ego2ExoError(f"--ego2exo_visual_tokens {self.visual_tokens!r}", "True or False")
+        for name in ("visual_tokens", "time_bias", "mlp"):
+            if not isinstance(getattr(self, name), bool):
+                raise Ego2ExoError(f"--ego2exo_{name} {getattr(self, name)!r}", "True or False")
         if self.lr is not None and not 0 < self.lr < 1:
             raise Ego2ExoError(f"--ego2exo_lr {self.lr}", "a number above 0 and below 1", "leave it out to inherit")
         self.layer_indices(None)
+        self._check_block()
+
+    def _check_block(self) -> None:
+        for flag in fields(self):
+            blocks, value = _OF_BLOCKS.get(flag.name, BLOCKS), getattr(self, flag.name)
+            if self.block not in blocks and value != flag.default:
+                raise Ego2ExoError(
+                    f"--ego2exo_{flag.name} {value} with --ego2exo_block {self.block}",
+                    f"it with {', '.join(block for block in BLOCKS if block in blocks)}",
+                    f"leave --ego2exo_{flag.name} out, or choose another block",
+                )
+        cells = self.grid_cells
+        if cells is not None and cells[0] * cells[1] * cells[2] != self.num_tokens:
+            raise Ego2ExoError(
+                f"--ego2exo_grid {self.grid} with --ego2exo_num_tokens {self.num_tokens}",
+                "TxRxC, whole numbers whose product is the number of tokens, or none",
+                "leave it out for the default",
+            )
+        if self.block == "encoder" and self.time_bias and self.attn == "flash":
+            raise Ego2ExoError(
+                "--ego2exo_attn flash with --ego2exo_block encoder, whose time bias flash-attn cannot add",
+                "auto, folded, sdpa",
+                "use auto, or --ego2exo_time_bias False",
+            )
+
+    @property
+    def grid_cells(self) -> tuple[int, int, int] | None:
+        """Cells in time, rows and columns that the tokens start from; None: from none."""
+        if self.block != "encoder" or self.grid == "none":
+            return None
+        if self.grid is None:
+            return default_grid(self.num_tokens)
+        found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", str(self.grid))
+        return (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
 
     @property
     def modality_set(self) -> frozenset[str]:
@@ -122,6 +180,7 @@ class Ego2ExoConfig(_Flags):
     def differences(self, other: Ego2ExoConfig) -> list[str]:
         """Flags whose values differ and shape the weights, as lines ``name: own value / other value``."""
         pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name not in _FREE}
+        pairs["grid"] = (self.grid_cells, other.grid_cells)  # one grid may be written in two ways
         return [f"{PREFIX}{name}: {own} / {others}" for name, (own, others) in pairs.items() if own != others]
 
 

@@ -16,10 +16,11 @@ _FLASH_HEAD_WIDTH = 256  # the widest head that flash-attn's kernels take
 
 
 class KeyEmbedding(NamedTuple):
-    """What is added to the keys (never to the values), in units of the states; None adds nothing."""
+    """What is added to the keys (never to the values), in units of the states, and to scores; None adds nothing."""
 
     frame: Tensor | None = None  # (max_frames, D), row t for a video's frame t
     position: Tensor | None = None  # (patches, D), row j for a frame's patch j
+    scores: list[Tensor] | None = None  # a video (P, its frames), to a token's scores in every head
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -90,14 +91,15 @@ def _flash_runs(tensor: Tensor, head_width: int) -> bool:
     return True
 
 
-def resolve(attn: str, num_tokens: int, num_heads: int, width: int, tensor: Tensor) -> str:
+def resolve(attn: str, num_tokens: int, num_heads: int, width: int, tensor: Tensor, added: bool = False) -> str:
     """Choose the path: "folded", "sdpa" or "flash".
 
     `auto` counts multiply-adds a patch. Projecting K and V costs 2 D^2 and attending with them 2 P D; folded, scores
     and contexts cost P H D each. So folded is cheaper exactly when 2 P H D < 2 D^2 + 2 P D, that is P (H - 1) < D.
     (What both share, or what does not grow with the patches, is left out.) Otherwise flash where it runs, else sdpa.
 
-    `tensor` is the states, for their device and dtype.
+    `tensor` is the states, for their device and dtype; `added`: whether something is added to scores, which
+    flash-attn's kernels cannot.
 
     Raises:
         Ego2ExoError: "flash" where flash-attn cannot run.
@@ -106,10 +108,12 @@ def resolve(attn: str, num_tokens: int, num_heads: int, width: int, tensor: Tens
         return attn
     if attn == "auto" and num_tokens * (num_heads - 1) < width:
         return "folded"
-    if _flash_runs(tensor, width // num_heads):
+    if not added and _flash_runs(tensor, width // num_heads):
         return "flash"
     if attn == "auto":
         return "sdpa"
+    if added:
+        raise Ego2ExoError("attn 'flash' with a time bias", "auto, folded, sdpa", "use auto, or no time bias")
     raise Ego2ExoError(
         f"attn 'flash' for {compute_dtype(tensor)} on {tensor.device.type} with heads of width {width // num_heads}",
         f"float16 or bfloat16 on cuda, heads of width up to {_FLASH_HEAD_WIDTH}, and the package flash-attn installed",
@@ -160,9 +164,12 @@ class CrossAttention(nn.Module):
             (V, P, D).
         """
         queries = rearrange(self.q(tokens), "v p (h d) -> v h p d", h=self.num_heads)
-        path = resolve(self.attn, tokens.shape[1], self.num_heads, self.width, queries) if lengths else "folded"
+        extra, path = key_embedding or KeyEmbedding(), "folded"
+        if lengths:
+            added = extra.scores is not None
+            path = resolve(self.attn, tokens.shape[1], self.num_heads, self.width, queries, added)
         attend = {"folded": self._folded, "sdpa": self._sdpa, "flash": self._flash}[path]
-        heads = attend(queries, states, lengths, key_embedding or KeyEmbedding())  # (V, H, P, d)
+        heads = attend(queries, states, lengths, extra)  # (V, H, P, d)
         return self.out(rearrange(heads, "v h p d -> v p (h d)"))
 
     def _folded(self, queries: Tensor, states: Tensor, lengths: list[int], extra: KeyEmbedding) -> Tensor:
@@ -173,8 +180,8 @@ class CrossAttention(nn.Module):
             # One copy for all uses, where a class token was cut away or a dtype differs; `lean` keeps none.
             attend, states = kept, states.to(folded.dtype).contiguous()
         contexts = [
-            attend(query, frames, *_embedding_scores(query, len(frames), extra))
-            for query, frames in zip(folded, states.split(lengths), strict=True)
+            attend(query, frames, *_embedding_scores(query, len(frames), extra, number))
+            for number, (query, frames) in enumerate(zip(folded, states.split(lengths), strict=True))
         ]
         stacked = torch.stack(contexts) if contexts else folded
         return self.v(stacked.unflatten(1, queries.shape[1:3]), fold="contexts")
@@ -198,9 +205,14 @@ class CrossAttention(nn.Module):
     def _sdpa(self, queries: Tensor, states: Tensor, lengths: list[int], extra: KeyEmbedding) -> Tensor:
         patches = [length * states.shape[1] for length in lengths]
         keys, values = (x.split(patches) for x in self._keys_values(states.to(queries.dtype), lengths, extra))
+        masks: list[Tensor | None] = [None] * len(lengths)
+        if extra.scores is not None:
+            masks = [scores.to(queries.dtype).repeat_interleave(states.shape[1], 1) for scores in extra.scores]
         heads = [
-            functional.scaled_dot_product_attention(query[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None])
-            for query, key, value in zip(queries, keys, values, strict=True)
+            functional.scaled_dot_product_attention(
+                query[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None], mask
+            )
+            for query, key, value, mask in zip(queries, keys, values, masks, strict=True)
         ]
         return torch.cat(heads)
 
@@ -220,8 +232,17 @@ class CrossAttention(nn.Module):
         return heads.unflatten(0, (videos, count)).transpose(1, 2)
 
 
-def _embedding_scores(query: Tensor, frames: int, extra: KeyEmbedding) -> tuple[Tensor | None, Tensor | None]:
-    """What q'·e adds to the scores: a number a frame (M, frames), a number a patch (M, patches); never states + e."""
+def _embedding_scores(
+    query: Tensor, frames: int, extra: KeyEmbedding, video: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """What is added to a video's scores: a number a frame (M, frames), a number a patch (M, patches).
+
+    Of an embedding e this is q'·e; states + e is never made.
+    """
     frame = None if extra.frame is None else query @ extra.frame[:frames].T
     position = None if extra.position is None else query @ extra.position.T
+    if extra.scores is not None:
+        own = extra.scores[video].to(query.dtype)
+        own = own.repeat(query.shape[0] // own.shape[0], 1)  # the rows of `query` are heads, then tokens
+        frame = own if frame is None else frame + own
     return frame, position

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .attention import CrossAttention, KeyEmbedding
 from .ego_tokens import EgoAdaptiveTokens
+from .encoder_block import TowerLayer
 
 
 def attention_weights(
@@ -29,15 +30,17 @@ def attention_weights(
     queries = rearrange(module.q(tokens), "v p (h d) -> v h p d", h=module.num_heads)
     folded = module.k(queries * queries.shape[-1] ** -0.5, fold="queries")  # (V, H, P, D): scores without keys
     videos = states.to(folded.dtype).split(lengths)
-    return [_softmax(query, frames, extra) for query, frames in zip(folded, videos, strict=True)]
+    return [_softmax(query, frames, extra, i) for i, (query, frames) in enumerate(zip(folded, videos, strict=True))]
 
 
-def _softmax(query: Tensor, frames: Tensor, extra: KeyEmbedding) -> Tensor:
+def _softmax(query: Tensor, frames: Tensor, extra: KeyEmbedding, video: int) -> Tensor:
     scores = torch.einsum("hpd,fnd->hpfn", query, frames)
     if extra.frame is not None:
         scores = scores + torch.einsum("hpd,fd->hpf", query, extra.frame[: frames.shape[0]])[..., None]
     if extra.position is not None:
         scores = scores + torch.einsum("hpd,nd->hpn", query, extra.position)[:, :, None]
+    if extra.scores is not None:
+        scores = scores + extra.scores[video].to(scores.dtype)[..., None]
     return scores.flatten(2).softmax(-1, dtype=torch.float32).view_as(scores)
 
 
@@ -68,11 +71,12 @@ def attention_maps(
     hidden_states: Mapping[int, Tensor] | Sequence[Tensor],
     lengths: list[int],
     per_head: bool = False,
+    tower: Sequence[TowerLayer] | None = None,
 ) -> list[Tensor]:
     """How much of its attention each token gives to each patch, in every chosen layer (paper section 3.2).
 
-    `hidden_states` and `lengths` are as :meth:`.ego_tokens.EgoAdaptiveTokens.forward` takes them; with `per_head`
-    heads are kept apart instead of averaged over.
+    `hidden_states`, `lengths` and `tower` are as :meth:`.ego_tokens.EgoAdaptiveTokens.forward` takes them; with
+    `per_head` heads are kept apart instead of averaged over.
 
     Returns:
         A video: (layers, P, frames, patches), float32, the chosen layers in ascending order; with `per_head`
@@ -82,5 +86,5 @@ def attention_maps(
         Ego2ExoError: states and lengths do not fit the tokens.
     """
     with recorded(reader, per_head) as layers:
-        reader(hidden_states, lengths)
+        reader(hidden_states, lengths, tower=tower)
     return [torch.stack(video) for video in zip(*layers, strict=True)] if lengths else []

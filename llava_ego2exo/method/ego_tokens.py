@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from math import isqrt
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..config import default_grid
 from ..errors import Ego2ExoError
 from .attention import CrossAttention, KeyEmbedding, Projection, compute_dtype, fill_random
+from .encoder_block import EncoderBlock, TowerLayer, anchors, normed_states, time_scores
 from .offload import offloaded
 
 _TOKEN_STD = 0.02
@@ -93,14 +96,23 @@ class EgoAdaptiveTokens(nn.Module):
     State dict: `tokens` (P, D) and `blocks.<i>.…`, i counting the chosen layers from 0. No buffers, so that the
     module can be built on the meta device and loaded.
 
+    With the block "encoder" h_l is what enters layer l of the encoder and not what leaves it; p_0 are the tokens plus
+    the averages of h_0 over the cells of a grid, token p in cell p in the order time, row, column; and the state dict
+    has `time_centre` and `time_sharpness` (P,), of the bias -((tau - centre) sharpness)^2 on the scores of a frame at
+    tau = (f + 0.5) / T of its video. "constant" reads nothing: every video gets the tokens as they are.
+
     Args:
         num_tokens: P.
         vision_width: D, the encoder's.
         num_heads: H; must divide D.
         layers: zero-based encoder layers to read, ascending.
-        block: "cross_attention" (plain: no residual, norm or positional encoding) or "transformer".
+        block: "cross_attention" (plain: no residual, norm or positional encoding), "transformer", "encoder" or
+            "constant" (which has no layers).
         attn: how attention is computed, see :func:`.attention.resolve`.
         key_embedding: what is added to the keys: "none", "frame", or "frame+position"; sin-cos, no parameters.
+        grid: of "encoder": cells in time, rows and columns, P in all; None starts from the tokens alone.
+        time_bias: of "encoder": whether scores fall with the distance in time.
+        mlp: of "encoder": whether tokens pass the encoder's MLPs.
 
     :class:`~llava_ego2exo.config.Ego2ExoConfig` checks these values.
     """
@@ -114,18 +126,29 @@ class EgoAdaptiveTokens(nn.Module):
         block: str = "cross_attention",
         attn: str = "auto",
         key_embedding: str = "none",
+        grid: tuple[int, int, int] | None = None,
+        time_bias: bool = False,
+        mlp: bool = True,
     ) -> None:
         super().__init__()
-        self.layers = tuple(layers)
+        self.block, self.grid, self.time_bias = block, grid, time_bias
+        self.layers = () if block == "constant" else tuple(layers)
         # Kept as numbers: under ZeRO-3 and FSDP a parameter's own shape is meaningless.
         self.num_tokens, self.width, self.key_embedding = num_tokens, vision_width, key_embedding
-        self.blocks = nn.ModuleList(_BLOCK_TYPES[block](vision_width, num_heads, attn) for _ in self.layers)
+        made = partial(EncoderBlock, mlp=mlp) if block == "encoder" else _BLOCK_TYPES.get(block)
+        self.blocks = nn.ModuleList(made(vision_width, num_heads, attn) for _ in self.layers)  # type: ignore[misc]
         self.tokens = nn.Parameter(torch.empty(num_tokens, vision_width))
+        if time_bias:
+            self.time_centre = nn.Parameter(torch.empty(num_tokens))
+            self.time_sharpness = nn.Parameter(torch.empty(num_tokens))
+            self._reset_time()
         # The blocks have drawn their weights when they were built; drawing all anew would double the time.
         fill_random(self.tokens, None, std=_TOKEN_STD)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw every parameter anew: tokens N(0, 0.02), weights Xavier-uniform, biases 0, layer norms 1 and 0.
+
+        A token's time bias starts at its cell's centre, with twice as many cells as the grid has in time.
 
         With a generator the global one is left untouched, and one seed gives the same weights in every dtype and on
         every device. Weights must not be partitioned meanwhile.
@@ -136,6 +159,31 @@ class EgoAdaptiveTokens(nn.Module):
                 module.reset_parameters(generator)
             elif isinstance(module, nn.LayerNorm):
                 _reset_layer_norm(module)
+        if self.time_bias:
+            self._reset_time()
+
+    @torch.no_grad()
+    def _reset_time(self) -> None:
+        cells, rows, columns = self.grid or default_grid(self.num_tokens)
+        centres = (torch.arange(cells) + 0.5) / cells
+        self.time_centre.copy_(centres.repeat_interleave(rows * columns))
+        self.time_sharpness.fill_(2.0 * cells)
+
+    @torch.no_grad()
+    def copy_attention(self, tower: Sequence[TowerLayer]) -> None:
+        """Start each block's attention as that of its encoder layer; `tower` by zero-based layer number."""
+        modules = [module for module in self.blocks.modules() if isinstance(module, CrossAttention)]
+        for number, attention in zip(self.layers, modules, strict=True):
+            for name in ("q", "k", "v", "out"):
+                mine, its = getattr(attention, name), getattr(tower[number], name)
+                mine.weight.copy_(its.weight)
+                if mine.bias is not None:
+                    mine.bias.zero_() if its.bias is None else mine.bias.copy_(its.bias)
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Layers whose states `forward` takes, ascending; "constant" takes none."""
+        return tuple(sorted({*self.layers, *((0,) if self.block == "encoder" and self.grid else ())}))
 
     def set_attn(self, attn: str) -> None:
         """Compute attention another way from now on; the function stays the same."""
@@ -144,7 +192,11 @@ class EgoAdaptiveTokens(nn.Module):
                 module.attn = attn
 
     def forward(
-        self, hidden_states: Mapping[int, Tensor] | Sequence[Tensor], lengths: list[int], offload: bool = False
+        self,
+        hidden_states: Mapping[int, Tensor] | Sequence[Tensor],
+        lengths: list[int],
+        offload: bool = False,
+        tower: Sequence[TowerLayer] | None = None,
     ) -> Tensor:
         """Read the chosen layers.
 
@@ -154,6 +206,8 @@ class EgoAdaptiveTokens(nn.Module):
             lengths: frames of each of the V videos; with none, nothing is read or computed, and the result is
                 (0, P, D), tied to every parameter (see :meth:`EgoBranch.unused`).
             offload: what backward needs of a layer waits in the host's memory, see :mod:`.offload`.
+            tower: for "encoder": the encoder's layers by number, whose norms and MLPs the tokens pass. On the tokens'
+                device.
 
         Returns:
             (V, P, D), on the tokens' device.
@@ -163,19 +217,51 @@ class EgoAdaptiveTokens(nn.Module):
         """
         if lengths and min(lengths) < 1:
             raise Ego2ExoError(f"lengths {list(lengths)}", "at least one frame a video", "leave out empty videos")
+        if lengths and self.block == "encoder" and tower is None:
+            raise Ego2ExoError("block encoder without the encoder's layers", "them as `tower`", "pass `tower`")
         tokens = self.tokens.expand(len(lengths), -1, -1)
+        scores = self._time_scores(lengths)
+        if not lengths and self.time_bias:
+            tokens = tokens + (self.time_centre + self.time_sharpness).expand(0, -1)[..., None]
+        first: list[Tensor] = []
+        if lengths and self.block == "encoder" and self.grid:
+            first.append(self._layer(hidden_states, 0, sum(lengths)))
+            tokens = tokens + anchors(first[0], lengths, self.grid).to(tokens)
         for layer, block in zip(self.layers, self.blocks, strict=True):
-            states = self._layer(hidden_states, layer, sum(lengths)) if lengths else tokens.new_empty(0, 1, self.width)
-            tokens = self._read(block, tokens, states, list(lengths), offload)
+            if not lengths:
+                states = tokens.new_empty(0, 1, self.width)
+            elif layer == 0 and first:
+                states = first.pop()
+            else:
+                first.clear()
+                states = self._layer(hidden_states, layer, sum(lengths))
+            passed = {"layer": tower[layer]} if tower is not None and lengths else {}
+            if passed:
+                states = normed_states(tower[layer], states)
+            tokens = self._read(partial(block, **passed), tokens, states, list(lengths), scores, offload)
             del states  # before the next layer is read
         return tokens
 
-    def _read(self, block: nn.Module, tokens: Tensor, states: Tensor, lengths: list[int], offload: bool) -> Tensor:
+    def _time_scores(self, lengths: list[int]) -> list[Tensor] | None:
+        if not self.time_bias:
+            return None
+        by_length = {n: time_scores(self.time_centre, self.time_sharpness, n) for n in set(lengths)}
+        return [by_length[n] for n in lengths]
+
+    def _read(
+        self,
+        block: Callable[..., Tensor],
+        tokens: Tensor,
+        states: Tensor,
+        lengths: list[int],
+        scores: list[Tensor] | None,
+        offload: bool,
+    ) -> Tensor:
         dtype = compute_dtype(self.tokens)
         states = states.to(self.tokens.device)
         if states.element_size() >= dtype.itemsize:  # less to keep for backward; narrower ones are cast piece by piece
             states = states.to(dtype)
-        embedding = self._embedding(max(lengths, default=0), states.shape[1], dtype)
+        embedding = self._embedding(max(lengths, default=0), states.shape[1], dtype)._replace(scores=scores)
         with offloaded(states) if offload else nullcontext():
             return block(tokens, states, lengths, embedding)
 
@@ -225,6 +311,7 @@ class EgoBranch(nn.Module):
         lengths: list[int],
         offload: bool = False,
         again: Callable[[], Mapping[int, Tensor]] | None = None,
+        tower: Sequence[TowerLayer] | None = None,
     ) -> Tensor:
         """Ego tokens of several videos.
 
@@ -234,16 +321,17 @@ class EgoBranch(nn.Module):
             offload: what backward needs of the layers waits in the host's memory.
             again: returns `hidden_states` again; with it nothing of them is kept until backward, which calls it. They
                 must be the same numbers, and get no gradient.
+            tower: as :meth:`EgoAdaptiveTokens.forward` takes it.
 
         Returns:
             (videos, P, LLM width).
         """
         if again is None or not torch.is_grad_enabled():
-            return self.projector(self.reader(hidden_states, lengths, offload))
+            return self.projector(self.reader(hidden_states, lengths, offload, tower))
         first = [hidden_states]  # taken out at its use: what lives until backward must not hold them
 
         def read() -> Tensor:
-            return self.reader(first.pop() if first else again(), lengths)
+            return self.reader(first.pop() if first else again(), lengths, tower=tower)
 
         return self.projector(checkpoint(read, use_reentrant=False, preserve_rng_state=False))
 

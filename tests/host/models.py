@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llava_ego2exo.demo.models import language_sizes, tiny_tower
 from llava_ego2exo.host.loader import llava_class
+from llava_ego2exo.method.encoder_block import tower_layer
 
 SEED = int(os.environ.get("EGO2EXO_TEST_SEED", time.time_ns() % 2**31))  # fresh; shown on failure, set to repeat
 VOCABULARY, P, PLACEHOLDER = 96, 3, -200
@@ -171,10 +172,10 @@ def upstream_prepare(model: nn.Module, call: dict) -> tuple:
     return prepare(plain, call)
 
 
-def hidden_states(model: nn.Module, images: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Layer outputs of all frames without class token, by a call of the encoder itself."""
+def hidden_states(model: nn.Module, images: list[torch.Tensor], first: int = 1) -> list[torch.Tensor]:
+    """Layer outputs of all frames without class token, by a call of the encoder itself; from 0: what enters layers."""
     tower = model.get_vision_tower()
-    states = tower.vision_tower(torch.cat(images).to(tower.dtype), output_hidden_states=True).hidden_states[1:]
+    states = tower.vision_tower(torch.cat(images).to(tower.dtype), output_hidden_states=True).hidden_states[first:]
     return [state[:, -(tower.num_patches_per_side**2) :] for state in states]
 
 
@@ -182,9 +183,12 @@ def hidden_states(model: nn.Module, images: list[torch.Tensor]) -> list[torch.Te
 def ego_rows(model: nn.Module, batch: Batch, chosen: list[int]) -> torch.Tensor:
     """(items, P, width) of the chosen items."""
     ends = torch.tensor([0] + [x.shape[0] for x in batch.images]).cumsum(0).tolist()
-    states, branch = hidden_states(model, batch.images), branch_of(model)
-    read = {i: torch.cat([states[i][ends[j] : ends[j + 1]] for j in chosen]) for i in branch.reader.layers}
-    return branch(read, [batch.images[j].shape[0] for j in chosen])
+    branch, tower = branch_of(model), None
+    states = hidden_states(model, batch.images, 0 if branch.reader.block == "encoder" else 1)
+    read = {i: torch.cat([states[i][ends[j] : ends[j + 1]] for j in chosen]) for i in branch.reader.reads}
+    if branch.reader.block == "encoder":
+        tower = [tower_layer(layer) for layer in model.get_vision_tower().vision_tower.vision_model.encoder.layers]
+    return branch(read, [batch.images[j].shape[0] for j in chosen], tower=tower)
 
 
 @torch.no_grad()

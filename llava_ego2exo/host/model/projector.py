@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +18,13 @@ from ...registry import PROJECTORS
 from ..checkpoint.safety import only_weights
 from ..hooks.flavour import original_projector_builder
 from ..settings import SEED
-from .vision import TowerFacts, inspect_tower
+from .vision import TowerFacts, inspect_tower, tower_layers
 
 CHILD = "ego_tokens"
-_FACTS = {"num_layers": "ego2exo_vision_layers", "width": "ego2exo_vision_width", "num_heads": "ego2exo_vision_heads"}
+_FACTS = {
+    "num_layers": "ego2exo_vision_layers", "width": "ego2exo_vision_width", "num_heads": "ego2exo_vision_heads",
+    "used_layers": "ego2exo_vision_used_layers",
+}  # fmt: skip
 
 
 class EgoSequential(nn.Sequential):
@@ -47,14 +51,14 @@ def store(config: Any, flags: Ego2ExoConfig, facts: TowerFacts) -> None:
 
 def stored_facts(config: Any) -> TowerFacts:
     """The encoder sizes a checkpoint was trained with, refused where its config names an ego projector without them."""
-    missing = [key for key in _FACTS.values() if not hasattr(config, key)]
+    missing = [key for name, key in _FACTS.items() if not hasattr(config, key) and name != "used_layers"]
     if missing:
         raise Ego2ExoError(
             f"mm_projector_type {config.mm_projector_type!r} without {', '.join(missing)} in the config",
             "a config written by an --ego2exo run",
             "restore the checkpoint's own config.json",
         )
-    return TowerFacts(**{name: getattr(config, key) for name, key in _FACTS.items()})
+    return TowerFacts(**{name: getattr(config, key, None) for name, key in _FACTS.items()})
 
 
 def wrap_builder(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -109,11 +113,35 @@ def _unknown_type(name: str) -> Ego2ExoError:
     )
 
 
+def build_reader(flags: Ego2ExoConfig, facts: TowerFacts) -> EgoAdaptiveTokens:
+    """The reader alone, at the encoder's width.
+
+    Raises:
+        Ego2ExoError: layers that are not there, or that LLaVA does not run up to one place.
+    """
+    encoder = flags.block == "encoder"
+    if encoder and not facts.used_layers:
+        raise joined_layers("--ego2exo_block encoder")
+    return EgoAdaptiveTokens(
+        flags.num_tokens, facts.width, facts.num_heads,
+        flags.layer_indices(facts.used_layers if encoder else facts.num_layers),
+        flags.block, flags.attn, flags.key_embedding, flags.grid_cells, encoder and flags.time_bias, flags.mlp,
+    )  # fmt: skip
+
+
+def joined_layers(flag: str) -> Ego2ExoError:
+    """The error for what needs one layer that LLaVA takes the visual tokens from."""
+    return Ego2ExoError(
+        f"{flag} with a vision tower of which LLaVA joins several layers, or none",
+        "one selected layer (--mm_vision_select_feature patch or cls_patch), or --ego2exo_block cross_attention or "
+        "transformer with --ego2exo_init random",
+        "choose one of these",
+    )
+
+
 def build_branch(original: Callable[..., nn.Module], config: Any, flags: Ego2ExoConfig, facts: TowerFacts) -> EgoBranch:
     """The ego branch for a model config: reader at the encoder's width, projector of the ordinary type."""
-    options = {"block": flags.block, "attn": flags.attn, "key_embedding": flags.key_embedding}
-    layers = flags.layer_indices(facts.num_layers)
-    reader = EgoAdaptiveTokens(flags.num_tokens, facts.width, facts.num_heads, layers, **options)
+    reader = build_reader(flags, facts)
     sized = copy.copy(config)
     # Towers that join several layers (slice...) widen mm_hidden_size; one ego token is one encoder width.
     sized.mm_hidden_size = facts.width
@@ -149,9 +177,12 @@ def wrap_initialize(original: Callable[..., None]) -> Callable[..., None]:
         adapter, model_args.pretrain_mm_mlp_adapter = model_args.pretrain_mm_mlp_adapter, None
         model_args.mm_projector_type = base_type(model_args.mm_projector_type)
         original(self, model_args, fsdp)
-        _ensure_branch(self, model_args)
+        fresh = _ensure_branch(self, model_args)
         if adapter is not None:
-            _load_adapter(self, model_args, fsdp, adapter, original)
+            stock = _load_adapter(self, model_args, fsdp, adapter, original)
+            fresh = fresh and stock
+        if fresh and self.config.ego2exo_init == "encoder":
+            _copy_start(self)
         self.config.mm_projector_type = PREFIX + base_type(model_args.mm_projector_type)
         for parameter in self.mm_projector.parameters():
             parameter.requires_grad_(True)
@@ -160,15 +191,20 @@ def wrap_initialize(original: Callable[..., None]) -> Callable[..., None]:
     return initialize_vision_modules
 
 
-def _ensure_branch(model: Any, model_args: Any) -> None:
-    """Attach a fresh branch, or check that the checkpoint's own fits the flags and the tower."""
+def _ensure_branch(model: Any, model_args: Any) -> bool:
+    """Attach a fresh branch, or check that the checkpoint's own fits the flags and the tower; whether it is fresh."""
     facts = inspect_tower(model.get_vision_tower())
     trained = getattr(model.config, "ego2exo", False)
     # Without --ego2exo an ego checkpoint keeps its own settings.
     flags = Ego2ExoConfig.from_object(
         model_args if getattr(model_args, "ego2exo", False) or not trained else model.config
     )
-    if ego_branch(model.mm_projector) is None:
+    if flags.block == "encoder":
+        tower_layers(model.get_vision_tower())
+    else:
+        facts = dataclasses.replace(facts, used_layers=None)
+    fresh = ego_branch(model.mm_projector) is None
+    if fresh:
         reference = next(model.mm_projector.parameters(), torch.empty(0))
         branch = build_branch(original_projector_builder(), model.config, flags, facts)
         branch.reset_parameters(SEED.get())
@@ -181,14 +217,34 @@ def _ensure_branch(model: Any, model_args: Any) -> None:
             raise other_settings(lines)
         ego_branch(model.mm_projector).reader.set_attn(flags.attn)  # type: ignore[union-attr]  # shapes no weights
     store(model.config, flags, facts)
+    return fresh
 
 
-def _load_adapter(model: Any, model_args: Any, fsdp: Any, path: str, original: Callable[..., None]) -> None:
-    """Let LLaVA load a projector file into the extended projector; a stock file may lack the ego keys, all or none."""
+def _copy_start(model: Any) -> None:
+    """Start the branch from the encoder's attention and from the ordinary projector."""
+    branch, weights = ego_branch(model.mm_projector), model.mm_projector.state_dict()
+    own = {name: value for name, value in weights.items() if not name.startswith(CHILD + ".")}
+    shapes = {name: value.shape for name, value in branch.projector.state_dict().items()}
+    if shapes != {name: value.shape for name, value in own.items()}:
+        raise joined_layers("--ego2exo_init encoder")
+    branch.projector.load_state_dict(own)
+    if branch.reader.layers:
+        branch.reader.copy_attention(tower_layers(model.get_vision_tower()))
+
+
+def _load_adapter(model: Any, model_args: Any, fsdp: Any, path: str, original: Callable[..., None]) -> bool:
+    """Let LLaVA load a projector file into the extended projector; a stock file may lack the ego keys, all or none.
+
+    Returns:
+        Whether it lacks them.
+    """
+    stock = False
 
     def allow_stock(_module: Any, incompatible: Any) -> None:
+        nonlocal stock
         ego = {key for key in model.mm_projector.state_dict() if key.startswith(CHILD + ".")}
         if ego <= set(incompatible.missing_keys):
+            stock = True
             incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in ego]
 
     handle = model.mm_projector.register_load_state_dict_post_hook(allow_stock)
@@ -198,3 +254,4 @@ def _load_adapter(model: Any, model_args: Any, fsdp: Any, path: str, original: C
             original(model, model_args, fsdp)
     finally:
         handle.remove()
+    return stock

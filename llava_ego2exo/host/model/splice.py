@@ -25,7 +25,7 @@ from .answer_tokens import IGNORE_INDEX
 from .inspection import tokens_are_off
 from .projector import ego_branch
 from .shared_encoding import encoded_ranges
-from .vision import Captured, capture, check_states
+from .vision import Captured, capture, check_states, tower_layers
 
 IMAGE_TOKEN_INDEX = -200  # LLaVA's id of a placeholder
 FIRST_ID = -201  # of the first ego token; the others go down from there
@@ -198,7 +198,7 @@ def _tokens(stack: contextlib.ExitStack, tower: Any, branch: EgoBranch, batch: B
         return _Tokens(branch, None, batch) if trained else None
     if trained:
         check_states(batch.flags.states, tower)
-    captured = stack.enter_context(capture(tower, branch.reader.layers))
+    captured = stack.enter_context(capture(tower, branch.reader))
     return _Tokens(branch, captured, batch, batch.flags.states if trained else None)
 
 
@@ -227,6 +227,7 @@ class _Tokens:
             [last - first for first, last in ranges],
             offload=self.states == "offload",
             again=captured.again(ranges, total) if self.states == "recompute" else None,
+            tower=tower_layers(captured.tower) if self.branch.reader.block == "encoder" else None,
         )
         captured.clear()
         return (made if index is None else made[index]).flatten(0, 1)

@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import Ego2ExoError
+from ...method.ego_tokens import EgoAdaptiveTokens
+from ...method.encoder_block import TowerLayer, tower_layer
 
 _SUPPORTED = "CLIP, SigLIP, MLCD, or a Hugging Face tower (`hf:...`) whose encoder returns hidden states"
 
 
 @dataclass(frozen=True)
 class TowerFacts:
-    """Sizes of a loaded tower's encoder: layers that exist, width D, attention heads."""
+    """Sizes of a loaded tower's encoder: layers that exist, width D, attention heads.
+
+    `used_layers` are those that run until the states that LLaVA takes; None where it joins several layers' states, or
+    in a checkpoint that did not store it.
+    """
 
     num_layers: int
     width: int
     num_heads: int
+    used_layers: int | None = None
 
 
 def inspect_tower(tower: Any) -> TowerFacts:
@@ -37,14 +45,33 @@ def inspect_tower(tower: Any) -> TowerFacts:
             _SUPPORTED,
             "set --s2 False: ego tokens need the layers of whole frames",
         )
+    inner, layers = _encoder(tower)
+    config = getattr(inner, "config", None) or getattr(tower.vision_tower, "config", None)
+    if not isinstance(layers, nn.ModuleList) or not hasattr(config, "num_attention_heads"):
+        raise Ego2ExoError(f"the vision tower {name} does not expose its layers", _SUPPORTED, "choose another tower")
+    return TowerFacts(len(layers), config.hidden_size, config.num_attention_heads, _used_layers(tower, len(layers)))
+
+
+def _encoder(tower: Any) -> tuple[Any, Any]:
+    """The encoder's model and its list of layers, or whatever stands there."""
     encoder = getattr(tower, "vision_tower", None)
     inner = getattr(encoder, "vision_model", encoder)
     stack = getattr(inner, "encoder", None)
-    layers = getattr(stack, "layers", getattr(stack, "layer", None))
-    config = getattr(inner, "config", None) or getattr(encoder, "config", None)
-    if not isinstance(layers, nn.ModuleList) or not hasattr(config, "num_attention_heads"):
-        raise Ego2ExoError(f"the vision tower {name} does not expose its layers", _SUPPORTED, "choose another tower")
-    return TowerFacts(len(layers), config.hidden_size, config.num_attention_heads)
+    return inner, getattr(stack, "layers", getattr(stack, "layer", None))
+
+
+def tower_layers(tower: Any) -> list[TowerLayer]:
+    """The parts of each encoder layer, by reference; refused where a layer has others."""
+    return [tower_layer(layer) for layer in _encoder(tower)[1]]
+
+
+def _used_layers(tower: Any, num_layers: int) -> int | None:
+    """Found by asking the tower to choose among states that hold nothing but their number."""
+    if not hasattr(tower, "feature_select"):  # LLaVA-NeXT's SigLIP, which takes the last
+        return num_layers
+    numbered = [torch.full((1, 2, 1), float(number)) for number in range(num_layers + 1)]
+    chosen = tower.feature_select(SimpleNamespace(hidden_states=numbered)).unique()
+    return int(chosen) if chosen.numel() == 1 else None
 
 
 def check_states(states: str, tower: Any) -> None:
@@ -84,12 +111,13 @@ def trained_tower(states: str, what: str) -> Ego2ExoError:
 class Captured:
     """Layer outputs of one or several tower calls, in the order of the frames.
 
-    `layers` are zero-based and ascending; `calls` holds references to each call's outputs by layer, `inputs` its
-    arguments.
+    `layers` are zero-based and ascending; `calls` holds references to each call's outputs by layer, or with `entering`
+    to what enters each layer; `inputs` its arguments.
     """
 
     tower: Any
     layers: tuple[int, ...]
+    entering: bool = False
     calls: list[dict[int, Tensor]] = field(default_factory=list)
     inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
@@ -100,8 +128,8 @@ class Captured:
                 f"{type(self.tower).__name__} returned {0 if states is None else len(states) - 1} layers",
                 f"at least {self.layers[-1] + 1}, as --ego2exo_layers needs",
             )
-        # hidden_states[0] is the embedding; layer l's output is entry l + 1.
-        self.calls.append({layer: states[layer + 1] for layer in self.layers})
+        # hidden_states[0] is the embedding, which enters layer 0; layer l's output is entry l + 1.
+        self.calls.append({layer: states[layer + (not self.entering)] for layer in self.layers})
         self.inputs.append((args, kwargs))
 
     def clear(self) -> None:
@@ -113,11 +141,11 @@ class Captured:
 
         The same numbers, bit for bit, for a frozen encoder without dropout: its batch is the same too.
         """
-        tower, layers, inputs = self.tower, self.layers, list(self.inputs)
+        tower, inputs = self.tower, list(self.inputs)
 
         @torch.no_grad()
         def run_again() -> Mapping[int, Tensor]:
-            fresh = Captured(tower, layers)
+            fresh = Captured(tower, self.layers, self.entering)
             for args, kwargs in inputs:
                 fresh._keep(tower, args, kwargs, tower.vision_tower(*args, **kwargs))
             return fresh.frames(chosen, total, once=True)
@@ -180,13 +208,14 @@ class _Frames(Mapping[int, Tensor]):
 
 
 @contextmanager
-def capture(tower: Any, layers: tuple[int, ...]) -> Iterator[Captured]:
-    """Keep the layer outputs of every run of `tower` inside the block.
+def capture(tower: Any, reader: EgoAdaptiveTokens) -> Iterator[Captured]:
+    """Keep what `reader` takes of every run of `tower` inside the block.
 
     The hook sits on the whole encoder: hooks on its layers fire again in backward under gradient
     checkpointing, and would see outputs without gradients.
     """
-    captured = Captured(tower, layers)
+    # The first layer also where none is read: it shows which pictures the tower has seen.
+    captured = Captured(tower, reader.reads or (0,), entering=reader.block == "encoder")
     handle = tower.vision_tower.register_forward_hook(captured._keep, with_kwargs=True)
     try:
         yield captured

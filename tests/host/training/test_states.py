@@ -58,6 +58,7 @@ CASES = {
     "videos": (("....V..", "..V.V.", "V"), REENTRANT, True, {}),
     "mixed": (("....V..", "......", "..I..V.", "..I."), NOT, True, {"ego2exo_attn": "sdpa", "ego2exo_layers": "1,3"}),
     "another block": (("....V..", "V.V."), None, False, BLOCK),
+    "the encoder's": (("....V..", "V.V."), NOT, True, {"ego2exo_block": "encoder"}),
 }
 
 

@@ -21,7 +21,7 @@ KEY_EMBEDDINGS = ("none", "frame", "frame+position")
 MODALITIES = ("video", "image")
 
 # What may change when training continues from an ego checkpoint; everything else shapes the weights.
-_FREE = ("init", "attn", "states", "lr", "visual_tokens", "modalities")
+_FREE = ("init", "attn", "states", "lr", "visual_tokens", "pool", "modalities")
 # Flags that only some blocks have.
 _OF_BLOCKS = {name: {"encoder"} for name in ("grid", "time_bias", "mlp")}
 _OF_BLOCKS |= {name: {*BLOCKS} - {"constant"} for name in ("layers", "key_embedding")}
@@ -93,6 +93,9 @@ class Ego2ExoConfig(_Flags):
         "keep", "What backward needs of the encoder's layers: `keep`, `offload` to the host's memory, or `recompute`."
     )
     visual_tokens: bool = _flag(True, "Pass the ordinary visual tokens too; False passes the ego tokens alone.")
+    pool: str | None = _flag(
+        None, "`RxC`: average-pool a video's ordinary visual tokens to R rows, C columns a frame; unset: as LLaVA does."
+    )
     modalities: str = _flag("video", "What gets ego tokens: `video`, `image` or `video,image`.")
     key_embedding: str = _flag("none", "What is added to the keys: `none`, `frame` or `frame+position`.")
     lr: float | None = _flag(None, "Learning rate of the ego tokens; unset: mm_projector_lr, else learning_rate.")
@@ -114,6 +117,9 @@ class Ego2ExoConfig(_Flags):
         for name in ("visual_tokens", "time_bias", "mlp"):
             if not isinstance(getattr(self, name), bool):
                 raise Ego2ExoError(f"--ego2exo_{name} {getattr(self, name)!r}", "True or False")
+        if self.pool is not None and not re.fullmatch(r"[1-9][0-9]*x[1-9][0-9]*", str(self.pool)):
+            given = f"--ego2exo_pool {self.pool!r}"
+            raise Ego2ExoError(given, "rows x columns from 1, as in `2x2`", "leave it out to pool as LLaVA does")
         if self.lr is not None and not 0 < self.lr < 1:
             raise Ego2ExoError(f"--ego2exo_lr {self.lr}", "a number above 0 and below 1", "leave it out to inherit")
         self.layer_indices(None)
@@ -155,6 +161,14 @@ class Ego2ExoConfig(_Flags):
     @property
     def modality_set(self) -> frozenset[str]:
         return frozenset(part.strip() for part in self.modalities.split(",") if part.strip())
+
+    @property
+    def pool_size(self) -> tuple[int, int] | None:
+        """Rows and columns of a video's pooled frame; None: as LLaVA does."""
+        if self.pool is None:
+            return None
+        rows, columns = map(int, self.pool.split("x"))
+        return rows, columns
 
     def layer_indices(self, num_layers: int | None) -> tuple[int, ...]:
         """The chosen layers, ascending, of an encoder with `num_layers`; None checks the form alone.

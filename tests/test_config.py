@@ -24,6 +24,7 @@ def test_values_that_no_run_can_use():
         "num_tokens": (0, -1, True, "16", 1.5),
         "visual_tokens": ("no",),
         "lr": (0.0, 1.0),
+        "pool": ("", "2", "0x1", "2x", "2x2x2", "-1x2", "axb"),
         "modalities": ("", "audio"),
     }.items():
         for value in values:
@@ -39,6 +40,7 @@ def test_values_that_no_run_can_use():
         num_tokens=st.integers(1, 99),
         layers=st.sampled_from(["all", "0,2"]),
         visual_tokens=st.booleans(),
+        pool=st.none() | st.just("3x2"),
         modalities=st.sampled_from(["video", "image", "video,image"]),
         lr=st.none() | st.floats(1e-9, 0.5),
     )

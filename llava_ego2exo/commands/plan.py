@@ -35,6 +35,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     group.add_argument("--layers", default="all", metavar="all|0,4,8", help="(default: all)")
     group.add_argument("--states", default="keep", metavar="keep|offload|recompute", help="(default: keep)")
     group.add_argument("--no-visual-tokens", action="store_true", help="the ego tokens alone")
+    group.add_argument("--pool", metavar="RxC", help="of a video's ordinary visual tokens (default: the checkpoint's)")
     parser.set_defaults(run=_run)
 
 

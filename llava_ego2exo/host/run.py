@@ -18,7 +18,7 @@ from .checkpoint.files import describe
 from .checkpoint.safety import only_weights
 from .hooks.install import substituted
 from .loader import loader_call
-from .preflight.checks import CheckedRun, check_run
+from .preflight.checks import CheckedRun, check_pooling, check_run
 from .preflight.teacher import refuse_without_tokens
 from .resume.checkpoints import full_disk, quarantine
 from .settings import DISTILL, RUN, SEED, Run, Settings, inherit, read
@@ -37,6 +37,7 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
         settings = read(classes, sys.argv[1:])
         if not settings.on:
             refuse_without_tokens(settings)
+            check_pooling(settings)
             return original(*args, **kwargs)
         settings, inherited = inherit(settings)
         checked = check_run(settings)
@@ -48,7 +49,7 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
             inherited["ddp_find_unused_parameters"] = False
             if "LOCAL_RANK" in os.environ:
                 _print("set --ddp_find_unused_parameters False (LoRA, gradient checkpointing, torchrun)")
-        run, seed = Run(checked.signature), int(settings["seed"])
+        run, seed = Run(checked.signature, settings.base.get("ego2exo_pool")), int(settings["seed"])
         _prepare_folder(settings, checked)
         set_seed(seed)  # LoRA draws its weights before LLaVA's trainer does this
         argv = [*sys.argv, *(part for flag, value in inherited.items() for part in (f"--{flag}", str(value)))]

@@ -25,7 +25,7 @@ INHERITED = {"vision_tower": "mm_vision_tower"} | {
         "mm_newline_position", "mm_spatial_pool_stride", "mm_spatial_pool_mode", "mm_resampler_type",
         "mm_use_im_start_end", "mm_use_im_patch_token", "add_faster_video", "faster_token_stride", "image_aspect_ratio",
         "image_grid_pinpoints", "image_crop_resolution", "image_split_resolution", "add_time_instruction",
-        "force_sample",
+        "force_sample", f"{PREFIX}pool",
     )
 }  # fmt: skip
 
@@ -174,6 +174,7 @@ class Run:
     """One call of LLaVA's `train()` with ego tokens: what its hooks cannot be passed."""
 
     signature: dict[str, Any] = field(default_factory=dict)  # see :func:`~..resume.signature.run_signature`
+    pool: str | None = None  # the base's own `--ego2exo_pool`
     trainer: Any = None  # once it is made
 
 

@@ -319,9 +319,9 @@ def _encoded(
 
 def _pooled(features: Tensor, shapes: Shapes, run: RunShape) -> Tensor:
     """(batch, visual tokens, width), with LLaVA's tokens at the ends of rows or frames."""
-    if shapes.pooled:
+    if shapes.pooled_size != (shapes.side, shapes.side):
         grid = features.unflatten(1, (shapes.side, shapes.side)).permute(0, 3, 1, 2).contiguous()
-        features = F.adaptive_avg_pool2d(grid, shapes.pooled_side).flatten(2).transpose(1, 2)
+        features = F.adaptive_avg_pool2d(grid, shapes.pooled_size).flatten(2).transpose(1, 2)
     video = features.reshape(run.batch, -1, features.shape[-1])
     newlines = video.new_empty(run.batch, shapes.visual_tokens(run.frames) - video.shape[1], video.shape[2])
     return torch.cat([video, newlines], dim=1) if newlines.shape[1] else video

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
 from ..host.checkpoint.config import class_key
 
@@ -34,7 +35,7 @@ class Shapes:
     llava: Mapping[str, Any]
     language: Any
     tower: Any  # with the layers that LLaVA keeps
-    pooled: bool  # whether the host pools a video's patches (LLaVA-NeXT does, llava-torch does not)
+    pools: bool  # whether the host pools a video's patches itself (LLaVA-NeXT does, llava-torch does not)
 
     @property
     def side(self) -> int:
@@ -42,21 +43,26 @@ class Shapes:
         return self.tower.image_size // self.tower.patch_size
 
     @property
-    def pooled_side(self) -> int:
-        """The same in the language model's input: LLaVA-NeXT pools by 2, whatever `mm_spatial_pool_stride` says."""
-        if not self.pooled:
-            return self.side
+    def pooled_size(self) -> tuple[int, int]:
+        """Rows and columns of a frame in the language model's input: those of `--ego2exo_pool`, or the host's own.
+
+        LLaVA-NeXT pools by 2, whatever `mm_spatial_pool_stride` says.
+        """
+        size = Ego2ExoConfig(pool=self.llava.get("ego2exo_pool")).pool_size
+        if size is not None:
+            return size
         bilinear = self.llava.get("mm_spatial_pool_mode", "bilinear") == "bilinear"
-        return math.ceil(self.side / 2) if bilinear else self.side // 2
+        pooled = math.ceil(self.side / 2) if bilinear else self.side // 2
+        return (pooled, pooled) if self.pools else (self.side, self.side)
 
     def visual_tokens(self, frames: int) -> int:
         """How many ordinary visual tokens a video of so many frames has in the language model's input."""
-        count = frames * self.pooled_side**2
+        count = frames * math.prod(self.pooled_size)
         merge = str(self.llava.get("mm_patch_merge_type", "flat"))
-        if not self.pooled or not merge.startswith("spatial"):
+        if not self.pools or not merge.startswith("spatial"):
             return count
         newline = self.llava.get("mm_newline_position", "grid")
-        lines = {"grid": frames * self.pooled_side, "frame": frames, "one_token": int("unpad" in merge)}
+        lines = {"grid": frames * self.pooled_size[0], "frame": frames, "one_token": int("unpad" in merge)}
         return count + lines.get(newline, 0)
 
     def summary(self) -> str:
@@ -65,11 +71,11 @@ class Shapes:
         return (
             f"{language.model_type}, {language.num_hidden_layers} layers of {language.hidden_size}, "
             f"{language.vocab_size} tokens; tower {tower.model_type}, {tower.num_hidden_layers} layers of "
-            f"{tower.hidden_size}; {self.pooled_side**2} visual tokens a frame"
+            f"{tower.hidden_size}; {math.prod(self.pooled_size)} visual tokens a frame"
         )
 
 
-def read_shapes(config: Mapping[str, Any], tower: Mapping[str, Any] | None, pooled: bool) -> Shapes:
+def read_shapes(config: Mapping[str, Any], tower: Mapping[str, Any] | None, pools: bool) -> Shapes:
     """Shapes from config.json of the checkpoint and of its vision tower; None: a tower that is known by name.
 
     Raises:
@@ -96,4 +102,4 @@ def read_shapes(config: Mapping[str, Any], tower: Mapping[str, Any] | None, pool
         part["num_hidden_layers"] -= 1  # LLaVA-NeXT removes the last layer
     sizes = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
     language = AutoConfig.for_model(_LANGUAGE[kind], **sizes)
-    return Shapes(config, language, AutoConfig.for_model(f"{part_kind}_vision_model", **part), pooled)
+    return Shapes(config, language, AutoConfig.for_model(f"{part_kind}_vision_model", **part), pools)

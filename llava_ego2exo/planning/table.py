@@ -31,10 +31,13 @@ def plan(args: argparse.Namespace, progress: Callable[[str], None]) -> dict[str,
     if card is None and torch.cuda.is_available():
         card = round(torch.cuda.get_device_properties(0).total_memory / _GIB, 1)
     runs = [_run_shape(args, frames, bits) for bits in args.bits for frames in args.frames_upbound]
-    shapes, rows = _shapes(args), []
+    own, rows = _shapes(args), []
+    shapes = own if args.pool is None else replace(own, llava={**own.llava, "ego2exo_pool": args.pool})
+    if max(shapes.pooled_size) > shapes.side:
+        raise Ego2ExoError(f"--pool {args.pool}", f"1x1 to {shapes.side}x{shapes.side}", "give a smaller grid")
     for number, run in enumerate(runs, 1):
         progress(f"{number} of {len(runs)}: {run.bits} bits, {run.frames} frames")
-        rows.append(_row(shapes, run, card, args.beside_llava))
+        rows.append(_row(shapes, own, run, card, args.beside_llava))
     return {"model": args.model, "shapes": shapes.summary(), "card": card, "rows": rows}
 
 
@@ -77,12 +80,12 @@ def _shapes(args: argparse.Namespace) -> Shapes:
     return read_shapes(config, tower, detect() == NEXT)
 
 
-def _row(shapes: Shapes, run: RunShape, card: float | None, beside: bool) -> dict[str, Any]:
+def _row(shapes: Shapes, own: Shapes, run: RunShape, card: float | None, beside: bool) -> dict[str, Any]:
     found = estimate(shapes, run)
     sizes = {"weights": found.weights, "trained": found.trained, "peak": found.peak}
     sizes["step"] = found.peak - found.weights - found.trained
     if beside:
-        sizes["llava"] = estimate(shapes, replace(run, ego=None)).peak
+        sizes["llava"] = estimate(own, replace(run, ego=None)).peak
     row = {name: size / _GIB for name, size in sizes.items()}
     fits = None if card is None else row["peak"] <= card
     return {"bits": run.bits, "frames": run.frames, "length": found.length, **row, "fits": fits}

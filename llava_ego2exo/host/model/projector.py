@@ -173,7 +173,10 @@ def wrap_initialize(original: Callable[..., None]) -> Callable[..., None]:
     def initialize_vision_modules(self: Any, model_args: Any, fsdp: Any = None) -> None:
         wanted = getattr(model_args, "ego2exo", False) or getattr(self.config, "ego2exo", False)
         if not wanted and not str(model_args.mm_projector_type).startswith(PREFIX):
-            return original(self, model_args, fsdp)
+            original(self, model_args, fsdp)
+            if getattr(model_args, "ego2exo_pool", None) is not None:  # else a checkpoint keeps its own
+                self.config.ego2exo_pool = model_args.ego2exo_pool
+            return
         adapter, model_args.pretrain_mm_mlp_adapter = model_args.pretrain_mm_mlp_adapter, None
         model_args.mm_projector_type = base_type(model_args.mm_projector_type)
         original(self, model_args, fsdp)
@@ -186,7 +189,6 @@ def wrap_initialize(original: Callable[..., None]) -> Callable[..., None]:
         self.config.mm_projector_type = PREFIX + base_type(model_args.mm_projector_type)
         for parameter in self.mm_projector.parameters():
             parameter.requires_grad_(True)
-        return None
 
     return initialize_vision_modules
 

@@ -23,6 +23,7 @@ from ..fixes.model_classes import bind, stashed_modalities
 from ..hooks.install import substituted
 from .answer_tokens import IGNORE_INDEX
 from .inspection import tokens_are_off
+from .pooling import pooled_videos
 from .projector import ego_branch
 from .shared_encoding import encoded_ranges
 from .vision import Captured, capture, check_states, tower_layers
@@ -102,7 +103,10 @@ def check_visible(
 
 
 def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:
-    """LLaVA's input preparation with ego tokens for models whose projector has them; others pass through."""
+    """LLaVA's input preparation with ego tokens where the projector has them, and videos pooled by `--ego2exo_pool`.
+
+    Models with neither pass through.
+    """
     signature = inspect.signature(original)
 
     @functools.wraps(original)
@@ -111,12 +115,17 @@ def wrap_prepare(original: Callable[..., Any]) -> Callable[..., Any]:
         call = bound.arguments
         branch = ego_branch(getattr(self.get_model(), "mm_projector", None))
         idle = call["images"] is None or self.get_vision_tower() is None or call["input_ids"].shape[1] == 1
-        if branch is None or idle or tokens_are_off():
+        plain, pooled = branch is None or tokens_are_off(), getattr(self.config, "ego2exo_pool", None) is not None
+        if idle or (plain and not pooled):
             return original(self, *args, **kwargs)
-        batch = _read(self, call, branch.reader.num_tokens)
-        had_mask = call["attention_mask"] is not None
-        _expand(call, batch)
+        inputs = _inputs(self, call)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(pooled_videos(self, [item.kind for item in inputs]))
+            if plain:
+                return original(self, *args, **kwargs)
+            batch = _read(self, call, inputs, branch.reader.num_tokens)
+            had_mask = call["attention_mask"] is not None
+            _expand(call, batch)
             if not batch.flags.visual_tokens:
                 stack.enter_context(substituted(self, encode_images=functools.partial(_encode_unseen, self)))
             tokens = _tokens(stack, self.get_vision_tower(), branch, batch)
@@ -145,11 +154,14 @@ class Batch:
         return sorted({placeholder.entry for placeholder in self.placeholders})
 
 
-def _read(model: Any, call: dict[str, Any], num_tokens: int) -> Batch:
-    flags = Ego2ExoConfig.from_object(model.config)
+def _inputs(model: Any, call: dict[str, Any]) -> list[VisualInput]:
     modalities = call.get("modalities", stashed_modalities())
     modalities = [modalities] if isinstance(modalities, str) else modalities
-    inputs = list_inputs(call["images"], modalities, model.config)
+    return list_inputs(call["images"], modalities, model.config)
+
+
+def _read(model: Any, call: dict[str, Any], inputs: list[VisualInput], num_tokens: int) -> Batch:
+    flags = Ego2ExoConfig.from_object(model.config)
     ids, mask = call["input_ids"], call["attention_mask"]
     mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     rows = [row[keep] for row, keep in zip(ids, mask, strict=True)]

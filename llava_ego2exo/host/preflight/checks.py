@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -68,6 +69,7 @@ def check_run(settings: Settings) -> CheckedRun:
     check_version(settings)
     _check_against_base(settings, flags)
     _check_tower(settings, flags)
+    check_pooling(settings)
     check_type(str(settings["mm_projector_type"]), flavour.original_projector_builder())
     _check_trained_parts(settings, flags)
     _check_bits(settings)
@@ -181,6 +183,35 @@ def _check_tower(settings: Settings, flags: Ego2ExoConfig) -> None:
              f"--mm_vision_select_layer {select}", f"{-layers - 1} to {layers}, by the tower's {layers} layers",
              "-2 is what LLaVA's own models take"),
         )  # fmt: skip
+
+
+def check_pooling(settings: Settings) -> None:
+    """`--ego2exo_pool`, in runs with and without ego tokens.
+
+    Raises:
+        Ego2ExoError: no grid, one with more rows or columns than the tower has patches a side, or one that this run
+            cannot have.
+    """
+    pool, side = settings[f"{PREFIX}pool"], None
+    size = Ego2ExoConfig(pool=pool).pool_size
+    if size is None:
+        return
+    with contextlib.suppress(Ego2ExoError, KeyError, TypeError, ValueError):  # a run without ego tokens may have any
+        vision = read_config(str(settings["vision_tower"]).removeprefix("hf:"))
+        vision = vision.get("vision_config", vision)
+        side = int(vision["image_size"]) // int(vision["patch_size"])
+    given, leave = f"--{PREFIX}pool {pool}", f"leave --{PREFIX}pool out"
+    newline = str(settings["mm_patch_merge_type"]).startswith("spatial") and settings["mm_newline_position"] == "grid"
+    tokens_alone = f"{PREFIX}pool" in settings.given and not settings[f"{PREFIX}visual_tokens"]
+    refuse(
+        (side and max(size) > side, f"{given}: {settings['vision_tower']} has {side} x {side} patches", f"1x1 to "
+         f"{side}x{side}", leave),
+        (size[0] != size[1] and newline, f"{given} with --mm_newline_position grid, which LLaVA writes for squares",
+         "as many rows as columns", f"give a square grid, or {leave}"),
+        (settings["add_faster_video"], f"{given} with --add_faster_video True", "each without the other", leave),
+        (tokens_alone, f"{given} with --{PREFIX}visual_tokens False: there is nothing to pool",
+         "each without the other", leave),
+    )  # fmt: skip
 
 
 def _check_trained_parts(settings: Settings, flags: Ego2ExoConfig) -> None:

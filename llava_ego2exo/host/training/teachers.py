@@ -19,6 +19,7 @@ from ..merge import device_options
 from ..model.answer_tokens import Answers, align_answers, answer_states, llava_model
 from ..model.inspection import tokens_off
 from ..model.projector import CHILD
+from ..settings import RUN
 from .stored_answers import Turn, align_turns
 
 
@@ -58,13 +59,15 @@ class StoredTargets:
 class SelfTeacher:
     """The student's own base: LoRA and ego tokens off, the ordinary projector as it was before training.
 
+    Of a video it gets all ordinary tokens, or those that the base itself was trained on (`pool`).
+
     It is made before any training step, and before a resumed run loads its weights.
 
     Raises:
         Ego2ExoError: weights train that cannot be switched off.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, pool: str | None = None) -> None:
         parts = ("lora_", "mm_projector")
         others = [n for n, p in model.named_parameters() if p.requires_grad and not any(part in n for part in parts)]
         if others:
@@ -73,7 +76,7 @@ class SelfTeacher:
                 "LoRA, the projector and the ego tokens alone",
                 "leave these weights frozen, or pass the base as --ego2exo_teacher",
             )
-        self.model = model
+        self.model, self.pool = model, pool
         projector = llava_model(model).get_model().mm_projector
         with substituted(projector, _modules={n: m for n, m in projector._modules.items() if n != CHILD}):
             self.frozen = copy.deepcopy(projector).requires_grad_(False).eval()
@@ -89,9 +92,11 @@ class SelfTeacher:
     @contextmanager
     def as_base(self) -> Iterator[None]:
         """Inside the block the model is its base."""
-        projector = llava_model(self.model).get_model().mm_projector
+        inner = llava_model(self.model)
+        projector = inner.get_model().mm_projector
         with ExitStack() as stack:
             stack.enter_context(tokens_off())
+            stack.enter_context(substituted(inner.config, ego2exo_pool=self.pool))
             stack.enter_context(self.model.disable_adapter())
             stack.enter_context(substituted(projector, forward=self.frozen.forward))
             stack.enter_context(evaluating(self.model))
@@ -156,7 +161,8 @@ def build_teacher(config: DistillConfig, trainer: Any) -> Any:
     if config.kind == "cached":
         return StoredTeacher()
     if config.kind == "self":
-        return SelfTeacher(trainer.model)
+        run = RUN.get()
+        return SelfTeacher(trainer.model, None if run is None else run.pool)
     return LoadedTeacher(load_teacher(config, trainer.args, llava_model(trainer.model)), trainer.accelerator.autocast)
 
 

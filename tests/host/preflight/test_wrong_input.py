@@ -10,7 +10,8 @@ from llava_ego2exo.errors import Ego2ExoError
 from tests.videos import sample
 
 pytestmark = pytest.mark.usefixtures("no_weights")
-NEXT = {"trainer_mode", "mm_tunable_parts", "model_class_name"}  # flags that llava-torch lacks
+# Flags that llava-torch lacks.
+NEXT = {"trainer_mode", "mm_tunable_parts", "model_class_name", "mm_newline_position", "add_faster_video"}
 
 # flags; a word of what was given; a word of what is allowed or to do
 WRONG = {
@@ -44,6 +45,16 @@ WRONG = {
     "no epoch": ({"num_train_epochs": 0}, "--num_train_epochs 0", "--max_steps"),
     "layer": ({"mm_vision_select_layer": -9}, "--mm_vision_select_layer -9", "-5 to 4"),
     "learning rate": ({"learning_rate": "nan"}, "--learning_rate nan", "0 or more"),
+    "pool": ({"ego2exo_pool": "2by2"}, "--ego2exo_pool '2by2'", "`2x2`"),
+    "pool size": ({"ego2exo_pool": "1x5"}, "4 x 4 patches", "1x1 to 4x4"),
+    "pool in a plain run": ({"ego2exo": None, "ego2exo_pool": "5x1", "vision_tower": "clip"}, "4 x 4 patches", "4x4"),
+    "pool of nothing": ({"ego2exo_pool": "2x2", "ego2exo_visual_tokens": False}, "nothing to pool", "leave"),
+    "pool of lines": (
+        {"ego2exo_pool": "1x2", "mm_newline_position": "grid", "mm_patch_merge_type": "spatial_unpad"},
+        "--mm_newline_position grid",
+        "square",
+    ),
+    "pool of fast video": ({"ego2exo_pool": "2x2", "add_faster_video": True}, "--add_faster_video", "leave"),
     "text file": ({"data_path": "/nowhere/train.jsonl"}, "/nowhere/train.jsonl", ".json file"),
 }
 
@@ -56,10 +67,12 @@ def refused(train, out, *arguments, **flags) -> Ego2ExoError:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_flags(name, flavour, train, tmp_path):
+def test_wrong_flags(name, flavour, train, tmp_path, world):
     flags, given, further = WRONG[name]
     if NEXT & flags.keys() and flavour != "next":
         pytest.skip("llava-torch lacks this flag")
+    if flags.get("vision_tower") == "clip":
+        flags = {**flags, "vision_tower": world.base().parent / "vision_tower"}
     error = refused(train, tmp_path / "out", **flags)
     assert given in error.given and further in f"{error.allowed} {error.remedy}"
     assert not (tmp_path / "out").exists()

@@ -99,12 +99,19 @@ def test_the_command(sized, flavour, capsys, monkeypatch):
     per_frame = shapes_of(sized[1], flavour).visual_tokens(2) // 2
     assert [row[:3] for row in rows] == [["4", str(n), str(256 + 16 + n * per_frame)] for n in (1, 2)]
     assert all(row[-1] == "yes" for row in rows) and float(rows[0][6]) <= float(rows[1][6])
+    assert main(["plan", "--model", base, "--frames-upbound", "2", "--pool", "3x2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["length"] == 256 + 16 + 2 * 6
     assert main(["plan", "--model", base, "--card-gb", "0.001"]) == 1
     assert capsys.readouterr().out.splitlines()[5].endswith("no |")
 
 
 @pytest.mark.parametrize(
-    ("flags", "text"), [(["--states", "offload"], "states offload"), (["--card-gb", "-1"], "--card-gb -1")]
+    ("flags", "text"),
+    [
+        (["--states", "offload"], "states offload"),
+        (["--card-gb", "-1"], "--card-gb -1"),
+        (["--pool", "13x1"], "1x1 to 12x12"),
+    ],
 )
 def test_wrong_input(flags, text, sized, capsys):
     assert main(["plan", "--model", str(sized[1]), *flags]) == 1
@@ -138,3 +145,4 @@ def test_tokens_of_a_frame_at_the_published_sizes():
     average = {**config, "mm_spatial_pool_mode": "average", "mm_newline_position": "frame"}
     assert read_shapes(average, None, True).visual_tokens(8) == 8 * 170
     assert read_shapes(config, None, False).visual_tokens(2) == 2 * 729
+    assert read_shapes({**config, "ego2exo_pool": "3x2"}, None, True).visual_tokens(8) == 8 * 6 + 1

@@ -67,7 +67,7 @@ def test_nothing_frozen_moves_and_each_part_has_its_rate(world, train, tmp_path)
 
 VARIANTS = {
     "encoder block": {"ego2exo_block": "encoder", "ego2exo_init": "encoder", "ego2exo_num_tokens": 8},
-    "transformer block, some layers": {"ego2exo_block": "transformer", "ego2exo_layers": "0,2"},
+    "transformer block, some layers": {"ego2exo_block": "transformer", "ego2exo_layers": "0,2", "ego2exo_pool": "2x1"},
     "ego tokens alone": {
         "ego2exo_visual_tokens": False, "gradient_checkpointing": True, "ego2exo_key_embedding": "frame+position",
         "ego2exo_attn": "sdpa", "ego2exo_states": "recompute",
@@ -96,6 +96,27 @@ def test_every_setting_survives_saving(name, world, train, tmp_path):
     assert (
         expected.shape[1] == 5 + config.ego2exo_num_tokens + patches and (patches > 0) == config.ego2exo_visual_tokens
     )
+
+
+def test_pooling_without_ego_tokens(world, train, tmp_path):
+    """In what is saved, loaded and trained further; the ego tokens of a later run get it too."""
+    plain = {
+        "ego2exo": None, "ego2exo_num_tokens": None, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
+        "vision_tower": world.base().parent / "vision_tower", "max_steps": 1,
+    }  # fmt: skip
+    call = {"images": [torch.rand(3, 3, 28, 28)], "modalities": ["video"]}
+    ids = torch.tensor([[1, 40, -200, 50, 60, 70]])
+    trainer = train(tmp_path / "llama_s", lora_enable=False, **plain, ego2exo_pool="2x1")
+    further = train(tmp_path / "f", **{**plain, "model_name_or_path": tmp_path / "llama_s"})
+    with torch.no_grad():
+        for folder, base, trained in (("llama_s", None, trainer), ("f", str(tmp_path / "llama_s"), further)):
+            loaded = load(str(tmp_path / folder), base, "llava", torch_dtype="float32")[1]
+            loaded.get_vision_tower().to(trained.model.get_vision_tower().dtype)
+            expected = trained.model.eval()(ids, **call).logits
+            assert loaded.config.ego2exo_pool == "2x1" and expected.shape[1] == 5 + 3 * 2
+            torch.testing.assert_close(loaded(ids, **call).logits, expected, atol=1e-4, rtol=1e-4)
+    student = train(tmp_path / "e", model_name_or_path=tmp_path / "llama_s", max_steps=1)
+    assert student.model(ids, **call).logits.shape[1] == 5 + 3 * 2 + 4
 
 
 @pytest.mark.gpu

@@ -192,20 +192,21 @@ def check_pooling(settings: Settings) -> None:
         Ego2ExoError: no grid, one with more rows or columns than the tower has patches a side, or one that this run
             cannot have.
     """
-    pool, side = settings[f"{PREFIX}pool"], None
+    pool, name, side = settings[f"{PREFIX}pool"], settings["vision_tower"], None
     size = Ego2ExoConfig(pool=pool).pool_size
     if size is None:
         return
     with contextlib.suppress(Ego2ExoError, KeyError, TypeError, ValueError):  # a run without ego tokens may have any
-        vision = read_config(str(settings["vision_tower"]).removeprefix("hf:"))
+        vision = read_config(name and name.removeprefix("hf:"))
         vision = vision.get("vision_config", vision)
         side = int(vision["image_size"]) // int(vision["patch_size"])
     given, leave = f"--{PREFIX}pool {pool}", f"leave --{PREFIX}pool out"
     newline = str(settings["mm_patch_merge_type"]).startswith("spatial") and settings["mm_newline_position"] == "grid"
     tokens_alone = f"{PREFIX}pool" in settings.given and not settings[f"{PREFIX}visual_tokens"]
     refuse(
-        (side and max(size) > side, f"{given}: {settings['vision_tower']} has {side} x {side} patches", f"1x1 to "
-         f"{side}x{side}", leave),
+        (name is None, f"{given} without --vision_tower, where LLaVA sets up nothing of images", "both",
+         "pass --vision_tower"),
+        (side and max(size) > side, f"{given}: {name} has {side} x {side} patches", f"1x1 to {side}x{side}", leave),
         (size[0] != size[1] and newline, f"{given} with --mm_newline_position grid, which LLaVA writes for squares",
          "as many rows as columns", f"give a square grid, or {leave}"),
         (settings["add_faster_video"], f"{given} with --add_faster_video True", "each without the other", leave),

@@ -48,6 +48,7 @@ WRONG = {
     "pool": ({"ego2exo_pool": "2by2"}, "--ego2exo_pool '2by2'", "`2x2`"),
     "pool size": ({"ego2exo_pool": "1x5"}, "4 x 4 patches", "1x1 to 4x4"),
     "pool in a plain run": ({"ego2exo": None, "ego2exo_pool": "5x1", "vision_tower": "clip"}, "4 x 4 patches", "4x4"),
+    "pool without a tower": ({"ego2exo": None, "ego2exo_pool": "2x2"}, "without --vision_tower", "--vision_tower"),
     "pool of nothing": ({"ego2exo_pool": "2x2", "ego2exo_visual_tokens": False}, "nothing to pool", "leave"),
     "pool of lines": (
         {"ego2exo_pool": "1x2", "mm_newline_position": "grid", "mm_patch_merge_type": "spatial_unpad"},

@@ -20,6 +20,11 @@ STATES = ("keep", "offload", "recompute")
 KEY_EMBEDDINGS = ("none", "frame", "frame+position")
 MODALITIES = ("video", "image")
 
+# Settings under one name (`--ego2exo_preset`); `paper` is that of arXiv 2501.05711.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"block": "cross_attention", "layers": "all", "key_embedding": "none", "bottleneck": 0.0},
+}
+
 # What may change when training continues from an ego checkpoint; everything else shapes the weights.
 _FREE = ("init", "attn", "states", "lr", "visual_tokens", "pool", "modalities")
 # Flags that only some blocks have.
@@ -251,6 +256,32 @@ class DistillConfig(_Flags):
         names = {"kd_weight": "kd_weight", "kd_temperature": "kd_temperature", "teacher": "kind"}
         pairs = {flag: (getattr(self, name), getattr(other, name)) for flag, name in names.items()}
         return [f"{PREFIX}{flag}: {own} / {others}" for flag, (own, others) in pairs.items() if own != others]
+
+
+@dataclass(frozen=True)
+class BottleneckConfig(_Flags):
+    """A first stage of training on the ego tokens alone. It belongs to a run: nothing inherits it.
+
+    Raises:
+        Ego2ExoError: a value that no run can use.
+    """
+
+    bottleneck: float = _flag(
+        0.0, "Share of the steps, at the start, in which the ordinary visual tokens are left out; then both are passed."
+    )
+
+    def __post_init__(self) -> None:
+        share = self.bottleneck
+        if not _is_number(share) or not 0 <= share < 1:
+            raise Ego2ExoError(
+                f"--{PREFIX}bottleneck {share}",
+                "a number from 0, and below 1",
+                f"to train without the ordinary visual tokens to the end, give --{PREFIX}visual_tokens False",
+            )
+
+    def steps(self, total: int) -> int:
+        """Optimizer steps of the first stage, of `total`: the nearest number, one at least and never all."""
+        return min(max(round(self.bottleneck * total), 1), total - 1) if self.bottleneck else 0
 
 
 @dataclass(frozen=True)

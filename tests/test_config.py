@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_ego2exo.config import Ego2ExoConfig
+from llava_ego2exo.config import BottleneckConfig, Ego2ExoConfig
 from llava_ego2exo.errors import Ego2ExoError
 
 
@@ -32,6 +32,14 @@ def test_values_that_no_run_can_use():
                 Ego2ExoConfig(**{name: value})
     with pytest.raises(Ego2ExoError, match="'3' .*0 to 2 "):
         Ego2ExoConfig(layers="3").layer_indices(3)
+
+
+def test_steps_of_the_bottleneck():
+    steps = {(0.0, 9): 0, (0.4, 10): 4, (0.4, 4): 2, (0.01, 10): 1, (0.99, 10): 9, (0.5, 1): 0}
+    assert {(share, total): BottleneckConfig(share).steps(total) for share, total in steps} == steps
+    for share in (-0.1, 1.0, float("nan"), True, "half"):
+        with pytest.raises(Ego2ExoError, match="--ego2exo_bottleneck"):
+            BottleneckConfig(share)
 
 
 @given(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Optional
 
-from ..config import PREFIX, DistillConfig, Ego2ExoConfig, ReadingConfig
+from ..config import PREFIX, PRESETS, BottleneckConfig, DistillConfig, Ego2ExoConfig, ReadingConfig
 from ..video.limits import VideoLimits
 
 _TYPES: dict[str, Any] = {
@@ -71,7 +71,7 @@ def with_training_flags(original: type) -> type:
 
 
 def with_run_flags(original: type) -> type:
-    """`TrainingArguments` with `--trainer_type`, `--vision_tower_dtype` and `--ego2exo_check_saved`."""
+    """`TrainingArguments` with the flags of a run: its trainer, tower's type, last check, preset and stages."""
     flags = {
         "trainer_type": (None, "Registered trainer to use; unset: `ego2exo` for a model with ego tokens, else LLaVA's "
                          "own."),
@@ -79,8 +79,10 @@ def with_run_flags(original: type) -> type:
                                "float16 without --bf16."),
         "ego2exo_check_saved": ("auto", "Load what was saved and compare an answer with the model in memory: `True`, "
                                 "`False`, or if it fits: `auto`."),
+        "ego2exo_preset": (None, f"Settings under one name ({', '.join(PRESETS)}), for what is not given."),
     }  # fmt: skip
-    return _extend(original, [(name, Optional[str], _field(*flag)) for name, flag in flags.items()])  # noqa: UP045
+    named = [(name, Optional[str], _field(*flag)) for name, flag in flags.items()]  # noqa: UP045
+    return _extend(original, [*named, *_flags_of(BottleneckConfig)])
 
 
 def with_distilling_flags(original: type) -> type:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.processes import is_first
+from ..config import PREFIX
 from ..errors import Ego2ExoError
 from .checkpoint.files import describe
 from .checkpoint.safety import only_weights
@@ -21,7 +22,7 @@ from .loader import loader_call
 from .preflight.checks import CheckedRun, check_pooling, check_run
 from .preflight.teacher import refuse_without_tokens
 from .resume.checkpoints import full_disk, quarantine
-from .settings import DISTILL, RUN, SEED, Run, Settings, inherit, read
+from .settings import DISTILL, RUN, SEED, Run, Settings, apply_preset, inherit, read
 from .training.verification import verify_saved
 
 
@@ -39,12 +40,14 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
             refuse_without_tokens(settings)
             check_pooling(settings)
             return original(*args, **kwargs)
+        settings, preset = apply_preset(settings)
         settings, inherited = inherit(settings)
         checked = check_run(settings)
         if "ego2exo" not in settings.given:
             inherited["ego2exo"] = True
-        names = ", ".join(f"{name}={value}" for name, value in sorted(inherited.items())) or "nothing"
-        _print(f"inherited from {settings['model_name_or_path']}: {names}")
+        if preset:
+            _print(f"set by --{PREFIX}preset {settings[f'{PREFIX}preset']}: {_listed(preset)}")
+        _print(f"inherited from {settings['model_name_or_path']}: {_listed(inherited)}")
         if _needs_plain_ddp(settings):
             inherited["ddp_find_unused_parameters"] = False
             if "LOCAL_RANK" in os.environ:
@@ -52,7 +55,8 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
         run, seed = Run(checked.signature, settings.base.get("ego2exo_pool")), int(settings["seed"])
         _prepare_folder(settings, checked)
         set_seed(seed)  # LoRA draws its weights before LLaVA's trainer does this
-        argv = [*sys.argv, *(part for flag, value in inherited.items() for part in (f"--{flag}", str(value)))]
+        added = {**preset, **inherited}
+        argv = [*sys.argv, *(part for flag, value in added.items() for part in (f"--{flag}", str(value)))]
         with contextlib.ExitStack() as stack:
             for variable, value in ((SEED, seed), (DISTILL, checked.distilling), (RUN, run)):
                 stack.callback(variable.reset, variable.set(value))
@@ -63,6 +67,10 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
         return None
 
     return train
+
+
+def _listed(flags: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(flags.items())) or "nothing"
 
 
 def _train(original: Callable[..., None], args: Any, kwargs: Any, settings: Settings) -> None:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..config import PREFIX, DistillConfig, Ego2ExoConfig, base_type
+from ..config import PREFIX, PRESETS, DistillConfig, Ego2ExoConfig, base_type
 from ..errors import Ego2ExoError, refuse
 from .checkpoint.config import read_config
 
@@ -85,6 +85,31 @@ def _refuse_unknown(rest: list[str], known: list[str]) -> None:
         "the flags of LLaVA's training and those of docs/flags.md",
         f"write {meant}" if meant else "fix or remove it",
     )
+
+
+def apply_preset(settings: Settings) -> tuple[Settings, dict[str, Any]]:
+    """Take what the user did not give from `--ego2exo_preset`; it counts as given, so a base checkpoint must agree.
+
+    Returns:
+        The settings with these values in place, and the values alone.
+
+    Raises:
+        Ego2ExoError: no such preset, or a flag is given with another value than the preset's.
+    """
+    name, flag = settings[f"{PREFIX}preset"], f"--{PREFIX}preset"
+    if name is None:
+        return settings, {}
+    if name not in PRESETS:
+        raise Ego2ExoError(f"{flag} {name}", ", ".join(PRESETS), "leave it out")
+    preset = {PREFIX + key: value for key, value in PRESETS[name].items()}
+    other = [key for key, value in preset.items() if key in settings.given and settings[key] != value]
+    refuse(
+        (other, f"{flag} {name} with {', '.join(f'--{key} {settings[key]}' for key in other)}",
+         f"{flag} {name} sets {', '.join(f'--{key} {preset[key]}' for key in other)}", f"leave these or {flag} out"),
+    )  # fmt: skip
+    found = {key: value for key, value in preset.items() if key not in settings.given}
+    given = settings.given.union(found)
+    return dataclasses.replace(settings, values={**settings.values, **found}, given=given), found
 
 
 def inherit(settings: Settings) -> tuple[Settings, dict[str, Any]]:

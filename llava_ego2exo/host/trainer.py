@@ -15,6 +15,7 @@ from .checkpoint.config import torch_dtype
 from .model.answer_tokens import AnswerContent, llava_model
 from .resume.state import ResumeMixin
 from .settings import RUN
+from .training.bottleneck import BottleneckMixin
 from .training.dataset import get_reader
 from .training.losses import (
     REFERENCE,
@@ -195,9 +196,11 @@ class DistillingMixin:
 
 
 def build_trainer(llava_trainer: type) -> type:
-    """The trainer `ego2exo`: LLaVA's that distils and resumes, with its optimizer groups split, checked and shown."""
+    """The trainer `ego2exo`: LLaVA's, which distils and resumes, with its optimizer groups split, checked and shown."""
 
-    class Ego2ExoTrainer(SkipUnreadableMixin, ResumeMixin, DistillingMixin, llava_trainer):  # type: ignore[misc, valid-type]
+    class Ego2ExoTrainer(  # type: ignore[misc, valid-type]
+        SkipUnreadableMixin, ResumeMixin, BottleneckMixin, DistillingMixin, llava_trainer
+    ):
         def create_optimizer(self) -> Any:
             super().create_optimizer()
             split_ego_groups(self.model, self.optimizer, getattr(self.model.config, "ego2exo_lr", None))

@@ -96,9 +96,10 @@ def check_visible(
     lost = sorted({inputs[placeholder.entry].kind for placeholder in placeholders} - chosen)
     if lost and not visual_tokens:
         raise Ego2ExoError(
-            f"--ego2exo_visual_tokens False, and the batch holds {' and '.join(lost)} input that gets no ego tokens",
+            "without ordinary visual tokens (--ego2exo_visual_tokens False, --ego2exo_bottleneck) the batch holds "
+            f"{' and '.join(lost)} input that gets no ego tokens",
             f"only {', '.join(sorted(chosen))} input (--ego2exo_modalities)",
-            f"add {', '.join(lost)} to --ego2exo_modalities, or set --ego2exo_visual_tokens True",
+            f"add {', '.join(lost)} to --ego2exo_modalities, or pass the ordinary visual tokens",
         )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ from ..model.vision import trained_tower
 from ..resume.checkpoints import CheckpointScan
 from ..resume.signature import check_resume, run_signature
 from ..settings import Settings
+from ..training.bottleneck import check_bottleneck
 from ..training.dataset import has_teacher
 from ..training.verification import require_choice
 from .data import check_data
@@ -88,6 +89,8 @@ def check_run(settings: Settings) -> CheckedRun:
     _check_numbers(settings)
     _check_reading(settings, given)
     _check_sharding(settings)
+    if check_bottleneck(settings, flags, _deepspeed(settings["deepspeed"])).bottleneck:
+        flags = replace(flags, visual_tokens=False)  # what the samples must do with
     distilling = check_distilling(settings)
     _check_vocabulary(settings)
     require_choice(settings["ego2exo_check_saved"])
@@ -132,18 +135,25 @@ def _check_sharding(settings: Settings) -> None:
     refuse(
         (fsdp, f"--fsdp {fsdp} with ego tokens: LLaVA cannot start a base with a vision tower that way", allowed,
          "leave --fsdp out"),
-        (_zero_stage(config) == 3, f"--deepspeed {config} with ego tokens: with ZeRO stage 3 the processes hung, or "
-         "the loss was not finite", allowed, "set zero_optimization.stage to 2 in that file"),
+        (_zero_stage(_deepspeed(config)) == 3, f"--deepspeed {config} with ego tokens: with ZeRO stage 3 the processes "
+         "hung, or the loss was not finite", allowed, "set zero_optimization.stage to 2 in that file"),
     )  # fmt: skip
 
 
-def _zero_stage(config: Any) -> int:
-    """Of a DeepSpeed config, a file or a dict; 0 where it cannot be read, which DeepSpeed reports itself."""
+def _zero_stage(config: dict[str, Any]) -> int:
     try:
-        found = json.loads(Path(config).read_text()) if isinstance(config, (str, os.PathLike)) else config or {}
-        return int(found.get("zero_optimization", {}).get("stage", 0))
-    except (OSError, ValueError, AttributeError, TypeError):
+        return int(config.get("zero_optimization", {}).get("stage", 0))
+    except (ValueError, AttributeError, TypeError):
         return 0
+
+
+def _deepspeed(config: Any) -> dict[str, Any]:
+    """A DeepSpeed config, of a file or a dict; empty where it cannot be read, which DeepSpeed reports itself."""
+    try:
+        found = json.loads(Path(config).read_text()) if isinstance(config, (str, os.PathLike)) else config
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _check_against_base(settings: Settings, flags: Ego2ExoConfig) -> None:

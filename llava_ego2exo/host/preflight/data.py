@@ -150,7 +150,8 @@ class RowCheck:
             return [("form", "has both video and image, of which LLaVA reads one: leave the other key out")]
         found: list[Fault] = []
         if kind == "image" and not self.images:
-            found.append(("image", "is an image, which --ego2exo_visual_tokens False leaves without any token"))
+            without = "--ego2exo_visual_tokens False, or --ego2exo_bottleneck"
+            found.append(("image", f"is an image, which {without}, leaves without any token"))
         several = kind == "image" and self.rules.image_lists and isinstance(row["image"], list) and row["image"]
         files = row["image"] if several else [row[kind]]
         others = [turn["from"] for turn in turns if turn["from"] not in _ASKING and PLACEHOLDER in turn["value"]]

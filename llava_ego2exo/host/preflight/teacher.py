@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...config import PREFIX, DistillConfig, ReadingConfig
+from ...config import PREFIX, BottleneckConfig, DistillConfig, ReadingConfig
 from ...errors import Ego2ExoError, refuse
 from ...method.losses import require_equal_vocabularies
 from ...video.limits import VideoLimits
@@ -27,12 +27,13 @@ _FLAGS = tuple(DistillConfig().to_dict())
 
 
 def refuse_without_tokens(settings: Settings) -> None:
-    """KD and reading flags belong to runs with ego tokens; LLaVA's own trainer would ignore them.
+    """Flags of distilling, stages and reading belong to runs with ego tokens; LLaVA's own trainer would ignore them.
 
     Raises:
         Ego2ExoError: some are given to another run.
     """
-    given = sorted(settings.given & {*_FLAGS, *ReadingConfig().to_dict(), *VideoLimits().to_dict(PREFIX)})
+    groups = (_FLAGS, BottleneckConfig().to_dict(), ReadingConfig().to_dict(), VideoLimits().to_dict(PREFIX))
+    given = sorted(settings.given & {f"{PREFIX}preset", *(flag for group in groups for flag in group)})
     refuse(
         (given, f"{_flags(given)} without --ego2exo True", "a run with ego tokens",
          "add --ego2exo True, or leave them out"),

@@ -28,14 +28,15 @@ _PLACE = (
     "group_by_length", "group_by_modality_length", "group_by_modality_length_auto", "group_by_varlen",
     "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "lora_bias", "bits", "quant_type", "double_quant",
     "mm_tunable_parts", "tune_mm_mlp_adapter", "mm_use_im_patch_token", "mm_use_im_start_end",
-    "optim", f"{PREFIX}kd_weight", f"{PREFIX}kd_temperature",
+    "optim", f"{PREFIX}kd_weight", f"{PREFIX}kd_temperature", f"{PREFIX}bottleneck",
 )  # fmt: skip
 # What changes no number, or is compared by its content.
 _FREE = {
     "output_dir", "overwrite_output_dir", "data_path", "video_folder", "image_folder", "model_name_or_path",
     "report_to", "run_name", "disable_tqdm", "local_rank", "log_level", "log_level_replica", "log_on_each_node",
     "cache_dir", "verbose_logging", "resume_from_checkpoint", "skip_memory_metrics", "ignore_data_skip",
-    *(PREFIX + name for name in ("teacher", "teacher_base", "answers", "check_saved", "frame_cache", "frame_cache_gb")),
+    *(PREFIX + name for name in ("teacher", "teacher_base", "answers", "check_saved", "preset")),
+    *(PREFIX + name for name in ("frame_cache", "frame_cache_gb")),
     *VideoLimits().to_dict(PREFIX),
 }  # fmt: skip
 _FREE_BEGINNINGS = ("logging_", "save_", "dataloader_num", "dataloader_p", "eval_", "push_to_hub", "hub_", "ddp_")

@@ -33,9 +33,13 @@ class TrainingMonitor(TrainerCallback):
         self.epoch = LossStats()
 
     def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
-        """Watch the gradients, where this process holds them."""
+        """Watch the gradients from the first step."""
+        self.watch_gradients()
+
+    def watch_gradients(self) -> None:
+        """Watch those of the next steps, where this process holds them."""
         if not self.trainer.is_deepspeed_enabled and not self.trainer.is_fsdp_enabled:
-            self.gradients = FirstGradientCheck(self.trainer.model)
+            self.gradients = FirstGradientCheck(self.trainer.model, self.trainer.in_bottleneck)
 
     def on_epoch_begin(self, *_args: Any, **_kwargs: Any) -> None:
         """Count the samples of an epoch, which is the whole training file, in whatever order."""
@@ -61,7 +65,8 @@ class TrainingMonitor(TrainerCallback):
         self.gradients.check(scaled=getattr(self.trainer.accelerator, "scaler", None) is not None)
         if not self.gradients.pending:
             steps = self.gradients.steps
-            self.trainer.report([f"all trainable tensors have gradients, after {steps} step(s) with a clip"])
+            stage = " of the bottleneck" if self.trainer.in_bottleneck else ""
+            self.trainer.report([f"all trainable tensors{stage} have gradients, after {steps} step(s) with a clip"])
             self.gradients = None
 
     def _check_loss(self, stats: LossStats, step: int) -> None:
@@ -117,8 +122,8 @@ class FirstGradientCheck:
     is the ordinary projector where its visual tokens are not in the input.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        visual = getattr(llava_model(model).config, "ego2exo_visual_tokens", True)
+    def __init__(self, model: nn.Module, in_bottleneck: bool = False) -> None:
+        visual = getattr(llava_model(model).config, "ego2exo_visual_tokens", True) and not in_bottleneck
         reached = ("lora_", "mm_projector" if visual else f"mm_projector.{CHILD}")
         self.pending = {
             name: p

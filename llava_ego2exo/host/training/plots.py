@@ -40,9 +40,12 @@ def plot_losses(history: list[dict[str, Any]], folder: str) -> str:
     figure.supxlabel("optimizer step", fontsize=9)
     for axis in axes[len(found) :]:
         axis.remove()
+    border = max((entry["step"] for entry in history if entry.get("bottleneck")), default=None)
     for axis, (name, points) in zip(axes, found.items(), strict=False):
         axis.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None)
         axis.set_title(f"{name}: {CURVES[name]}", fontsize=9)
+        if border is not None:  # the bottleneck's last step
+            axis.axvline(border, color="0.7", linestyle="--")
         axis.tick_params(labelsize=8, labelbottom=True)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)

@@ -56,6 +56,28 @@ WRONG = {
         "square",
     ),
     "pool of fast video": ({"ego2exo_pool": "2x2", "add_faster_video": True}, "--add_faster_video", "leave"),
+    "bottleneck alone": ({"ego2exo_bottleneck": 1}, "--ego2exo_bottleneck 1", "--ego2exo_visual_tokens False"),
+    "bottleneck without end": (
+        {"ego2exo_bottleneck": 0.4, "ego2exo_visual_tokens": False},
+        "with --ego2exo_visual_tokens False",
+        "leave",
+    ),
+    "schedule": (
+        {"ego2exo_bottleneck": 0.4, "lr_scheduler_type": "reduce_lr_on_plateau"},
+        "reduce_lr_on_plateau",
+        "cosine",
+    ),
+    "bottleneck without tokens": (
+        {"ego2exo_bottleneck": 0.4, "ego2exo": False},
+        "_bottleneck without",
+        "--ego2exo True",
+    ),
+    "preset": ({"ego2exo_preset": "papers"}, "--ego2exo_preset papers", "paper"),
+    "preset and flag": (
+        {"ego2exo_preset": "paper", "ego2exo_layers": "0,2"},
+        "paper with --ego2exo_layers 0,2",
+        "--ego2exo_layers all",
+    ),
     "text file": ({"data_path": "/nowhere/train.jsonl"}, "/nowhere/train.jsonl", ".json file"),
 }
 
@@ -180,5 +202,12 @@ def test_images_without_visual_tokens(train, tmp_path):
     Image.new("RGB", (28, 28)).save(tmp_path / "a.png")
     entry = {"image": "a.png", "conversations": GOOD["conversations"]}
     (tmp_path / "d.json").write_text(json.dumps([GOOD, entry]))
-    flags = {"data_path": tmp_path / "d.json", "image_folder": tmp_path, "ego2exo_visual_tokens": False}
-    assert "--ego2exo_visual_tokens False" in refused(train, tmp_path / "out", **flags).given
+    flags = {"data_path": tmp_path / "d.json", "image_folder": tmp_path}
+    for name, value in (("ego2exo_visual_tokens", False), ("ego2exo_bottleneck", 0.4)):
+        assert f"--{name}" in refused(train, tmp_path / "out", **flags, **{name: value}).given
+
+
+def test_a_schedule_that_deepspeed_makes(train, tmp_path):
+    (tmp_path / "zero.json").write_text(json.dumps({"scheduler": {"type": "WarmupLR"}}))
+    error = refused(train, tmp_path / "out", deepspeed=tmp_path / "zero.json", ego2exo_bottleneck=0.4)
+    assert "scheduler in --deepspeed" in error.given and "--lr_scheduler_type" in error.allowed

@@ -93,6 +93,38 @@ def test_a_resumed_run_is_the_same_run(way, world, train, tmp_path):
         assert torch.equal(value, kept[name]), name
 
 
+def test_the_bottleneck_and_runs_resumed_around_its_end(flavour, world, train, tmp_path):
+    """Six steps of two small batches; ordinary visual tokens are left out in the first three."""
+    flags = material(world, tmp_path, {"count": 8, "num_train_epochs": 3, **KL})
+    flags |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    flags |= {"save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "cosine", "warmup_ratio": 0.3}
+    whole = train(tmp_path / "whole", **flags, ego2exo_bottleneck=0.5)
+    entries = [entry for entry in logged(whole) if "loss" in entry]
+    assert [entry["bottleneck"] for entry in entries] == [1, 1, 1, 0, 0, 0]
+    unsupervised = [entry["answer_tokens"] * (1 / entry["supervised_share"] - 1) for entry in entries]
+    visual = 4 * (4 if flavour == "next" else 16)  # of four frames; LLaVA-NeXT pools by two
+    assert unsupervised == pytest.approx([unsupervised[0] + n for n in (0, 0, 0, visual, visual, visual)], abs=0.01)
+    peak = 5e-3  # warm-up of one step, then half a cosine over two; in each stage
+    assert [entry["learning_rate"] for entry in entries] == pytest.approx(2 * [peak, peak / 2, 0])
+    start, folders = world.base() / "model.safetensors", [tmp_path / "whole" / f"checkpoint-{n}" for n in range(1, 7)]
+    moved = []
+    for folder in folders:
+        found, ordinary = saved_weights(folder), "model.mm_projector.0.weight"
+        moved.append(not torch.equal(found[f"base_model.model.{ordinary}"], load_file(start)[ordinary]))
+        assert json.loads((folder / "config.json").read_text())["ego2exo_visual_tokens"] is True
+    assert moved == [False, False, False, False, True, True]  # the first step of a warm-up has rate 0
+    for step in (2, 3, 4):
+        cut = tmp_path / f"cut_{step}"
+        shutil.copytree(folders[step - 1], cut / f"checkpoint-{step}")
+        resumed = train(cut, **flags, ego2exo_bottleneck=0.5)
+        assert logged(resumed) == logged(whole), step
+        kept = weights(whole)
+        assert all(torch.equal(value, kept[name]) for name, value in weights(resumed).items()), step
+    with pytest.raises(Ego2ExoError) as error:
+        train(cut, **flags)
+    assert "ego2exo_bottleneck: 0.5 / 0.0" in error.value.given
+
+
 def test_a_checkpoint_loads_and_belongs_to_its_run(world, train, tmp_path):
     flags = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     trainer = train(tmp_path / "s", **flags)
@@ -151,7 +183,10 @@ def test_training_continues_from_an_ego_checkpoint(train, tmp_path):
     assert ego
     for name, value in ego.items():
         torch.testing.assert_close(value, first[name.removeprefix("base_model.model.")], atol=1e-6, rtol=0)
-    for flags, given in (({"ego2exo_num_tokens": 9}, "4 / 9"), ({"ego2exo": False}, "--ego2exo False")):
+    for flags, given in (
+        ({"ego2exo_num_tokens": 9}, "4 / 9"), ({"ego2exo": False}, "--ego2exo False"),
+        ({"ego2exo_preset": "paper"}, "ego2exo_layers: 0,2 / all"),
+    ):  # fmt: skip
         with pytest.raises(Ego2ExoError) as error:
             train(tmp_path / "c", **{**on, **flags})
         assert given in error.value.given

@@ -74,9 +74,9 @@ def logs(folder, key):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(world, mixed, train, tmp_path):
-    """LoRA with a KL, accumulation, reentrant checkpointing, batches without a video on one side."""
+    """LoRA with a KL, accumulation, reentrant checkpointing, both stages, batches without a video on one side."""
     flags = {**STEADY, **mixed, "gradient_checkpointing": True, "gradient_accumulation_steps": 2}
-    flags |= {"ego2exo_kd_weight": 0.5}
+    flags |= {"ego2exo_kd_weight": 0.5, "ego2exo_bottleneck": 0.5, "ego2exo_modalities": "video,image"}
     one, two = tmp_path / "one", tmp_path / "two"
     process = start(world, 2, two, **flags, per_device_train_batch_size=2, ddp_backend="gloo")
     train(one, **flags, per_device_train_batch_size=4)
@@ -110,6 +110,7 @@ def test_deepspeed_stage_two_resumes_as_the_same_run(world, mixed, zero, tmp_pat
     pytest.importorskip("deepspeed")
     flags = {**STEADY, **mixed, "gradient_checkpointing": True, "ddp_backend": "gloo", "deepspeed": zero(2)}
     flags |= {"per_device_train_batch_size": 2, "max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+    flags |= {"ego2exo_bottleneck": 0.5, "ego2exo_modalities": "video,image"}  # two steps of the three
     flags |= {"use_cpu": None, "lr_scheduler_type": "constant"}  # --use_cpu leaves DeepSpeed out silently
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     log = finish(start(world, 2, whole, module="tests.host.run.deepspeed_worker", **flags))

@@ -22,8 +22,10 @@ MODALITIES = ("video", "image")
 
 # Settings under one name (`--ego2exo_preset`); `paper` is that of arXiv 2501.05711.
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"block": "cross_attention", "layers": "all", "key_embedding": "none", "bottleneck": 0.0},
-}
+    "paper": {
+        "block": "cross_attention", "init": "encoder", "layers": "all", "key_embedding": "none", "bottleneck": 0.0,
+    },
+}  # fmt: skip
 
 # What may change when training continues from an ego checkpoint; everything else shapes the weights.
 _FREE = ("init", "attn", "states", "lr", "visual_tokens", "pool", "modalities")

@@ -93,16 +93,17 @@ def test_a_resumed_run_is_the_same_run(way, world, train, tmp_path):
         assert torch.equal(value, kept[name]), name
 
 
-def test_the_bottleneck_and_runs_resumed_around_its_end(flavour, world, train, tmp_path):
+def test_the_bottleneck_and_runs_resumed_around_its_end(world, train, tmp_path):
     """Six steps of two small batches; ordinary visual tokens are left out in the first three."""
     flags = material(world, tmp_path, {"count": 8, "num_train_epochs": 3, **KL})
-    flags |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    flags |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "ego2exo_pool": "2x2"}
+    flags |= {"ego2exo_block": "encoder"}
     flags |= {"save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "cosine", "warmup_ratio": 0.3}
     whole = train(tmp_path / "whole", **flags, ego2exo_bottleneck=0.5)
     entries = [entry for entry in logged(whole) if "loss" in entry]
     assert [entry["bottleneck"] for entry in entries] == [1, 1, 1, 0, 0, 0]
     unsupervised = [entry["answer_tokens"] * (1 / entry["supervised_share"] - 1) for entry in entries]
-    visual = 4 * (4 if flavour == "next" else 16)  # of four frames; LLaVA-NeXT pools by two
+    visual = 4 * 2 * 2
     assert unsupervised == pytest.approx([unsupervised[0] + n for n in (0, 0, 0, visual, visual, visual)], abs=0.01)
     peak = 5e-3  # warm-up of one step, then half a cosine over two; in each stage
     assert [entry["learning_rate"] for entry in entries] == pytest.approx(2 * [peak, peak / 2, 0])

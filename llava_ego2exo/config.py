@@ -187,7 +187,7 @@ class Ego2ExoConfig(_Flags):
         if self.layers.strip() == "all":
             return tuple(range(num_layers or 0))
         parts = [part.strip() for part in self.layers.split(",")]
-        upper = "" if num_layers is None else f" to {num_layers - 1} (the vision encoder has {num_layers} layers)"
+        upper = "" if num_layers is None else f" to {num_layers - 1} (the tokens can read {num_layers} layers)"
         allowed = f"`all`, or numbers from 0{upper}, each once"
         if not all(part.isdigit() for part in parts):
             raise Ego2ExoError(f"--ego2exo_layers {self.layers!r} is not a list of numbers", allowed, remedy)

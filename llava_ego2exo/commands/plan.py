@@ -32,6 +32,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     group = parser.add_argument_group("ego tokens", "as the training flags --ego2exo_...")
     group.add_argument("--num-tokens", type=int, default=16, metavar="P", help="(default: 16)")
+    group.add_argument("--block", default="cross_attention", help="(default: cross_attention)")
     group.add_argument("--layers", default="all", metavar="all|0,4,8", help="(default: all)")
     group.add_argument("--states", default="keep", metavar="keep|offload|recompute", help="(default: keep)")
     group.add_argument("--no-visual-tokens", action="store_true", help="the ego tokens alone")

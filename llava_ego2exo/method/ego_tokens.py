@@ -131,7 +131,8 @@ class EgoAdaptiveTokens(nn.Module):
         mlp: bool = True,
     ) -> None:
         super().__init__()
-        self.block, self.grid, self.time_bias = block, grid, time_bias
+        self.grid, self.time_bias = grid, time_bias
+        self.visits = block == "encoder"  # the tokens pass through the encoder, and read what enters its layers
         self.layers = () if block == "constant" else tuple(layers)
         # Kept as numbers: under ZeRO-3 and FSDP a parameter's own shape is meaningless.
         self.num_tokens, self.width, self.key_embedding = num_tokens, vision_width, key_embedding
@@ -183,7 +184,7 @@ class EgoAdaptiveTokens(nn.Module):
     @property
     def reads(self) -> tuple[int, ...]:
         """Layers whose states `forward` takes, ascending; "constant" takes none."""
-        return tuple(sorted({*self.layers, *((0,) if self.block == "encoder" and self.grid else ())}))
+        return tuple(sorted({*self.layers, *((0,) if self.grid else ())}))
 
     def set_attn(self, attn: str) -> None:
         """Compute attention another way from now on; the function stays the same."""
@@ -217,28 +218,26 @@ class EgoAdaptiveTokens(nn.Module):
         """
         if lengths and min(lengths) < 1:
             raise Ego2ExoError(f"lengths {list(lengths)}", "at least one frame a video", "leave out empty videos")
-        if lengths and self.block == "encoder" and tower is None:
+        if lengths and self.visits and tower is None:
             raise Ego2ExoError("block encoder without the encoder's layers", "them as `tower`", "pass `tower`")
         tokens = self.tokens.expand(len(lengths), -1, -1)
         scores = self._time_scores(lengths)
         if not lengths and self.time_bias:
             tokens = tokens + (self.time_centre + self.time_sharpness).expand(0, -1)[..., None]
-        first: list[Tensor] = []
-        if lengths and self.block == "encoder" and self.grid:
-            first.append(self._layer(hidden_states, 0, sum(lengths)))
-            tokens = tokens + anchors(first[0], lengths, self.grid).to(tokens)
+        entry = None
+        if lengths and self.grid:
+            entry = self._layer(hidden_states, 0, sum(lengths))
+            tokens = tokens + anchors(entry, lengths, self.grid).to(tokens)
         for layer, block in zip(self.layers, self.blocks, strict=True):
+            states, entry = entry if layer == 0 else None, None
             if not lengths:
                 states = tokens.new_empty(0, 1, self.width)
-            elif layer == 0 and first:
-                states = first.pop()
-            else:
-                first.clear()
+            elif states is None:
                 states = self._layer(hidden_states, layer, sum(lengths))
-            passed = {"layer": tower[layer]} if tower is not None and lengths else {}
-            if passed:
-                states = normed_states(tower[layer], states)
-            tokens = self._read(partial(block, **passed), tokens, states, list(lengths), scores, offload)
+            visit = {}
+            if lengths and self.visits:
+                visit, states = {"layer": tower[layer]}, normed_states(tower[layer], states)
+            tokens = self._read(partial(block, **visit), tokens, states, list(lengths), scores, offload)
             del states  # before the next layer is read
         return tokens
 

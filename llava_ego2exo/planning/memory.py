@@ -16,8 +16,11 @@ from torch.utils._pytree import tree_leaves
 
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
+from ..host.model.projector import build_reader
+from ..host.model.vision import TowerFacts
 from ..method.attention import CrossAttention
-from ..method.ego_tokens import EgoAdaptiveTokens, EgoBranch
+from ..method.ego_tokens import EgoBranch
+from ..method.encoder_block import tower_layer
 from ..method.losses import distillation_sums
 from .shapes import Shapes
 
@@ -253,11 +256,12 @@ def _projector(shapes: Shapes, run: RunShape) -> nn.Module:
 
 
 def _ego(shapes: Shapes, run: RunShape, ego: Ego2ExoConfig) -> EgoBranch:
-    tower = shapes.tower
-    reader = EgoAdaptiveTokens(
-        ego.num_tokens, tower.hidden_size, tower.num_attention_heads, ego.layer_indices(tower.num_hidden_layers),
-        ego.block, ego.attn, ego.key_embedding,
-    )  # fmt: skip
+    tower, select = shapes.tower, shapes.llava.get("mm_vision_select_layer", -2)
+    used = tower.num_hidden_layers  # LLaVA-NeXT takes the last one of SigLIP's that it leaves
+    if not tower.model_type.startswith("siglip"):
+        used = select % (used + 1)
+    facts = TowerFacts(tower.num_hidden_layers, tower.hidden_size, tower.num_attention_heads, used)
+    reader = build_reader(ego, facts)
     for module in reader.modules():
         if isinstance(module, CrossAttention):
             module.keep_weights = not run.on_card
@@ -299,10 +303,19 @@ def _inputs(parts: dict[str, nn.Module], shapes: Shapes, run: RunShape) -> Tenso
     video = [_pooled(parts["projector"](features), shapes, run)] if visual else []
     if ego is not None:
         again = (lambda: _encoded(parts, shapes, run, pixels)[1]) if ego.states == "recompute" else None
-        video.append(parts["ego"](states, [run.frames] * run.batch, again=again))
+        layers = parts["tower"].vision_model.encoder.layers
+        tower = [tower_layer(layer) for layer in layers] if parts["ego"].reader.visits else None
+        video.append(parts["ego"](states, [run.frames] * run.batch, again=again, tower=tower))
     tokens = torch.zeros(run.batch, run.prompt + run.answer, dtype=torch.long)
     text = parts["language"].get_input_embeddings()(tokens)
     return torch.cat([text[:, : run.prompt], *video, text[:, run.prompt :]], dim=1)
+
+
+class Once(dict[int, Tensor]):
+    """States by layer, each handed out once, as training does."""
+
+    def __getitem__(self, layer: int) -> Tensor:
+        return self.pop(layer)
 
 
 @torch.no_grad()
@@ -311,10 +324,12 @@ def _encoded(
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """What the projector reads, and what the ego tokens read."""
     states = parts["tower"](pixels, output_hidden_states=True).hidden_states
-    layers = run.ego.layer_indices(shapes.tower.num_hidden_layers) if run.ego else ()
     patches = shapes.side**2
     chosen = states[shapes.llava.get("mm_vision_select_layer", -2)][:, -patches:]
-    return chosen, {layer: states[layer + 1][:, -patches:] for layer in layers}
+    if run.ego is None:
+        return chosen, {}
+    reader = parts["ego"].reader
+    return chosen, Once({layer: states[layer + (not reader.visits)][:, -patches:] for layer in reader.reads})
 
 
 def _pooled(features: Tensor, shapes: Shapes, run: RunShape) -> Tensor:

@@ -56,8 +56,9 @@ def plan_text(args: argparse.Namespace, found: dict[str, Any]) -> str:
 
 def _run_shape(args: argparse.Namespace, frames: int, bits: int) -> RunShape:
     ego = Ego2ExoConfig(
-        num_tokens=args.num_tokens, layers=args.layers, visual_tokens=not args.no_visual_tokens, states=args.states
-    )
+        num_tokens=args.num_tokens, block=args.block, layers=args.layers, visual_tokens=not args.no_visual_tokens,
+        states=args.states,
+    )  # fmt: skip
     return RunShape(
         frames=frames, batch=args.batch_size, bits=bits, rank=args.lora_r, prompt=args.prompt_tokens,
         answer=args.answer_tokens, checkpointing=not args.no_gradient_checkpointing, ego=ego,

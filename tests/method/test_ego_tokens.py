@@ -18,6 +18,7 @@ WIDTH, HEADS, TOKENS, PATCHES, LENGTHS = 24, 3, 4, 9, [2, 1, 3]
 FORBIDDEN = ("norm", "lora_", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 FORBIDDEN += ("embed_tokens", "vision_tower")
 both_blocks = pytest.mark.parametrize("block", BLOCKS)
+every_block = pytest.mark.parametrize("block", [*BLOCKS, "encoder"])
 
 
 def built(layers=(0, 1), strong=True, **options):
@@ -91,7 +92,7 @@ def test_state_dict_keys():
     assert set(built((4,), block="transformer").state_dict()) == block
 
 
-@both_blocks
+@every_block
 def test_no_name_is_one_that_hosts_match(block):
     module = built(block=block)
     names = [name for name, _ in module.named_modules()] + list(module.state_dict())
@@ -110,7 +111,7 @@ def check_start(module):
             assert 0.95 * bound < parameter.abs().max() <= bound, name
 
 
-@both_blocks
+@every_block
 def test_start_does_not_depend_on_init_functions_that_transformers_turns_off(block, monkeypatch):
     for name in ("zeros_", "ones_", "uniform_", "normal_", "kaiming_uniform_", "xavier_uniform_"):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
@@ -122,7 +123,7 @@ def test_start_does_not_depend_on_init_functions_that_transformers_turns_off(blo
     check_start(module)
 
 
-@both_blocks
+@every_block
 def test_reset_from_a_generator(block):
     one, two = built(block=block), built(block=block).bfloat16()
     state = torch.get_rng_state()
@@ -146,10 +147,11 @@ def test_states_that_do_not_fit_are_refused():
             module(states, lengths)
 
 
-@both_blocks
+@every_block
 def test_no_videos_cost_no_operation_and_run_every_module(block):
     """Not even flash-attn is asked for; every module's own forward runs, as ZeRO-3 needs it; gradients are zeros."""
-    module, ran = built(block=block, attn="flash", key_embedding="frame+position"), []
+    module = built(block=block, attn="flash", key_embedding="frame+position", time_bias=block == "encoder")
+    ran = []
     with torch.no_grad():
         module.tokens.fill_(math.nan)  # and no NaN comes out
     for name, child in module.named_modules():

@@ -1,8 +1,12 @@
 """The encoder block against the plain reference, and against encoders of transformers with the tokens as more rows."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
+from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens
 from llava_ego2exo.method.encoder_block import tower_layer
 
@@ -93,3 +97,85 @@ def test_untrained_tokens_are_rows_of_the_encoder_that_no_patch_sees(kind):
         torch.testing.assert_close(rows[:, :-4], h[number], atol=1e-5, rtol=1e-5)  # patches as without tokens
         rows = layer(rows, hidden[None, None], *([None] if kind == "clip" else []))[0]
     torch.testing.assert_close(got, rows[:, -4:], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tower_type", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("types", ["float32", "bfloat16", "autocast"])
+def test_a_tower_of_another_type(tower_type, types):
+    """Its weights are cast where they are used and stay as they are; the result is that of the rounded tower."""
+    tower = random_tower().to(tower_type)
+    rounded, states = copy.deepcopy(tower).float(), [h.to(tower_type) for h in entering()]
+    module = built()
+    wanted = module([h.float() for h in states], LENGTHS, tower=parts_of(rounded))
+    wanted_grad = torch.autograd.grad(wanted.square().mean(), module.tokens)[0]
+    if types == "bfloat16":
+        module = module.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=types == "autocast"):
+        got = module(states, LENGTHS, tower=parts_of(tower))
+        got.square().mean().backward()
+    exact = 1e-2 if types == "float32" else 5e-2  # the norm of the states is in the tower's type
+    for mine, theirs in ((got, wanted), (module.tokens.grad, wanted_grad)):
+        assert (mine.float() - theirs).norm() < exact * theirs.norm()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+    assert {p.dtype for p in tower.parameters()} == {tower_type} and all(p.grad is None for p in tower.parameters())
+
+
+def test_nothing_of_the_tower_is_stored_and_a_copy_equals():
+    module, tower, states = built(), parts_of(random_tower()), entering()
+    wanted = module(states, LENGTHS, tower=tower)
+    keys = ["q.weight", "q.bias", "k.weight", "v.weight", "v.bias", "out.weight", "out.bias"]
+    own = {"tokens", "time_centre", "time_sharpness", *(f"blocks.{i}.attn.{k}" for i in range(LAYERS) for k in keys)}
+    assert module.state_dict().keys() == own and not any(isinstance(m, nn.LayerNorm) for m in module.modules())
+    other = built()
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other(states, LENGTHS, tower=tower), wanted)
+
+
+def test_starts_at_the_centre_of_its_cell_in_time():
+    module = EgoAdaptiveTokens(8, WIDTH, HEADS, (0,), "encoder", grid=(2, 2, 2), time_bias=True)
+    nn.init.zeros_(module.time_centre)
+    module.reset_parameters(torch.Generator().manual_seed(0))
+    assert module.time_centre.tolist() == [0.25] * 4 + [0.75] * 4 and module.time_sharpness.tolist() == [4.0] * 8
+    alone = EgoAdaptiveTokens(3, WIDTH, HEADS, (0,), "encoder", time_bias=True)  # as with the default grid 3x1x1
+    assert alone.time_centre.tolist() == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+
+
+def test_the_order_of_frames_matters_by_time_alone():
+    tower, states = parts_of(random_tower()), entering([4])
+    for options in ({"time_bias": True}, {"grid": (4, 1, 1), "time_bias": False}, {"grid": None, "time_bias": False}):
+        module = built(**{"grid": None, **options})
+        if module.time_bias:
+            nn.init.uniform_(module.time_centre)  # not the middle, where all four start
+        same = torch.allclose(
+            module(states, [4], tower=tower), module([h.flip(0) for h in states], [4], tower=tower), atol=1e-5
+        )
+        assert same is (not module.time_bias and module.grid is None)
+
+
+def test_what_is_refused():
+    from transformers import Dinov2Config, Dinov2Model
+
+    module, states = built(attn="flash"), entering()
+    with pytest.raises(Ego2ExoError, match="flash.*time bias"):
+        module(states, LENGTHS, tower=parts_of(random_tower()))
+    with pytest.raises(Ego2ExoError, match="without the encoder's layers"):
+        module(states, LENGTHS)
+    with pytest.raises(Ego2ExoError, match="24 patches"):
+        module([h[:, 1:] for h in states], LENGTHS, tower=parts_of(random_tower()))
+    dino = Dinov2Model(Dinov2Config(hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=HEADS))
+    with pytest.raises(Ego2ExoError, match="layer_scale1.*cross_attention or transformer"):
+        tower_layer(dino.encoder.layer[0])
+
+
+def test_the_parts_of_a_vit():
+    from transformers import ViTConfig, ViTModel
+
+    sizes = {**SIZES, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    tower = ViTModel(ViTConfig(**sizes)).eval().requires_grad_(False)
+    layer = tower.encoder.layer[0]
+    parts, module = tower_layer(layer), EgoAdaptiveTokens(4, WIDTH, HEADS, (0,), "encoder")
+    module.copy_attention([parts])
+    h = torch.randn(1, 1, WIDTH)
+    got = module([h], [1], tower=[parts])
+    middle = module.tokens + layer.attention(layer.layernorm_before(h))[0][0]  # of one patch alone: its value
+    torch.testing.assert_close(got[0], layer.output(layer.intermediate(layer.layernorm_after(middle)), middle))

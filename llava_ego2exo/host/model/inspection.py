@@ -16,7 +16,7 @@ from ...errors import Ego2ExoError
 from ...method.attention_maps import attention_maps
 from ..hooks.install import substituted
 from .projector import ego_branch
-from .vision import capture, tower_layers
+from .vision import capture
 
 ABLATIONS = ("none", "removed", "other clip", "alone")
 _OFF: ContextVar[bool] = ContextVar("ego2exo_tokens_off", default=False)
@@ -130,9 +130,9 @@ def video_attention_maps(model: Any, frames: Tensor, per_head: bool = False) -> 
         raise Ego2ExoError(f"frames of shape {tuple(frames.shape)}", "(T, 3, H, W), one video", "pass one at a time")
     count, side = frames.shape[0], tower.num_patches_per_side
     if not branch.reader.layers:
-        raise Ego2ExoError(f"attention maps of the block {branch.reader.block}", "a block that reads the encoder")
+        raise Ego2ExoError("attention maps of constant tokens", "a block that reads the encoder")
     with capture(tower, branch.reader) as captured:
         tower(frames.to(tower.device, tower.dtype))
-        layers = tower_layers(tower) if branch.reader.block == "encoder" else None
-        (maps,) = attention_maps(branch.reader, captured.frames([(0, count)], count), [count], per_head, layers)
+        states = captured.frames([(0, count)], count)
+        (maps,) = attention_maps(branch.reader, states, [count], per_head, captured.parts)
     return AttentionMaps(branch.reader.layers, maps.unflatten(-1, (side, side)).cpu())

@@ -18,7 +18,7 @@ from ...registry import PROJECTORS
 from ..checkpoint.safety import only_weights
 from ..hooks.flavour import original_projector_builder
 from ..settings import SEED
-from .vision import TowerFacts, inspect_tower, tower_layers
+from .vision import TowerFacts, check_grid, inspect_tower, tower_layers
 
 CHILD = "ego_tokens"
 _FACTS = {
@@ -121,7 +121,7 @@ def build_reader(flags: Ego2ExoConfig, facts: TowerFacts) -> EgoAdaptiveTokens:
     """
     encoder = flags.block == "encoder"
     if encoder and not facts.used_layers:
-        raise joined_layers("--ego2exo_block encoder")
+        require_one_layer(flags)
     return EgoAdaptiveTokens(
         flags.num_tokens, facts.width, facts.num_heads,
         flags.layer_indices(facts.used_layers if encoder else facts.num_layers),
@@ -129,14 +129,19 @@ def build_reader(flags: Ego2ExoConfig, facts: TowerFacts) -> EgoAdaptiveTokens:
     )  # fmt: skip
 
 
-def joined_layers(flag: str) -> Ego2ExoError:
-    """The error for what needs one layer that LLaVA takes the visual tokens from."""
-    return Ego2ExoError(
-        f"{flag} with a vision tower of which LLaVA joins several layers, or none",
-        "one selected layer (--mm_vision_select_feature patch or cls_patch), or --ego2exo_block cross_attention or "
-        "transformer with --ego2exo_init random",
-        "choose one of these",
-    )
+def require_one_layer(flags: Ego2ExoConfig) -> None:
+    """Refuse what needs one layer that the ordinary visual tokens come from, where LLaVA joins several, or takes none.
+
+    Raises:
+        Ego2ExoError: the encoder block, or a copy of the projector.
+    """
+    name = next((name for name in ("block", "init") if getattr(flags, name) == "encoder"), None)
+    if name is not None:
+        raise Ego2ExoError(
+            f"--ego2exo_{name} encoder with visual tokens that do not come from one layer of the vision tower",
+            "--mm_vision_select_feature patch or cls_patch with a layer after the first",
+            "use --ego2exo_block cross_attention or transformer with --ego2exo_init random",
+        )
 
 
 def build_branch(original: Callable[..., nn.Module], config: Any, flags: Ego2ExoConfig, facts: TowerFacts) -> EgoBranch:
@@ -203,6 +208,7 @@ def _ensure_branch(model: Any, model_args: Any) -> bool:
     )
     if flags.block == "encoder":
         tower_layers(model.get_vision_tower())
+        check_grid(flags, model.get_vision_tower().num_patches_per_side)
     else:
         facts = dataclasses.replace(facts, used_layers=None)
     fresh = ego_branch(model.mm_projector) is None
@@ -228,7 +234,7 @@ def _copy_start(model: Any) -> None:
     own = {name: value for name, value in weights.items() if not name.startswith(CHILD + ".")}
     shapes = {name: value.shape for name, value in branch.projector.state_dict().items()}
     if shapes != {name: value.shape for name, value in own.items()}:
-        raise joined_layers("--ego2exo_init encoder")
+        require_one_layer(Ego2ExoConfig.from_object(model.config))
     branch.projector.load_state_dict(own)
     if branch.reader.layers:
         branch.reader.copy_attention(tower_layers(model.get_vision_tower()))

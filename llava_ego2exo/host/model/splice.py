@@ -26,7 +26,7 @@ from .inspection import tokens_are_off
 from .pooling import pooled_videos
 from .projector import ego_branch
 from .shared_encoding import encoded_ranges
-from .vision import Captured, capture, check_states, tower_layers
+from .vision import Captured, capture, check_states
 
 IMAGE_TOKEN_INDEX = -200  # LLaVA's id of a placeholder
 FIRST_ID = -201  # of the first ego token; the others go down from there
@@ -240,7 +240,7 @@ class _Tokens:
             [last - first for first, last in ranges],
             offload=self.states == "offload",
             again=captured.again(ranges, total) if self.states == "recompute" else None,
-            tower=tower_layers(captured.tower) if self.branch.reader.block == "encoder" else None,
+            tower=captured.parts,
         )
         captured.clear()
         return (made if index is None else made[index]).flatten(0, 1)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...config import Ego2ExoConfig
 from ...errors import Ego2ExoError
 from ...method.ego_tokens import EgoAdaptiveTokens
 from ...method.encoder_block import TowerLayer, tower_layer
@@ -63,6 +64,36 @@ def _encoder(tower: Any) -> tuple[Any, Any]:
 def tower_layers(tower: Any) -> list[TowerLayer]:
     """The parts of each encoder layer, by reference; refused where a layer has others."""
     return [tower_layer(layer) for layer in _encoder(tower)[1]]
+
+
+def check_grid(flags: Ego2ExoConfig, side: int) -> None:
+    """Refuse a grid with more rows or columns than a frame has patches a side."""
+    cells = flags.grid_cells
+    if cells is not None and max(cells[1:]) > side:
+        raise Ego2ExoError(
+            f"--ego2exo_grid {'x'.join(map(str, cells))} with a vision tower of {side} patches a side",
+            f"at most {side} rows and columns",
+            "choose a grid with more cells in time, or none",
+        )
+
+
+def check_block(flags: Ego2ExoConfig, vision: Mapping[str, Any]) -> None:
+    """Refuse what the encoder block cannot do with a tower, as far as the tower's config shows it.
+
+    Its model is built without memory; one that transformers does not know is checked when it is there.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    if flags.block != "encoder":
+        return
+    try:
+        config = AutoConfig.for_model(**vision)
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+    except (ValueError, KeyError, TypeError):
+        return
+    check_grid(flags, config.image_size // config.patch_size)
+    tower_layers(SimpleNamespace(vision_tower=model))
 
 
 def _used_layers(tower: Any, num_layers: int) -> int | None:
@@ -118,6 +149,7 @@ class Captured:
     tower: Any
     layers: tuple[int, ...]
     entering: bool = False
+    parts: list[TowerLayer] | None = None  # of every encoder layer, for tokens that pass through them
     calls: list[dict[int, Tensor]] = field(default_factory=list)
     inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
@@ -215,7 +247,7 @@ def capture(tower: Any, reader: EgoAdaptiveTokens) -> Iterator[Captured]:
     checkpointing, and would see outputs without gradients.
     """
     # The first layer also where none is read: it shows which pictures the tower has seen.
-    captured = Captured(tower, reader.reads or (0,), entering=reader.block == "encoder")
+    captured = Captured(tower, reader.reads or (0,), reader.visits, tower_layers(tower) if reader.visits else None)
     handle = tower.vision_tower.register_forward_hook(captured._keep, with_kwargs=True)
     try:
         yield captured

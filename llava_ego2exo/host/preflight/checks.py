@@ -25,8 +25,8 @@ from ..checkpoint.vocabulary import added_tokens
 from ..fixes.data import SYSTEM
 from ..fixes.trainer import adapter_only
 from ..hooks import flavour
-from ..model.projector import check_type
-from ..model.vision import trained_tower
+from ..model.projector import check_type, require_one_layer
+from ..model.vision import check_block, trained_tower
 from ..resume.checkpoints import CheckpointScan
 from ..resume.signature import check_resume, run_signature
 from ..settings import Settings
@@ -57,6 +57,9 @@ def check_run(settings: Settings) -> CheckedRun:
         Ego2ExoError: with what was given, what is allowed, and what to do.
     """
     given = SimpleNamespace(**settings.values)
+    blocks = [values.get(f"{PREFIX}block") for values in (settings.base, settings.values)]
+    if settings.base.get("ego2exo") and blocks[0] != blocks[1]:  # whose other flags the inherited ones do not fit
+        raise other_settings([f"{PREFIX}block: {blocks[0]} / {blocks[1]}"])
     flags = Ego2ExoConfig.from_object(given)
     base = settings["model_name_or_path"]
     if base is not None:
@@ -182,12 +185,16 @@ def _check_tower(settings: Settings, flags: Ego2ExoConfig) -> None:
     require_whole_weights(name.removeprefix("hf:"))
     vision = read_config(name.removeprefix("hf:"))
     vision = vision.get("vision_config", vision)
-    layers = vision.get("num_hidden_layers")
+    layers, siglip = vision.get("num_hidden_layers"), "siglip" in str(vision.get("model_type", name))
+    if not siglip and str(settings["mm_vision_select_feature"]).startswith("slice"):
+        require_one_layer(flags)
+    check_block(flags, vision)
     if isinstance(layers, int):
-        siglip = "siglip" in str(vision.get("model_type", name))
         # LLaVA-NeXT removes SigLIP's last layer after loading it, and takes the last one there is.
-        flags.layer_indices(layers - siglip)
-        select = settings["mm_vision_select_layer"]
+        select, readable = settings["mm_vision_select_layer"], layers - siglip
+        if flags.block == "encoder" and not siglip and isinstance(select, int):
+            readable = select % (layers + 1)
+        flags.layer_indices(readable)
         refuse(
             (not siglip and isinstance(select, int) and not -layers - 1 <= select <= layers,
              f"--mm_vision_select_layer {select}", f"{-layers - 1} to {layers}, by the tower's {layers} layers",

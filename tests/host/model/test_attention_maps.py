@@ -12,12 +12,19 @@ from ..models import Batch, P, branch_of, build, hidden_states, hooks_of
 pytestmark = pytest.mark.usefixtures("registered")
 
 
-@pytest.mark.parametrize("flags", [{}, {"ego2exo_layers": "1,3", "ego2exo_block": "transformer"}], ids=str)
+FLAGS = [
+    {},
+    {"ego2exo_layers": "1,3", "ego2exo_block": "transformer"},
+    {"ego2exo_layers": "0,2", "ego2exo_block": "encoder", "ego2exo_attn": "sdpa"},
+]
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=str)
 def test_equals_what_generate_attends_to(flags):
     model, batch = build(**flags), Batch("..V..")
     found = video_attention_maps(model, batch.images[0])
     chosen = branch_of(model).reader.layers
-    assert found.layers == chosen == ((1, 3) if "ego2exo_layers" in flags else (0, 1, 2, 3))
+    assert found.layers == chosen == tuple(map(int, flags.get("ego2exo_layers", "0,1,2,3").split(",")))
     assert found.maps.shape == (len(chosen), P, len(batch.images[0]), 4, 4)
     with recorded(branch_of(model).reader) as record:
         model.generate(**batch.asked())
@@ -40,6 +47,8 @@ def test_heads_apart_and_in_the_place_of_their_patch():
 def test_what_has_no_maps():
     with pytest.raises(Ego2ExoError, match="without ego tokens.*--ego2exo True"):
         video_attention_maps(build(ego=False), torch.randn(2, 3, 28, 28))
+    with pytest.raises(Ego2ExoError, match="constant"):
+        video_attention_maps(build(ego2exo_block="constant"), torch.randn(2, 3, 28, 28))
     for shape in ((3, 28, 28), (0, 3, 28, 28), (1, 2, 3, 28, 28)):
         with pytest.raises(Ego2ExoError, match="one video"):
             video_attention_maps(build(), torch.randn(shape))

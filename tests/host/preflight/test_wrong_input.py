@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from llava_ego2exo.config import Ego2ExoConfig
 from llava_ego2exo.errors import Ego2ExoError
 from tests.videos import sample
 
@@ -13,10 +14,18 @@ pytestmark = pytest.mark.usefixtures("no_weights")
 # Flags that llava-torch lacks.
 NEXT = {"trainer_mode", "mm_tunable_parts", "model_class_name", "mm_newline_position", "add_faster_video"}
 
+ENCODER = {"ego2exo_block": "encoder"}
 # flags; a word of what was given; a word of what is allowed or to do
 WRONG = {
     "tokens": ({"ego2exo_num_tokens": 0}, "--ego2exo_num_tokens 0", "whole number from 1"),
     "layer range": ({"ego2exo_layers": "0,4"}, "'0,4' is out of range", "0 to 3"),
+    "grid": ({**ENCODER, "ego2exo_grid": "2x2x2"}, "grid 2x2x2 with --ego2exo_num_tokens 4", "product"),
+    "fine grid": ({**ENCODER, "ego2exo_num_tokens": 5, "ego2exo_grid": "1x5x1"}, "4 patches a side", "4 rows"),
+    "another block's": ({"ego2exo_grid": "1x2x2"}, "--ego2exo_grid 1x2x2 with --ego2exo_block cross", "encoder"),
+    "joined layers": ({**ENCODER, "mm_vision_select_feature": "slicefour_patch"}, "--ego2exo_block", "transformer"),
+    "joined for a copy": ({"ego2exo_init": "encoder", "mm_vision_select_feature": "slicefour_patch"}, "init", "random"),
+    "unread layer": ({**ENCODER, "ego2exo_layers": "0,3"}, "out of range", "0 to 2"),
+    "flash with time": ({**ENCODER, "ego2exo_attn": "flash"}, "time bias", "sdpa"),
     "flash": ({"ego2exo_attn": "flash"}, "--ego2exo_attn flash", "folded, sdpa"),
     "pooler": ({"mm_projector_type": "pooler"}, "pooler", "mlp<N>x_gelu"),
     "trainer": ({"trainer_type": "magic"}, "--trainer_type 'magic'", "ego2exo"),
@@ -184,6 +193,27 @@ def test_an_output_folder_that_cannot_be(train, tmp_path):
     (tmp_path / "file").touch()
     error = refused(train, tmp_path / "file" / "x", data_path="/nowhere")
     assert "--output_dir" in error.given and "another --output_dir" in error.remedy
+
+
+def test_a_checkpoint_of_another_block(renamed, train, tmp_path):
+    stored = {"ego2exo": True, **Ego2ExoConfig(num_tokens=4, block="encoder", grid="1x2x2").to_dict()}
+    base = renamed("encoder_llama", **stored)
+    flags = {"model_name_or_path": base, "ego2exo_num_tokens": None}
+    for changed, line in (
+        ({"ego2exo_block": "transformer"}, "ego2exo_block: encoder / transformer"),
+        ({"ego2exo_grid": "4x1x1"}, "ego2exo_grid: (1, 2, 2) / (4, 1, 1)"),
+    ):
+        assert line in refused(train, tmp_path / "out", **flags, **changed).given
+    with pytest.raises(AssertionError, match="weights were loaded"):  # the same grid, and what may change
+        train(tmp_path / "out", **flags, ego2exo_init="random")
+
+
+def test_a_tower_whose_layers_have_other_parts(train, tmp_path):
+    from transformers import Dinov2Config
+
+    Dinov2Config(hidden_size=32, num_hidden_layers=3, num_attention_heads=4).save_pretrained(tmp_path / "dino")
+    error = refused(train, tmp_path / "out", vision_tower=f"hf:{tmp_path / 'dino'}", **ENCODER)
+    assert "layer_scale1" in error.given and "cross_attention or transformer" in error.remedy
 
 
 GOOD = sample("00_red_left.mp4", "yes")

@@ -68,6 +68,7 @@ def measured(train, monkeypatch, tmp_path, sized):
 ALONE = {"ego2exo": None, "ego2exo_num_tokens": None, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2}
 CASES = {
     "bf16, layers read again": (16, torch.bfloat16, {"bf16": True, "ego2exo_states": "recompute"}),
+    "the encoder block": (16, torch.float32, {"ego2exo_block": "encoder"}),
     "4 bits": (4, torch.bfloat16, {"bits": 4, "bf16": True}),
     "LLaVA alone": (16, torch.float32, ALONE),
 }
@@ -80,7 +81,8 @@ def test_the_plan_is_what_a_step_takes(case, measured, sized, flavour):
     shapes = shapes_of(sized[1], flavour)
     ego = None
     if flags is not ALONE:
-        ego = Ego2ExoConfig(num_tokens=4, states=flags.get("ego2exo_states", "keep"))
+        own = {name.removeprefix("ego2exo_"): value for name, value in flags.items() if name.startswith("ego2exo_")}
+        ego = Ego2ExoConfig(num_tokens=4, **own)
     seen = (0 if ego is None else 4) + shapes.visual_tokens(FRAMES)
     run = RunShape(
         frames=FRAMES, bits=bits, rank=16, prompt=length - seen - answer, answer=answer, ego=ego, dtype=dtype,

@@ -49,7 +49,8 @@ def test_a_student_trains_loads_and_answers_as_in_memory(way, world, kinds, stud
 
 def test_nothing_frozen_moves_and_each_part_has_its_rate(world, train, tmp_path):
     flags = {"ego2exo_lr": 0.007, "mm_projector_lr": 0.003, "learning_rate": 0.001, "per_device_train_batch_size": 2}
-    trainer = train(tmp_path / "student", num_train_epochs=1, **flags)
+    trainer = train(tmp_path / "student", num_train_epochs=1, ego2exo_preset="paper", **flags)
+    assert trainer.model.config.ego2exo_init == "encoder"
     start, compared = load_file(world.base() / "model.safetensors"), set()
     for name, value in trainer.model.get_base_model().named_parameters():
         name = name.replace("base_layer.", "")

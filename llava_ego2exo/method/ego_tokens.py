@@ -97,9 +97,10 @@ class EgoAdaptiveTokens(nn.Module):
     module can be built on the meta device and loaded.
 
     With the block "encoder" h_l is what enters layer l of the encoder and not what leaves it; p_0 are the tokens plus
-    the averages of h_0 over the cells of a grid, token p in cell p in the order time, row, column; and the state dict
-    has `time_centre` and `time_sharpness` (P,), of the bias -((tau - centre) sharpness)^2 on the scores of a frame at
-    tau = (f + 0.5) / T of its video. "constant" reads nothing: every video gets the tokens as they are.
+    the averages of h_0 over the cells of a grid, token p in cell p in the order time, row, column. Scores of a frame at
+    tau = (f + 0.5) / T of its video get -((tau - c_p) w_p)^2, where c_p starts at the centre of the token's cell in
+    time and w_p at twice the number of such cells; the state dict has what is added to them, `time_shift` and
+    `time_sharpening` (P,). "constant" reads nothing: every video gets the tokens as they are.
 
     Args:
         num_tokens: P.
@@ -140,16 +141,14 @@ class EgoAdaptiveTokens(nn.Module):
         self.blocks = nn.ModuleList(made(vision_width, num_heads, attn) for _ in self.layers)  # type: ignore[misc]
         self.tokens = nn.Parameter(torch.empty(num_tokens, vision_width))
         if time_bias:
-            self.time_centre = nn.Parameter(torch.empty(num_tokens))
-            self.time_sharpness = nn.Parameter(torch.empty(num_tokens))
-            self._reset_time()
+            # From 0: added to a number like 8, a learning rate's step would be lost in bfloat16.
+            self.time_shift = nn.Parameter(torch.zeros(num_tokens))
+            self.time_sharpening = nn.Parameter(torch.zeros(num_tokens))
         # The blocks have drawn their weights when they were built; drawing all anew would double the time.
         fill_random(self.tokens, None, std=_TOKEN_STD)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw every parameter anew: tokens N(0, 0.02), weights Xavier-uniform, biases 0, layer norms 1 and 0.
-
-        A token's time bias starts at its cell's centre, with twice as many cells as the grid has in time.
 
         With a generator the global one is left untouched, and one seed gives the same weights in every dtype and on
         every device. Weights must not be partitioned meanwhile.
@@ -161,14 +160,8 @@ class EgoAdaptiveTokens(nn.Module):
             elif isinstance(module, nn.LayerNorm):
                 _reset_layer_norm(module)
         if self.time_bias:
-            self._reset_time()
-
-    @torch.no_grad()
-    def _reset_time(self) -> None:
-        cells, rows, columns = self.grid or default_grid(self.num_tokens)
-        centres = (torch.arange(cells) + 0.5) / cells
-        self.time_centre.copy_(centres.repeat_interleave(rows * columns))
-        self.time_sharpness.fill_(2.0 * cells)
+            self.time_shift.data.zero_()
+            self.time_sharpening.data.zero_()
 
     @torch.no_grad()
     def copy_attention(self, tower: Sequence[TowerLayer]) -> None:
@@ -223,7 +216,7 @@ class EgoAdaptiveTokens(nn.Module):
         tokens = self.tokens.expand(len(lengths), -1, -1)
         scores = self._time_scores(lengths)
         if not lengths and self.time_bias:
-            tokens = tokens + (self.time_centre + self.time_sharpness).expand(0, -1)[..., None]
+            tokens = tokens + (self.time_shift + self.time_sharpening).expand(0, -1)[..., None]
         entry = None
         if lengths and self.grid:
             entry = self._layer(hidden_states, 0, sum(lengths))
@@ -244,7 +237,11 @@ class EgoAdaptiveTokens(nn.Module):
     def _time_scores(self, lengths: list[int]) -> list[Tensor] | None:
         if not self.time_bias:
             return None
-        by_length = {n: time_scores(self.time_centre, self.time_sharpness, n) for n in set(lengths)}
+        cells = (self.grid or default_grid(self.num_tokens))[0]
+        token = torch.arange(self.num_tokens, device=self.time_shift.device)
+        centre = (token * cells // self.num_tokens + 0.5) / cells + self.time_shift.float()
+        sharpness = 2 * cells + self.time_sharpening.float()
+        by_length = {n: time_scores(centre, sharpness, n) for n in set(lengths)}
         return [by_length[n] for n in lengths]
 
     def _read(

@@ -144,10 +144,10 @@ def anchors(states: Tensor, lengths: list[int], grid: tuple[int, int, int]) -> T
 
 
 def time_scores(centre: Tensor, sharpness: Tensor, frames: int) -> Tensor:
-    """What each token's scores get for the place of a frame in its video: (P, frames), float32; 0 at the token's own.
+    """What each token's scores get for a frame's place in its video, 0 at the token's own: (P, frames).
 
     Args:
-        centre, sharpness: (P,), in videos and in one over videos.
+        centre, sharpness: (P,) float32, in videos and in one over videos.
     """
     times = (torch.arange(frames, device=centre.device) + 0.5) / frames
-    return -((times - centre.float()[:, None]) * sharpness.float()[:, None]).square()
+    return -((times - centre[:, None]) * sharpness[:, None]).square()

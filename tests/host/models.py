@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llava_ego2exo.demo.models import language_sizes, tiny_tower
 from llava_ego2exo.host.loader import llava_class
-from llava_ego2exo.method.encoder_block import tower_layer
+from llava_ego2exo.host.model.vision import tower_layers
 
 SEED = int(os.environ.get("EGO2EXO_TEST_SEED", time.time_ns() % 2**31))  # fresh; shown on failure, set to repeat
 VOCABULARY, P, PLACEHOLDER = 96, 3, -200
@@ -183,12 +183,11 @@ def hidden_states(model: nn.Module, images: list[torch.Tensor], first: int = 1) 
 def ego_rows(model: nn.Module, batch: Batch, chosen: list[int]) -> torch.Tensor:
     """(items, P, width) of the chosen items."""
     ends = torch.tensor([0] + [x.shape[0] for x in batch.images]).cumsum(0).tolist()
-    branch, tower = branch_of(model), None
-    states = hidden_states(model, batch.images, 0 if branch.reader.block == "encoder" else 1)
+    branch, tower = branch_of(model), model.get_vision_tower()
+    visits = branch.reader.visits
+    states = hidden_states(model, batch.images, 0 if visits else 1)
     read = {i: torch.cat([states[i][ends[j] : ends[j + 1]] for j in chosen]) for i in branch.reader.reads}
-    if branch.reader.block == "encoder":
-        tower = [tower_layer(layer) for layer in model.get_vision_tower().vision_tower.vision_model.encoder.layers]
-    return branch(read, [batch.images[j].shape[0] for j in chosen], tower=tower)
+    return branch(read, [batch.images[j].shape[0] for j in chosen], tower=tower_layers(tower) if visits else None)
 
 
 @torch.no_grad()

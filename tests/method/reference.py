@@ -84,9 +84,10 @@ def encoder(weights, tower, layers, hidden, lengths, heads, grid, mlp=True):
         if grid:
             x = x + cell_means(hidden[0][part], grid)
         bias = 0.0
-        if "time_centre" in weights:
-            times = (torch.arange(length) + 0.5) / length
-            far = (times[None] - weights["time_centre"][:, None]) * weights["time_sharpness"][:, None]
+        if "time_shift" in weights:
+            times, t, here = (torch.arange(length) + 0.5) / length, grid[0], len(x) // grid[0]
+            centre = weights["time_shift"] + torch.tensor([(p // here + 0.5) / t for p in range(len(x))])
+            far = (times[None] - centre[:, None]) * (2 * t + weights["time_sharpening"])[:, None]
             bias = -(far**2)[:, :, None].expand(-1, -1, hidden[0].shape[1]).flatten(1)
         for number, layer in enumerate(layers):
             prefix, its = f"blocks.{number}.attn.", tower[layer]

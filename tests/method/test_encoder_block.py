@@ -39,8 +39,7 @@ def built(layers=range(LAYERS), grid=(2, 2, 1), **options):
     options = {"time_bias": True, "grid": grid, **options}
     module = EgoAdaptiveTokens(4, WIDTH, HEADS, layers, "encoder", **options)
     for name, parameter in module.named_parameters():
-        if "time" not in name:
-            torch.nn.init.normal_(parameter, std=1.0 if name == "tokens" else WIDTH**-0.5)
+        torch.nn.init.normal_(parameter, std=1.0 if name == "tokens" else WIDTH**-0.5)
     return module
 
 
@@ -124,20 +123,29 @@ def test_nothing_of_the_tower_is_stored_and_a_copy_equals():
     module, tower, states = built(), parts_of(random_tower()), entering()
     wanted = module(states, LENGTHS, tower=tower)
     keys = ["q.weight", "q.bias", "k.weight", "v.weight", "v.bias", "out.weight", "out.bias"]
-    own = {"tokens", "time_centre", "time_sharpness", *(f"blocks.{i}.attn.{k}" for i in range(LAYERS) for k in keys)}
+    own = {"tokens", "time_shift", "time_sharpening", *(f"blocks.{i}.attn.{k}" for i in range(LAYERS) for k in keys)}
     assert module.state_dict().keys() == own and not any(isinstance(m, nn.LayerNorm) for m in module.modules())
     other = built()
     other.load_state_dict(module.state_dict())
     assert torch.equal(other(states, LENGTHS, tower=tower), wanted)
 
 
-def test_starts_at_the_centre_of_its_cell_in_time():
-    module = EgoAdaptiveTokens(8, WIDTH, HEADS, (0,), "encoder", grid=(2, 2, 2), time_bias=True)
-    nn.init.zeros_(module.time_centre)
-    module.reset_parameters(torch.Generator().manual_seed(0))
-    assert module.time_centre.tolist() == [0.25] * 4 + [0.75] * 4 and module.time_sharpness.tolist() == [4.0] * 8
-    alone = EgoAdaptiveTokens(3, WIDTH, HEADS, (0,), "encoder", time_bias=True)  # as with the default grid 3x1x1
-    assert alone.time_centre.tolist() == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+def test_starts_at_its_place_in_time():
+    """Without a grid too, as with the default one for so many tokens; small steps are not lost in bfloat16."""
+    for count, grid, centres, sharpness in (
+        (8, (2, 2, 2), [0.25] * 4 + [0.75] * 4, 4),
+        (3, None, [1 / 6, 0.5, 5 / 6], 6),
+    ):
+        module = EgoAdaptiveTokens(count, WIDTH, HEADS, (0,), "encoder", grid=grid, time_bias=True).bfloat16()
+        nn.init.normal_(module.time_shift)
+        module.reset_parameters(torch.Generator().manual_seed(0))
+        (found,) = module._time_scores([5])
+        wanted = -(((torch.arange(5) + 0.5) / 5 - torch.tensor(centres)[:, None]) * sharpness).square()
+        torch.testing.assert_close(found, wanted)
+        with torch.no_grad():
+            module.time_shift += 1e-4
+            module.time_sharpening += 1e-4
+        assert not torch.equal(module._time_scores([5])[0], found)
 
 
 def test_the_order_of_frames_matters_by_time_alone():
@@ -145,7 +153,7 @@ def test_the_order_of_frames_matters_by_time_alone():
     for options in ({"time_bias": True}, {"grid": (4, 1, 1), "time_bias": False}, {"grid": None, "time_bias": False}):
         module = built(**{"grid": None, **options})
         if module.time_bias:
-            nn.init.uniform_(module.time_centre)  # not the middle, where all four start
+            nn.init.normal_(module.time_shift)  # away from the middle, where all four start
         same = torch.allclose(
             module(states, [4], tower=tower), module([h.flip(0) for h in states], [4], tower=tower), atol=1e-5
         )

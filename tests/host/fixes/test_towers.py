@@ -53,10 +53,14 @@ def siglip_folder(root: Path) -> Path:
     return root
 
 
+blocks = pytest.mark.parametrize("block", ["cross_attention", "encoder"])
+
+
 @next_only
-def test_siglip_in_a_local_folder(tmp_path):
+@blocks
+def test_siglip_in_a_local_folder(block, tmp_path):
     """LLaVA deletes the last layer: the layers that exist count, not those of the config."""
-    model = build(tower=siglip_folder(tmp_path / "tower"))
+    model = build(tower=siglip_folder(tmp_path / "tower"), ego2exo_block=block)
     tower = model.get_vision_tower()
     assert type(tower).__name__ == "SigLipVisionTower" and tower.vision_tower.config.num_hidden_layers == 3
     assert facts_of(model) == (2, 1152, 16) and len(branch_of(model).reader.blocks) == 2
@@ -65,7 +69,8 @@ def test_siglip_in_a_local_folder(tmp_path):
 
 
 @next_only
-def test_mlcd():
+@blocks
+def test_mlcd(block):
     """LLaVA takes MLCD by its hub name alone; the hub's answer is a tiny one."""
     from llava.model.multimodal_encoder import mlcd_encoder
     from llava.model.multimodal_encoder.mlcd.vit_rope2d_hf import MLCDVisionConfig, MLCDVisionModel
@@ -77,7 +82,7 @@ def test_mlcd():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlcd_encoder.MLCDVisionModel, "from_pretrained", lambda *_, **__: MLCDVisionModel(config))
         patch.setattr(mlcd_encoder.CLIPImageProcessor, "from_pretrained", lambda *_, **__: None)
-        model = build(tower="DeepGlint-AI/mlcd-vit-bigG-patch14-448")
+        model = build(tower="DeepGlint-AI/mlcd-vit-bigG-patch14-448", ego2exo_block=block)
     assert type(model.get_vision_tower()).__name__ == "MLCDVisionTower"
     assert facts_of(model) == (3, 32, 4)
     train_a_step(model)
@@ -105,6 +110,9 @@ def test_a_hugging_face_tower(tmp_path):
         assert facts_of(model) == (layers, 32, 4)
         assert model.get_vision_tower().dtype == torch.bfloat16
         train_a_step(model)
+    train_a_step(build(tower=f"hf:{clip_folder()}", ego2exo_block="encoder"))
+    with pytest.raises(Ego2ExoError, match="layer_scale1"):
+        build(tower=f"hf:{tmp_path / 'dino'}", ego2exo_block="encoder")
     model.get_vision_tower().load_model(device_map="auto")
     assert nn.Module.to.__qualname__ == "Module.to"  # itself again
 
@@ -116,6 +124,8 @@ def test_joined_layers_widen_the_projector_not_the_ego_tokens(tmp_path):
     assert facts_of(model) == (12, 32, 4)
     assert branch_of(model).projector[0].in_features == 32
     train_a_step(model)
+    with pytest.raises(Ego2ExoError, match="--ego2exo_init encoder .*one layer"):
+        build(tower=tmp_path / "deep", mm_vision_select_feature="slicefour_patch", ego2exo_init="encoder")
 
 
 def test_towers_that_tile_or_hide_their_layers_are_refused():

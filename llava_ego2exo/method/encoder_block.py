@@ -6,7 +6,6 @@ layers as a patch would be, except that no patch attends to it and that it atten
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from math import isqrt
 from typing import NamedTuple
 
@@ -61,13 +60,18 @@ def tower_layer(layer: nn.Module) -> TowerLayer:
 
 
 def _run(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`module` in `dtype` where `x` is, whatever the type of its weights, which are left alone."""
+    """`module` in `dtype` where `x` is, whatever the type of its weights, which are left alone and get no gradient.
+
+    Of a trained encoder neither: used inside and outside its own checkpointed forward, a weight's gradient would be
+    complete twice, which distributed training refuses. Such an encoder learns through the states.
+    """
     weights = dict(module.named_parameters())
-    if all(weight.dtype == dtype and weight.device == x.device for weight in weights.values()):
+    if all((w.dtype, w.device, w.requires_grad) == (dtype, x.device, False) for w in weights.values()):
         return module(x.to(dtype))  # type: ignore[no-any-return]
 
     def cast(x: Tensor) -> Tensor:
-        return functional_call(module, {name: weight.to(x.device, dtype) for name, weight in weights.items()}, (x,))
+        own = {name: weight.detach().to(x.device, dtype) for name, weight in weights.items()}
+        return functional_call(module, own, (x,))
 
     # The cast weights are made again in backward: kept, they would be a second encoder.
     return checkpoint(cast, x.to(dtype), use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
@@ -75,9 +79,8 @@ def _run(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def normed_states(layer: TowerLayer, states: Tensor) -> Tensor:
     """LN1 of what enters an encoder layer, in its own dtype; without a graph where the encoder is frozen."""
-    trained = states.requires_grad or any(weight.requires_grad for weight in layer.ln_attn.parameters())
     # Autocast would make every layer's states float32.
-    with nullcontext() if trained else torch.no_grad(), torch.autocast(states.device.type, enabled=False):
+    with torch.set_grad_enabled(states.requires_grad), torch.autocast(states.device.type, enabled=False):
         return _run(layer.ln_attn, states, states.dtype)
 
 

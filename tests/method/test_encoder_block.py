@@ -1,6 +1,7 @@
 """The encoder block against the plain reference, and against encoders of transformers with the tokens as more rows."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -71,9 +72,9 @@ def test_equals_the_reference_forward_and_backward(way):
     wanted = reference.encoder(weights, its, module.layers, states, LENGTHS, HEADS, module.grid, mlp)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
     leaves = [*weights.values(), *(states[layer] for layer in module.reads)]
-    if way == "some layers":  # a trained tower
-        used = [tower.vision_model.encoder.layers[layer] for layer in module.layers]
-        leaves += [p for layer in used for name, p in layer.named_parameters() if "self_attn" not in name]
+    if way == "some layers":  # a trained tower, which learns through the states
+        found = torch.autograd.grad(got.sum(), list(tower.parameters()), allow_unused=True, retain_graph=True)
+        assert not any(grad is not None for grad in found)
     weight = torch.randn_like(got)
     pairs = zip(*(torch.autograd.grad((out * weight).mean(), leaves) for out in (got, wanted)), strict=True)
     for mine, theirs in pairs:
@@ -128,6 +129,20 @@ def test_nothing_of_the_tower_is_stored_and_a_copy_equals():
     other = built()
     other.load_state_dict(module.state_dict())
     assert torch.equal(other(states, LENGTHS, tower=tower), wanted)
+
+
+def test_states_are_let_go_once_normed():
+    """Backward keeps their norm in their place; each is asked for once, the first for grid and layer."""
+
+    class Once(dict):
+        def __getitem__(self, layer):
+            given.append(weakref.ref(states := self.pop(layer)))
+            return states
+
+    module, given = built(), []
+    out = module(Once(enumerate(entering())), LENGTHS, tower=parts_of(random_tower()))
+    assert len(given) == LAYERS and not [ref for ref in given if ref() is not None]
+    out.sum().backward()
 
 
 def test_starts_at_its_place_in_time():

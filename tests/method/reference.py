@@ -75,7 +75,7 @@ def cell_means(states, grid):
     )
 
 
-def encoder(weights, tower, layers, hidden, lengths, heads, grid, mlp=True):
+def encoder(weights, tower, layers, hidden, lengths, heads, grid, mlp=True, added=None):
     """The encoder block: `tower` holds each layer's weights as CLIP names them, `hidden` what enters each layer."""
     results, start = [], 0
     for length in lengths:
@@ -93,7 +93,8 @@ def encoder(weights, tower, layers, hidden, lengths, heads, grid, mlp=True):
             prefix, its = f"blocks.{number}.attn.", tower[layer]
             own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
             states = layer_norm(its, "layer_norm1", hidden[layer][part])
-            x = x + cross_attention(own, layer_norm(its, "layer_norm1", x), states, heads, bias=bias)
+            more = None if added is None else added[part]
+            x = x + cross_attention(own, layer_norm(its, "layer_norm1", x), states, heads, more, bias)
             if mlp:
                 inner = layer_norm(its, "layer_norm2", x) @ its["mlp.fc1.weight"].T + its["mlp.fc1.bias"]
                 inner = inner * torch.sigmoid(1.702 * inner)

@@ -40,7 +40,8 @@ def test_equals_torchs_own_weights():
 @every_block
 def test_the_weights_are_those_that_made_the_output(block, key_embedding):
     """Values weighted by the maps give what each layer's attention returned."""
-    module, states, seen = built(block=block, key_embedding=key_embedding), hidden(), []
+    options = {"key_embedding": key_embedding, "time_bias": key_embedding != "none"}
+    module, states, seen = built(block=block, **options), hidden(), []
     layers = [m for m in module.modules() if isinstance(m, CrossAttention)]
     for layer in layers:
         layer.register_forward_hook(lambda m, args, out: seen.append(out))

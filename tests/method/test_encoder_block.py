@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens
+from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens, frame_embedding
 from llava_ego2exo.method.encoder_block import tower_layer
 
 from . import reference
@@ -52,6 +52,7 @@ WAYS = {
     "folded": {"attn": "folded"},
     "lean": {"attn": "folded", "mlp": False},
     "sdpa": {"attn": "sdpa", "grid": (1, 2, 2)},
+    "embedding": {"attn": "folded", "key_embedding": "frame"},
     "alone": {"grid": None, "time_bias": False},
     "some layers": {"layers": (1, 2), "grid": (4, 1, 1)},
 }
@@ -69,7 +70,9 @@ def test_equals_the_reference_forward_and_backward(way):
     )
     got = module(states, LENGTHS, tower=parts_of(tower))
     mlp = WAYS[way].get("mlp", True)
-    wanted = reference.encoder(weights, its, module.layers, states, LENGTHS, HEADS, module.grid, mlp)
+    added = torch.cat([frame_embedding(n, WIDTH, torch.device("cpu")) for n in LENGTHS])[:, None].expand(-1, 25, -1)
+    added = added if "key_embedding" in WAYS[way] else None
+    wanted = reference.encoder(weights, its, module.layers, states, LENGTHS, HEADS, module.grid, mlp, added)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
     leaves = [*weights.values(), *(states[layer] for layer in module.reads)]
     if way == "some layers":  # a trained tower, which learns through the states
@@ -111,7 +114,10 @@ def test_a_tower_of_another_type(tower_type, types):
     if types == "bfloat16":
         module = module.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=types == "autocast"):
+        with torch.inference_mode():
+            seen = module(states, LENGTHS, tower=parts_of(tower))
         got = module(states, LENGTHS, tower=parts_of(tower))
+        assert torch.equal(got, seen)
         got.square().mean().backward()
     exact = 1e-2 if types == "float32" else 5e-2  # the norm of the states is in the tower's type
     for mine, theirs in ((got, wanted), (module.tokens.grad, wanted_grad)):

@@ -89,11 +89,13 @@ def check_block(flags: Ego2ExoConfig, vision: Mapping[str, Any]) -> None:
     try:
         config = AutoConfig.for_model(**vision)
         with torch.device("meta"):
-            model = AutoModel.from_config(config)
-    except (ValueError, KeyError, TypeError):
+            layers = _encoder(SimpleNamespace(vision_tower=AutoModel.from_config(config)))[1]
+        side = config.image_size // config.patch_size
+    except (ValueError, KeyError, TypeError, AttributeError):
         return
-    check_grid(flags, config.image_size // config.patch_size)
-    tower_layers(SimpleNamespace(vision_tower=model))
+    check_grid(flags, side)
+    for layer in layers or ():
+        tower_layer(layer)
 
 
 def _used_layers(tower: Any, num_layers: int) -> int | None:

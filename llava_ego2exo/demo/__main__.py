@@ -23,7 +23,17 @@ from .exam import attention, examples
 from .models import cache_folder, get_base
 from .pipeline import SeedRun, run_seed, shell_text
 from .report import write_report
-from .results import MEAN, Results, ablation_table, table, with_mean
+from .results import (
+    HELD_OUT,
+    RECEIVERS,
+    TRAINED,
+    Results,
+    ablation_table,
+    attention_table,
+    difference_table,
+    probe_table,
+    table,
+)
 from .variants import DEFAULT, FULL, QUICK, DemoPlan, added_variant
 from .world import QUESTION_TYPES, chance
 
@@ -89,34 +99,43 @@ def run(out: Path, args: argparse.Namespace) -> int:
     for command in results.commands:
         print(f"\n{command}")  # noqa: T201
     write_report(results, out)
-    distill, control = (with_mean(results.variants[name])[MEAN] for name in ("distill", "control"))
-    gains = ", ".join(f"{a - b:+.1f}" for a, b in zip(distill, control, strict=True))
     kept = f"report: {out / 'report.html'}" if args.out else "--out DIR keeps the report and everything else"
-    print(f"\n{table(results)}\n\n{ablation_table(results)}\n")  # noqa: T201
-    print(f"distill above control, mean over question types, in points, by seed: {gains}\n{kept}")  # noqa: T201
+    tables = (table, probe_table, difference_table, ablation_table, attention_table)
+    for text in filter(None, (one(results) for one in tables)):
+        print(f"\n{text}")  # noqa: T201
+    print(f"\n{kept}")  # noqa: T201
     return 0
 
 
 def gather(plan: DemoPlan, runs: Sequence[SeedRun], seconds: dict[str, float]) -> Results:
     """The results of all seeds; examples and attention are the first seed's."""
     first = runs[0]
-    percent = {
-        name: {one: {kind: [run.exams[name][one]["percent"][kind] for run in runs] for kind in QUESTION_TYPES}
-               for one in exams}
-        for name, exams in first.exams.items()
-    }  # fmt: skip
-    with_tokens = [name for name, exams in first.exams.items() if len(exams) > 1]
+
+    def percent(name: str, split: str, ablation: str = "none") -> dict[str, list[float]]:
+        found = [run.exams[name]["splits"][split][ablation]["percent"] for run in runs]
+        return {kind: [one[kind] for one in found] for kind in QUESTION_TYPES}
+
+    with_tokens = [name for name, exam in first.exams.items() if exam["attention"]]
+    shown = [name for name in ("tokens-16", *with_tokens) if name in with_tokens]
     return Results(
-        variants={name: ablated["none"] for name, ablated in percent.items()},
+        variants={name: percent(name, HELD_OUT) for name in first.exams},
+        trained={name: percent(name, TRAINED) for name in first.exams},
         chance=chance(),
-        ablations={name: percent[name] for name in with_tokens},
+        visual_tokens={name: exam["visual_tokens"] for name, exam in first.exams.items()},
+        answer_seconds={name: [run.exams[name]["seconds"] for run in runs] for name in first.exams},
+        ablations={name: {one: percent(name, HELD_OUT, one) for one in first.exams[name]["splits"][HELD_OUT]}
+                   for name in with_tokens},
+        answer_attention={name: {part: [run.exams[name]["attention"][part] for run in runs] for part in RECEIVERS}
+                          for name in with_tokens},
+        probe={view: {name: [run.probe[view][name] for run in runs] for name in found}
+               for view, found in first.probe.items()},
         curves={name: [run.curves[name] for run in runs] for name in plan.variants},
         examples=examples(first, "distill"),
-        attention=[clip for name in with_tokens[:1] for clip in attention(first, name)],
+        attention=[clip for name in shown[:1] for clip in attention(first, name)],
         settings={**dataclasses.asdict(plan), "seeds": len(runs), "llava": first.base.kind, "version": __version__},
         commands=[shell_text(command) for command in first.commands],
         seconds=seconds,
-    )
+    )  # fmt: skip
 
 
 _STARTED = time.monotonic()

@@ -1,4 +1,4 @@
-"""Multiple-choice questions about held-out clips, scored by likelihood: ``python -m llava_ego2exo.demo.exam ...``.
+"""Multiple-choice questions about new clips, scored by likelihood: ``python -m llava_ego2exo.demo.exam ...``.
 
 A student with ego tokens is also asked with parts of its input taken away, which shows whether it uses them.
 """
@@ -8,60 +8,93 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..common.files import write_atomic
 from ..video import read_video
-from .models import FRAMES, load_quietly
-from .pipeline import SeedRun, read_tests
-from .results import ClipAttention, Example
+from .models import load_quietly
+from .pipeline import FRAMES, SeedRun, read_tests
+from .results import HELD_OUT, ClipAttention, Example
 from .world import DESCRIBE, QUESTION_TYPES, Scene, describe, questions
 
-_CLIPS_AT_ONCE, _EXAMPLES, _ATTENTION = 10, 8, 2
+_CLIPS_AT_ONCE, _EXAMPLES, _ATTENTION, _ATTENTION_SHARES = 20, 8, 2, 20
+
+Tests = Mapping[str, Sequence[tuple[Scene, Path]]]  # split -> scenes, for their questions, with the file that is shown
 
 
-def frames(file: Path) -> Any:
+def frames(file: Path) -> np.ndarray:
     """The frames that a model gets of a clip: (T, H, W, 3) uint8."""
-    return read_video(str(file), frames_upbound=FRAMES).frames
+    return np.asarray(read_video(str(file), frames_upbound=FRAMES).frames)
 
 
-def clip_pixels(processor: Any, file: Path) -> torch.Tensor:
+def pixels(processor: Any, clip: np.ndarray) -> torch.Tensor:
     """The same as the model takes them: (T, 3, H, W)."""
-    return processor.preprocess(list(frames(file)), return_tensors="pt")["pixel_values"]
+    return processor.preprocess(list(clip), return_tensors="pt")["pixel_values"]
 
 
-def examine(
-    loaded: tuple[Any, Any, Any, Any], tests: Sequence[tuple[Scene, Path]], template: str, ablation: str = "none"
-) -> dict[str, Any]:
-    """Ask every question about every clip.
+def examine_model(model: Path, base: Path | None, tests: Tests, template: str) -> dict[str, Any]:
+    """Ask one model every question about every clip, and of held-out pairs in every way that means something for it.
 
     Args:
-        loaded: what LLaVA's loader returned.
-        tests: scenes, for their questions, with the file that the model sees.
-        template: name of the conversation template.
-        ablation: what is taken away, see :mod:`llava_ego2exo.host.model.inspection`.
+        model: folder of a checkpoint.
+        base: what it was trained from; None where it stands alone.
+        tests: clips of the splits.
+        template: name of LLaVA's conversation template.
 
     Returns:
-        "chosen": for each clip the option chosen for each of its questions; "percent": question type -> percent right.
+        "splits": split -> ablation (see :mod:`llava_ego2exo.host.model.inspection`) -> "chosen", for each clip the
+        option chosen for each question, and "percent", question type -> percent right; "visual_tokens" of one clip in
+        the language model's input; "seconds" of CPU time an answer, from a clip's frames to the scores of all options;
+        "attention" of the true answers to ego tokens, visual tokens and text, empty without ego tokens.
     """
+    from ..host.inference.option_scoring import answer_row
+    from ..host.inference.settings import prompt
+    from ..host.model.inspection import ablation_modes, answer_attention, visual_length
+
+    loaded = load_quietly(model, base)
+    tokenizer, llava, processor, _ = loaded
+    clips = {split: [(scene, frames(file)) for scene, file in shown] for split, shown in tests.items()}
+    started = time.process_time()
+    splits = {split: {"none": _examine(loaded, shown, template)} for split, shown in clips.items()}
+    asked = sum(len(questions(scene)) for shown in clips.values() for scene, _ in shown)
+    seconds = (time.process_time() - started) / asked
+    held_out = clips[HELD_OUT]
+    for mode in ablation_modes(llava)[1:]:
+        splits[HELD_OUT][mode] = _examine(loaded, held_out, template, mode)
+    some = [(pixels(processor, clip), one) for scene, clip in held_out[:_ATTENTION_SHARES] for one in questions(scene)]
+    rows = [answer_row(tokenizer, prompt(one.text, template), one.answer) for _, one in some]
+    with_tokens = len(splits[HELD_OUT]) > 1
+    return {
+        "visual_tokens": visual_length(llava, rows[0][0], some[0][0]),
+        "seconds": seconds,
+        "splits": splits,
+        "attention": answer_attention(llava, rows, [clip for clip, _ in some]) if with_tokens else {},
+    }
+
+
+def _examine(
+    loaded: tuple[Any, Any, Any, Any], clips: Sequence[tuple[Scene, np.ndarray]], template: str, ablation: str = "none"
+) -> dict[str, Any]:
+    """Every question about the clips of one split: "chosen" and "percent"."""
     from ..host.inference.option_scoring import option_scores
     from ..host.model.inspection import ablated
 
     tokenizer, model, processor, _ = loaded
     chosen: list[list[str]] = []
     right: dict[str, list[bool]] = {kind: [] for kind in QUESTION_TYPES}
-    for first in range(0, len(tests), _CLIPS_AT_ONCE):
-        batch = tests[first : first + _CLIPS_AT_ONCE]
-        clips = [(clip_pixels(processor, file), questions(scene)) for scene, file in batch]
-        videos, asked = zip(*((pixels, question) for pixels, about in clips for question in about), strict=True)
+    for first in range(0, len(clips), _CLIPS_AT_ONCE):
+        batch = [(pixels(processor, clip), questions(scene)) for scene, clip in clips[first : first + _CLIPS_AT_ONCE]]
+        videos, asked = zip(*((clip, question) for clip, about in batch for question in about), strict=True)
         texts, options = [question.text for question in asked], [question.options for question in asked]
         with ablated(model, ablation):
             scores = iter(option_scores(model, tokenizer, list(videos), texts, options, template))
-        for _, about in clips:
+        for _, about in batch:
             chosen.append([])
             for question in about:
                 score = next(scores)
@@ -71,9 +104,7 @@ def examine(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Ask one model, in every way that means something for it, and write what it answered."""
-    from ..host.model.inspection import ablation_modes
-
+    """Ask one model, and write what it answered."""
     parser = argparse.ArgumentParser(prog="python -m llava_ego2exo.demo.exam", description=__doc__.split("\n\n")[0])
     parser.add_argument("model", type=Path, help="folder of a checkpoint")
     parser.add_argument("--base", type=Path, help="what it was trained from")
@@ -82,50 +113,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--template", required=True, help="LLaVA's conversation template")
     parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
     args = parser.parse_args(argv)
-    loaded, tests = load_quietly(args.model, args.base), read_tests(args.tests, args.view)
-    exams = {one: examine(loaded, tests, args.template, one) for one in ablation_modes(loaded[1])}
-    write_atomic(args.out, json.dumps(exams, indent=1))
+    exam = examine_model(args.model, args.base, read_tests(args.tests, args.view), args.template)
+    write_atomic(args.out, json.dumps(exam, indent=1))
     return 0
 
 
 def examples(run: SeedRun, student: str) -> list[Example]:
-    """The first clips of the tests, a question type each in turn; nothing is chosen by its answers.
+    """The first clips of held-out pairs, a question type each in turn; nothing is chosen by its answers.
 
     The description of the exo clip by `student` is shown beside the teacher's of the ego clip.
     """
-    tests, base = run.tests[:_EXAMPLES], run.base
+    tests = [(scene, frames(ego), frames(exo)) for scene, ego, exo in run.tests[HELD_OUT][:_EXAMPLES]]
+    base = run.base
     by_teacher = _descriptions(base.model, None, [ego for _, ego, _ in tests], base.template)
     by_student = _descriptions(run.student(student), base.model, [exo for *_, exo in tests], base.template)
     found = []
     for number, (scene, ego, exo) in enumerate(tests):
         kind = QUESTION_TYPES[number % len(QUESTION_TYPES)]
         place, question = next((i, one) for i, one in enumerate(questions(scene)) if one.kind == kind)
-        answers = {name: exams["none"]["chosen"][number][place] for name, exams in run.exams.items()}
+        chosen = {name: exam["splits"][HELD_OUT]["none"]["chosen"][number] for name, exam in run.exams.items()}
+        answers = {name: options[place] for name, options in chosen.items()}
         found.append(
-            Example(kind, question.text, question.options, question.answer, answers, frames(ego), frames(exo),
+            Example(kind, question.text, question.options, question.answer, answers, ego, exo,
                     by_teacher[number], by_student[number])
         )  # fmt: skip
     return found
 
 
-def _descriptions(model: Path, base: Path | None, files: list[Path], template: str) -> list[str]:
+def _descriptions(model: Path, base: Path | None, clips: list[np.ndarray], template: str) -> list[str]:
     from ..host.inference.answerer import Answerer
 
     answerer = Answerer(load_quietly(model, base), template, max_new_tokens=48)
-    clips = [clip_pixels(answerer.image_processor, file) for file in files]
-    return [answers[0].text for answers in answerer.answer(clips, [[DESCRIBE]] * len(files))]
+    shown = [pixels(answerer.image_processor, clip) for clip in clips]
+    return [answers[0].text for answers in answerer.answer(shown, [[DESCRIBE]] * len(clips))]
 
 
 def attention(run: SeedRun, student: str) -> list[ClipAttention]:
-    """Where the ego tokens of one student attend in the first clips of the tests."""
+    """Where the ego tokens of one student attend in the first clips of held-out pairs."""
     from ..host.model.inspection import video_attention_maps
 
     _, model, processor, _ = load_quietly(run.student(student), run.base.model)
     found = []
-    for scene, _, exo in run.tests[:_ATTENTION]:
-        seen = video_attention_maps(model, clip_pixels(processor, exo))
+    for scene, _, file in run.tests[HELD_OUT][:_ATTENTION]:
+        clip = frames(file)
+        seen = video_attention_maps(model, pixels(processor, clip))
         names = [f"layer {layer}" for layer in seen.layers]
-        found.append(ClipAttention(f"{student}: {describe(scene)}", frames(exo), seen.maps.mean(1).numpy(), names))
+        found.append(ClipAttention(f"{student}: {describe(scene)}", clip, seen.maps.mean(1).numpy(), names))
     return found
 
 

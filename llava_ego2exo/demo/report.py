@@ -14,17 +14,25 @@ from ..common.files import write_atomic
 from ..common.pages import INK, SERIES, SHARED, drawing, gradient, heat, picture_uri, svg, templates
 from .results import (
     ABLATIONS,
+    BOTH,
     CHANCE,
+    HELD_OUT,
     MEAN,
+    RECEIVERS,
+    TRAINED,
     VARIANTS,
     ClipAttention,
     Example,
     Results,
     ablation_rows,
+    accuracy,
+    attention_rows,
     cell,
     differences,
     legend,
+    lines,
     metrics,
+    milliseconds,
     rows,
     spread,
     table,
@@ -34,6 +42,7 @@ from .results import (
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH, MARGIN = 960, 12  # of the picture, in pixels
 _DASHES = ("-", "--", "-.", ":")
+_SIDE = 108  # of a frame in the picture
 
 
 def write_report(results: Results, out: str | Path) -> Path:
@@ -56,9 +65,14 @@ def write_report(results: Results, out: str | Path) -> Path:
 def report_html(results: Results) -> str:
     """The report as text."""
     found = rows(results)
+    probed = {view: {name: spread(seeds) for name, seeds in types.items()} for view, types in results.probe.items()}
     values = {
         "results": results, "rows": found, "ablations": ablation_rows(results), "differences": differences(results),
-        "legend": legend(results), "bars": _variant_bars(results), "ablation_bars": _ablation_bars(results),
+        "milliseconds": {name: milliseconds(results, name) for name in found}, "splits": (HELD_OUT, TRAINED, BOTH),
+        "TRAINED": TRAINED, "shares": attention_rows(results), "receivers": RECEIVERS, "probe": probed,
+        "attributes": list(dict.fromkeys(name for types in probed.values() for name in types)),
+        "sizes": size_plot(results, "sizes") if lines(results) else "", "legend": legend(results),
+        "bars": _variant_bars(results), "ablation_bars": _ablation_bars(results),
         "curves": curves(results), "examples": [_example(example) for example in results.examples],
         "attention": [_attention(clip) for clip in results.attention], "gradient": gradient(), "labels": ABLATIONS,
         "meanings": {name: VARIANTS[name] for name in found if name in VARIANTS}, "CHANCE": CHANCE, "MEAN": MEAN,
@@ -72,9 +86,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{minutes} min {rest} s"
 
 
-def _signed(points: float) -> str:
-    """A difference, with a real minus sign."""
-    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
+def _signed(points: float, unit: str = "points") -> str:
+    """A difference, with a real minus sign, or a share in percent."""
+    return f"{points:.1f}%" if unit == "percent" else f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _panels(results: Results) -> list[tuple[str, dict[str, list[float]], float]]:
@@ -130,34 +144,86 @@ def _scaled(layer: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def picture(results: Results) -> str:
-    """An SVG for a README: bars of the table, a pair of clips, and the attention of the ego tokens.
+    """An SVG for a README: the plot of sizes or bars of the table, a pair of clips, and attention of the ego tokens.
 
     Below 150 kB, on a light ground, without fonts or anything from elsewhere.
     """
     light = (SHARED / "page.css").read_text(encoding="utf-8").split("@media")[0]
     colours = dict(re.findall(r"--(\w+): (#\w+)", light))
-    chart = bars(_panels(results), range(len(results.variants)), "picture", "bars", width=10.4)
+    strips, beside = _strips(results), bool(lines(results))
+    if beside:
+        chart, room = size_plot(results, "picture", 7.2, 4.6), WIDTH - 3 * MARGIN - 2 * (_SIDE + 3)
+        note = "Percent right on new clips of trained and of held-out pairs of objects"
+    else:
+        chart = bars(_panels(results), range(len(results.variants)), "picture", "bars", width=10.4)
+        room, note = WIDTH - 2 * MARGIN, "Percent right on new clips of held-out pairs of objects, chance dashed"
     wide, high = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', chart).groups())
-    inner = WIDTH - 2 * MARGIN
-    tall = round(inner * high / wide)
-    place = f'x="{MARGIN}" y="{MARGIN}" width="{inner}" height="{tall}"'
+    tall = round(room * high / wide)
+    place = f'x="{MARGIN}" y="{MARGIN}" width="{room}" height="{tall}"'
     # Fixed colours: what shows a README's pictures need not know variables.
     chart = re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]], chart).replace("<svg ", f"<svg {place} ", 1)
     below = MARGIN + tall + 16
+    for number, strip in enumerate(strips):  # under each other beside the plot, beside each other under the bars
+        strip["x"] = 2 * MARGIN + room if beside else 16 + 316 * number
+        strip["y"] = MARGIN + 14 + number * (_SIDE + 34) if beside else below + 34
+    height = max([below + 14, *(strip["y"] + _SIDE + 22 for strip in strips)])
     return templates(TEMPLATES).get_template("picture.svg").render(
-        bars=chart, strips=_strips(results), legend=legend(results), table=table(results), width=WIDTH, below=below,
-        height=below + 132, **{name: colours[name] for name in ("page", "ink", "soft")},
+        chart=chart, strips=strips, note=note, legend=legend(results), table=table(results), width=WIDTH, side=_SIDE,
+        below=below, height=height, **{name: colours[name] for name in ("page", "ink", "soft")},
     )  # fmt: skip
 
 
 def _strips(results: Results) -> list[dict[str, Any]]:
-    """The first example's clips, and the last layer of the first clip with attention: title and frames as data URIs."""
+    """The first example's clips, and the last layer of the first clip with attention: title, first and last frame."""
     example = results.examples[0]
     found = [("ego: what the teacher saw", example.ego_frames), ("exo: what the students see", example.exo_frames)]
     for clip in results.attention[:1]:
         found.append((f"attention of the ego tokens ({clip.layers[-1]})", overlaid(clip, len(clip.layers) - 1)))
-    return [{"title": title, "uris": [picture_uri(frame, limit=96, quality=80) for frame in frames]}
+    return [{"title": title, "uris": [picture_uri(frame, limit=96, quality=80) for frame in frames[[0, -1]]]}
             for title, frames in found]  # fmt: skip
+
+
+def size_plot(results: Results, name: str, width: float = 6.4, height: float = 3.8) -> str:
+    """Accuracy against visual tokens a clip, a line for each of :func:`.results.lines`; teacher, control and chance.
+
+    Mean and standard deviation over seeds, a dot a seed. `name`, `width` and `height` as for :func:`bars`.
+    """
+    drawn = lines(results)
+    label = f"Percent right against visual tokens per clip: {', '.join(drawn)}; the numbers are in the table"
+    with drawing(width, height) as figure:
+        axes = figure.subplots()
+        for number, (title, points) in enumerate(drawn.items()):
+            colour, sizes = SERIES[(2, 1)[number]], [size for size, _ in points]
+            found = [spread(accuracy(results, variant)) for _, variant in points]
+            means, stds = ([value[key] for value in found] for key in ("mean", "std"))
+            axes.plot(sizes, means, "os"[number] + "-", color=colour, label=title, linewidth=2.2, markersize=6)
+            low, high = zip(*((m - d, m + d) for m, d in zip(means, stds, strict=True)), strict=True)
+            axes.fill_between(sizes, low, high, color=colour, alpha=0.18, linewidth=0)
+            for size, value in zip(sizes, found, strict=True):
+                if value["n"] > 1:
+                    axes.plot([size] * value["n"], value["seeds"], ".", color=colour, markersize=4, alpha=0.6)
+            if points[-1][1] == "distill":
+                axes.annotate(
+                    "all", (sizes[-1], means[-1]), (0, 6), textcoords="offset points", ha="center", fontsize=8
+                )
+        chance = rows(results)[CHANCE][MEAN]["mean"]
+        present = [one for one in ("teacher", "control") if one in results.variants]
+        levels = {one: spread(accuracy(results, one))["mean"] for one in present}
+        for title, value in {**levels, CHANCE: chance}.items():
+            guess = title == CHANCE
+            axes.axhline(value, color=INK, linewidth=1, linestyle="--" if guess else ":", zorder=0)
+            # Control is mostly near chance: one label above its line, the other below.
+            axes.annotate(f"{title} {value:.1f}", (1, value), (0, -2 if guess else 2), ha="right", fontsize=8,
+                          va="top" if guess else "bottom", xycoords=axes.get_yaxis_transform(),
+                          textcoords="offset points")  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks := sorted({size for points in drawn.values() for size, _ in points}), map(str, ticks))
+        axes.minorticks_off()
+        axes.set_xlabel("visual tokens per clip")
+        axes.set_ylabel("percent right")
+        axes.set_ylim(min(chance - 12, *(value for value in levels.values())), 100)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+        return svg(figure, name, label)
 
 
 def overlaid(clip: ClipAttention, layer: int) -> np.ndarray:

@@ -12,30 +12,43 @@ from ..common.text import aligned_table
 if TYPE_CHECKING:
     import numpy as np
 
-    Accuracies = Mapping[str, Sequence[float]]  # question type -> percent right of each seed
-    Spread = dict[str, float]  # mean, std, n
+    Seeds = Sequence[float]  # a number of each seed
+    Accuracies = Mapping[str, Seeds]  # question type -> percent right of each seed
+    Spread = dict[str, Any]  # mean, std, n, and the numbers of the seeds
 
 MEAN, CHANCE = "mean", "chance"
+TRAINED, HELD_OUT, BOTH = "trained", "held-out", "both"  # new clips of pairs of objects that training shows, or not
 ABLATIONS = {  # as in host/model/inspection.py
     "none": "intact",
     "removed": "ego tokens removed",
     "other clip": "ego tokens of another clip",
     "alone": "ordinary tokens removed",
 }
+RECEIVERS = ("ego tokens", "visual tokens", "text")  # of attention
+SIZES = (4, 8, 16, 32)
+LINES = {  # of the plot: variants that differ in the number of visual tokens alone
+    "ordinary tokens, pooled": (*(f"pooled-{size}" for size in SIZES), "distill"),
+    "ego tokens alone": tuple(f"tokens-{size}" for size in SIZES),
+}
 VARIANTS = {
     "base": "before any training on pairs",
     "control": "fine-tuned on captions of the exo clips, with the same steps",
-    "distill": "sequence distillation: trained on the teacher's answers, without ego tokens",
-    "distill+tokens": "the same, with Ego Adaptive Visual Tokens",
-    "distill+tokens+kl": "the same, with a KL term to the self-teacher",
-    "tokens-only": "as distill+tokens, but without ordinary visual tokens",
+    "distill": "sequence distillation: trained on the teacher's answers, with all ordinary visual tokens",
+    **{f"pooled-{size}": f"the same, ordinary tokens pooled to {size} a clip" for size in SIZES},
+    **{f"tokens-{size}": f"the same, with {size} ego tokens in the place of all ordinary ones" for size in SIZES},
+    "distill+tokens-16": "all ordinary tokens and 16 ego tokens",
+    "pooled-8+tokens-16": "8 pooled tokens and 16 ego tokens, after a stage with the ego tokens alone",
     "teacher": "the teacher, asked about the ego clip: the upper bound",
     CHANCE: "guessing",
 }
-COMPARED = (
-    ("control", "base"), ("distill", "control"), ("distill+tokens", "distill"),
-    ("distill+tokens+kl", "distill+tokens"), ("tokens-only", "control"), ("teacher", "distill"),
-)  # fmt: skip
+COMPARED = (  # variant, another one, and whether by difference or as a share
+    ("distill", "control", "points"),
+    ("tokens-16", "distill", "percent"),
+    ("tokens-8", "pooled-8", "points"),
+    ("tokens-4", "pooled-4", "points"),
+    ("distill+tokens-16", "distill", "points"),
+    ("pooled-8+tokens-16", "pooled-8", "points"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,9 +91,14 @@ class Results:
     """Everything that the report shows. Accuracies are in percent, one number a seed.
 
     Attributes:
-        variants: variant -> question type -> accuracy of each seed, in the order of the table.
+        variants: variant -> question type -> accuracy of each seed on held-out pairs, in the order of the table.
+        trained: the same on new clips of trained pairs.
         chance: question type -> percent.
+        visual_tokens: variant -> how many a clip is in the language model's input.
+        answer_seconds: variant -> CPU seconds an answer of each seed.
         ablations: variant -> ablation, in the order of `ABLATIONS` -> question type -> accuracy of each seed.
+        answer_attention: variant with ego tokens -> each of `RECEIVERS` -> its share, 0 to 1, of each seed.
+        probe: view -> attribute -> percent right of each seed of a probe on the frozen vision tower.
         curves: variant -> for each seed (step, loss) pairs.
         examples: questions shown with their frames.
         attention: clips shown with their attention.
@@ -90,8 +108,13 @@ class Results:
     """
 
     variants: Mapping[str, Accuracies]
+    trained: Mapping[str, Accuracies]
     chance: Mapping[str, float]
+    visual_tokens: Mapping[str, int]
+    answer_seconds: Mapping[str, Seeds]
     ablations: Mapping[str, Mapping[str, Accuracies]] = field(default_factory=dict)
+    answer_attention: Mapping[str, Mapping[str, Seeds]] = field(default_factory=dict)
+    probe: Mapping[str, Accuracies] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]] = field(default_factory=dict)
     examples: Sequence[Example] = ()
     attention: Sequence[ClipAttention] = ()
@@ -100,16 +123,23 @@ class Results:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def spread(seeds: Sequence[float]) -> Spread:
-    """Mean, sample standard deviation (0.0 for one seed) and number of seeds."""
+def spread(seeds: Seeds) -> Spread:
+    """Mean, sample standard deviation (0.0 for one seed), number of seeds, and their numbers."""
     std = statistics.stdev(seeds) if len(seeds) > 1 else 0.0
-    return {"mean": statistics.fmean(seeds), "std": std, "n": len(seeds)}
+    return {"mean": statistics.fmean(seeds), "std": std, "n": len(seeds), "seeds": list(seeds)}
 
 
 def with_mean(types: Accuracies) -> dict[str, list[float]]:
     """The seeds of each question type, and under "mean" each seed's mean over the types."""
     per_seed = [statistics.fmean(values) for values in zip(*types.values(), strict=True)]
     return {**{name: list(seeds) for name, seeds in types.items()}, MEAN: per_seed}
+
+
+def accuracy(results: Results, variant: str, split: str = BOTH) -> list[float]:
+    """Of each seed the mean over question types, of one split or as the mean of both."""
+    held_out, trained = (with_mean(of[variant])[MEAN] for of in (results.variants, results.trained))
+    both = [(a + b) / 2 for a, b in zip(held_out, trained, strict=True)]
+    return {HELD_OUT: held_out, TRAINED: trained, BOTH: both}[split]
 
 
 def _spreads(variants: Mapping[str, Accuracies]) -> dict[str, dict[str, Spread]]:
@@ -120,58 +150,148 @@ def _spreads(variants: Mapping[str, Accuracies]) -> dict[str, dict[str, Spread]]
 
 
 def rows(results: Results) -> dict[str, dict[str, Spread]]:
-    """Variant -> question type or "mean" -> mean, std and n; chance, which is known, comes last as one seed."""
-    return _spreads({**results.variants, CHANCE: {name: [value] for name, value in results.chance.items()}})
+    """Variant -> question type, "mean" (of held-out pairs), "trained" and "both" (means) -> mean, std, n, seeds.
+
+    Chance, which is known, comes last as one seed.
+    """
+    found = _spreads({**results.variants, CHANCE: {name: [value] for name, value in results.chance.items()}})
+    for name, row in found.items():
+        guess = name == CHANCE
+        row.update({split: row[MEAN] if guess else spread(accuracy(results, name, split)) for split in (TRAINED, BOTH)})
+    return found
 
 
 def ablation_rows(results: Results) -> dict[str, dict[str, dict[str, Spread]]]:
-    """Variant -> ablation -> question type or "mean" -> mean, std and n."""
+    """Variant -> ablation -> question type or "mean", of held-out pairs -> mean, std, n, seeds."""
     return {variant: _spreads(ablated) for variant, ablated in results.ablations.items()}
+
+
+def attention_rows(results: Results) -> dict[str, dict[str, Spread]]:
+    """Variant -> each of `RECEIVERS` -> percent of the attention."""
+    return {
+        variant: {name: spread([100 * share for share in shares[name]]) for name in RECEIVERS}
+        for variant, shares in results.answer_attention.items()
+    }
+
+
+def lines(results: Results) -> dict[str, list[tuple[int, str]]]:
+    """The lines of the plot that have two points or more: title -> (visual tokens, variant), ascending."""
+    found = {
+        title: sorted((results.visual_tokens[name], name) for name in names if name in results.variants)
+        for title, names in LINES.items()
+    }
+    return {title: points for title, points in found.items() if len(points) > 1}
 
 
 def metrics(results: Results) -> dict[str, Any]:
     """What `metrics.json` holds."""
-    kept = {name: getattr(results, name) for name in ("settings", "commands", "seconds")}
-    return {"variants": rows(results), "ablations": ablation_rows(results), **kept}
+    kept = {name: getattr(results, name) for name in ("visual_tokens", "settings", "commands", "seconds")}
+    compared = [{"variant": a, "against": b, "unit": unit, **by_split} for a, b, unit, by_split in differences(results)]
+    return {
+        "variants": rows(results), "trained": _spreads(results.trained), "differences": compared,
+        "answer_seconds": {name: spread(seeds) for name, seeds in results.answer_seconds.items()},
+        "ablations": ablation_rows(results), "answer_attention": attention_rows(results),
+        "probe": _spreads(results.probe), **kept,
+    }  # fmt: skip
 
 
 def table(results: Results) -> str:
     """Variants by question types, percent right: mean and, with several seeds, ± the sample standard deviation."""
-    head = ["", *results.chance, MEAN]
-    lines = [[name, *(cell(row[column]) for column in head[1:])] for name, row in rows(results).items()]
-    return f"{aligned_table(head, lines)}\n\npercent right; {legend(results)}"
+    columns, body = [*results.chance, MEAN, TRAINED], []
+    for name, row in rows(results).items():
+        cells = [cell(row[column]) for column in columns]
+        body.append([name, results.visual_tokens.get(name, ""), *cells, milliseconds(results, name)])
+    text = aligned_table(["", "visual tokens", *columns, "ms per answer"], body)
+    shown = "percent right on new clips of held-out pairs of objects; mean: over question types; trained: that of"
+    return f"{text}\n\n{shown} trained pairs; {legend(results)}"
+
+
+def milliseconds(results: Results, variant: str) -> str:
+    """CPU time of an answer, for the table; empty for chance."""
+    seconds = results.answer_seconds.get(variant)
+    return cell(spread([1000 * one for one in seconds])) if seconds else ""
+
+
+def probe_table(results: Results) -> str:
+    """Views by attributes, as :func:`table`; empty where nothing was probed."""
+    if not results.probe:
+        return ""
+    columns = list(dict.fromkeys(name for types in results.probe.values() for name in types))
+    body = [
+        [view, *(cell(spread(types[name])) if name in types else "" for name in columns)]
+        for view, types in results.probe.items()
+    ]
+    text = aligned_table(["probe of the tower", *columns], body)
+    return f"{text}\n\npercent right of a probe on the frozen tower: the ceiling for a model that sees this view"
 
 
 def ablation_table(results: Results) -> str:
     """As :func:`table`, a row for each ablation of each variant; empty where nothing was ablated."""
     columns = [*results.chance, MEAN]
-    lines = []
+    body = []
     for variant, ablated in ablation_rows(results).items():
         for name, row in ablated.items():
             intact = name == "none"
             change = "" if intact else f"{row[MEAN]['mean'] - ablated['none'][MEAN]['mean']:+.1f}"
-            lines.append(
+            body.append(
                 [variant if intact else "", ABLATIONS[name], *(cell(row[column]) for column in columns), change]
             )
-    if not lines:
+    if not body:
         return ""
-    text = aligned_table(["", "input", *columns, "change"], lines, left=2)
-    return f"{text}\n\npercent right; {legend(results)}; change: of the mean, against intact"
+    text = aligned_table(["", "input", *columns, "change"], body, left=2)
+    return f"{text}\n\npercent right, held-out pairs; {legend(results)}; change: of the mean, against intact"
+
+
+def attention_table(results: Results) -> str:
+    """Where answers attend, in percent; empty without ego tokens."""
+    body = [[name, *(cell(row[part]) for part in RECEIVERS)] for name, row in attention_rows(results).items()]
+    if not body:
+        return ""
+    return f"{aligned_table(['attention of answers to', *RECEIVERS], body)}\n\npercent; {legend(results)}"
 
 
 def cell(value: Spread) -> str:
-    """One accuracy with one decimal, and its spread with several seeds."""
+    """One number with one decimal, and its spread with several seeds."""
     return f"{value['mean']:.1f}" + (f" ± {value['std']:.1f}" if value["n"] > 1 else "")
 
 
-def differences(results: Results) -> list[tuple[str, str, Spread]]:
-    """By how much a variant's mean over question types exceeds another's, seed by seed: the pairs of `COMPARED`."""
-    means = {name: with_mean(types)[MEAN] for name, types in results.variants.items()}
-    return [
-        (name, other, spread([a - b for a, b in zip(means[name], means[other], strict=True)]))
-        for name, other in COMPARED
-        if name in means and other in means
-    ]
+def differences(results: Results) -> list[tuple[str, str, str, dict[str, Spread]]]:
+    """Variants against others, seed by seed, as `COMPARED` says, and as "swapped" each that has ego tokens.
+
+    Returns:
+        Variant, what it is compared with, the unit ("points", or "percent" of the other's accuracy), and split ->
+        spread; another clip's ego tokens are given for held-out pairs alone.
+    """
+    found = []
+    for name, other, unit in COMPARED:
+        if name in results.variants and other in results.variants:
+            by_split = {}
+            for split in (HELD_OUT, TRAINED, BOTH):
+                both = zip(accuracy(results, name, split), accuracy(results, other, split), strict=True)
+                by_split[split] = spread([a - b if unit == "points" else 100 * a / b for a, b in both])
+            found.append((name, other, unit, by_split))
+    for name, ablated in results.ablations.items():
+        swapped, intact = (with_mean(ablated[how])[MEAN] for how in ("other clip", "none"))
+        change = spread([a - b for a, b in zip(swapped, intact, strict=True)])
+        found.append((f"{name}, {ABLATIONS['other clip']}", name, "points", {HELD_OUT: change}))
+    return found
+
+
+def difference_table(results: Results) -> str:
+    """:func:`differences` for a terminal."""
+    splits, body = (HELD_OUT, TRAINED, BOTH), []
+    for name, other, unit, found in differences(results):
+        against = f"{'-' if unit == 'points' else '/'} {other}"
+        body.append([name, against, *(signed(found[split], unit) if split in found else "" for split in splits)])
+    text = aligned_table(["", "against", *splits], body, left=2)
+    units = "points, or percent of the other's; both: mean of held-out and trained"
+    return f"{text}\n\nof the mean over question types, seed by seed; {units}; {legend(results)}"
+
+
+def signed(value: Spread, unit: str) -> str:
+    """A difference with its sign, or a share in percent."""
+    text = cell(value)
+    return f"{text}%" if unit == "percent" else text if text.startswith("-") else f"+{text}"
 
 
 def legend(results: Results) -> str:

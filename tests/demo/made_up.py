@@ -6,9 +6,10 @@ from llava_ego2exo.demo.results import ABLATIONS, ClipAttention, Example, Result
 
 CHANCE = {"hand": 50.0, "object": 25.0, "region": 25.0, "order": 50.0}
 MEANS = {
-    "base": 38.0, "control": 38.0, "distill": 77.0, "distill+tokens": 77.0, "distill+tokens+kl": 74.0,
-    "tokens-only": 51.0, "teacher": 94.0,
+    "base": 38.0, "control": 38.0, "distill": 77.0, "pooled-16": 60.0, "pooled-8": 50.0, "pooled-4": 40.0,
+    "tokens-16": 74.0, "tokens-8": 72.0, "tokens-4": 70.0, "distill+tokens-16": 77.0, "teacher": 94.0,
 }  # fmt: skip
+SIZES = {name: int(name.rsplit("-")[-1]) if "-" in name else 72 for name in MEANS} | {"distill+tokens-16": 88}
 
 
 def frames(seed):
@@ -32,9 +33,16 @@ def made_up(seeds=3, variants=tuple(MEANS), examples=3, attention=2):
     options = ["left", "right"]
     return Results(
         variants={name: accuracies(MEANS[name]) for name in variants},
+        trained={name: accuracies(MEANS[name] + 3) for name in variants},
         chance=CHANCE,
-        ablations={name: {one: accuracies(MEANS[name] - 9 * place) for place, one in enumerate(ABLATIONS)}
+        visual_tokens={name: SIZES[name] for name in variants},
+        answer_seconds={name: rng.normal(0.004, 0.0003, seeds).tolist() for name in variants},
+        ablations={name: {one: accuracies(MEANS[name] - 9 * place) for place, one in enumerate(ABLATIONS)
+                          if "+" in name or one in ("none", "other clip")}
                    for name in variants if "tokens" in name},
+        answer_attention={name: {"ego tokens": [0.3] * seeds, "visual tokens": [0.1] * seeds, "text": [0.6] * seeds}
+                          for name in variants if "tokens" in name},
+        probe={view: {name: [80.0 + i for i in range(seeds)] for name in list(CHANCE)[:3]} for view in ("ego", "exo")},
         curves={name: [[(step, 2 / step) for step in range(1, 41)] for _ in range(seeds)]
                 for name in variants if name not in ("base", "teacher")},
         examples=[

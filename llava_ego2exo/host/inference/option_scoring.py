@@ -1,7 +1,8 @@
 """How likely a LLaVA model finds each option of a question about a video: no generation, nothing to parse.
 
 `option_scores` scores whole options. `letter_scores` scores each option's key ("A", "3") as what the answer begins
-with: one forward pass, with the language model's head at the answer's place alone.
+with. Both are one forward pass, with the language model's head at the answers' places alone, and one row for all
+options that differ in their last token.
 """
 
 from __future__ import annotations
@@ -35,14 +36,11 @@ def option_scores(
         options: of each question, two or more.
         template: name of LLaVA's conversation template.
     """
-    marks, rows, media = bool(getattr(model.config, "mm_use_im_start_end", False)), [], []
-    for video, question, choices in zip(videos, questions, options, strict=True):
-        for choice in choices:
-            rows.append(answer_row(tokenizer, prompt(question, template, marks), choice))
-            media.append(video)
-    found = answer_log_probs(model, rows, media)
-    flat = iter(score(places, ids[start:]) for places, (ids, start) in zip(found, rows, strict=True))
-    return [[next(flat) for _ in choices] for choices in options]
+    marks = bool(getattr(model.config, "mm_use_im_start_end", False))
+    asked = [(text, tuple(own)) for text, own in zip(questions, options, strict=True)]
+    made = {(text, own): _rows(tokenizer, prompt(text, template, marks), own) for text, own in dict.fromkeys(asked)}
+    found = _scores(model, [made[one] for one in asked], videos)
+    return [[scores[option] for option in own] for scores, own in zip(found, options, strict=True)]
 
 
 def answer_row(tokenizer: Any, text: str, answer: str) -> tuple[Tensor, int]:
@@ -111,40 +109,51 @@ def letter_scores(
     """
 
     def ask(fitting: Sequence[Tensor], asked: Sequence[Sequence[MultipleChoiceQuestion]]) -> list[dict[str, float]]:
-        parts = [(clip, question, _rows(answerer, question)) for clip, own in enumerate(asked) for question in own]
-        owners = [clip for clip, _, rows in parts for _ in rows]
-        flat = [(ids, start) for _, _, rows in parts for ids, start, _ in rows]
+        owners = [clip for clip, own in enumerate(asked) for _ in own]
+        rows = [_rows(answerer.tokenizer, answerer.prompt(one.text), one.keys) for own in asked for one in own]
         # On the right, whatever the checkpoint was trained with; and nothing is cut off unnoticed.
         whole = {"tokenizer_padding_side": "right", "tokenizer_model_max_length": None}
-        with answerer.checked_lengths(owners), substituted(answerer.model.config, **whole):
-            places = iter(answer_log_probs(answerer.model, flat, [fitting[owner] for owner in owners]))
-        found = []
-        for _, question, rows in parts:
-            scores: dict[str, float] = {}
-            for *_, tails in rows:
-                own = next(places)
-                scores |= {key: score(own, tail) for key, tail in tails.items()}
-            found.append({key: scores[key] for key in question.keys})
-        return found
+        lengths = [owner for owner, own in zip(owners, rows, strict=True) for _ in own]
+        with answerer.checked_lengths(lengths), substituted(answerer.model.config, **whole):
+            found = _scores(answerer.model, rows, [fitting[owner] for owner in owners])
+        keys = (one.keys for own in asked for one in own)
+        return [{key: scores[key] for key in own} for scores, own in zip(found, keys, strict=True)]
 
     return answerer.each(clips, questions, ask)
 
 
-def _rows(answerer: Answerer, question: MultipleChoiceQuestion) -> list[tuple[Tensor, int, dict[str, Tensor]]]:
-    """(ids, start of the key, key -> its tokens): one row for all keys alike but for their last token, as letters are.
+_Row = tuple[Tensor, int, dict[str, Tensor]]  # ids, how many are the prompt's, option -> its tokens
+
+
+def _rows(tokenizer: Any, text: str, options: Sequence[str]) -> list[_Row]:
+    """One row for all options alike but for their last token, as letters are, behind the prompt `text`.
 
     At the place of that token the row's log-probabilities hold for each of them.
     """
-    text = answerer.prompt(question.text)
-    whole = {key: answer_row(answerer.tokenizer, text, key) for key in question.keys}
-    tails = {key: ids[start:] for key, (ids, start) in whole.items()}
+    whole = {option: answer_row(tokenizer, text, option) for option in options}
+    tails = {option: ids[start:] for option, (ids, start) in whole.items()}
     if len({tuple(tail.tolist()) for tail in tails.values()}) < len(tails) or any(not len(t) for t in tails.values()):
         raise Ego2ExoError(
-            f"the tokenizer cannot tell the options {', '.join(question.keys)} apart",
+            f"the tokenizer cannot tell the options {', '.join(options)} apart",
             "keys that it writes differently",
             "use --mode generate for this model",
         )
-    rows: dict[tuple[int, ...], tuple[Tensor, int, dict[str, Tensor]]] = {}
-    for key, tail in tails.items():
-        rows.setdefault(tuple(tail[:-1].tolist()), (*whole[key], {}))[2][key] = tail
+    rows: dict[tuple[int, ...], _Row] = {}
+    for option, tail in tails.items():
+        rows.setdefault(tuple(tail[:-1].tolist()), (*whole[option], {}))[2][option] = tail
     return list(rows.values())
+
+
+def _scores(model: Any, asked: Sequence[Sequence[_Row]], videos: Sequence[Tensor]) -> list[dict[str, float]]:
+    """Option -> log-likelihood for the rows of each question about its video."""
+    flat = [(ids, start) for rows in asked for ids, start, _ in rows]
+    media = [video for rows, video in zip(asked, videos, strict=True) for _ in rows]
+    places = iter(answer_log_probs(model, flat, media))
+    found = []
+    for rows in asked:
+        scores: dict[str, float] = {}
+        for *_, tails in rows:
+            own = next(places)
+            scores |= {option: score(own, tail) for option, tail in tails.items()}
+        found.append(scores)
+    return found

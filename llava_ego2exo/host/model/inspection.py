@@ -1,8 +1,8 @@
-"""What a student makes of its ego tokens: parts of its input taken away, and attention maps of one video."""
+"""What a student makes of its ego tokens: parts of its input taken away, attention to them, and attention maps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,10 +15,12 @@ from ...config import Ego2ExoConfig
 from ...errors import Ego2ExoError
 from ...method.attention_maps import attention_maps
 from ..hooks.install import substituted
+from .answer_tokens import capture_labels
 from .projector import ego_branch
 from .vision import capture
 
 ABLATIONS = ("none", "removed", "other clip", "alone")
+_PLACEHOLDER = -200  # LLaVA's id of one
 _OFF: ContextVar[bool] = ContextVar("ego2exo_tokens_off", default=False)
 
 
@@ -102,6 +104,60 @@ def _other_clip(_branch: Any, args: tuple[dict[int, Tensor], list[int]], tokens:
 def _equal(video: Tensor, other: Tensor) -> bool:
     # Rounding may differ between places in a batch; states of two clips differ by far more.
     return video.shape == other.shape and torch.allclose(video, other, rtol=1e-3, atol=1e-5)
+
+
+@torch.inference_mode()
+def visual_length(model: Any, ids: Tensor, video: Tensor) -> int:
+    """How many tokens one video, (T, 3, H, W), is in the language model's input, ego tokens among them.
+
+    `ids` are a prompt's, (L,), with one placeholder.
+    """
+    with capture_labels(model) as expanded, substituted(model.config, tokenizer_model_max_length=None):
+        _run(model, ids, video, labels=ids[None].to(model.device))
+    return expanded.lengths[0] - len(ids) + 1
+
+
+@torch.inference_mode()
+def answer_attention(model: Any, rows: Sequence[tuple[Tensor, int]], videos: Sequence[Tensor]) -> dict[str, float]:
+    """How much of its attention an answer gives to what: the mean over rows, layers, heads and answer tokens.
+
+    Args:
+        model: a LLaVA model with ego tokens, whose attention runs as "eager" or "sdpa".
+        rows: ids of a prompt with one placeholder and the answer behind it, and how many are the prompt's, as
+            :func:`~llava_ego2exo.host.inference.option_scoring.answer_row` gives them.
+        videos: one for each row, (T, 3, H, W).
+
+    Returns:
+        Shares that sum to 1: "ego tokens", "visual tokens" (the ordinary ones), "text". An answer token's attention is
+        that of the place which predicts it.
+
+    Raises:
+        Ego2ExoError: the model has no ego tokens, or its attention returns no weights.
+    """
+    branch = ego_branch(getattr(model.get_model(), "mm_projector", None))
+    if branch is None:
+        raise Ego2ExoError(f"{type(model).__name__} without ego tokens", "a student trained with --ego2exo True")
+    sums = torch.zeros(3, dtype=torch.float64)
+    for (ids, start), video in zip(rows, videos, strict=True):
+        with substituted(model.config, tokenizer_model_max_length=None):
+            layers = _run(model, ids, video, output_attentions=True).attentions
+        if not layers or layers[0] is None:
+            raise Ego2ExoError("attention without weights", "eager or sdpa attention", "load it with another one")
+        length, answer = layers[0].shape[-1], len(ids) - start
+        ego = branch.reader.num_tokens if not tokens_are_off() else 0
+        ordinary, first = length - (len(ids) - 1) - ego, int((ids == _PLACEHOLDER).nonzero()[0])
+        means = torch.stack([layer[0, :, -answer - 1 : -1].double().mean((0, 1)).cpu() for layer in layers]).mean(0)
+        before, visual, own, behind = means.split([first, ordinary, ego, length - first - ordinary - ego])
+        sums += torch.stack([own.sum(), visual.sum(), before.sum() + behind.sum()])
+    return dict(zip(("ego tokens", "visual tokens", "text"), (sums / len(rows)).tolist(), strict=True))
+
+
+def _run(model: Any, ids: Tensor, video: Tensor, **options: Any) -> Any:
+    """One row through the model."""
+    return model(
+        input_ids=ids[None].to(model.device), images=[video.to(model.device, model.dtype)], modalities=["video"],
+        use_cache=False, return_dict=True, **options,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 PREFIX = "ego2exo_"
+# Of each the first is the default.
 BLOCKS = ("cross_attention", "transformer", "encoder", "constant")
 INITS = ("random", "encoder")
 ATTENTIONS = ("auto", "folded", "sdpa", "flash")
@@ -81,12 +82,12 @@ class Ego2ExoConfig(_Flags):
     num_tokens: int = _flag(16, "P: how many learnable ego tokens each video gets.")
     layers: str = _flag("all", "Encoder layers the tokens read: `all`, or zero-based numbers as in `0,4,8`.")
     block: str = _flag(
-        "cross_attention",
+        BLOCKS[0],
         "What reads a layer: `cross_attention` (plain, the paper's), `transformer`, `encoder` (the tokens pass through "
         "the encoder as patches do), or `constant` (nothing does: trained tokens alone, to compare with).",
     )
     init: str = _flag(
-        "random", "Start of attention and projector: `random`, or `encoder`: copies of the encoder's and the base's."
+        INITS[0], "Start of attention and projector: `random`, or `encoder`: copies of the encoder's and the base's."
     )
     grid: str | None = _flag(
         None,

@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 
+from ..config import BLOCKS
+
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """``plan --model CKPT [--frames-upbound N ...] [--bits 4 16] [--card-gb GB] [...]``"""
@@ -32,7 +34,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     group = parser.add_argument_group("ego tokens", "as the training flags --ego2exo_...")
     group.add_argument("--num-tokens", type=int, default=16, metavar="P", help="(default: 16)")
-    group.add_argument("--block", default="cross_attention", help="(default: cross_attention)")
+    group.add_argument("--block", default=BLOCKS[0], metavar="|".join(BLOCKS), help=f"(default: {BLOCKS[0]})")
     group.add_argument("--layers", default="all", metavar="all|0,4,8", help="(default: all)")
     group.add_argument("--states", default="keep", metavar="keep|offload|recompute", help="(default: keep)")
     group.add_argument("--no-visual-tokens", action="store_true", help="the ego tokens alone")

@@ -49,9 +49,10 @@ def tower_layer(layer: nn.Module) -> TowerLayer:
     ]
     if all(others):
         raise Ego2ExoError(
-            f"--ego2exo_block encoder with a vision tower whose layers have {', '.join(min(others, key=len))}",
-            "layers of attention, two layer norms and an MLP: CLIP, SigLIP, MLCD, ViT",
-            "use --ego2exo_block cross_attention or transformer, which read any tower",
+            f"the vision tower's layers have {', '.join(min(others, key=len))}",
+            "for --ego2exo_block and --ego2exo_init encoder: attention, two layer norms, an MLP, as in CLIP, SigLIP, "
+            "MLCD and ViT",
+            "use --ego2exo_block cross_attention or transformer with --ego2exo_init random, which read any tower",
         )
     if not others[0]:
         return TowerLayer(*(layer.get_submodule(name) for name in _CLIP))

@@ -78,13 +78,13 @@ def check_grid(flags: Ego2ExoConfig, side: int) -> None:
 
 
 def check_block(flags: Ego2ExoConfig, vision: Mapping[str, Any]) -> None:
-    """Refuse what the encoder block cannot do with a tower, as far as the tower's config shows it.
+    """Refuse what the encoder block and start cannot do with a tower, as far as the tower's config shows it.
 
     Its model is built without memory; one that transformers does not know is checked when it is there.
     """
     from transformers import AutoConfig, AutoModel
 
-    if flags.block != "encoder":
+    if "encoder" not in (flags.block, flags.init):
         return
     try:
         config = AutoConfig.for_model(**vision)

@@ -35,11 +35,11 @@ def train_a_step(model):
 
 
 def test_chosen_layers():
-    model = build(ego2exo_layers="0,2")
+    model = build(ego2exo_layers="0,2", ego2exo_block="cross_attention")
     assert branch_of(model).reader.layers == (0, 2) and facts_of(model) == (4, 32, 4)
     train_a_step(model)
     with pytest.raises(Ego2ExoError, match="--ego2exo_layers '4' .*4 layers"):
-        build(ego2exo_layers="4")
+        build(ego2exo_layers="4", ego2exo_block="cross_attention")
 
 
 def siglip_folder(root: Path) -> Path:
@@ -105,27 +105,29 @@ def dino_folder(root: Path) -> Path:
 )
 def test_a_hugging_face_tower(tmp_path):
     for folder, layers in ((clip_folder(), 4), (dino_folder(tmp_path / "dino"), 3)):
-        model = build(tower=f"hf:{folder}")
+        model = build(tower=f"hf:{folder}", ego2exo_block="cross_attention", ego2exo_init="random")
         assert type(model.get_vision_tower()).__name__ == "HFVisionTower"
         assert facts_of(model) == (layers, 32, 4)
         assert model.get_vision_tower().dtype == torch.bfloat16
         train_a_step(model)
     train_a_step(build(tower=f"hf:{clip_folder()}", ego2exo_block="encoder"))
-    with pytest.raises(Ego2ExoError, match="layer_scale1"):
-        build(tower=f"hf:{tmp_path / 'dino'}", ego2exo_block="encoder")
+    for flags in ({"ego2exo_block": "encoder"}, {"ego2exo_init": "encoder"}):
+        with pytest.raises(Ego2ExoError, match="layer_scale1"):
+            build(tower=f"hf:{tmp_path / 'dino'}", **flags)
     model.get_vision_tower().load_model(device_map="auto")
     assert nn.Module.to.__qualname__ == "Module.to"  # itself again
 
 
 @next_only
 def test_joined_layers_widen_the_projector_not_the_ego_tokens(tmp_path):
-    model = build(tower=tiny_tower(tmp_path / "deep", layers=12), mm_vision_select_feature="slicefour_patch")
+    flags = {"mm_vision_select_feature": "slicefour_patch", "ego2exo_block": "cross_attention"}
+    model = build(tower=tiny_tower(tmp_path / "deep", layers=12), ego2exo_init="random", **flags)
     assert model.config.mm_hidden_size == model.get_model().mm_projector[0].in_features == 4 * 32
     assert facts_of(model) == (12, 32, 4)
     assert branch_of(model).projector[0].in_features == 32
     train_a_step(model)
     with pytest.raises(Ego2ExoError, match="--ego2exo_init encoder .*one layer"):
-        build(tower=tmp_path / "deep", mm_vision_select_feature="slicefour_patch", ego2exo_init="encoder")
+        build(tower=tmp_path / "deep", ego2exo_init="encoder", **flags)
 
 
 def test_towers_that_tile_or_hide_their_layers_are_refused():

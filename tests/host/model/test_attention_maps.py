@@ -12,8 +12,9 @@ from ..models import Batch, P, branch_of, build, hidden_states, hooks_of
 pytestmark = pytest.mark.usefixtures("registered")
 
 
+PLAIN = {"ego2exo_block": "cross_attention"}
 FLAGS = [
-    {},
+    PLAIN,
     {"ego2exo_layers": "1,3", "ego2exo_block": "transformer"},
     {"ego2exo_layers": "0,2", "ego2exo_block": "encoder", "ego2exo_attn": "sdpa"},
 ]
@@ -34,7 +35,7 @@ def test_equals_what_generate_attends_to(flags):
 
 
 def test_heads_apart_and_in_the_place_of_their_patch():
-    model, batch = build(), Batch("..V..")
+    model, batch = build(**PLAIN), Batch("..V..")
     heads = video_attention_maps(model, batch.images[0], per_head=True).maps
     (wanted,) = attention_maps(
         branch_of(model).reader, hidden_states(model, batch.images), [len(batch.images[0])], True

@@ -198,14 +198,16 @@ class TestTraining:
                 torch.testing.assert_close(grad, results[0][1][name], msg=name)
 
     @next_only
-    def test_a_tuned_tower_gets_gradients_through_the_ego_tokens(self):
-        model = build(ego2exo_visual_tokens=False).train()
+    @pytest.mark.parametrize(("block", "last"), [("cross_attention", 3), ("encoder", 1)])
+    def test_a_tuned_tower_gets_gradients_through_the_ego_tokens(self, block, last):
+        """The encoder block reads what enters the last layer that LLaVA runs: two layers before the tower's last."""
+        model = build(ego2exo_visual_tokens=False, ego2exo_block=block).train()
         tower = model.get_vision_tower().vision_tower.requires_grad_(True)
         model.gradient_checkpointing_enable({"use_reentrant": True})
         model.get_input_embeddings().register_forward_hook(input_needs_grad)
         tower.vision_model.embeddings.register_forward_hook(input_needs_grad)
         model(**Batch("....V..", "......").call()).loss.backward()
-        grads = [p.grad for n, p in tower.named_parameters() if ".layers." in n]
+        grads = [p.grad for i in range(last + 1) for p in tower.vision_model.encoder.layers[i].parameters()]
         assert all(grad is not None and grad.any() for grad in grads[:-2])
 
     def test_no_video(self):

@@ -14,16 +14,17 @@ pytestmark = pytest.mark.usefixtures("no_weights")
 # Flags that llava-torch lacks.
 NEXT = {"trainer_mode", "mm_tunable_parts", "model_class_name", "mm_newline_position", "add_faster_video"}
 
-ENCODER = {"ego2exo_block": "encoder"}
+ENCODER, OTHER = {"ego2exo_block": "encoder"}, {"ego2exo_block": "transformer"}
+JOINED = {"mm_vision_select_feature": "slicefour_patch"}
 # flags; a word of what was given; a word of what is allowed or to do
 WRONG = {
     "tokens": ({"ego2exo_num_tokens": 0}, "--ego2exo_num_tokens 0", "whole number from 1"),
-    "layer range": ({"ego2exo_layers": "0,4"}, "'0,4' is out of range", "0 to 3"),
+    "layer range": ({**OTHER, "ego2exo_layers": "0,4"}, "'0,4' is out of range", "0 to 3"),
     "grid": ({**ENCODER, "ego2exo_grid": "2x2x2"}, "grid 2x2x2 with --ego2exo_num_tokens 4", "product"),
     "fine grid": ({**ENCODER, "ego2exo_num_tokens": 5, "ego2exo_grid": "1x5x1"}, "4 patches a side", "4 rows"),
-    "another block's": ({"ego2exo_grid": "1x2x2"}, "--ego2exo_grid 1x2x2 with --ego2exo_block cross", "encoder"),
-    "joined layers": ({**ENCODER, "mm_vision_select_feature": "slicefour_patch"}, "--ego2exo_block", "transformer"),
-    "joined for a copy": ({"ego2exo_init": "encoder", "mm_vision_select_feature": "slicefour_patch"}, "init", "random"),
+    "another block's": ({**OTHER, "ego2exo_grid": "1x2x2"}, "--ego2exo_grid 1x2x2 with --ego2exo_block", "encoder"),
+    "joined layers": ({**ENCODER, **JOINED}, "--ego2exo_block", "transformer"),
+    "joined for a copy": ({**OTHER, "ego2exo_init": "encoder", **JOINED}, "--ego2exo_init", "random"),
     "unread layer": ({**ENCODER, "ego2exo_layers": "0,3"}, "out of range", "0 to 2"),
     "flash with time": ({**ENCODER, "ego2exo_attn": "flash"}, "time bias", "sdpa"),
     "flash": ({"ego2exo_attn": "flash"}, "--ego2exo_attn flash", "folded, sdpa"),
@@ -212,8 +213,9 @@ def test_a_tower_whose_layers_have_other_parts(train, tmp_path):
     from transformers import Dinov2Config
 
     Dinov2Config(hidden_size=32, num_hidden_layers=3, num_attention_heads=4).save_pretrained(tmp_path / "dino")
-    error = refused(train, tmp_path / "out", vision_tower=f"hf:{tmp_path / 'dino'}", **ENCODER)
-    assert "layer_scale1" in error.given and "cross_attention or transformer" in error.remedy
+    for flags in (ENCODER, {**OTHER, "ego2exo_init": "encoder"}):
+        error = refused(train, tmp_path / "out", vision_tower=f"hf:{tmp_path / 'dino'}", **flags)
+        assert "layer_scale1" in error.given and "cross_attention or transformer" in error.remedy
 
 
 GOOD = sample("00_red_left.mp4", "yes")

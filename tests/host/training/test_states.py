@@ -54,11 +54,13 @@ def tower_runs(model):
 
 REENTRANT, NOT = {"use_reentrant": True}, {"use_reentrant": False}
 BLOCK = {"ego2exo_block": "transformer", "ego2exo_key_embedding": "frame+position", "ego2exo_visual_tokens": False}
+PLAIN, ENCODER = {"ego2exo_block": "cross_attention"}, {"ego2exo_block": "encoder"}
+SOME = {**PLAIN, "ego2exo_attn": "sdpa", "ego2exo_layers": "1,3"}
 CASES = {
     "videos": (("....V..", "..V.V.", "V"), REENTRANT, True, {}),
-    "mixed": (("....V..", "......", "..I..V.", "..I."), NOT, True, {"ego2exo_attn": "sdpa", "ego2exo_layers": "1,3"}),
+    "mixed": (("....V..", "......", "..I..V.", "..I."), NOT, True, SOME),
     "another block": (("....V..", "V.V."), None, False, BLOCK),
-    "the encoder's": (("....V..", "V.V."), NOT, True, {"ego2exo_block": "encoder"}),
+    "the encoder's": (("....V..", "V.V."), NOT, True, ENCODER),
 }
 
 
@@ -90,7 +92,7 @@ def require_equal(results):
 
 def test_the_lean_attention_too(elsewhere):
     """As on a GPU: the weights are not kept, so of patch size the layers' outputs alone leave, each once."""
-    model, batch = build().train(), Batch("....V..", "V.V.", frames=8)
+    model, batch = build(**PLAIN).train(), Batch("....V..", "V.V.", frames=8)
     model.get_vision_tower().requires_grad_(False)
     for block in branch_of(model).reader.blocks:
         block.keep_weights = False
@@ -114,7 +116,10 @@ def alive(refs):
     return [i for i, ref in enumerate(refs) if ref() is not None]
 
 
-@pytest.mark.parametrize(("flags", "kept"), [({}, [0, 1, 2, 3]), ({"ego2exo_layers": "1"}, [1])], ids=str)
+KEPT = [(PLAIN, [0, 1, 2, 3]), ({**PLAIN, "ego2exo_layers": "1"}, [1]), (ENCODER, [0, 1])]
+
+
+@pytest.mark.parametrize(("flags", "kept"), KEPT, ids=str)
 def test_the_layers_are_gone_after_the_embedding_call(flags, kept):
     """Seen from the second row's embedding call, before LLaVA has finished its input; unchosen layers never stay."""
     model, found = build(**flags), []
@@ -125,10 +130,13 @@ def test_the_layers_are_gone_after_the_embedding_call(flags, kept):
     assert len(refs) == 4 and found[:2] == [kept, []]
 
 
-@pytest.mark.parametrize("rows, held", [(("..V..", "V."), [0, 1, 2, 3]), (("..V..", "..I.", "...."), [])])
-def test_between_forward_and_backward(rows, held, elsewhere):
-    """Kept are the outputs themselves; of a mixed batch a copy of the videos' frames, not the whole. Else nothing."""
-    model = build().train()
+HELD = [(PLAIN, ("..V..", "V."), [0, 1, 2, 3]), (PLAIN, ("..V..", "..I.", "...."), []), (ENCODER, ("..V..", "V."), [])]
+
+
+@pytest.mark.parametrize("flags, rows, held", HELD)
+def test_between_forward_and_backward(flags, rows, held, elsewhere):
+    """Kept are the outputs themselves; of a mixed batch a copy of the videos' frames, not the whole; or their norms."""
+    model = build(**flags).train()
     model.get_vision_tower().requires_grad_(False)
     refs = watched_layers(model)
     for states in STATES:

@@ -178,7 +178,7 @@ def _strips(results: Results) -> list[dict[str, Any]]:
     example = results.examples[0]
     found = [("ego: what the teacher saw", example.ego_frames), ("exo: what the students see", example.exo_frames)]
     for clip in results.attention[:1]:
-        found.append((f"attention of the ego tokens ({clip.layers[-1]})", overlaid(clip, len(clip.layers) - 1)))
+        found.append((f"the ego tokens' attention, {clip.layers[-1]}", overlaid(clip, len(clip.layers) - 1)))
     return [{"title": title, "uris": [picture_uri(frame, limit=96, quality=80) for frame in frames[[0, -1]]]}
             for title, frames in found]  # fmt: skip
 

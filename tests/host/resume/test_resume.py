@@ -127,7 +127,7 @@ def test_the_bottleneck_and_runs_resumed_around_its_end(world, train, tmp_path):
 
 
 def test_a_checkpoint_loads_and_belongs_to_its_run(world, train, tmp_path):
-    flags = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    flags = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, "ego2exo_block": "cross_attention"}
     trainer = train(tmp_path / "s", **flags)
     from llava.model.builder import load_pretrained_model
 
@@ -172,7 +172,8 @@ def test_a_flag_that_the_checkpoint_lacks_counts_as_its_default():
 
 def test_training_continues_from_an_ego_checkpoint(train, tmp_path):
     """Without any ego flag the tokens, their settings and LLaVA's own ones are inherited."""
-    train(tmp_path / "a", num_train_epochs=1, lora_enable=False, ego2exo_layers="0,2", ego2exo_key_embedding="frame")
+    shape = {"ego2exo_block": "cross_attention", "ego2exo_layers": "0,2", "ego2exo_key_embedding": "frame"}
+    train(tmp_path / "a", num_train_epochs=1, lora_enable=False, **shape)
     (tmp_path / "a").rename(tmp_path / "a_llama")
     on = {"model_name_or_path": tmp_path / "a_llama", "ego2exo": None, "ego2exo_num_tokens": None}
     trainer = train(tmp_path / "b", num_train_epochs=1, learning_rate=1e-12, mm_projector_lr=1e-12, **on)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from math import isqrt
 
 import torch
 from torch import Tensor, nn
@@ -16,77 +15,13 @@ from ..errors import Ego2ExoError
 from .attention import CrossAttention, KeyEmbedding, Projection, compute_dtype, fill_random
 from .encoder_block import EncoderBlock, TowerLayer, anchors, normed_states, time_scores
 from .offload import offloaded
+from .position_embedding import frame_embedding, position_embedding
+from .transformer_block import TransformerBlock, reset_layer_norm
 
 _TOKEN_STD = 0.02
 
 
-def _reset_layer_norm(layer: nn.LayerNorm) -> nn.LayerNorm:
-    # In place, not by nn.init: transformers turns those functions off while it builds a model to load.
-    layer.weight.data.fill_(1.0)
-    layer.bias.data.zero_()
-    return layer
-
-
-class TransformerBlock(nn.Module):
-    """The alternative to the plain cross-attention: pre-norm residual attention, then a pre-norm residual MLP.
-
-    Only the queries are normed; keys and values are the encoder's states as they are. Their projections absorb any
-    scale, and norming (frames * patches, D) at every layer would cost more than the attention itself.
-    """
-
-    def __init__(self, width: int, num_heads: int, attn: str = "auto") -> None:
-        super().__init__()
-        # The names keep clear of "norm", by which hosts pick parameters.
-        self.ln_attn = _reset_layer_norm(nn.LayerNorm(width, eps=1e-6))
-        self.attn = CrossAttention(width, num_heads, attn)
-        self.ln_mlp = _reset_layer_norm(nn.LayerNorm(width, eps=1e-6))
-        self.mlp = nn.Sequential(Projection(width, 4 * width), nn.GELU(), Projection(4 * width, width))
-
-    def forward(
-        self, tokens: Tensor, states: Tensor, lengths: list[int], key_embedding: KeyEmbedding | None = None
-    ) -> Tensor:
-        """As :meth:`.attention.CrossAttention.forward`: (V, P, D) to (V, P, D)."""
-        tokens = tokens + self.attn(self.ln_attn(tokens), states, lengths, key_embedding)
-        return tokens + self.mlp(self.ln_mlp(tokens))
-
-
 _BLOCK_TYPES = {"cross_attention": CrossAttention, "transformer": TransformerBlock}
-
-
-def sincos(index: Tensor, width: int) -> Tensor:
-    """Sine and cosine of `index` (n,) at frequencies falling from 1 to nearly 1/10000: (n, width), float32.
-
-    An odd width drops the last cosine.
-    """
-    half = (width + 1) // 2
-    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float32, device=index.device) / max(half, 1))
-    angle = index.float()[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width]
-
-
-def frame_embedding(frames: int, width: int, device: torch.device) -> Tensor:
-    """Where in its video a frame stands: (frames, D), float32.
-
-    Frames fill the first half of the channels and patch positions the second, so the two are orthogonal, and one
-    linear map separates them whatever their indices.
-    """
-    half = (width + 1) // 2
-    return nn.functional.pad(sincos(torch.arange(frames, device=device), half), (0, width - half))
-
-
-def position_embedding(patches: int, width: int, device: torch.device) -> Tensor:
-    """Where in its frame a patch stands: (patches, D), float32, in the second half of the channels.
-
-    A square number of patches is a grid, row by row: half of these channels encode the row and half the column.
-    Any other number is taken as a sequence.
-    """
-    index, side, first = torch.arange(patches, device=device), isqrt(patches), (width + 1) // 2
-    room = width - first
-    if side * side != patches:
-        return nn.functional.pad(sincos(index, room), (first, 0))
-    rows = sincos(index.div(side, rounding_mode="floor"), room // 2)
-    columns = sincos(index % side, room - room // 2)
-    return nn.functional.pad(torch.cat([rows, columns], dim=1), (first, 0))
 
 
 class EgoAdaptiveTokens(nn.Module):
@@ -158,7 +93,7 @@ class EgoAdaptiveTokens(nn.Module):
             if isinstance(module, Projection):
                 module.reset_parameters(generator)
             elif isinstance(module, nn.LayerNorm):
-                _reset_layer_norm(module)
+                reset_layer_norm(module)
         if self.time_bias:
             self.time_shift.data.zero_()
             self.time_sharpening.data.zero_()

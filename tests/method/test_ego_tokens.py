@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.method.attention import CrossAttention
-from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens, EgoBranch, frame_embedding, position_embedding
+from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens, EgoBranch
+from llava_ego2exo.method.position_embedding import frame_embedding, position_embedding
 
 from . import reference
 

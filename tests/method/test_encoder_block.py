@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens, frame_embedding
+from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens
 from llava_ego2exo.method.encoder_block import tower_layer
+from llava_ego2exo.method.position_embedding import frame_embedding
 
 from . import reference
 

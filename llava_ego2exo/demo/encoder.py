@@ -119,7 +119,7 @@ def fit(
 @torch.no_grad()
 def _sine_positions(tower: nn.Module) -> None:
     """Start positions where neighbours are alike: learning the picture's layout from nothing takes too long."""
-    from ..method.ego_tokens import position_embedding
+    from ..method.position_embedding import position_embedding
 
     table = tower.vision_model.embeddings.position_embedding.weight  # class token first
     table[1:] = 0.5 * position_embedding(len(table) - 1, WIDTH, table.device)

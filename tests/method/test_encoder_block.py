@@ -105,16 +105,17 @@ def test_untrained_tokens_are_rows_of_the_encoder_that_no_patch_sees(kind):
 
 @pytest.mark.parametrize("tower_type", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("types", ["float32", "bfloat16", "autocast"])
-def test_a_tower_of_another_type(tower_type, types):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_tower_of_another_type(tower_type, types, device):
     """Its weights are cast where they are used and stay as they are; the result is that of the rounded tower."""
-    tower = random_tower().to(tower_type)
-    rounded, states = copy.deepcopy(tower).float(), [h.to(tower_type) for h in entering()]
-    module = built()
+    tower = random_tower().to(device, tower_type)
+    rounded, states = copy.deepcopy(tower).float(), [h.to(device, tower_type) for h in entering()]
+    module = built().to(device)
     wanted = module([h.float() for h in states], LENGTHS, tower=parts_of(rounded))
     wanted_grad = torch.autograd.grad(wanted.square().mean(), module.tokens)[0]
     if types == "bfloat16":
         module = module.bfloat16()
-    with torch.autocast("cpu", torch.bfloat16, enabled=types == "autocast"):
+    with torch.autocast(device, torch.bfloat16, enabled=types == "autocast"):
         with torch.inference_mode():
             seen = module(states, LENGTHS, tower=parts_of(tower))
         got = module(states, LENGTHS, tower=parts_of(tower))

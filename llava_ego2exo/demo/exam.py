@@ -6,6 +6,7 @@ A student with ego tokens is also asked with parts of its input taken away, whic
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from ..common.files import write_atomic
-from ..video import read_video
+from ..video.cache import FrameCache
 from .models import load_quietly
 from .pipeline import FRAMES, SeedRun, read_tests
 from .results import HELD_OUT, ClipAttention, Example
@@ -30,7 +31,13 @@ Tests = Mapping[str, Sequence[tuple[Scene, Path]]]  # split -> scenes, for their
 
 def frames(file: Path) -> np.ndarray:
     """The frames that a model gets of a clip: (T, H, W, 3) uint8."""
-    return np.asarray(read_video(str(file), frames_upbound=FRAMES).frames)
+    return np.asarray(_reader(file.parent.with_name("frames"))(str(file), frames_upbound=FRAMES).frames)
+
+
+@functools.cache
+def _reader(folder: Path) -> FrameCache:
+    """The exams of all models decode a clip once, into the folder that training keeps its frames in."""
+    return FrameCache(folder, max_gb=1.0)
 
 
 def pixels(processor: Any, clip: np.ndarray) -> torch.Tensor:

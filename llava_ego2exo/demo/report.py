@@ -70,7 +70,7 @@ def report_html(results: Results) -> str:
         "results": results, "rows": found, "ablations": ablation_rows(results), "differences": differences(results),
         "milliseconds": {name: milliseconds(results, name) for name in found}, "splits": (HELD_OUT, TRAINED, BOTH),
         "TRAINED": TRAINED, "shares": attention_rows(results), "receivers": RECEIVERS, "probe": probed,
-        "attributes": list(dict.fromkeys(name for types in probed.values() for name in types)),
+        "attributes": list(next(iter(probed.values()), ())),
         "sizes": size_plot(results, "sizes") if lines(results) else "", "legend": legend(results),
         "bars": _variant_bars(results), "ablation_bars": _ablation_bars(results),
         "curves": curves(results), "examples": [_example(example) for example in results.examples],
@@ -202,10 +202,9 @@ def size_plot(results: Results, name: str, width: float = 6.4, height: float = 3
             for size, value in zip(sizes, found, strict=True):
                 if value["n"] > 1:
                     axes.plot([size] * value["n"], value["seeds"], ".", color=colour, markersize=4, alpha=0.6)
-            if points[-1][1] == "distill":
-                axes.annotate(
-                    "all", (sizes[-1], means[-1]), (0, 6), textcoords="offset points", ha="center", fontsize=8
-                )
+            for (size, variant), mean in zip(points, means, strict=True):
+                if variant == "distill":
+                    axes.annotate("all", (size, mean), (0, 6), textcoords="offset points", ha="center", fontsize=8)
         chance = rows(results)[CHANCE][MEAN]["mean"]
         present = [one for one in ("teacher", "control") if one in results.variants]
         levels = {one: spread(accuracy(results, one))["mean"] for one in present}
@@ -221,7 +220,7 @@ def size_plot(results: Results, name: str, width: float = 6.4, height: float = 3
         axes.minorticks_off()
         axes.set_xlabel("visual tokens per clip")
         axes.set_ylabel("percent right")
-        axes.set_ylim(min(chance - 12, *(value for value in levels.values())), 100)
+        axes.set_ylim(min(chance - 12, axes.dataLim.ymin), 100)
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
         return svg(figure, name, label)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,9 +27,9 @@ ABLATIONS = {  # as in host/model/inspection.py
 }
 RECEIVERS = ("ego tokens", "visual tokens", "text")  # of attention
 SIZES = (4, 8, 16, 32)
-LINES = {  # of the plot: variants that differ in the number of visual tokens alone
-    "ordinary tokens, pooled": (*(f"pooled-{size}" for size in SIZES), "distill"),
-    "ego tokens alone": tuple(f"tokens-{size}" for size in SIZES),
+LINES = {  # of the plot: names of variants that differ in the number of visual tokens alone
+    "ordinary tokens, pooled": r"pooled-\d+|distill",
+    "ego tokens alone": r"tokens-\d+",
 }
 VARIANTS = {
     "base": "before any training on pairs",
@@ -177,7 +178,7 @@ def attention_rows(results: Results) -> dict[str, dict[str, Spread]]:
 def lines(results: Results) -> dict[str, list[tuple[int, str]]]:
     """The lines of the plot that have two points or more: title -> (visual tokens, variant), ascending."""
     found = {
-        title: sorted((results.visual_tokens[name], name) for name in names if name in results.variants)
+        title: sorted((results.visual_tokens[name], name) for name in results.variants if re.fullmatch(names, name))
         for title, names in LINES.items()
     }
     return {title: points for title, points in found.items() if len(points) > 1}
@@ -216,13 +217,10 @@ def probe_table(results: Results) -> str:
     """Views by attributes, as :func:`table`; empty where nothing was probed."""
     if not results.probe:
         return ""
-    columns = list(dict.fromkeys(name for types in results.probe.values() for name in types))
-    body = [
-        [view, *(cell(spread(types[name])) if name in types else "" for name in columns)]
-        for view, types in results.probe.items()
-    ]
-    text = aligned_table(["probe of the tower", *columns], body)
-    return f"{text}\n\npercent right of a probe on the frozen tower: the ceiling for a model that sees this view"
+    columns = list(next(iter(results.probe.values())))
+    body = [[view, *(cell(spread(types[name])) for name in columns)] for view, types in results.probe.items()]
+    shown = "percent right of a probe on the frozen tower: the ceiling for a model that sees this view"
+    return f"{aligned_table(['probe of the tower', *columns], body)}\n\n{shown}"
 
 
 def ablation_table(results: Results) -> str:

@@ -105,13 +105,17 @@ def test_tables_and_page_show_the_metrics(results, html):
 
 
 def test_lines_of_the_plot():
-    """From two points on; by the number of tokens, with all ordinary tokens at the end."""
+    """From two points on, by the number of tokens; variants that a user added count too."""
     found = lines(made_up(seeds=1))
     assert [[size for size, _ in points] for points in found.values()] == [[4, 8, 16, 72], [4, 8, 16]]
     assert list(lines(made_up(seeds=1, variants=("distill", "pooled-8", "tokens-16"))).values()) == [
         [(8, "pooled-8"), (72, "distill")]
     ]
     assert not lines(made_up(seeds=1, variants=("control", "distill", "tokens-16")))
+    added = {name: {"x": [50.0]} for name in ("tokens-64", "tokens-slow", "tokens-16")}
+    sizes = {"tokens-64": 64, "tokens-slow": 16, "tokens-16": 16}
+    found = lines(simple(added, {"x": 50.0}, visual_tokens=sizes))
+    assert list(found.values()) == [[(16, "tokens-16"), (64, "tokens-64")]]
 
 
 def test_written_whole_or_not_at_all(tmp_path, monkeypatch):

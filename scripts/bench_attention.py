@@ -5,10 +5,11 @@
     python scripts/bench_attention.py --growth --plot growth.png  # how time and memory grow, at a quarter size
 
 Sizes are SigLIP so400m's: width 1152, 16 heads, 729 patches a frame, 26 layers. Layers are alike and independent, so
-fewer of them give the same ratios. `auto` is what a run gets; `states alone` and `weights too` are the two ways of the
-folded form, which differ in what backward keeps beside the layers' outputs. `times` is how often a way's time or memory
-the plain form takes. With --growth one setting changes at a time, from 32 frames, 16 tokens, all layers, one video, and
-memory includes the layers' outputs.
+fewer of them give the same ratios. `auto` is what a run of the plain block gets; `states alone` and `weights too` are
+the two ways of the folded form, which differ in what backward keeps beside the layers' outputs; `encoder block` is
+another function, with the encoder's norms and MLPs, and keeps the normed states, in a run in place of the layers' own.
+`times` is how often a way's time or memory the plain form takes. With --growth one setting changes at a time, from 32
+frames, 16 tokens, all layers, one video, and memory includes the layers' outputs.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import torch
 from _bench import Ways, about, add_common, dtype_of, machine, peak_bytes, show, side_by_side, table
 from torch import Tensor, nn
 
+from llava_ego2exo.config import default_grid
 from llava_ego2exo.method.attention import CrossAttention, _flash_runs
 from llava_ego2exo.method.ego_tokens import EgoAdaptiveTokens
+from llava_ego2exo.method.encoder_block import tower_layer
 
 WIDTH, HEADS, PATCHES, LAYERS = 1152, 16, 729, 26
 PLAIN = "K and V projected"
@@ -51,6 +54,25 @@ class Plain(nn.Module):
             heads = [x.unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in (q(tokens), k(h), v(h))]
             tokens = out(nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
         return tokens
+
+
+class Visit(nn.Module):
+    """The encoder block with as many tokens and layers, and a random SigLIP."""
+
+    def __init__(self, ours: EgoAdaptiveTokens) -> None:
+        from transformers import SiglipVisionConfig, SiglipVisionModel
+
+        super().__init__()
+        count = ours.num_tokens
+        sizes = {"hidden_size": WIDTH, "intermediate_size": 4304, "num_attention_heads": HEADS}
+        tower = SiglipVisionModel(SiglipVisionConfig(num_hidden_layers=len(ours.layers), **sizes))
+        self.encoder = tower.vision_model.encoder.requires_grad_(False)
+        options = {"block": "encoder", "grid": default_grid(count), "time_bias": True}
+        self.reader = EgoAdaptiveTokens(count, WIDTH, HEADS, ours.layers, **options)
+
+    def forward(self, states: list[Tensor], lengths: list[int]) -> Tensor:
+        """As :meth:`Plain.forward`, of what enters each layer."""
+        return self.reader(states, lengths, tower=[tower_layer(layer) for layer in self.encoder.layers])
 
 
 def main() -> int:
@@ -92,9 +114,10 @@ def measure(args: argparse.Namespace, frames: int) -> dict:
     wanted = modules[PLAIN](states, [frames]).detach().float()
     forward: Ways = {}
     both: Ways = {}
+    modules["encoder block"] = Visit(ours).to(**made)
     for name, module in modules.items():
         off = (module(states, [frames]).detach().float() - wanted).norm() / wanted.norm()
-        if off > (1e-5 if made["dtype"] == torch.float32 else 5e-2):
+        if name != "encoder block" and off > (1e-5 if made["dtype"] == torch.float32 else 5e-2):
             raise SystemExit(f"{name} differs from {PLAIN} by {off:.1e}")
         forward[name] = torch.no_grad()(lambda m=module: m(states, [frames]))
         both[name] = lambda m=module: m(states, [frames]).float().sum().backward()

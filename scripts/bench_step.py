@@ -5,8 +5,9 @@
 
 Every setting is a run of LLaVA's own train script with random weights, batch 1, LoRA and gradient checkpointing, of
 which the second step is measured. `ego2exo` is what `--ego2exo True` does; `ego tokens only` leaves the ordinary visual
-tokens out; `with KL` adds the divergence from the model itself on the ego view. With --states the tower's layers are
-kept, moved to the host's memory, or computed again.
+tokens out; `with KL` adds the divergence from the model itself on the ego view; `plain block` and `encoder block`, which
+--steps adds, name what reads the tower. With --states the tower's layers are kept, moved to the host's memory, or
+computed again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from _bench import about, add_common, machine, peak_bytes, show, side_by_side, t
 from _bench_model import LANGUAGE, batch, checkpoint, material, planned, step, trainer
 
 KL = {"ego2exo_kd_weight": 0.5}
-STEPS = ("LLaVA", "ego2exo", "ego tokens only", "with KL")
+STEPS = ("LLaVA", "ego2exo", "ego tokens only", "with KL", "plain block", "encoder block")
 BATCHES = {"video": 0, "image": 1, "text": 2}
 
 
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("--bits", type=int, nargs="+", default=[16], choices=(4, 16))
     parser.add_argument("--states", nargs="+", default=["keep"], choices=("keep", "offload", "recompute"))
     parser.add_argument("--batches", nargs="+", default=["video"], choices=tuple(BATCHES))
-    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS, help="all are held at once")
+    parser.add_argument("--steps", nargs="+", default=list(STEPS[:4]), choices=STEPS, help="all are held at once")
     parser.add_argument("--work", type=Path, help="where checkpoints are kept for the next run (default: thrown away)")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -65,6 +66,8 @@ def measure(
     wanted = {
         "LLaVA": (data, {**flags, **settings_of(base)}), "ego2exo": (data, ego),
         "ego tokens only": (videos, {**ego, "ego2exo_visual_tokens": False}), "with KL": (pairs, {**ego, **KL}),
+        "plain block": (data, {**ego, "ego2exo_block": "cross_attention"}),
+        "encoder block": (data, {**ego, "ego2exo_block": "encoder"}),
     }  # fmt: skip
     runs = {name: trainer(base, wanted[name][0], folder / name, **wanted[name][1]) for name in args.steps}
     rows: list[dict[str, Any]] = []

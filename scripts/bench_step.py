@@ -5,9 +5,9 @@
 
 Every setting is a run of LLaVA's own train script with random weights, batch 1, LoRA and gradient checkpointing, of
 which the second step is measured. `ego2exo` is what `--ego2exo True` does; `ego tokens only` leaves the ordinary visual
-tokens out; `with KL` adds the divergence from the model itself on the ego view; `plain block` and `encoder block`, which
---steps adds, name what reads the tower. With --states the tower's layers are kept, moved to the host's memory, or
-computed again.
+tokens out; `with KL` adds the divergence from the model itself on the ego view; `plain block` and `encoder block`
+(--steps) name what reads the tower. With --states the tower's layers are kept, moved to the host's memory, or computed
+again.
 """
 
 from __future__ import annotations

@@ -175,7 +175,8 @@ def planned(base: Path, inputs: dict[str, Any], frames: int, bits: int, states: 
     """Bytes that `llava-ego2exo plan` predicts for such a step."""
     from llava_ego2exo.config import Ego2ExoConfig
     from llava_ego2exo.host.hooks.flavour import NEXT, detect
-    from llava_ego2exo.planning.memory import RunShape, estimate
+    from llava_ego2exo.planning.memory import estimate
+    from llava_ego2exo.planning.model import RunShape
     from llava_ego2exo.planning.shapes import read_shapes
 
     config = json.loads((base / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""`llava-ego2exo plan`: what a training run would take of a card's memory, without a weight and without the card."""
+"""`llava-ego2exo plan`: what training would take of a card, and an answer before its first token, without weights."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--card-gb", type=float, metavar="GIB", help=card)
     beside = "a column for LLaVA without ego tokens, for comparison"
     parser.add_argument("--beside-llava", action="store_true", help=beside)
+    first = "columns for what an answer computes before its first token"
+    parser.add_argument("--first-token", action="store_true", help=first)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     group = parser.add_argument_group("ego tokens", "as the training flags --ego2exo_...")
     group.add_argument("--num-tokens", type=int, default=16, metavar="P", help="(default: 16)")
     group.add_argument("--block", default=BLOCKS[0], metavar="|".join(BLOCKS), help=f"(default: {BLOCKS[0]})")
     group.add_argument("--layers", default="all", metavar="all|0,4,8", help="(default: all)")
     group.add_argument("--states", default="keep", metavar="keep|offload|recompute", help="(default: keep)")
+    group.add_argument("--no-mlp", action="store_true", help="for --block encoder: without the encoder's MLPs")
     group.add_argument("--no-visual-tokens", action="store_true", help="the ego tokens alone")
     group.add_argument("--pool", metavar="RxC", help="of a video's ordinary visual tokens (default: the checkpoint's)")
     parser.set_defaults(run=_run)

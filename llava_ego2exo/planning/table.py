@@ -13,14 +13,18 @@ import torch
 from ..common.text import markdown_table
 from ..config import Ego2ExoConfig
 from ..errors import Ego2ExoError
-from .memory import RunShape, estimate
+from .memory import estimate
+from .model import RunShape
+from .prefill import prefill
 from .shapes import Shapes, read_shapes
 
-_GIB = 2**30
+_GIB, _TERA = 2**30, 1e12
 
 
 def plan(args: argparse.Namespace, progress: Callable[[str], None]) -> dict[str, Any]:
-    """What each wanted setting takes: `model`, `shapes` as text, `card` in GiB or None, and `rows`, sizes in GiB.
+    """What each wanted setting takes: `model`, `shapes` as text, `card` in GiB or None, and `rows`.
+
+    Sizes are in GiB, with --first-token operations in 10^12.
 
     Raises:
         Ego2ExoError: a checkpoint whose sizes are not known, or a number out of range.
@@ -37,7 +41,7 @@ def plan(args: argparse.Namespace, progress: Callable[[str], None]) -> dict[str,
         raise Ego2ExoError(f"--pool {args.pool}", f"1x1 to {shapes.side}x{shapes.side}", "give a smaller grid")
     for number, run in enumerate(runs, 1):
         progress(f"{number} of {len(runs)}: {run.bits} bits, {run.frames} frames")
-        rows.append(_row(shapes, own, run, card, args.beside_llava))
+        rows.append(_row(shapes, own, run, card, args))
     return {"model": args.model, "shapes": shapes.summary(), "card": card, "rows": rows}
 
 
@@ -47,6 +51,9 @@ def plan_text(args: argparse.Namespace, found: dict[str, Any]) -> str:
              "trained": "training state", "step": "a step adds", "peak": "peak"}  # fmt: skip
     heads |= {"llava": "LLaVA alone"} if args.beside_llava else {}
     heads |= {"fits": f"fits in {found['card']:g}"} if found["card"] else {}
+    if args.first_token:
+        heads |= {"prefill": "prefill TFLOP", "tower": "of it tower", "ego": "of it ego tokens"}
+        heads |= {"llava_prefill": "LLaVA alone TFLOP"} if args.beside_llava else {}
     table = markdown_table(list(heads.values()), [[_cell(row[key]) for key in heads] for row in found["rows"]])
     return (
         f"{found['model']}: {found['shapes']}\nPeak GiB held by torch while training with LoRA:\n\n{table}\n\n"
@@ -57,7 +64,7 @@ def plan_text(args: argparse.Namespace, found: dict[str, Any]) -> str:
 def _run_shape(args: argparse.Namespace, frames: int, bits: int) -> RunShape:
     ego = Ego2ExoConfig(
         num_tokens=args.num_tokens, block=args.block, layers=args.layers, visual_tokens=not args.no_visual_tokens,
-        states=args.states,
+        states=args.states, mlp=not args.no_mlp,
     )  # fmt: skip
     return RunShape(
         frames=frames, batch=args.batch_size, bits=bits, rank=args.lora_r, prompt=args.prompt_tokens,
@@ -81,13 +88,19 @@ def _shapes(args: argparse.Namespace) -> Shapes:
     return read_shapes(config, tower, detect() == NEXT)
 
 
-def _row(shapes: Shapes, own: Shapes, run: RunShape, card: float | None, beside: bool) -> dict[str, Any]:
+def _row(shapes: Shapes, own: Shapes, run: RunShape, card: float | None, args: argparse.Namespace) -> dict[str, Any]:
     found = estimate(shapes, run)
     sizes = {"weights": found.weights, "trained": found.trained, "peak": found.peak}
     sizes["step"] = found.peak - found.weights - found.trained
-    if beside:
-        sizes["llava"] = estimate(own, replace(run, ego=None)).peak
+    alone = replace(run, ego=None)
+    if args.beside_llava:
+        sizes["llava"] = estimate(own, alone).peak
     row = {name: size / _GIB for name, size in sizes.items()}
+    if args.first_token:
+        counts = prefill(shapes, run)
+        operations = {"prefill": counts.total, "tower": counts.tower, "ego": counts.ego}
+        operations |= {"llava_prefill": prefill(own, alone).total} if args.beside_llava else {}
+        row |= {name: count / _TERA for name, count in operations.items()}
     fits = None if card is None else row["peak"] <= card
     return {"bits": run.bits, "frames": run.frames, "length": found.length, **row, "fits": fits}
 

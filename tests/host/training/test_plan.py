@@ -9,7 +9,9 @@ from llava_ego2exo.cli import main
 from llava_ego2exo.config import Ego2ExoConfig
 from llava_ego2exo.demo.models import tiny_llava, tiny_tower
 from llava_ego2exo.errors import Ego2ExoError
-from llava_ego2exo.planning.memory import LiveBytes, RunShape, estimate, held_bytes
+from llava_ego2exo.planning.memory import LiveBytes, estimate, held_bytes
+from llava_ego2exo.planning.model import RunShape
+from llava_ego2exo.planning.prefill import FUSED, prefill
 from llava_ego2exo.planning.shapes import read_shapes
 
 FRAMES = 4
@@ -93,6 +95,26 @@ def test_the_plan_is_what_a_step_takes(case, measured, sized, flavour):
     assert found.peak == pytest.approx(peak, rel=0.1)
 
 
+@pytest.mark.parametrize("way", [{"ego2exo_block": "encoder"}, ALONE])
+def test_the_counted_prefill_is_what_an_answer_computes(way, train, tmp_path, world, sized, flavour):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from llava_ego2exo.host.inference.answerer import Answerer, load
+
+    (kind, base), folder, ego = sized, tmp_path / "s", None
+    if way is not ALONE:
+        train(folder, kind, model_name_or_path=base, max_steps=1, model_max_length=1024, **way)
+        ego = Ego2ExoConfig(num_tokens=4, block="encoder")
+    loaded = load(str(base)) if ego is None else load(str(folder), str(base))
+    answerer, question = Answerer(loaded, world.template(kind), 1), "What is held?"
+    prompt = len(answerer._ids(question)) - 1  # a video's tokens take the placeholder's place
+    found = prefill(shapes_of(base, flavour), RunShape(FRAMES, prompt=prompt, ego=ego, dtype=torch.float32))
+    with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
+        answerer.answer([torch.rand(FRAMES, 3, 84, 84)], [[question]])
+    assert found.total == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert 0 < found.tower < found.total and bool(found.ego) is (ego is not None)
+
+
 def test_the_command(sized, flavour, capsys, monkeypatch):
     base = str(sized[1])
     assert main(["plan", "--model", base, "--frames-upbound", "1", "2", "--card-gb", "1", "--beside-llava"]) == 0
@@ -103,6 +125,13 @@ def test_the_command(sized, flavour, capsys, monkeypatch):
     assert all(row[-1] == "yes" for row in rows) and float(rows[0][6]) <= float(rows[1][6])
     assert main(["plan", "--model", base, "--frames-upbound", "2", "--pool", "3x2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["length"] == 256 + 16 + 2 * 6
+    asked = ["--frames-upbound", "2", "--block", "encoder", "--first-token", "--beside-llava", "--json"]
+    rows = []
+    for flags in ([], ["--no-mlp"], ["--no-visual-tokens"]):
+        assert main(["plan", "--model", base, *asked, *flags]) == 0
+        rows += json.loads(capsys.readouterr().out)["rows"]
+    whole, without, alone = (row["prefill"] for row in rows)
+    assert alone < rows[0]["llava_prefill"] < without < whole
     assert main(["plan", "--model", base, "--card-gb", "0.001"]) == 1
     assert capsys.readouterr().out.splitlines()[5].endswith("no |")
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 PREFIX = "ego2exo_"
 # Of each the first is the default.
-BLOCKS = ("cross_attention", "transformer", "encoder", "constant")
-INITS = ("random", "encoder")
+BLOCKS = ("encoder", "cross_attention", "transformer", "constant")
+INITS = ("encoder", "random")
 ATTENTIONS = ("auto", "folded", "sdpa", "flash")
 STATES = ("keep", "offload", "recompute")
 KEY_EMBEDDINGS = ("none", "frame", "frame+position")
@@ -202,7 +202,9 @@ class Ego2ExoConfig(_Flags):
     def differences(self, other: Ego2ExoConfig) -> list[str]:
         """Flags whose values differ and shape the weights, as lines ``name: own value / other value``."""
         pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name not in _FREE}
-        pairs["grid"] = (self.grid_cells, other.grid_cells)  # one grid may be written in two ways
+        del pairs["grid"]
+        if self.num_tokens == other.num_tokens:  # else the grids differ anyway
+            pairs["grid"] = (self.grid_cells, other.grid_cells)  # one grid may be written in two ways
         return [f"{PREFIX}{name}: {own} / {others}" for name, (own, others) in pairs.items() if own != others]
 
 

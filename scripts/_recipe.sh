@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Sourced by the training scripts: the paper's recipe, flag by flag. What a GPU decides (model, data, frames, batch) is in
-# the scripts. Every flag given on a script's command line comes after these and wins.
+# Sourced by the training scripts: the paper's recipe, flag by flag, for the default ego tokens; --ego2exo_preset paper
+# trains the paper's. What a GPU decides (model, data, frames, batch) is in the scripts. Every flag given on a script's
+# command line comes after these and wins.
 
 GLOBAL_BATCH=128
 

@@ -110,8 +110,8 @@ def test_a_hugging_face_tower(tmp_path):
         assert facts_of(model) == (layers, 32, 4)
         assert model.get_vision_tower().dtype == torch.bfloat16
         train_a_step(model)
-    train_a_step(build(tower=f"hf:{clip_folder()}", ego2exo_block="encoder"))
-    for flags in ({"ego2exo_block": "encoder"}, {"ego2exo_init": "encoder"}):
+    train_a_step(build(tower=f"hf:{clip_folder()}"))
+    for flags in ({}, {"ego2exo_block": "cross_attention"}):
         with pytest.raises(Ego2ExoError, match="layer_scale1"):
             build(tower=f"hf:{tmp_path / 'dino'}", **flags)
     model.get_vision_tower().load_model(device_map="auto")
@@ -127,7 +127,7 @@ def test_joined_layers_widen_the_projector_not_the_ego_tokens(tmp_path):
     assert branch_of(model).projector[0].in_features == 32
     train_a_step(model)
     with pytest.raises(Ego2ExoError, match="--ego2exo_init encoder .*one layer"):
-        build(tower=tmp_path / "deep", ego2exo_init="encoder", **flags)
+        build(tower=tmp_path / "deep", **flags)
 
 
 def test_towers_that_tile_or_hide_their_layers_are_refused():

@@ -12,7 +12,7 @@ KINDS = ("llama", "mistral", "qwen", "mixtral", "gemma", "qwen_moe") if is_next(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_forward_backward_and_modalities(kind):
-    model, batch = build(kind, ego2exo_block="encoder").train(), Batch("....V..", "......", "..I..")
+    model, batch = build(kind).train(), Batch("....V..", "......", "..I..")
     check_rows(model, batch)
     loss = model(**batch.call(modalities=batch.kinds)).loss
     loss.backward()

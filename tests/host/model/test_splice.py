@@ -33,7 +33,7 @@ def test_whatever_the_branch_is():
         {"ego2exo_block": "transformer", "ego2exo_layers": "1,3"},
         {"ego2exo_attn": "sdpa", "mm_projector_type": "linear"},
         {"ego2exo_key_embedding": "frame+position"},
-        {"ego2exo_block": "encoder"},
+        {"ego2exo_block": "cross_attention"},
         {"ego2exo_block": "constant"},
     ):
         check_rows(build(**flags), Batch("..V.", "..", "V.V."))

@@ -14,20 +14,20 @@ pytestmark = pytest.mark.usefixtures("no_weights")
 # Flags that llava-torch lacks.
 NEXT = {"trainer_mode", "mm_tunable_parts", "model_class_name", "mm_newline_position", "add_faster_video"}
 
-ENCODER, OTHER = {"ego2exo_block": "encoder"}, {"ego2exo_block": "transformer"}
+OTHER = {"ego2exo_block": "transformer"}
 JOINED = {"mm_vision_select_feature": "slicefour_patch"}
 # flags; a word of what was given; a word of what is allowed or to do
 WRONG = {
     "tokens": ({"ego2exo_num_tokens": 0}, "--ego2exo_num_tokens 0", "whole number from 1"),
     "layer range": ({**OTHER, "ego2exo_layers": "0,4"}, "'0,4' is out of range", "0 to 3"),
-    "grid": ({**ENCODER, "ego2exo_grid": "2x2x2"}, "grid 2x2x2 with --ego2exo_num_tokens 4", "product"),
-    "fine grid": ({**ENCODER, "ego2exo_num_tokens": 5, "ego2exo_grid": "1x5x1"}, "4 patches a side", "4 rows"),
+    "grid": ({"ego2exo_grid": "2x2x2"}, "grid 2x2x2 with --ego2exo_num_tokens 4", "product"),
+    "fine grid": ({"ego2exo_num_tokens": 5, "ego2exo_grid": "1x5x1"}, "4 patches a side", "4 rows"),
     "another block's": ({**OTHER, "ego2exo_grid": "1x2x2"}, "--ego2exo_grid 1x2x2 with --ego2exo_block", "encoder"),
-    "joined layers": ({**ENCODER, **JOINED}, "--ego2exo_block", "transformer"),
-    "joined for a copy": ({**OTHER, "ego2exo_init": "encoder", **JOINED}, "--ego2exo_init", "random"),
-    "unread layer": ({**ENCODER, "ego2exo_layers": "0,3"}, "out of range", "0 to 2"),
-    "flash with time": ({**ENCODER, "ego2exo_attn": "flash"}, "time bias", "sdpa"),
-    "flash": ({"ego2exo_attn": "flash"}, "--ego2exo_attn flash", "folded, sdpa"),
+    "joined layers": (JOINED, "--ego2exo_block encoder", "transformer with --ego2exo_init random"),
+    "joined for a copy": ({**OTHER, **JOINED}, "--ego2exo_init encoder", "random"),
+    "unread layer": ({"ego2exo_layers": "0,3"}, "out of range", "0 to 2"),
+    "flash with time": ({"ego2exo_attn": "flash"}, "time bias", "sdpa"),
+    "flash": ({**OTHER, "ego2exo_attn": "flash"}, "--ego2exo_attn flash", "folded, sdpa"),
     "pooler": ({"mm_projector_type": "pooler"}, "pooler", "mlp<N>x_gelu"),
     "trainer": ({"trainer_type": "magic"}, "--trainer_type 'magic'", "ego2exo"),
     "trainer mode": ({"trainer_mode": "zo"}, "--trainer_mode zo", "regular"),
@@ -207,13 +207,16 @@ def test_a_checkpoint_of_another_block(renamed, train, tmp_path):
         assert line in refused(train, tmp_path / "out", **flags, **changed).given
     with pytest.raises(AssertionError, match="weights were loaded"):  # the same grid, and what may change
         train(tmp_path / "out", **flags, ego2exo_init="random")
+    stored = {"ego2exo": True, **Ego2ExoConfig(num_tokens=4, block="cross_attention", init="random").to_dict()}
+    with pytest.raises(AssertionError, match="weights were loaded"):  # another block than the default, inherited
+        train(tmp_path / "out", model_name_or_path=renamed("plain_llama", **stored), ego2exo_num_tokens=None)
 
 
 def test_a_tower_whose_layers_have_other_parts(train, tmp_path):
     from transformers import Dinov2Config
 
     Dinov2Config(hidden_size=32, num_hidden_layers=3, num_attention_heads=4).save_pretrained(tmp_path / "dino")
-    for flags in (ENCODER, {**OTHER, "ego2exo_init": "encoder"}):
+    for flags in ({}, OTHER):
         error = refused(train, tmp_path / "out", vision_tower=f"hf:{tmp_path / 'dino'}", **flags)
         assert "layer_scale1" in error.given and "cross_attention or transformer" in error.remedy
 

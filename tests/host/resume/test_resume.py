@@ -97,7 +97,6 @@ def test_the_bottleneck_and_runs_resumed_around_its_end(world, train, tmp_path):
     """Six steps of two small batches; ordinary visual tokens are left out in the first three."""
     flags = material(world, tmp_path, {"count": 8, "num_train_epochs": 3, **KL})
     flags |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "ego2exo_pool": "2x2"}
-    flags |= {"ego2exo_block": "encoder"}
     flags |= {"save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "cosine", "warmup_ratio": 0.3}
     whole = train(tmp_path / "whole", **flags, ego2exo_bottleneck=0.5)
     entries = [entry for entry in logged(whole) if "loss" in entry]

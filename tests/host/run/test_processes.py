@@ -111,7 +111,7 @@ def test_deepspeed_stage_two_resumes_as_the_same_run(world, mixed, zero, tmp_pat
     flags = {**STEADY, **mixed, "gradient_checkpointing": True, "ddp_backend": "gloo", "deepspeed": zero(2)}
     flags |= {"per_device_train_batch_size": 2, "max_steps": 3, "save_strategy": "steps", "save_steps": 1}
     # Two steps of the three without ordinary tokens.
-    flags |= {"ego2exo_bottleneck": 0.5, "ego2exo_modalities": "video,image", "ego2exo_block": "encoder"}
+    flags |= {"ego2exo_bottleneck": 0.5, "ego2exo_modalities": "video,image"}
     flags |= {"use_cpu": None, "lr_scheduler_type": "constant"}  # --use_cpu leaves DeepSpeed out silently
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     log = finish(start(world, 2, whole, module="tests.host.run.deepspeed_worker", **flags))

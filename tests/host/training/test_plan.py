@@ -70,7 +70,7 @@ def measured(train, monkeypatch, tmp_path, sized):
 ALONE = {"ego2exo": None, "ego2exo_num_tokens": None, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2}
 CASES = {
     "bf16, layers read again": (16, torch.bfloat16, {"bf16": True, "ego2exo_states": "recompute"}),
-    "the encoder block": (16, torch.float32, {"ego2exo_block": "encoder"}),
+    "the plain block": (16, torch.float32, {"ego2exo_block": "cross_attention"}),
     "4 bits": (4, torch.bfloat16, {"bits": 4, "bf16": True}),
     "LLaVA alone": (16, torch.float32, ALONE),
 }

@@ -57,7 +57,7 @@ BLOCK = {"ego2exo_block": "transformer", "ego2exo_key_embedding": "frame+positio
 PLAIN, ENCODER = {"ego2exo_block": "cross_attention"}, {"ego2exo_block": "encoder"}
 SOME = {**PLAIN, "ego2exo_attn": "sdpa", "ego2exo_layers": "1,3"}
 CASES = {
-    "videos": (("....V..", "..V.V.", "V"), REENTRANT, True, {}),
+    "videos": (("....V..", "..V.V.", "V"), REENTRANT, True, PLAIN),
     "mixed": (("....V..", "......", "..I..V.", "..I."), NOT, True, SOME),
     "another block": (("....V..", "V.V."), None, False, BLOCK),
     "the encoder's": (("....V..", "V.V."), NOT, True, ENCODER),

@@ -67,7 +67,7 @@ def test_nothing_frozen_moves_and_each_part_has_its_rate(world, train, tmp_path)
 
 
 VARIANTS = {
-    "encoder block": {"ego2exo_block": "encoder", "ego2exo_init": "encoder", "ego2exo_num_tokens": 8},
+    "plain block": {"ego2exo_block": "cross_attention", "ego2exo_init": "random", "ego2exo_num_tokens": 8},
     "transformer block, some layers": {"ego2exo_block": "transformer", "ego2exo_layers": "0,2", "ego2exo_pool": "2x1"},
     "ego tokens alone": {
         "ego2exo_visual_tokens": False, "gradient_checkpointing": True, "ego2exo_key_embedding": "frame+position",

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -224,3 +225,17 @@ def test_evaluation_on_several_nodes(stubs):
     stubs.run("slurm_train.sh")
     assert student == value(stubs.launch, "--output_dir")
     assert str(asked.frames_upbound) == value(stubs.launch, "--frames_upbound")
+
+
+def test_tokens_through_a_deep_tower():
+    """Measured on random weights: the encoder block's tokens stay with their cells, plain ones become alike."""
+    command = [sys.executable, ROOT / "scripts/token_depth.py", "--layers", "5", "--clips", "2", "--tokens", "8"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    head, _, *rows = ([cell.strip() for cell in line.strip("| ").split("|")] for line in done.stdout.splitlines())
+    assert head == ["measure", "way", "layer 1", "layer 4"]
+    found = {(measure, way): [float(cell) for cell in cells] for measure, way, *cells in rows}
+    for place in range(2):
+        assert found["centred", "encoder"][place] > 0.7 > 0.1 > found["centred", "cross_attention"][place]
+        assert found["spread", "encoder"][place] > 0.2 > 0.01 >= found["spread", "cross_attention"][place]
+    assert found["norm", "a patch"] == pytest.approx([1, 1], abs=0.05)

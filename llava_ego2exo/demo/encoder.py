@@ -57,8 +57,9 @@ def _material(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
 
 
 def pretrain(
-    scenes: Sequence[Scene], folder: Path, seed: int, steps: int, report: Callable[[int, float], None], batch: int = 64
-) -> None:
+    scenes: Sequence[Scene], folder: Path, seed: int, steps: int, report: Callable[[int, float], None],
+    batch: int = 64, layers: int = LAYERS,
+) -> None:  # fmt: skip
     """Train a tower from nothing and save it with its image processor.
 
     Args:
@@ -68,11 +69,12 @@ def pretrain(
         steps: optimizer steps.
         report: called with step and loss now and then.
         batch: frames a step.
+        layers: of the tower.
     """
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=layers, num_attention_heads=HEADS,
         image_size=INPUT, patch_size=PATCH, projection_dim=WIDTH, hidden_act="gelu", initializer_factor=1.0,
     )  # fmt: skip
     pixels, targets = _material(scenes)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -171,20 +172,21 @@ def step(trained: Any, inputs: dict[str, Any]) -> None:
     trained.model.zero_grad()
 
 
-def planned(base: Path, inputs: dict[str, Any], frames: int, bits: int, states: str) -> int:
-    """Bytes that `llava-ego2exo plan` predicts for such a step."""
+def planned(base: Path, inputs: dict[str, Any], frames: int, bits: int, flags: dict[str, Any]) -> int:
+    """Bytes that `llava-ego2exo plan` predicts for such a step, of a run with these flags of the plugin."""
     from llava_ego2exo.config import Ego2ExoConfig
     from llava_ego2exo.host.hooks.flavour import NEXT, detect
     from llava_ego2exo.planning.memory import estimate
     from llava_ego2exo.planning.model import RunShape
     from llava_ego2exo.planning.shapes import read_shapes
 
-    config = json.loads((base / "config.json").read_text())
+    config = {**json.loads((base / "config.json").read_text()), "ego2exo_pool": flags.get("ego2exo_pool")}
+    ego = Ego2ExoConfig.from_object(SimpleNamespace(**flags)) if flags.get("ego2exo") else None
     tower = json.loads((Path(config["mm_vision_tower"]) / "config.json").read_text())
     answer = int((inputs["labels"] != -100).sum())
     cuda = torch.cuda.is_available()
     run = RunShape(
         frames=frames, bits=bits, prompt=inputs["labels"].shape[1] - 1 - answer, answer=answer, on_card=cuda,
-        ego=Ego2ExoConfig(states=states), dtype=torch.bfloat16 if cuda else torch.float32,
+        ego=ego, dtype=torch.bfloat16 if cuda else torch.float32,
     )  # fmt: skip
     return estimate(read_shapes(config, tower, detect() == NEXT), run).peak

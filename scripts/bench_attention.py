@@ -59,7 +59,7 @@ class Plain(nn.Module):
 class Visit(nn.Module):
     """The encoder block with as many tokens and layers, and a random SigLIP."""
 
-    def __init__(self, ours: EgoAdaptiveTokens) -> None:
+    def __init__(self, ours: EgoAdaptiveTokens, mlp: bool) -> None:
         from transformers import SiglipVisionConfig, SiglipVisionModel
 
         super().__init__()
@@ -67,7 +67,7 @@ class Visit(nn.Module):
         sizes = {"hidden_size": WIDTH, "intermediate_size": 4304, "num_attention_heads": HEADS}
         tower = SiglipVisionModel(SiglipVisionConfig(num_hidden_layers=len(ours.layers), **sizes))
         self.encoder = tower.vision_model.encoder.requires_grad_(False)
-        options = {"block": "encoder", "grid": default_grid(count), "time_bias": True}
+        options = {"block": "encoder", "grid": default_grid(count), "time_bias": True, "mlp": mlp}
         self.reader = EgoAdaptiveTokens(count, WIDTH, HEADS, ours.layers, **options)
 
     def forward(self, states: list[Tensor], lengths: list[int]) -> Tensor:
@@ -114,14 +114,15 @@ def measure(args: argparse.Namespace, frames: int) -> dict:
     wanted = modules[PLAIN](states, [frames]).detach().float()
     forward: Ways = {}
     both: Ways = {}
-    modules["encoder block"] = Visit(ours).to(**made)
-    for name, module in modules.items():
+    visits = {f"encoder block{end}": Visit(ours, not end).to(**made) for end in ("", ", no MLPs")}
+    for name, module in {**modules, **visits}.items():
         off = (module(states, [frames]).detach().float() - wanted).norm() / wanted.norm()
-        if name != "encoder block" and off > (1e-5 if made["dtype"] == torch.float32 else 5e-2):
+        if name not in visits and off > (1e-5 if made["dtype"] == torch.float32 else 5e-2):
             raise SystemExit(f"{name} differs from {PLAIN} by {off:.1e}")
         forward[name] = torch.no_grad()(lambda m=module: m(states, [frames]))
         both[name] = lambda m=module: m(states, [frames]).float().sum().backward()
         both[name]()  # the parameters' gradients are there before any memory is measured
+    modules |= visits
     keys = ("forward s", "training s", "forward peak", "training peak")
     values = [side_by_side(ways, args.rounds, args.device) for ways in (forward, both)]
     values += [{name: peak_bytes(run, args.device) for name, run in ways.items()} for ways in (forward, both)]

@@ -1,13 +1,14 @@
-"""What a training step costs with ego tokens, beside LLaVA alone and beside what `llava-ego2exo plan` estimates.
+"""What a training step and an answer's first token cost with ego tokens, beside LLaVA alone.
 
     python scripts/bench_step.py                                                  # on the CPU, an eighth of the width
-    python scripts/bench_step.py --size 0.5b 7b --frames 8 32 64 --bits 4 16 --work DIR   # on a GPU: real shapes
+    python scripts/bench_step.py --size 7b --frames 32 --bits 4 --work DIR        # on a GPU: real shapes
 
-Every setting is a run of LLaVA's own train script with random weights, batch 1, LoRA and gradient checkpointing, of
-which the second step is measured. `ego2exo` is what `--ego2exo True` does; `ego tokens only` leaves the ordinary visual
-tokens out; `with KL` adds the divergence from the model itself on the ego view; `plain block` and `encoder block`
-(--steps) name what reads the tower. With --states the tower's layers are kept, moved to the host's memory, or computed
-again.
+Every step is a run of LLaVA's own train script with random weights, batch 1, LoRA and gradient checkpointing, of which
+the second step is measured, beside what `llava-ego2exo plan` estimates of it. `plain block` is the paper's
+cross-attention and `encoder block` the one whose tokens pass through the encoder; `alone` leaves the ordinary visual
+tokens out, `pooled` leaves four of them a frame; `with KL` adds the divergence from the model itself on the ego view.
+The first token is that of an answer to one question, from the frames' pixels on, by the same model with LoRA merged.
+With --states the tower's layers are kept, moved to the host's memory, or computed again.
 """
 
 from __future__ import annotations
@@ -23,10 +24,16 @@ from typing import Any
 
 import torch
 from _bench import about, add_common, machine, peak_bytes, show, side_by_side, table
-from _bench_model import LANGUAGE, batch, checkpoint, material, planned, step, trainer
+from _bench_model import LANGUAGE, QUESTION, batch, checkpoint, material, planned, step, trainer, version
 
-KL = {"ego2exo_kd_weight": 0.5}
-STEPS = ("LLaVA", "ego2exo", "ego tokens only", "with KL", "plain block", "encoder block")
+ENCODER = {"ego2exo": True, "ego2exo_block": "encoder"}
+POOLED = {"ego2exo_pool": "2x2"}
+STEPS: dict[str, dict[str, Any]] = {
+    "LLaVA": {}, "LLaVA pooled": POOLED, "plain block": {"ego2exo": True, "ego2exo_block": "cross_attention"},
+    "encoder block": ENCODER, "encoder block, no MLPs": {**ENCODER, "ego2exo_mlp": False},
+    "encoder block, pooled": {**ENCODER, **POOLED}, "encoder block alone": {**ENCODER, "ego2exo_visual_tokens": False},
+    "encoder block with KL": {**ENCODER, "ego2exo_kd_weight": 0.5},
+}  # fmt: skip
 BATCHES = {"video": 0, "image": 1, "text": 2}
 
 
@@ -39,7 +46,7 @@ def main() -> int:
     parser.add_argument("--bits", type=int, nargs="+", default=[16], choices=(4, 16))
     parser.add_argument("--states", nargs="+", default=["keep"], choices=("keep", "offload", "recompute"))
     parser.add_argument("--batches", nargs="+", default=["video"], choices=tuple(BATCHES))
-    parser.add_argument("--steps", nargs="+", default=list(STEPS[:4]), choices=STEPS, help="all are held at once")
+    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS, help="all are held at once")
     parser.add_argument("--work", type=Path, help="where checkpoints are kept for the next run (default: thrown away)")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -48,7 +55,8 @@ def main() -> int:
             rows += measure(args, Path(folder) / str(number), args.work or Path(folder), *case)
     found = {"machine": machine(args.device), "rows": rows}
     heads = ["size", "bits", "frames", "states", "batch", "step", "seconds", "MiB a step adds", "GiB in all",
-             "GiB planned", "time / first", "memory / first", "planned / measured"]  # fmt: skip
+             "GiB planned", "planned / measured", "s to first token", "time / first", "memory / first",
+             "first token / first"]  # fmt: skip
     show(args, found, [about(found), "", *table(heads, [line(row) for row in rows])])
     return 0
 
@@ -58,39 +66,55 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One setting: seconds, bytes that a step adds, bytes in all and as planned, of each way and kind of batch."""
     base = checkpoint(size, work)
-    flags = {"frames_upbound": frames, "bits": bits}
-    ego = {**flags, "ego2exo": True, "ego2exo_states": states}
     data, videos = material(folder / "all", frames), material(folder / "videos", frames, ("video",))
     pairs = videos.with_name("pairs.json")
     pairs.write_text(videos.read_text().replace('"video": "clip.mp4"', '"video": "clip.mp4", "ego_video": "clip.mp4"'))
-    wanted = {
-        "LLaVA": (data, {**flags, **settings_of(base)}), "ego2exo": (data, ego),
-        "ego tokens only": (videos, {**ego, "ego2exo_visual_tokens": False}), "with KL": (pairs, {**ego, **KL}),
-        "plain block": (data, {**ego, "ego2exo_block": "cross_attention"}),
-        "encoder block": (data, {**ego, "ego2exo_block": "encoder"}),
-    }  # fmt: skip
-    runs = {name: trainer(base, wanted[name][0], folder / name, **wanted[name][1]) for name in args.steps}
+    runs = {}
+    for name in args.steps:
+        own = STEPS[name]
+        own = {**own, "ego2exo_states": states} if own.get("ego2exo") else {**own, **settings_of(base)}
+        file = pairs if "KL" in name else videos if "alone" in name else data
+        runs[name] = trainer(base, file, folder / name, frames_upbound=frames, bits=bits, **own)
     rows: list[dict[str, Any]] = []
     for kind in args.batches:
-        inputs = {name: batch(run, (BATCHES[kind],)) for name, run in runs.items()
-                  if kind == "video" or name in ("LLaVA", "ego2exo")}  # fmt: skip
-        first = next(iter(inputs))
+        whole = [name for name in runs if not name.endswith(("alone", "KL"))]
+        inputs = {name: batch(runs[name], (BATCHES[kind],)) for name in (runs if kind == "video" else whole)}
         ways = {name: partial(step, runs[name], given) for name, given in inputs.items()}
         seconds = side_by_side(ways, args.rounds, args.device)
         held = {name: held_bytes(runs[name], given) for name, given in inputs.items()}
         added = {name: peak_bytes(way, args.device) for name, way in ways.items()}
         for name in ways:
-            estimated = name == "ego2exo" and kind == "video" and states != "offload"
-            plan = planned(base, inputs[name], frames, bits, states) if estimated else None
+            estimated = "KL" not in name and kind == "video" and states != "offload"
+            plan = planned(base, inputs[name], frames, bits, {**STEPS[name], "ego2exo_states": states})
             rows.append({"size": size, "bits": bits, "frames": frames, "states": states, "batch": kind, "step": name,
-                         "seconds": seconds[name], "added": added[name], "peak": held[name] + added[name], "plan": plan,
-                         "time ratio": seconds[name] / seconds[first],
-                         "memory ratio": added[name] / added[first]})  # fmt: skip
+                         "seconds": seconds[name], "added": added[name], "peak": held[name] + added[name],
+                         "plan": plan if estimated else None})  # fmt: skip
+    answers = {name: partial(first_token, run, batch(run, (0,))["images"][0]) for name, run in runs.items()}
+    for run in runs.values():
+        run.model.merge_adapter()
+    latency = side_by_side(answers, args.rounds, args.device)
+    for row in rows:
+        row["first token"] = latency[row["step"]] if row["batch"] == "video" else None
+        first = next(other for other in rows if other["batch"] == row["batch"])
+        for key, name in (("seconds", "time"), ("added", "memory"), ("first token", "first token")):
+            row[f"{name} ratio"] = row[key] and row[key] / first[key]
     runs.clear()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return rows
+
+
+def first_token(run: Any, clip: torch.Tensor) -> None:
+    """Answer a question about a preprocessed clip, by one token."""
+    from llava_ego2exo.host.inference.answerer import Answerer
+    from llava_ego2exo.host.model.answer_tokens import llava_model
+
+    answerer = Answerer((run.tokenizer, llava_model(run.model), None, 0), version(), max_new_tokens=1)
+    with run.accelerator.autocast():
+        (found,) = answerer.answer([clip], [[QUESTION]])
+    if isinstance(found, Exception):
+        raise found
 
 
 def settings_of(base: Path) -> dict[str, Any]:
@@ -116,11 +140,17 @@ def held_bytes(run: Any, inputs: dict[str, Any]) -> int:
 
 def line(row: dict[str, Any]) -> list[object]:
     """A row as text."""
-    plan = "-" if row["plan"] is None else f"{row['plan'] / 2**30:.3f}"
-    share = "-" if row["plan"] is None else f"{row['plan'] / row['peak']:.3f}"
-    return [*(row[key] for key in ("size", "bits", "frames", "states", "batch", "step")), f"{row['seconds']:.3f}",
-            f"{row['added'] / 2**20:.0f}", f"{row['peak'] / 2**30:.3f}", plan, f"{row['time ratio']:.3f}",
-            f"{row['memory ratio']:.3f}", share]  # fmt: skip
+
+    def text(value: float | None, digits: int = 3) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    plan = row["plan"]
+    return [
+        *(row[key] for key in ("size", "bits", "frames", "states", "batch", "step")), text(row["seconds"]),
+        text(row["added"] / 2**20, 0), text(row["peak"] / 2**30), text(plan and plan / 2**30),
+        text(plan and plan / row["peak"]), text(row["first token"]),
+        *(text(row[f"{name} ratio"]) for name in ("time", "memory", "first token")),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

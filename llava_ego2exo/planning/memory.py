@@ -124,5 +124,6 @@ def _step(parts: dict[str, nn.Module], shapes: Shapes, run: RunShape) -> int:
         else:  # LLaVA's from all
             logits = head(hidden).float()[:, :-1].contiguous().flatten(0, 1)
             loss = F.cross_entropy(logits, torch.zeros(logits.shape[0], dtype=torch.long))
+            del logits  # as in LLaVA, whose backward has their logarithms alone
     loss.backward()
     return embeds.shape[1]

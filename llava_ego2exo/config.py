@@ -1,13 +1,12 @@
-"""Every flag of the plugin, once: command line, checkpoint `config.json` and constructors read these dataclasses."""
+"""Flags of the ego tokens, once: command line, checkpoint `config.json` and constructors read these dataclasses."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field, fields
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from .errors import Ego2ExoError, refuse
+from .errors import Ego2ExoError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,7 +34,8 @@ _OF_BLOCKS = {name: {"encoder"} for name in ("grid", "time_bias", "mlp")}
 _OF_BLOCKS |= {name: {*BLOCKS} - {"constant"} for name in ("layers", "key_embedding")}
 
 
-def _flag(default: Any, text: str) -> Any:
+def flag_field(default: Any, text: str) -> Any:
+    """A flag's default, and its text of `--help` and docs/flags.md."""
     return field(default=default, metadata={"help": text})
 
 
@@ -49,7 +49,7 @@ def base_type(projector_type: str) -> str:
     return projector_type.removeprefix(PREFIX)
 
 
-class _Flags:
+class FlagGroup:
     """A group of flags; they are stored and read under their names with the prefix ``ego2exo_``."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,53 +63,50 @@ class _Flags:
         return cls(**{name: getattr(source, PREFIX + name) for name in names})
 
 
-def _is_whole(value: Any, lowest: int) -> bool:
+def is_whole(value: Any, lowest: int) -> bool:
+    """Whether a flag's value is a whole number from `lowest`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-
-
 @dataclass(frozen=True)
-class Ego2ExoConfig(_Flags):
+class Ego2ExoConfig(FlagGroup):
     """The plugin's flags, under their names without the prefix ``ego2exo_`` (paper section 3.2 for the tokens).
 
     Raises:
         Ego2ExoError: a value that no run can use.
     """
 
-    num_tokens: int = _flag(16, "P: how many learnable ego tokens each video gets.")
-    layers: str = _flag("all", "Encoder layers the tokens read: `all`, or zero-based numbers as in `0,4,8`.")
-    block: str = _flag(
+    num_tokens: int = flag_field(16, "P: how many learnable ego tokens each video gets.")
+    layers: str = flag_field("all", "Encoder layers the tokens read: `all`, or zero-based numbers as in `0,4,8`.")
+    block: str = flag_field(
         BLOCKS[0],
         "What reads a layer: `cross_attention` (plain, the paper's), `transformer`, `encoder` (the tokens pass through "
         "the encoder as patches do), or `constant` (nothing does: trained tokens alone, to compare with).",
     )
-    init: str = _flag(
+    init: str = flag_field(
         INITS[0], "Start of attention and projector: `random`, or `encoder`: copies of the encoder's and the base's."
     )
-    grid: str | None = _flag(
+    grid: str | None = flag_field(
         None,
         "For `encoder`: cells in time, rows and columns, `TxRxC`, whose averages the tokens start from, or `none`; "
         "unset: for P tokens (P/4)x2x2 where 4 divides P, else Px1x1.",
     )
-    time_bias: bool = _flag(True, "For `encoder`: prefer frames near a token's own time, trained.")
-    mlp: bool = _flag(True, "For `encoder`: the tokens pass the encoder's MLPs too.")
-    attn: str = _flag("auto", "How attention is computed: `auto` (by count), `folded`, `sdpa` or `flash`.")
-    states: str = _flag(
+    time_bias: bool = flag_field(True, "For `encoder`: prefer frames near a token's own time, trained.")
+    mlp: bool = flag_field(True, "For `encoder`: the tokens pass the encoder's MLPs too.")
+    attn: str = flag_field("auto", "How attention is computed: `auto` (by count), `folded`, `sdpa` or `flash`.")
+    states: str = flag_field(
         "keep", "What backward needs of the encoder's layers: `keep`, `offload` to the host's memory, or `recompute`."
     )
-    visual_tokens: bool = _flag(True, "Pass the ordinary visual tokens too; False passes the ego tokens alone.")
-    pool: str | None = _flag(
+    visual_tokens: bool = flag_field(True, "Pass the ordinary visual tokens too; False passes the ego tokens alone.")
+    pool: str | None = flag_field(
         None, "`RxC`: average-pool a video's ordinary visual tokens to R rows, C columns a frame; unset: as LLaVA does."
     )
-    modalities: str = _flag("video", "What gets ego tokens: `video`, `image` or `video,image`.")
-    key_embedding: str = _flag("none", "What is added to the keys: `none`, `frame` or `frame+position`.")
-    lr: float | None = _flag(None, "Learning rate of the ego tokens; unset: mm_projector_lr, else learning_rate.")
+    modalities: str = flag_field("video", "What gets ego tokens: `video`, `image` or `video,image`.")
+    key_embedding: str = flag_field("none", "What is added to the keys: `none`, `frame` or `frame+position`.")
+    lr: float | None = flag_field(None, "Learning rate of the ego tokens; unset: mm_projector_lr, else learning_rate.")
 
     def __post_init__(self) -> None:
-        if not _is_whole(self.num_tokens, 1):
+        if not is_whole(self.num_tokens, 1):
             raise Ego2ExoError(
                 f"--ego2exo_num_tokens {self.num_tokens}", "a whole number from 1", "leave it out for 16"
             )
@@ -206,117 +203,6 @@ class Ego2ExoConfig(_Flags):
         if self.num_tokens == other.num_tokens:  # else the grids differ anyway
             pairs["grid"] = (self.grid_cells, other.grid_cells)  # one grid may be written in two ways
         return [f"{PREFIX}{name}: {own} / {others}" for name, (own, others) in pairs.items() if own != others]
-
-
-@dataclass(frozen=True)
-class DistillConfig(_Flags):
-    """The distillation's flags, under their names without the prefix ``ego2exo_`` (paper section 3.1 is weight 0).
-
-    They belong to a run, not to a model: a checkpoint's `config.json` keeps them for the record, nothing inherits them.
-
-    Raises:
-        Ego2ExoError: a value that no run can use.
-    """
-
-    kd_weight: float = _flag(
-        0.0, "Weight of the KL to the teacher's token distribution; 0: cross-entropy on the teacher's answers alone."
-    )
-    kd_temperature: float = _flag(1.0, "Temperature of both distributions in the KL.")
-    teacher: str = _flag(
-        "self",
-        "Who gives the distribution: `self` (the base, LoRA and ego tokens off), `cached`, or a checkpoint's path.",
-    )
-    teacher_base: str | None = _flag(None, "Base checkpoint of a LoRA or projector teacher.")
-    answers: str | None = _flag(None, "For `cached`: the answers folder that `teach --top-k` wrote.")
-
-    def __post_init__(self) -> None:
-        for name, lowest in (("kd_weight", "0 or more"), ("kd_temperature", "above 0")):
-            value = getattr(self, name)
-            if not _is_number(value) or value < 0 or (value == 0 and name == "kd_temperature"):
-                raise Ego2ExoError(f"--{PREFIX}{name} {value}", f"a number {lowest}", "leave it out for the default")
-        if not isinstance(self.teacher, str) or not self.teacher.strip():
-            raise Ego2ExoError(f"--{PREFIX}teacher {self.teacher!r}", "self, cached, or a checkpoint's path")
-        teacher, answers, base = (f"--{PREFIX}{name}" for name in ("teacher", "answers", "teacher_base"))
-        refuse(
-            (self.kind == "cached" and not self.answers, f"{teacher} cached without {answers}",
-             "the folder that `llava-ego2exo teach --top-k` wrote", f"pass {answers}, or another {teacher}"),
-            (self.kind != "cached" and self.answers, f"{answers} {self.answers} with {teacher} {self.teacher}",
-             f"{answers} with {teacher} cached", f"pass {teacher} cached, or leave {answers} out"),
-            (self.kind != "path" and self.teacher_base, f"{base} {self.teacher_base} with {teacher} {self.teacher}",
-             "a base for a checkpoint that holds LoRA or a projector alone", f"leave {base} out"),
-        )  # fmt: skip
-
-    @property
-    def on(self) -> bool:
-        """Whether the run has a KL."""
-        return self.kd_weight > 0
-
-    @property
-    def kind(self) -> str:
-        """`self`, `cached` or `path`."""
-        return self.teacher if self.teacher in ("self", "cached") else "path"
-
-    def differences(self, other: DistillConfig) -> list[str]:
-        """Flags that change the loss, as lines ``name: own value / other value``; folders may move."""
-        names = {"kd_weight": "kd_weight", "kd_temperature": "kd_temperature", "teacher": "kind"}
-        pairs = {flag: (getattr(self, name), getattr(other, name)) for flag, name in names.items()}
-        return [f"{PREFIX}{flag}: {own} / {others}" for flag, (own, others) in pairs.items() if own != others]
-
-
-@dataclass(frozen=True)
-class BottleneckConfig(_Flags):
-    """A first stage of training on the ego tokens alone. It belongs to a run: nothing inherits it.
-
-    Raises:
-        Ego2ExoError: a value that no run can use.
-    """
-
-    bottleneck: float = _flag(
-        0.0, "Share of the steps, at the start, in which the ordinary visual tokens are left out; then both are passed."
-    )
-
-    def __post_init__(self) -> None:
-        share = self.bottleneck
-        if not _is_number(share) or not 0 <= share < 1:
-            raise Ego2ExoError(
-                f"--{PREFIX}bottleneck {share}",
-                "a number from 0, and below 1",
-                f"to train without the ordinary visual tokens to the end, give --{PREFIX}visual_tokens False",
-            )
-
-    def steps(self, total: int) -> int:
-        """Optimizer steps of the first stage, of `total`: the nearest number, one at least and never all."""
-        return min(max(round(self.bottleneck * total), 1), total - 1) if self.bottleneck else 0
-
-
-@dataclass(frozen=True)
-class ReadingConfig(_Flags):
-    """How a run reads its clips; none of the flags changes what is learned from a readable sample.
-
-    Raises:
-        Ego2ExoError: a value that no run can use.
-    """
-
-    frame_cache: str | None = _flag(
-        None, "Folder of cached decoded frames, shared with `teach` and `eval`; unset: no cache."
-    )
-    frame_cache_gb: float = _flag(
-        20.0, "Its maximum size in gigabytes (10^9 bytes); the least recently used clips are removed first."
-    )
-    max_bad: int = _flag(0, "Maximum unreadable samples (exo and ego view together) to skip before stopping.")
-    max_json_mb: int = _flag(512, "Largest training file that is read, in MiB.")
-
-    def __post_init__(self) -> None:
-        size = self.frame_cache_gb
-        for name, fits, allowed in (
-            ("frame_cache_gb", _is_number(size) and size > 0, "a number above 0"),
-            ("max_bad", _is_whole(self.max_bad, 0), "a whole number from 0"),
-            ("max_json_mb", _is_whole(self.max_json_mb, 1), "a whole number from 1"),
-            ("frame_cache", self.frame_cache is None or str(self.frame_cache).strip(), "a folder"),
-        ):
-            if not fits:
-                given = f"--{PREFIX}{name} {getattr(self, name)!r}"
-                raise Ego2ExoError(given, allowed, "leave it out for the default")
 
 
 def other_settings(lines: list[str]) -> Ego2ExoError:

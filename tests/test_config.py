@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_ego2exo.config import BottleneckConfig, Ego2ExoConfig
+from llava_ego2exo.config import Ego2ExoConfig
 from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.run_config import BottleneckConfig
 
 
 @given(st.sets(st.integers(0, 25), min_size=1), st.integers(26, 40))

@@ -14,6 +14,7 @@ FLOORS = """
 errors
 registry common
 config patching
+run_config
 method video
 host.hooks
 host.checkpoint host.arguments

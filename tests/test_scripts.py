@@ -119,7 +119,7 @@ def test_shellcheck():
 @pytest.mark.parametrize("script", TRAINING)
 def test_every_training_flag_exists(script, stubs, training_parser):
     """Of the recipe, and of the line that a user may uncomment."""
-    from llava_ego2exo.config import DistillConfig
+    from llava_ego2exo.run_config import DistillConfig
 
     *_, line = re.findall(r"^# KL=\((.+)\)$", (ROOT / "scripts" / script).read_text(), re.MULTILINE)
     code, err = stubs.run(script, "--max_steps", "10", *line.split())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Optional
 
-from ..config import PREFIX, PRESETS, BottleneckConfig, DistillConfig, Ego2ExoConfig, ReadingConfig
+from ..config import PREFIX, PRESETS, Ego2ExoConfig
+from ..run_config import BottleneckConfig, DistillConfig, ReadingConfig
 from ..video.limits import VideoLimits
 
 _TYPES: dict[str, Any] = {

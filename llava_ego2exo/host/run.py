@@ -19,8 +19,9 @@ from .checkpoint.files import describe
 from .checkpoint.safety import only_weights
 from .hooks.install import substituted
 from .loader import loader_call
-from .preflight.checks import CheckedRun, check_pooling, check_run
+from .preflight.checks import CheckedRun, check_run
 from .preflight.teacher import refuse_without_tokens
+from .preflight.tower import check_pooling
 from .resume.checkpoints import full_disk, quarantine
 from .settings import DISTILL, RUN, SEED, Run, Settings, apply_preset, inherit, read
 from .training.verification import verify_saved

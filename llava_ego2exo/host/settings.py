@@ -11,8 +11,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..config import PREFIX, PRESETS, DistillConfig, Ego2ExoConfig, base_type
+from ..config import PREFIX, PRESETS, Ego2ExoConfig, base_type
 from ..errors import Ego2ExoError, refuse
+from ..run_config import DistillConfig
 from .checkpoint.config import read_config
 
 _UNSET = object()

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..common.processes import Ranks
-from ..config import DistillConfig
 from ..registry import TRAINERS
+from ..run_config import DistillConfig
 from ..video.cache import cache_stats, format_stats
 from .checkpoint.config import torch_dtype
 from .model.answer_tokens import AnswerContent, llava_model

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from ...config import PREFIX, BottleneckConfig, DistillConfig, ReadingConfig
+from ...config import PREFIX
 from ...errors import Ego2ExoError, refuse
 from ...method.losses import require_equal_vocabularies
+from ...run_config import BottleneckConfig, DistillConfig, ReadingConfig
 from ...video.limits import VideoLimits
 from ..checkpoint.config import class_key, read_config, read_tokenizer
 from ..checkpoint.files import describe

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from ...common.files import file_hash
-from ...config import PREFIX, DistillConfig, Ego2ExoConfig
+from ...config import PREFIX, Ego2ExoConfig
 from ...errors import Ego2ExoError, refuse
+from ...run_config import DistillConfig
 from ...video.limits import VideoLimits
 from ..checkpoint.config import read_config
 from ..checkpoint.files import LORA_EXTRAS, PROJECTOR, fingerprint

@@ -14,8 +14,9 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
-from ...config import PREFIX, BottleneckConfig, Ego2ExoConfig
+from ...config import PREFIX, Ego2ExoConfig
 from ...errors import refuse
+from ...run_config import BottleneckConfig
 from ..hooks.install import substituted
 from ..model.answer_tokens import llava_model
 from ..settings import Settings

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from ...config import PREFIX, DistillConfig, ReadingConfig
+from ...config import PREFIX
 from ...errors import Ego2ExoError
+from ...run_config import DistillConfig, ReadingConfig
 from ...video import Clip, read_video, time_instruction
 from ...video.cache import Reader, ReaderSettings
 from ...video.limits import VideoLimits

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...config import DistillConfig
 from ...errors import Ego2ExoError
 from ...method.losses import distillation_sums
+from ...run_config import DistillConfig
 from ..model.answer_tokens import AnswerContent, Answers, ExpandedLabels, answer_pass, capture_labels, llava_model
 
 # Any number serves; near a batch's tokens it keeps float16 in range, and a power of two rounds nothing.

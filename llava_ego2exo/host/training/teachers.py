@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...config import DistillConfig
 from ...errors import Ego2ExoError
 from ...method.losses import FullTeacher, Teacher, TopKTeacher, require_equal_vocabularies
+from ...run_config import DistillConfig
 from ..hooks.install import substituted
 from ..merge import device_options
 from ..model.answer_tokens import Answers, align_answers, answer_states, llava_model

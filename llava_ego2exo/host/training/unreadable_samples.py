@@ -18,8 +18,9 @@ from ...common.files import write_atomic
 from ...common.jsonl import json_line
 from ...common.processes import Ranks
 from ...common.text import shorten_list
-from ...config import PREFIX, ReadingConfig
+from ...config import PREFIX
 from ...errors import Ego2ExoError
+from ...run_config import ReadingConfig
 from ..model.answer_tokens import IGNORE_INDEX
 from ..settings import DISTILL
 from .losses import LossStats

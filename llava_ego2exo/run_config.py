@@ -1,0 +1,125 @@
+"""Flags that belong to a run, not to a model: distillation, bottleneck, and how clips are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from .config import PREFIX, FlagGroup, flag_field, is_whole
+from .errors import Ego2ExoError, refuse
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+@dataclass(frozen=True)
+class DistillConfig(FlagGroup):
+    """The distillation's flags, under their names without the prefix ``ego2exo_`` (paper section 3.1 is weight 0).
+
+    They belong to a run, not to a model: a checkpoint's `config.json` keeps them for the record, nothing inherits them.
+
+    Raises:
+        Ego2ExoError: a value that no run can use.
+    """
+
+    kd_weight: float = flag_field(
+        0.0, "Weight of the KL to the teacher's token distribution; 0: cross-entropy on the teacher's answers alone."
+    )
+    kd_temperature: float = flag_field(1.0, "Temperature of both distributions in the KL.")
+    teacher: str = flag_field(
+        "self",
+        "Who gives the distribution: `self` (the base, LoRA and ego tokens off), `cached`, or a checkpoint's path.",
+    )
+    teacher_base: str | None = flag_field(None, "Base checkpoint of a LoRA or projector teacher.")
+    answers: str | None = flag_field(None, "For `cached`: the answers folder that `teach --top-k` wrote.")
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("kd_weight", "0 or more"), ("kd_temperature", "above 0")):
+            value = getattr(self, name)
+            if not _is_number(value) or value < 0 or (value == 0 and name == "kd_temperature"):
+                raise Ego2ExoError(f"--{PREFIX}{name} {value}", f"a number {lowest}", "leave it out for the default")
+        if not isinstance(self.teacher, str) or not self.teacher.strip():
+            raise Ego2ExoError(f"--{PREFIX}teacher {self.teacher!r}", "self, cached, or a checkpoint's path")
+        teacher, answers, base = (f"--{PREFIX}{name}" for name in ("teacher", "answers", "teacher_base"))
+        refuse(
+            (self.kind == "cached" and not self.answers, f"{teacher} cached without {answers}",
+             "the folder that `llava-ego2exo teach --top-k` wrote", f"pass {answers}, or another {teacher}"),
+            (self.kind != "cached" and self.answers, f"{answers} {self.answers} with {teacher} {self.teacher}",
+             f"{answers} with {teacher} cached", f"pass {teacher} cached, or leave {answers} out"),
+            (self.kind != "path" and self.teacher_base, f"{base} {self.teacher_base} with {teacher} {self.teacher}",
+             "a base for a checkpoint that holds LoRA or a projector alone", f"leave {base} out"),
+        )  # fmt: skip
+
+    @property
+    def on(self) -> bool:
+        """Whether the run has a KL."""
+        return self.kd_weight > 0
+
+    @property
+    def kind(self) -> str:
+        """`self`, `cached` or `path`."""
+        return self.teacher if self.teacher in ("self", "cached") else "path"
+
+    def differences(self, other: DistillConfig) -> list[str]:
+        """Flags that change the loss, as lines ``name: own value / other value``; folders may move."""
+        names = {"kd_weight": "kd_weight", "kd_temperature": "kd_temperature", "teacher": "kind"}
+        pairs = {flag: (getattr(self, name), getattr(other, name)) for flag, name in names.items()}
+        return [f"{PREFIX}{flag}: {own} / {others}" for flag, (own, others) in pairs.items() if own != others]
+
+
+@dataclass(frozen=True)
+class BottleneckConfig(FlagGroup):
+    """A first stage of training on the ego tokens alone. It belongs to a run: nothing inherits it.
+
+    Raises:
+        Ego2ExoError: a value that no run can use.
+    """
+
+    bottleneck: float = flag_field(
+        0.0, "Share of the steps, at the start, in which the ordinary visual tokens are left out; then both are passed."
+    )
+
+    def __post_init__(self) -> None:
+        share = self.bottleneck
+        if not _is_number(share) or not 0 <= share < 1:
+            raise Ego2ExoError(
+                f"--{PREFIX}bottleneck {share}",
+                "a number from 0, and below 1",
+                f"to train without the ordinary visual tokens to the end, give --{PREFIX}visual_tokens False",
+            )
+
+    def steps(self, total: int) -> int:
+        """Optimizer steps of the first stage, of `total`: the nearest number, one at least and never all."""
+        return min(max(round(self.bottleneck * total), 1), total - 1) if self.bottleneck else 0
+
+
+@dataclass(frozen=True)
+class ReadingConfig(FlagGroup):
+    """How a run reads its clips; none of the flags changes what is learned from a readable sample.
+
+    Raises:
+        Ego2ExoError: a value that no run can use.
+    """
+
+    frame_cache: str | None = flag_field(
+        None, "Folder of cached decoded frames, shared with `teach` and `eval`; unset: no cache."
+    )
+    frame_cache_gb: float = flag_field(
+        20.0, "Its maximum size in gigabytes (10^9 bytes); the least recently used clips are removed first."
+    )
+    max_bad: int = flag_field(0, "Maximum unreadable samples (exo and ego view together) to skip before stopping.")
+    max_json_mb: int = flag_field(512, "Largest training file that is read, in MiB.")
+
+    def __post_init__(self) -> None:
+        size = self.frame_cache_gb
+        for name, fits, allowed in (
+            ("frame_cache_gb", _is_number(size) and size > 0, "a number above 0"),
+            ("max_bad", is_whole(self.max_bad, 0), "a whole number from 0"),
+            ("max_json_mb", is_whole(self.max_json_mb, 1), "a whole number from 1"),
+            ("frame_cache", self.frame_cache is None or str(self.frame_cache).strip(), "a folder"),
+        ):
+            if not fits:
+                given = f"--{PREFIX}{name} {getattr(self, name)!r}"
+                raise Ego2ExoError(given, allowed, "leave it out for the default")

@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--tower", help="folder or hub name of a CLIP or SigLIP model")
     parser.add_argument("--trained", action="store_true", help="train a small tower first")
     parser.add_argument("--layers", type=int, help="of the small tower (default: 12 trained, 24 random)")
-    parser.add_argument("--steps", type=int, default=900, help="of its training (default: 900)")
+    parser.add_argument("--steps", type=int, default=450, help="of its training (default: 450)")
     parser.add_argument("--frames", nargs="+", metavar="FILE", help="pictures, the frames of one clip in turn")
     parser.add_argument("--clips", type=int, default=16, help="of the demo, without --frames (default: 16)")
     parser.add_argument("--tokens", type=int, default=16, help="P (default: 16)")

@@ -27,7 +27,7 @@ setup(
     ],
     package_dir={"llava_ego2exo.patches": "patches", "llava_ego2exo.lmms_tasks": "eval"},
     package_data={
-        "llava_ego2exo": ["py.typed", "**/templates/*"],
+        "llava_ego2exo": ["py.typed", "**/templates/*", "demo/bases/*"],
         "llava_ego2exo.patches": ["*.patch", "*.md"],
         "llava_ego2exo.lmms_tasks": ["*.j2"],
     },

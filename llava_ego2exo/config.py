@@ -18,6 +18,7 @@ INITS = ("encoder", "random")
 ATTENTIONS = ("auto", "folded", "sdpa", "flash")
 STATES = ("keep", "offload", "recompute")
 KEY_EMBEDDINGS = ("none", "frame", "frame+position")
+PLACES = ("behind", "front")
 MODALITIES = ("video", "image")
 
 # Settings under one name (`--ego2exo_preset`); `paper` is that of arXiv 2501.05711.
@@ -101,9 +102,12 @@ class Ego2ExoConfig(FlagGroup):
     pool: str | None = flag_field(
         None, "`RxC`: average-pool a video's ordinary visual tokens to R rows, C columns a frame; unset: as LLaVA does."
     )
+    place: str = flag_field(
+        PLACES[0], "Where the ego tokens stand: `behind` their video's visual tokens, or in `front`."
+    )
     modalities: str = flag_field("video", "What gets ego tokens: `video`, `image` or `video,image`.")
     key_embedding: str = flag_field("none", "What is added to the keys: `none`, `frame` or `frame+position`.")
-    lr: float | None = flag_field(None, "Learning rate of the ego tokens; unset: mm_projector_lr, else learning_rate.")
+    lr: float | None = flag_field(None, "Learning rate of the ego tokens; unset: learning_rate.")
 
     def __post_init__(self) -> None:
         if not is_whole(self.num_tokens, 1):
@@ -111,7 +115,7 @@ class Ego2ExoConfig(FlagGroup):
                 f"--ego2exo_num_tokens {self.num_tokens}", "a whole number from 1", "leave it out for 16"
             )
         choices = {"block": BLOCKS, "init": INITS, "attn": ATTENTIONS, "states": STATES}
-        choices["key_embedding"] = KEY_EMBEDDINGS
+        choices |= {"key_embedding": KEY_EMBEDDINGS, "place": PLACES}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise Ego2ExoError(

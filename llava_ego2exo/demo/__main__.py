@@ -19,8 +19,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import Ego2ExoError, require_package
+from .base import cache_folder, get_base
 from .exam import attention, examples
-from .models import cache_folder, get_base
 from .pipeline import SeedRun, run_seed, shell_text
 from .report import write_report
 from .results import (
@@ -61,12 +61,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m llava_ego2exo.demo", description=__doc__.split("\n\n")[0])
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="every variant")
-    size.add_argument("--quick", action="store_true", help="fewer clips, steps and variants; wants a cached base")
+    size.add_argument("--quick", action="store_true", help="fewer clips, steps and variants")
     add = "another variant beside the others: what it adds to the command of `distill`; may be repeated"
     parser.add_argument("--add", action="append", default=[], metavar="'NAME: --flag value ...'", help=add)
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="do all of it N times (default: 1)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first one (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder that keeps everything")
+    parser.add_argument("--rebuild", action="store_true", help="train the base anew, whatever is kept or shipped")
     parser.add_argument("--cache", metavar="DIR", help=f"where base models are kept (default: {cache_folder()})")
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.first_seed < 0:
@@ -86,12 +87,11 @@ def run(out: Path, args: argparse.Namespace) -> int:
     """Every seed in turn, then the report, all in the folder `out`."""
     require_package("matplotlib", "report")
     plan, cache, seconds = plan_of(args), Path(args.cache or cache_folder()).absolute(), {}
-    runs = []
+    runs, started = [], time.monotonic()
+    base = get_base(plan, cache, say, args.rebuild)
+    seconds["base"] = time.monotonic() - started
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         say(f"\nseed {seed}")
-        started = time.monotonic()
-        base = get_base(plan, seed, cache, say)
-        seconds[f"seed {seed}: base"] = time.monotonic() - started
         started = time.monotonic()
         runs.append(run_seed(plan, seed, base, out / f"seed{seed}", say))
         seconds[f"seed {seed}: pairs, teacher, students, questions"] = time.monotonic() - started
@@ -130,8 +130,9 @@ def gather(plan: DemoPlan, runs: Sequence[SeedRun], seconds: dict[str, float]) -
         probe={view: {name: [run.probe[view][name] for run in runs] for name in found}
                for view, found in first.probe.items()},
         curves={name: [run.curves[name] for run in runs] for name in plan.variants},
-        examples=examples(first, "distill"),
-        attention=[clip for name in shown[:1] for clip in attention(first, name)],
+        examples=examples(first.tests[HELD_OUT], first.exams, first.base, first.student("distill")),
+        attention=[clip for name in shown[:1]
+                   for clip in attention(first.tests[HELD_OUT], first.base, first.student(name))],
         settings={**dataclasses.asdict(plan), "seeds": len(runs), "llava": first.base.kind, "version": __version__},
         commands=[shell_text(command) for command in first.commands],
         seconds=seconds,

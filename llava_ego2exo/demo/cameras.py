@@ -1,16 +1,29 @@
-"""The two cameras of the paired world: frames of a scene, and the clips' files."""
+"""The two cameras of the paired world: frames of a scene, and the files of all clips of a run."""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .world import Scene
+from ..common.files import write_atomic
+from .variants import DemoPlan
+from .world import NEAR, ON_THE_LEFT, Event, Scene, queries, scene_answers, scenes, turns
 
 SIZE, FRAMES, RATE = 64, 4, 1  # pixels, frames a clip, frames a second
 VIEWS = ("ego", "exo")
-EXO_HAND, EXO_OBJECT, EGO_HAND, EGO_OBJECT = 4.0, 5.5, 5.0, 8.0  # radii in pixels
+PAIRS_SEED, TESTS_SEED = 2, 3
+# New clips of pairs of objects that training shows, and of those that it does not: whether they are held out.
+SPLITS = {"trained": False, "held-out": True}
+_SUFFIXES = {"ego": "ego", "exo": "exo1"}
+EXO_HAND, EXO_OBJECT, EGO_HAND, EGO_OBJECT = 4.5, 5.5, 6.0, 8.0  # radii in pixels
 _FINE = 4  # drawn this many times larger, then shrunk: smooth edges
 
 _SKIN, _WATCH = (224, 172, 134), (40, 40, 120)
@@ -95,7 +108,7 @@ def _exo(scene: Scene, index: int, jitter: np.ndarray, pose: np.random.Generator
     camera.box(-9, 33, 73, 73, _COLOURS[scene.table])
     for name, x in zip(scene.clutter, (6, 58), strict=True):
         camera.thing(name, x, 40, 3)
-    left, near = event.region.endswith("left"), event.region.startswith("near")
+    left, near = event.region in ON_THE_LEFT, event.region in NEAR
     x, y = (45 if left else 19) + jitter[0], (41 if near else 56) + jitter[1]
     shoulders = {"left": 41, "right": 23}
     for hand, shoulder in shoulders.items():
@@ -113,7 +126,7 @@ def _ego(scene: Scene, index: int, jitter: np.ndarray, pose: np.random.Generator
     camera = _Camera(_COLOURS[scene.table], pose)
     for name, x in zip(scene.clutter, (56, 8), strict=True):
         camera.thing(name, x, 6, 4)
-    left, near = event.region.endswith("left"), event.region.startswith("near")
+    left, near = event.region in ON_THE_LEFT, event.region in NEAR
     x, y = (19 if left else 45) + jitter[0], (44 if near else 19) + jitter[1]
     for hand, corner in (("left", 8), ("right", 56)):
         reach = (x, y) if hand == event.hand else (corner, 62)
@@ -134,3 +147,67 @@ def write_clip(path: Path, frames: np.ndarray) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def write_material(folder: Path, plan: DemoPlan, seed: int) -> dict[str, list[tuple[Scene, Path, Path]]]:
+    """Draw everything that a seed's students need.
+
+    Writes `pairs/` (clips by the keystep naming), `tests.json` (new clips of each of `SPLITS` with what they show),
+    `queries.json` for the teacher, and `control.json`, the exo clips with captions of what is plain there.
+
+    Returns:
+        The tests of each split: scene, ego file, exo file.
+    """
+    training = list(scenes(plan.pairs, 100 * seed + PAIRS_SEED))
+    files = _write_clips(folder / "pairs", training)
+    write_atomic(folder / "queries.json", json.dumps(queries(), indent=1))
+    captions = [
+        {"id": f"{exo.stem}_{number}", "video": exo.name, "conversations": turns(pair)}
+        for scene, (_, exo) in zip(training, files, strict=True)
+        for number, pair in enumerate(scene_answers(scene))
+    ]
+    write_atomic(folder / "control.json", json.dumps(captions, indent=1))
+    tests = {}
+    for split, held_out in SPLITS.items():
+        asked = list(scenes(plan.tests, 100 * seed + TESTS_SEED, held_out))
+        written = _write_clips(folder / f"tests-{split}", asked)
+        tests[split] = [(scene, *pair) for scene, pair in zip(asked, written, strict=True)]
+    kept = {
+        split: [{"scene": asdict(scene), "ego": str(ego), "exo": str(exo)} for scene, ego, exo in clips]
+        for split, clips in tests.items()
+    }
+    write_atomic(folder / "tests.json", json.dumps(kept, indent=1))
+    return tests
+
+
+def read_tests(file: Path, view: str) -> dict[str, list[tuple[Scene, Path]]]:
+    """Scenes of each split of a `tests.json`, each with its file of one view."""
+    return {
+        split: [(_scene(entry["scene"]), Path(entry[view])) for entry in entries]
+        for split, entries in json.loads(file.read_text()).items()
+    }
+
+
+def _scene(values: dict[str, Any]) -> Scene:
+    changed = {"events": tuple(Event(**event) for event in values["events"]), "clutter": tuple(values["clutter"])}
+    return Scene(**{**values, **changed})
+
+
+def _write_clips(folder: Path, shown: Sequence[Scene]) -> list[tuple[Path, Path]]:
+    """Draw on every core; ego and exo file of each scene."""
+    folder.mkdir()
+    stems = [str(folder / f"clip{index:05d}") for index in range(len(shown))]
+    with ProcessPoolExecutor(cores(), multiprocessing.get_context("fork")) as pool:
+        return list(pool.map(_write_pair, shown, stems, chunksize=32))
+
+
+def _write_pair(scene: Scene, stem: str) -> tuple[Path, Path]:
+    files = [Path(f"{stem}_{_SUFFIXES[view]}.mp4") for view in VIEWS]
+    for view, file in zip(VIEWS, files, strict=True):
+        write_clip(file, draw(scene, view))
+    return files[0], files[1]

@@ -19,9 +19,11 @@ import torch
 
 from ..common.files import write_atomic
 from ..video.cache import FrameCache
+from .base import Base
+from .cameras import read_tests
 from .models import load_quietly
-from .pipeline import FRAMES, SeedRun, read_tests
 from .results import HELD_OUT, ClipAttention, Example
+from .variants import FRAMES
 from .world import DESCRIBE, QUESTION_TYPES, Scene, describe, questions
 
 _CLIPS_AT_ONCE, _EXAMPLES, _ATTENTION, _ATTENTION_SHARES = 10, 8, 2, 20
@@ -126,20 +128,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def examples(run: SeedRun, student: str) -> list[Example]:
+def examples(
+    clips: Sequence[tuple[Scene, Path, Path]], exams: Mapping[str, dict[str, Any]], base: Base, student: Path
+) -> list[Example]:
     """The first clips of held-out pairs, a question type each in turn; nothing is chosen by its answers.
 
     The description of the exo clip by `student` is shown beside the teacher's of the ego clip.
     """
-    tests = [(scene, frames(ego), frames(exo)) for scene, ego, exo in run.tests[HELD_OUT][:_EXAMPLES]]
-    base = run.base
+    tests = [(scene, frames(ego), frames(exo)) for scene, ego, exo in clips[:_EXAMPLES]]
     by_teacher = _descriptions(base.model, None, [ego for _, ego, _ in tests], base.template)
-    by_student = _descriptions(run.student(student), base.model, [exo for *_, exo in tests], base.template)
+    by_student = _descriptions(student, base.model, [exo for *_, exo in tests], base.template)
     found = []
     for number, (scene, ego, exo) in enumerate(tests):
         kind = QUESTION_TYPES[number % len(QUESTION_TYPES)]
         place, question = next((i, one) for i, one in enumerate(questions(scene)) if one.kind == kind)
-        chosen = {name: exam["splits"][HELD_OUT]["none"]["chosen"][number] for name, exam in run.exams.items()}
+        chosen = {name: exam["splits"][HELD_OUT]["none"]["chosen"][number] for name, exam in exams.items()}
         answers = {name: options[place] for name, options in chosen.items()}
         found.append(
             Example(kind, question.text, question.options, question.answer, answers, ego, exo,
@@ -156,17 +159,17 @@ def _descriptions(model: Path, base: Path | None, clips: list[np.ndarray], templ
     return [answers[0].text for answers in answerer.answer(shown, [[DESCRIBE]] * len(clips))]
 
 
-def attention(run: SeedRun, student: str) -> list[ClipAttention]:
+def attention(clips: Sequence[tuple[Scene, Path, Path]], base: Base, student: Path) -> list[ClipAttention]:
     """Where the ego tokens of one student attend in the first clips of held-out pairs."""
     from ..host.model.inspection import video_attention_maps
 
-    _, model, processor, _ = load_quietly(run.student(student), run.base.model)
+    _, model, processor, _ = load_quietly(student, base.model)
     found = []
-    for scene, _, file in run.tests[HELD_OUT][:_ATTENTION]:
+    for scene, _, file in clips[:_ATTENTION]:
         clip = frames(file)
         seen = video_attention_maps(model, pixels(processor, clip))
         names = [f"layer {layer}" for layer in seen.layers]
-        found.append(ClipAttention(f"{student}: {describe(scene)}", clip, seen.maps.mean(1).numpy(), names))
+        found.append(ClipAttention(f"{student.name.removeprefix('student-')}: {describe(scene)}", clip, seen.maps.mean(1).numpy(), names))
     return found
 
 

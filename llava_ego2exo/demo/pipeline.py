@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import multiprocessing
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..common.files import write_atomic
 from ..errors import Ego2ExoError
-from .cameras import VIEWS, draw, write_clip
-from .models import FRAMES, PAIRS_SEED, POOLING, TEMPLATES, TESTS_SEED, Base, turns
-from .variants import DemoPlan
-from .world import Event, Scene, queries, scene_answers, scenes
+from .base import Base
+from .cameras import VIEWS, cores, write_material
+from .exam import main as exam
+from .variants import FRAMES, DemoPlan
+from .world import Scene
 
-_SUFFIXES = {"ego": "ego", "exo": "exo1"}
+PROBE_SEED = 4
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command, run in a process of its own after those that it needs; its log is `<name>.log` in its folder."""
+    """One command, run in a process of its own after those that it needs; its log is `<name>.log` in its folder.
+
+    With `call` the process is a copy of this one, which calls it and need not import anything again.
+    """
 
     name: str
     words: Sequence[str]  # as typed, beginning with "python" or "llava-ego2exo"
     folder: Path
     needs: frozenset[str] = frozenset()
+    call: Callable[[], object] | None = None
 
     @property
     def log(self) -> Path:
@@ -49,37 +57,42 @@ def losses(log: Path) -> list[tuple[int, float]]:
     return [(10 * count, float(value)) for count, value in enumerate(re.findall(r"'loss': '?([\d.e+-]+)", text), 1)]
 
 
-def run_all(commands: Iterable[Command], say: Callable[[str], None], every: float = 30.0) -> None:
-    """Run commands, as many at once as keep every core busy, and report their progress each `every` seconds.
+def run_all(commands: Iterable[Command], say: Callable[[str], None], every: float = 30.0) -> dict[str, float]:
+    """Run commands, one on each core, and report their progress each `every` seconds.
+
+    Returns:
+        The seconds that each took.
 
     Raises:
         Ego2ExoError: a command failed; the others are ended, and the end of its output is in the message.
     """
-    waiting, running, done, reported = list(commands), {}, set(), time.monotonic()
-    # Three alike on two cores end together, sooner than two of them and then the third on one core alone.
-    at_once = 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    waiting, running, seconds, reported = list(commands), {}, {}, time.monotonic()
     try:
         while waiting or running:
-            for command in [one for one in waiting if one.needs <= done][: at_once - len(running)]:
+            ready = [one for one in waiting if one.needs <= seconds.keys()]
+            for command in ready[: cores() - len(running)]:
                 waiting.remove(command)
-                running[command.name] = command, _start(command)
-            time.sleep(0.2)
-            for command, process in [pair for pair in running.values() if pair[1].poll() is not None]:
+                running[command.name] = command, _start(command), time.monotonic()
+            time.sleep(0.1)
+            for command, process, started in [one for one in running.values() if one[1].poll() is not None]:
                 del running[command.name]
-                done.add(command.name)
+                seconds[command.name] = time.monotonic() - started
                 if process.returncode:
                     raise _failed(command, process.returncode)
             if running and time.monotonic() - reported > every:
                 reported = time.monotonic()
-                say("; ".join(_progress(command) for command, _ in running.values()))
+                say("; ".join(_progress(command) for command, *_ in running.values()))
     finally:
-        for _, process in running.values():
+        for _, process, _ in running.values():
             process.terminate()
-        for _, process in running.values():
+        for _, process, _ in running.values():
             process.wait()
+    return seconds
 
 
-def _start(command: Command) -> subprocess.Popen[bytes]:
+def _start(command: Command) -> subprocess.Popen[bytes] | _Fork:
+    if command.call is not None:
+        return _Fork(command.call, command.log, command.folder)
     path = os.pathsep.join(os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part)
     # Small matrices are faster on one thread, and two runs side by side use two cores better than one run does.
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -87,6 +100,40 @@ def _start(command: Command) -> subprocess.Popen[bytes]:
     program = [sys.executable, *module, *command.words[1:]]
     with command.log.open("wb") as stream:
         return subprocess.Popen(program, cwd=command.folder, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+
+
+class _Fork:
+    """A copy of this process that makes one call, with what :func:`run_all` uses of `Popen`."""
+
+    def __init__(self, call: Callable[[], object], log: Path, folder: Path) -> None:
+        self._process = multiprocessing.get_context("fork").Process(target=self._run, args=(call, log, folder))
+        self._process.start()
+
+    @staticmethod
+    def _run(call: Callable[[], object], log: Path, folder: Path) -> None:
+        import torch
+
+        stream = log.open("w")
+        for descriptor in (1, 2):  # what libraries write without Python
+            os.dup2(stream.fileno(), descriptor)
+        sys.stdout = sys.stderr = stream
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.chdir(folder)
+        torch.set_num_threads(1)
+        call()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def wait(self) -> None:
+        self._process.join()
 
 
 def _progress(command: Command) -> str:
@@ -107,18 +154,22 @@ class SeedRun:
     Args:
         folder: of everything that it wrote.
         base: what its students were trained from.
-        tests: scene, ego file, exo file of each held-out clip.
-        exams: variant -> ablation -> {"chosen", "percent"}, as :mod:`.exam` writes them.
+        tests: of each split: scene, ego file, exo file of each clip.
+        exams: variant -> what :mod:`.exam` found.
+        probe: view -> attribute -> percent, of :func:`.encoder.probe`.
         curves: variant -> (step, loss).
         commands: what was typed, in order.
+        seconds: of each command.
     """
 
     folder: Path
     base: Base
-    tests: list[tuple[Scene, Path, Path]]
-    exams: dict[str, dict[str, dict[str, Any]]]
+    tests: dict[str, list[tuple[Scene, Path, Path]]]
+    exams: dict[str, dict[str, Any]]
+    probe: dict[str, dict[str, float]]
     curves: dict[str, list[tuple[int, float]]]
     commands: list[Sequence[str]]
+    seconds: dict[str, float]
 
     def student(self, variant: str) -> Path:
         """Its checkpoint."""
@@ -138,71 +189,28 @@ def run_seed(plan: DemoPlan, seed: int, base: Base, folder: Path, say: Callable[
     Raises:
         Ego2ExoError: a command failed.
     """
-    say(f"drawing {plan.pairs} pairs of clips, and {plan.tests} of combinations that training never shows")
+    say(f"drawing {plan.pairs} pairs of clips, and {plan.tests} each of trained and of held-out pairs of objects")
     folder.mkdir(parents=True)
     tests = write_material(folder, plan, seed)
-    commands = [*_distillation(seed, base, folder), *_students(plan, seed, base, folder)]
-    exams = [_exam(name, base, folder, trained=name in plan.variants) for name in (*plan.variants, "base", "teacher")]
-    run_all([*commands, *exams], say)
+    commands = [*_distillation(plan, seed, base, folder), *_students(plan, seed, base, folder)]
     names = ["base", *plan.variants, "teacher"]
-    answers = {name: json.loads((folder / f"exam-{name}.json").read_text()) for name in names}
+    asked = [_exam(name, base, folder, trained=name in plan.variants) for name in names]
+    seconds = run_all([*commands, _probe(base, seed, folder), *asked], say)
+    exams = {name: json.loads((folder / f"exam-{name}.json").read_text()) for name in names}
     curves = {name: losses(folder / f"{name}.log") for name in plan.variants}
-    return SeedRun(folder, base, tests, answers, curves, [command.words for command in commands])
+    probe = json.loads((folder / "probe.json").read_text())
+    return SeedRun(folder, base, tests, exams, probe, curves, [command.words for command in commands], seconds)
 
 
-def write_material(folder: Path, plan: DemoPlan, seed: int) -> list[tuple[Scene, Path, Path]]:
-    """Draw everything that a seed's students need.
-
-    Writes `pairs/` (clips by the keystep naming), `tests/` and `tests.json` (clips of held-out combinations with what
-    they show), `queries.json` for the teacher, and `control.json`, the exo clips with captions of what is plain there.
-
-    Returns:
-        The tests: scene, ego file, exo file.
-    """
-    training = list(scenes(plan.pairs, 100 * seed + PAIRS_SEED))
-    files = _write_clips(folder / "pairs", training)
-    write_atomic(folder / "queries.json", json.dumps(queries(), indent=1))
-    captions = [
-        {"id": f"{exo.stem}_{number}", "video": exo.name, "conversations": turns(pair)}
-        for scene, (_, exo) in zip(training, files, strict=True)
-        for number, pair in enumerate(scene_answers(scene))
-    ]
-    write_atomic(folder / "control.json", json.dumps(captions, indent=1))
-    asked = list(scenes(plan.tests, 100 * seed + TESTS_SEED, held_out=True))
-    tests = [(scene, *pair) for scene, pair in zip(asked, _write_clips(folder / "tests", asked), strict=True)]
-    kept = [{"scene": asdict(scene), "ego": str(ego), "exo": str(exo)} for scene, ego, exo in tests]
-    write_atomic(folder / "tests.json", json.dumps(kept, indent=1))
-    return tests
-
-
-def read_tests(file: Path, view: str) -> list[tuple[Scene, Path]]:
-    """Scenes of a `tests.json`, each with its file of one view."""
-    tests = []
-    for entry in json.loads(file.read_text()):
-        values = entry["scene"]
-        changed = {"events": tuple(Event(**event) for event in values["events"]), "clutter": tuple(values["clutter"])}
-        tests.append((Scene(**{**values, **changed}), Path(entry[view])))
-    return tests
-
-
-def _write_clips(folder: Path, shown: Sequence[Scene]) -> list[tuple[Path, Path]]:
-    folder.mkdir()
-    pairs = []
-    for index, scene in enumerate(shown):
-        files = [folder / f"clip{index:05d}_{_SUFFIXES[view]}.mp4" for view in VIEWS]
-        for view, file in zip(VIEWS, files, strict=True):
-            write_clip(file, draw(scene, view))
-        pairs.append((files[0], files[1]))
-    return pairs
-
-
-def _distillation(seed: int, base: Base, folder: Path) -> list[Command]:
+def _distillation(plan: DemoPlan, seed: int, base: Base, folder: Path) -> list[Command]:
     """Pairs, the teacher's answers, and the training file."""
+    if set(plan.variants) <= {"control"}:
+        return []
     pairs, needs, commands = "pairs/pairs.jsonl", frozenset(), []
     for line in (
         f"pairs build --videos pairs --out {pairs}",
         f"teach --pairs {pairs} --out answers --queries queries.json --template {base.template} "
-        f"--frames-upbound {FRAMES} --max-new-tokens 40 --batch-size 32 --model",
+        f"--frames-upbound {FRAMES} --max-new-tokens 40 --batch-size 64 --model",
         f"targets --pairs {pairs} --answers answers --out distill.json --seed {seed}",
     ):
         name, *rest = line.split()
@@ -226,24 +234,18 @@ def _students(plan: DemoPlan, seed: int, base: Base, folder: Path) -> list[Comma
 
 
 def training_command(base: Base, data: str, out: str, flags: dict[str, Any]) -> list[str]:
-    """LLaVA's training command for one student; `data` and `out` are relative to the run's folder.
-
-    A run without --ego2exo is LLaVA's own, which takes none of these settings from the base checkpoint: they are given.
-    """
+    """LLaVA's training command for one student; `data` and `out` are relative to the run's folder."""
     import torch
 
-    from ..host.hooks.flavour import NEXT, detect
-
-    pooling = POOLING if detect() == NEXT else {}
     values = {
-        "model_name_or_path": base.model, "version": TEMPLATES[base.kind], "data_path": data, "video_folder": "pairs",
+        "model_name_or_path": base.model, "version": base.template, "data_path": data, "video_folder": "pairs",
         "output_dir": out, "vision_tower": base.tower, "vision_tower_dtype": "float32", "mm_vision_select_layer": -2,
         "mm_projector_type": "mlp2x_gelu", "mm_patch_merge_type": "flat", "image_aspect_ratio": "square",
-        "mm_use_im_patch_token": False, **pooling, "frames_upbound": FRAMES, "model_max_length": 1024,
-        "lora_enable": True, "lora_r": 16, "lora_alpha": 32, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05,
-        "weight_decay": 0.0, "logging_steps": 10, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
-        "gradient_checkpointing": False, "dataloader_num_workers": 1, **flags,
-        **({} if torch.cuda.is_available() else {"use_cpu": True}),
+        "mm_use_im_patch_token": False, "frames_upbound": FRAMES, "model_max_length": 1024,
+        "lora_enable": True, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lr_scheduler_type": "cosine",
+        "warmup_ratio": 0.05, "weight_decay": 0.0, "logging_steps": 10, "save_strategy": "no", "report_to": "none",
+        "disable_tqdm": True, "gradient_checkpointing": False, "dataloader_num_workers": 0,
+        "ego2exo_frame_cache": "frames", **flags, **({} if torch.cuda.is_available() else {"use_cpu": True}),
     }  # fmt: skip
     words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
     return ["python", "-m", "llava_ego2exo.train", *words]
@@ -252,6 +254,16 @@ def training_command(base: Base, data: str, out: str, flags: dict[str, Any]) -> 
 def _exam(name: str, base: Base, folder: Path, trained: bool) -> Command:
     model = [f"student-{name}", "--base", str(base.model)] if trained else [str(base.model)]
     view = "ego" if name == "teacher" else "exo"
-    words = ["python", "-m", "llava_ego2exo.demo.exam", *model, "--tests", "tests.json", "--view", view,
-             "--template", base.template, "--out", f"exam-{name}.json"]  # fmt: skip
-    return Command(f"exam-{name}", words, folder, frozenset({name} if trained else ()))
+    words = [*model, "--tests", "tests.json", "--view", view, "--template", base.template, "--out", f"exam-{name}.json"]
+    typed = ["python", "-m", "llava_ego2exo.demo.exam", *words]
+    return Command(f"exam-{name}", typed, folder, frozenset({name} if trained else ()), functools.partial(exam, words))
+
+
+def _probe(base: Base, seed: int, folder: Path) -> Command:
+    def run() -> None:
+        from .encoder import probe
+
+        found = {view: probe(base.tower, view, 100 * seed + PROBE_SEED) for view in VIEWS}
+        write_atomic(folder / "probe.json", json.dumps(found, indent=1))
+
+    return Command("probe", (), folder, call=run)

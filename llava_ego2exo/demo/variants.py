@@ -9,14 +9,24 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 
+FRAMES = 2  # of a clip that a model sees: the first and the last of those drawn, as LLaVA samples --frames_upbound 2
+POOLED = {32: "4x4", 16: "2x4", 8: "2x2", 4: "1x2"}  # visual tokens of a clip -> rows and columns of a frame
+GRIDS = {32: "2x4x4", 16: "2x2x4", 8: "2x2x2", 4: "2x1x2"}
+
+
+def _tokens(count: int) -> dict[str, Any]:
+    return {"ego2exo": True, "ego2exo_num_tokens": count, "ego2exo_grid": GRIDS[count], "ego2exo_mlp": False,
+            "ego2exo_lr": 4e-3}  # fmt: skip
+
+
 # What a user would add to LLaVA's command for each variant that is trained; the rest of the command is the same.
-EGO = {"ego2exo": True, "ego2exo_num_tokens": 16}
 TRAINED: dict[str, dict[str, Any]] = {
     "control": {},
     "distill": {},
-    "distill+tokens": EGO,
-    "distill+tokens+kl": {**EGO, "ego2exo_kd_weight": 1.0, "ego2exo_teacher": "self"},
-    "tokens-only": {**EGO, "ego2exo_visual_tokens": False},
+    **{f"pooled-{count}": {"ego2exo_pool": pool} for count, pool in POOLED.items()},
+    **{f"tokens-{count}": {**_tokens(count), "ego2exo_visual_tokens": False} for count in GRIDS},
+    "distill+tokens-16": _tokens(16),
+    "pooled-8+tokens-16": {**_tokens(16), "ego2exo_pool": POOLED[8], "ego2exo_bottleneck": 0.4},
 }
 
 
@@ -31,20 +41,20 @@ class DemoPlan:
         base_scenes, base_steps: of the base's training.
         pairs: paired clips that students learn from.
         steps, batch, rate: of every student's training: optimizer steps, samples a step, learning rate.
-        tests: held-out clips that questions are asked about.
+        tests: clips that questions are asked about, of trained pairs of objects and as many of held-out ones.
     """
 
-    variants: tuple[str, ...] = ("control", "distill", "distill+tokens")
+    variants: tuple[str, ...] = ("control", "distill", "pooled-16", "tokens-16", "pooled-8+tokens-16")
     added: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     encoder_scenes: int = 1500
-    encoder_steps: int = 450
+    encoder_steps: int = 500
     base_scenes: int = 2000
-    base_steps: int = 400
+    base_steps: int = 1500
     pairs: int = 1500
-    steps: int = 500
-    batch: int = 64
-    rate: float = 4e-3
-    tests: int = 200
+    steps: int = 650
+    batch: int = 16
+    rate: float = 1.8e-3
+    tests: int = 60
 
     def flags(self, name: str) -> dict[str, Any]:
         """What one variant adds to the common training command."""
@@ -69,7 +79,6 @@ def added_variant(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     return name, tuple((flag.removeprefix("--"), value) for flag, value in zip(flags, values, strict=True))
 
 
-# With every variant as many steps as made the documents' table; one seed of the few has to end within minutes.
-FULL = DemoPlan(tuple(TRAINED))
-DEFAULT = DemoPlan(steps=400)
-QUICK = DemoPlan(("control", "distill"), pairs=1000, steps=280, tests=100)
+FULL = DemoPlan(tuple(TRAINED), tests=100)
+DEFAULT = DemoPlan()
+QUICK = DemoPlan(("control", "distill", "tokens-16"), pairs=600, steps=200, tests=40)

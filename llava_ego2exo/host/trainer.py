@@ -203,7 +203,9 @@ def build_trainer(llava_trainer: type) -> type:
     ):
         def create_optimizer(self) -> Any:
             super().create_optimizer()
-            split_ego_groups(self.model, self.optimizer, getattr(self.model.config, "ego2exo_lr", None))
+            # Not the projector's rate: recipes keep that far below LoRA's, and these weights have as much to learn.
+            rate = getattr(self.model.config, "ego2exo_lr", None) or self.args.learning_rate
+            split_ego_groups(self.model, self.optimizer, rate)
             check_groups(self.model, self.optimizer, lora=getattr(self.args, "lora_enable", False))
             self.report(trainable_table(self.model, self.optimizer))
             return self.optimizer

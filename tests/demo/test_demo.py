@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -11,13 +12,15 @@ import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.demo import __main__ as demo
-from llava_ego2exo.demo import models, pipeline
-from llava_ego2exo.demo.pipeline import Command, losses, read_tests, run_all, write_material
-from llava_ego2exo.demo.variants import DEFAULT, FULL, QUICK, TRAINED, DemoPlan
-from llava_ego2exo.demo.world import HANDS, HELD_OUT, OBJECTS, QUESTION_TYPES, REGIONS, chance, vocabulary
+from llava_ego2exo.demo import base as bases
+from llava_ego2exo.demo import encoder, models, pipeline
+from llava_ego2exo.demo.cameras import read_tests, write_material
+from llava_ego2exo.demo.pipeline import Command, losses, run_all
+from llava_ego2exo.demo.variants import DEFAULT, FRAMES, FULL, QUICK, TRAINED, DemoPlan
+from llava_ego2exo.demo.world import HANDS, HELD_OUT, OBJECTS, QUESTION_TYPES, REGIONS, chance, scenes, vocabulary
 
 needs_llava = pytest.mark.skipif(importlib.util.find_spec("llava") is None, reason="no llava is importable")
-TINY = DemoPlan(("control", "distill", "distill+tokens+kl"), encoder_scenes=20, encoder_steps=2, base_scenes=12,
+TINY = DemoPlan(("control", "distill", "pooled-8+tokens-16"), encoder_scenes=20, encoder_steps=2, base_scenes=12,
             base_steps=40, pairs=8, steps=10, batch=2, tests=6)  # fmt: skip
 
 
@@ -48,9 +51,12 @@ def test_losses_are_read_from_the_log(tmp_path):
 
 def test_material_of_a_seed(tmp_path):
     tests = write_material(tmp_path, TINY, 0)
-    assert len(tests) == TINY.tests and len(list((tmp_path / "pairs").iterdir())) == 2 * TINY.pairs
-    assert {(event.object, event.region) for scene, *_ in tests for event in scene.events} <= HELD_OUT
-    assert read_tests(tmp_path / "tests.json", "exo") == [(scene, file) for scene, _, file in tests]
+    assert len(list((tmp_path / "pairs").iterdir())) == 2 * TINY.pairs and list(tests) == ["trained", "held-out"]
+    read = read_tests(tmp_path / "tests.json", "exo")
+    for split, clips in tests.items():
+        shown = {frozenset(event.object for event in scene.events) for scene, *_ in clips}
+        assert len(clips) == TINY.tests and read[split] == [(scene, file) for scene, _, file in clips]
+        assert shown <= HELD_OUT if split == "held-out" else not shown & HELD_OUT
     control = json.loads((tmp_path / "control.json").read_text())
     assert {sample["video"] for sample in control} == {f"clip{i:05d}_exo1.mp4" for i in range(TINY.pairs)}
     assert all("ego_video" not in sample for sample in control)
@@ -62,21 +68,24 @@ def test_a_finished_base_is_used_again_and_an_unfinished_one_made_anew(tmp_path,
     monkeypatch.setattr("llava_ego2exo.host.hooks.flavour.detect", lambda: "next")
     made = []
 
-    def make(plan, seed, base, say):
+    def make(plan, base, say):
         base.model.mkdir()
         made.append(base)
         if len(made) == 1:
             raise KeyboardInterrupt
+        return []
 
-    monkeypatch.setattr(models, "_make_base", make)
+    monkeypatch.setattr(bases, "make_base", make)
+    monkeypatch.setattr(bases, "pack", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
-        models.get_base(TINY, 0, tmp_path, print)
-    first, second = (models.get_base(TINY, 0, tmp_path, print) for _ in range(2))
+        bases.get_base(TINY, tmp_path, print)
+    first, second = (bases.get_base(TINY, tmp_path, print) for _ in range(2))
     assert first == second and len(made) == 2 and first.template == "qwen_1_5"
-    models.get_base(TINY, 1, tmp_path, print)
-    models.get_base(dataclasses.replace(TINY, base_steps=3), 0, tmp_path, print)
-    assert len({base.model for base in made}) == 3
-    models.get_base(dataclasses.replace(TINY, steps=3, tests=5), 0, tmp_path, print)
+    bases.get_base(dataclasses.replace(TINY, base_steps=3), tmp_path, print)
+    assert len({base.model for base in made}) == 2
+    bases.get_base(dataclasses.replace(TINY, steps=3, tests=5), tmp_path, print)
+    assert len(made) == 3
+    bases.get_base(TINY, tmp_path, print, rebuild=True)
     assert len(made) == 4
 
 
@@ -104,28 +113,76 @@ def test_wrong_input_is_refused(tmp_path, capsys, monkeypatch):
 
 
 def test_training_commands_of_every_variant(training_parser):
-    """LLaVA's parser takes them all, and no student pools otherwise than the base was trained with."""
-    base = models.Base(Path("base"), Path("tower"), "qwen")
+    """LLaVA's parser takes them all; what a name says of visual tokens is what its flags give."""
+    base = bases.Base(Path("base"), Path("tower"), "qwen")
     for name in TRAINED:
         command = pipeline.training_command(base, "distill.json", "out", DEFAULT.flags(name))
         parsed, left_over = training_parser.parse_known_args(command[3:])
         assert not left_over and bool(parsed.ego2exo) == ("tokens" in name)
-        for key, value in models.POOLING.items():
-            assert getattr(parsed, key, value) == value
+        rows, columns = map(int, (parsed.ego2exo_pool or bases.POOLING["ego2exo_pool"]).split("x"))
+        ordinary = FRAMES * rows * columns if parsed.ego2exo_visual_tokens else 0
+        pooled, tokens = (re.search(rf"{word}-(\d+)", name) for word in ("pooled", "tokens"))
+        assert ordinary == (int(pooled[1]) if pooled else 0 if name.startswith("tokens") else 72)
+        assert not tokens or parsed.ego2exo_num_tokens == int(tokens[1])
+
+
+def test_a_forked_job_runs_in_its_folder_and_its_errors_are_shown(tmp_path):
+    seconds = run_all([Command("one", (), tmp_path, call=lambda: Path("x").write_text("done"))], print)
+    assert (tmp_path / "x").read_text() == "done" and seconds["one"] < 30
+
+    def fail():
+        raise Ego2ExoError("no such clip")
+
+    with pytest.raises(Ego2ExoError, match=r"exit code 1: .*no such clip.*two\.log"):
+        run_all([Command("two", (), tmp_path, call=fail)], print)
+
+
+@needs_llava
+def test_the_shipped_base_is_what_its_script_makes(tmp_path):
+    """Made by today's code and sizes; training it anew begins with the losses that its own training began with."""
+    kind = bases.host_kind()
+    file, base = bases.SHIPPED / f"{kind}.safetensors", bases.Base(tmp_path / f"base_{kind}", tmp_path / "tower", kind)
+    assert bases.packed_key(file) == bases.base_key(DEFAULT, kind)
+    curve, again = bases.read_curve(file), []
+
+    class Enough(Exception):
+        pass
+
+    def until(steps):
+        def report(step, loss):
+            again.append(loss)
+            if step == steps - 1:
+                raise Enough
+
+        return report
+
+    training = list(scenes(DEFAULT.base_scenes, bases.BASE_SEED))
+    with pytest.raises(Enough):
+        encoder.pretrain(training[: DEFAULT.encoder_scenes], base.tower, 0, DEFAULT.encoder_steps, until(10))
+    bases.unpack(file, base)
+    models.tiny_llava(base.model, kind, 0, base.tower, vocabulary(), bases.PHRASES, bases.SIZES, **bases.POOLING)
+    material = {"ego": training, "exo": training[: DEFAULT.base_scenes // 2]}
+    with pytest.raises(Enough):
+        bases.train_base(base.model, material, base.template, 0, DEFAULT.base_steps, until(3))
+    began = DEFAULT.encoder_steps
+    # The base was trained on the tower before it was packed in half precision, which soon tells.
+    assert again == pytest.approx([*curve[:10], *curve[began : began + 3]], rel=0.02)
 
 
 @needs_llava
 def test_a_base_learns_what_it_is_shown(tmp_path):
     """Far too few clips to understand any other one, but the answers about these are learnt and read by the exam."""
     from llava_ego2exo.demo.exam import examine_model
-    from llava_ego2exo.host.hooks.flavour import NEXT, detect
 
-    kind = "qwen" if detect() == NEXT else "llama"
-    base = models.tiny_llava(tmp_path / f"base_{kind}", kind, 0, None, vocabulary(), models.SIZES, **models.POOLING)
-    tests = [(scene, ego) for scene, ego, _ in write_material(tmp_path, TINY, 0)[:4]]
+    kind, tower = bases.host_kind(), tmp_path / "tower"
+    encoder.new_tower().save_pretrained(tower)
+    encoder.processor().save_pretrained(tower)
+    made = (vocabulary(), bases.PHRASES, bases.SIZES)
+    base = models.tiny_llava(tmp_path / f"base_{kind}", kind, 0, tower, *made, **bases.POOLING)
+    tests = [(scene, ego) for scene, ego, _ in write_material(tmp_path, TINY, 0)["trained"][:4]]
     shown = {"ego": [scene for scene, _ in tests]}
-    models.train_base(base, shown, models.TEMPLATES[kind], 0, 200, lambda *_: None, batch=16)
-    exam = examine_model(base, None, {"trained": tests, "held-out": tests[:2]}, models.TEMPLATES[kind])
+    bases.train_base(base, shown, bases.TEMPLATES[kind], 0, 300, lambda *_: None, batch=16)
+    exam = examine_model(base, None, {"trained": tests, "held-out": tests[:2]}, bases.TEMPLATES[kind])
     percent = exam["splits"]["trained"]["none"]["percent"]
     assert sum(percent.values()) > sum(chance().values()) + 100, percent
 
@@ -135,17 +192,18 @@ def test_a_base_learns_what_it_is_shown(tmp_path):
 def test_the_whole_pipeline(tmp_path, monkeypatch, capsys):
     """Steps too few to learn anything: that every command runs, and the form of the results."""
     from llava_ego2exo import cli
-    from llava_ego2exo.demo import exam
 
     def run_here(commands, say):
-        """Training and one exam as they are typed; the others in this process, which need not import torch again."""
+        """Training as it is typed; the others in this process, which need not import torch again."""
         for command in commands:
-            if command.name in (*TINY.variants, "exam-base"):
+            monkeypatch.chdir(command.folder)
+            if command.name in TINY.variants:
                 run_all([dataclasses.replace(command, needs=frozenset())], say)
+            elif command.call is not None:
+                command.call()
             else:
-                monkeypatch.chdir(command.folder)
-                console = command.words[0] == "llava-ego2exo"
-                assert (cli.main(command.words[1:]) if console else exam.main(command.words[3:])) == 0
+                assert cli.main(command.words[1:]) == 0
+        return {}
 
     monkeypatch.setattr(pipeline, "run_all", run_here)
     monkeypatch.setattr(demo, "QUICK", TINY)
@@ -159,8 +217,8 @@ def test_the_whole_pipeline(tmp_path, monkeypatch, capsys):
         assert types["mean"]["mean"] == pytest.approx(sum(types[kind]["mean"] for kind in QUESTION_TYPES) / 4)
     means = {name: types["mean"]["mean"] for name, types in metrics["variants"].items()}
     assert f"{means['distill'] - means['control']:+.1f}" in text
-    assert set(metrics["ablations"]["distill+tokens+kl"]) == {"none", "removed", "other clip", "alone"}
-    for name in ("--ego2exo True", "--ego2exo_kd_weight 1.0", "teach", "targets", "report.html"):
+    assert set(metrics["ablations"]["pooled-8+tokens-16"]) == {"none", "removed", "other clip", "alone"}
+    for name in ("--ego2exo True", "--ego2exo_bottleneck 0.4", "teach", "targets", "report.html"):
         assert name in text
     samples = json.loads((out / "seed0/distill.json").read_text())
     assert 0 < len(samples) <= 3 * TINY.pairs and all(s["ego_video"].endswith("_ego.mp4") for s in samples)

@@ -225,14 +225,13 @@ def expected(
                 pending.append(vector)
                 continue
             item = slots[index][place - 1000] if place >= 1000 else None
-            if visual or item not in used:
-                pieces += pending
-                marks += [-100] * len(pending)
+            kept = pending if visual or item not in used else []
+            own = list(tokens[used.index(item)]) if item in used else []
+            front = getattr(model.config, "ego2exo_place", "behind") == "front"
+            pieces += own + kept if front else kept + own
+            marks += [-100] * (len(kept) + len(own))
             pending = []
-            if item in used:
-                pieces += list(tokens[used.index(item)])
-                marks += [-100] * tokens.shape[1]
-            elif item is None:
+            if item is None:
                 pieces.append(vector)
                 marks.append(batch.labels[index][place])
         rows.append(torch.stack(pieces)[:limit])

@@ -147,7 +147,11 @@ def answer_attention(model: Any, rows: Sequence[tuple[Tensor, int]], videos: Seq
         ego = branch.reader.num_tokens if not tokens_are_off() else 0
         ordinary, first = length - (len(ids) - 1) - ego, int((ids == _PLACEHOLDER).nonzero()[0])
         means = torch.stack([layer[0, :, -answer - 1 : -1].double().mean((0, 1)).cpu() for layer in layers]).mean(0)
-        before, visual, own, behind = means.split([first, ordinary, ego, length - first - ordinary - ego])
+        parts = [first, ordinary, ego, length - first - ordinary - ego]
+        if Ego2ExoConfig.from_object(model.config).place == "front":
+            before, own, visual, behind = means.split([parts[0], ego, ordinary, parts[3]])
+        else:
+            before, visual, own, behind = means.split(parts)
         sums += torch.stack([own.sum(), visual.sum(), before.sum() + behind.sum()])
     return dict(zip(("ego tokens", "visual tokens", "text"), (sums / len(rows)).tolist(), strict=True))
 

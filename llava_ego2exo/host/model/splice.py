@@ -175,7 +175,7 @@ def _read(model: Any, call: dict[str, Any], inputs: list[VisualInput], num_token
 
 
 def _expand(call: dict[str, Any], batch: Batch) -> None:
-    """Put P ids behind (or, without visual tokens, in the place of) each placeholder, and pad the rows again."""
+    """Put P ids behind each placeholder, in front of it or, without visual tokens, in its place; pad the rows again."""
     if not batch.placeholders:
         return
     mask = call["attention_mask"]
@@ -193,11 +193,11 @@ def _insert(row: Tensor, index: int, batch: Batch, ego_ids: bool) -> Tensor:
     for placeholder in (placeholder for placeholder in batch.placeholders if placeholder.row == index):
         start = FIRST_ID - batch.used.index(placeholder.entry) * batch.num_tokens
         new = torch.arange(start, start - batch.num_tokens, -1, dtype=row.dtype, device=row.device)
-        pieces += [
-            row[last : placeholder.position + batch.flags.visual_tokens],
-            new if ego_ids else new.fill_(IGNORE_INDEX),
-        ]
-        last = placeholder.position + 1
+        here, flags = placeholder.position, batch.flags
+        ordinary = row[here : here + 1] if flags.visual_tokens else row[:0]
+        added = [ordinary, new if ego_ids else new.fill_(IGNORE_INDEX)]
+        pieces += [row[last:here], *(added if flags.place == "behind" else reversed(added))]
+        last = here + 1
     return torch.cat([*pieces, row[last:]])
 
 

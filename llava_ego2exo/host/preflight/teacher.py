@@ -25,16 +25,20 @@ from .data import Fault, RowCheck
 from .templates import PreprocessPreview
 
 _FLAGS = tuple(DistillConfig().to_dict())
+CACHE_FLAGS = (f"{PREFIX}frame_cache", f"{PREFIX}frame_cache_gb")
 
 
 def refuse_without_tokens(settings: Settings) -> None:
     """Flags of distilling, stages and reading belong to runs with ego tokens; LLaVA's own trainer would ignore them.
 
+    A cache of frames serves any run.
+
     Raises:
         Ego2ExoError: some are given to another run.
     """
     groups = (_FLAGS, BottleneckConfig().to_dict(), ReadingConfig().to_dict(), VideoLimits().to_dict(PREFIX))
-    given = sorted(settings.given & {f"{PREFIX}preset", *(flag for group in groups for flag in group)})
+    theirs = {f"{PREFIX}preset", *(flag for group in groups for flag in group)} - set(CACHE_FLAGS)
+    given = sorted(settings.given & theirs)
     refuse(
         (given, f"{_flags(given)} without --ego2exo True", "a run with ego tokens",
          "add --ego2exo True, or leave them out"),

@@ -188,9 +188,9 @@ def _teacher_collator(collate: Callable[..., dict[str, Any]], config: DistillCon
 
 
 def set_reader(data_args: Any) -> None:
-    """Give a run with ego tokens the reader that its flags ask for; other runs keep LLaVA's own."""
-    if DISTILL.get() is not None:
-        flags, limits = ReadingConfig.from_object(data_args), VideoLimits.from_object(data_args, PREFIX)
+    """Give a run with ego tokens or a cache of frames the reader that its flags ask for; others keep LLaVA's own."""
+    flags, limits = ReadingConfig.from_object(data_args), VideoLimits.from_object(data_args, PREFIX)
+    if DISTILL.get() is not None or flags.frame_cache:
         setattr(data_args, _READER, ReaderSettings(flags.frame_cache, flags.frame_cache_gb, limits).reader())
 
 

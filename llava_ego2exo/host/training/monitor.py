@@ -172,8 +172,8 @@ def group_name(parameter: str) -> str:
     return next((name for key, name in parts.items() if key in parameter), "language_model")
 
 
-def split_ego_groups(model: nn.Module, optimizer: Any, rate: float | None) -> None:
-    """Give the ego tokens' parameters groups of their own, at `--ego2exo_lr` where it is set.
+def split_ego_groups(model: nn.Module, optimizer: Any, rate: float) -> None:
+    """Give the ego tokens' parameters groups of their own, at `rate`.
 
     Groups that LLaVA leaves empty go: DeepSpeed drops them too, and the scheduler would then count one rate too many.
     """
@@ -184,7 +184,7 @@ def split_ego_groups(model: nn.Module, optimizer: Any, rate: float | None) -> No
         group["params"] = [p for p in group["params"] if id(p) not in ego]
         groups += [group] if group["params"] else []
         if own:
-            groups.append({**group, "params": own, **({} if rate is None else {"lr": rate})})
+            groups.append({**group, "params": own, "lr": rate})
     optimizer.param_groups[:] = groups
 
 

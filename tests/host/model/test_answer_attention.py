@@ -28,17 +28,21 @@ def by_hand(model, batch, ids, answer):
     return dict(zip(("ego tokens", "visual tokens", "text"), map(float, shares), strict=True)), int((~text).sum())
 
 
-@pytest.mark.parametrize("flags", [{}, {"ego2exo_visual_tokens": False}], ids=["with ordinary tokens", "alone"])
+FLAGS = [{}, {"ego2exo_visual_tokens": False}, {"ego2exo_place": "front"}]
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=str)
 def test_equals_shares_by_hand(flags):
     model, batches = build(**flags), [Batch("..V....", frames=3), Batch("V...", frames=2)]
     rows = [(batch.ids[0], len(batch.ids[0]) - answer) for batch, answer in zip(batches, (2, 1), strict=True)]
     found = answer_attention(model, rows, [batch.images[0] for batch in batches])
     both = [by_hand(model, b, ids, len(ids) - start) for b, (ids, start) in zip(batches, rows, strict=True)]
     assert found == pytest.approx({name: sum(one[name] for one, _ in both) / 2 for name in found}, abs=1e-5)
-    assert sum(found.values()) == pytest.approx(1) and (found["visual tokens"] == 0) == bool(flags)
+    assert sum(found.values()) == pytest.approx(1)
+    assert (found["visual tokens"] == 0) == ("ego2exo_visual_tokens" in flags)
     for batch, (ids, _), (_, length) in zip(batches, rows, both, strict=True):
         assert visual_length(model, ids, batch.images[0]) == length
-        if flags:
+        if "ego2exo_visual_tokens" in flags:
             assert length == P
 
 

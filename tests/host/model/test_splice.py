@@ -23,9 +23,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_rows_stand_behind_their_video(name):
-    for side in ("right", "left"):
-        check_rows(build(), Batch(*CASES[name], left=side == "left"), side=side)
+def test_rows_stand_behind_their_video_or_in_front(name):
+    for side, place in (("right", "behind"), ("left", "behind"), ("right", "front")):
+        check_rows(build(ego2exo_place=place), Batch(*CASES[name], left=side == "left"), side=side)
 
 
 def test_whatever_the_branch_is():

@@ -164,12 +164,12 @@ def attention(clips: Sequence[tuple[Scene, Path, Path]], base: Base, student: Pa
     from ..host.model.inspection import video_attention_maps
 
     _, model, processor, _ = load_quietly(student, base.model)
-    found = []
+    found, name = [], student.name.removeprefix("student-")
     for scene, _, file in clips[:_ATTENTION]:
         clip = frames(file)
         seen = video_attention_maps(model, pixels(processor, clip))
         names = [f"layer {layer}" for layer in seen.layers]
-        found.append(ClipAttention(f"{student.name.removeprefix('student-')}: {describe(scene)}", clip, seen.maps.mean(1).numpy(), names))
+        found.append(ClipAttention(f"{name}: {describe(scene)}", clip, seen.maps.mean(1).numpy(), names))
     return found
 
 

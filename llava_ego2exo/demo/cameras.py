@@ -33,11 +33,12 @@ _COLOURS = {
     "beige": (215, 200, 165), "purple": (140, 100, 160), "teal": (70, 140, 140),
     "apple": (220, 30, 30), "book": (250, 220, 20), "bottle": (20, 110, 30), "cup": (250, 250, 250),
     "knife": (20, 20, 20), "orange": (250, 130, 10), "phone": (30, 200, 230), "sponge": (230, 40, 220),
-    "box": (170, 120, 60), "jar": (90, 170, 90), "plate": (200, 160, 200),
+    "basket": (120, 60, 20), "box": (170, 120, 60), "jar": (90, 170, 90), "plate": (200, 160, 200),
+    "vase": (60, 60, 160),
     "clock": (250, 250, 250), "lamp": (255, 230, 90), "mirror": (170, 220, 250), "plant": (30, 110, 40),
 }  # fmt: skip
 _ROUND = ("apple", "cup", "orange", "clock", "plate", "plant")
-_FLAT, _TALL = ("knife", "sponge"), ("bottle", "phone", "jar", "lamp")
+_FLAT, _TALL = ("knife", "sponge", "basket"), ("bottle", "phone", "jar", "lamp", "vase")
 
 
 class _Camera:
@@ -107,7 +108,7 @@ def _exo(scene: Scene, index: int, jitter: np.ndarray, pose: np.random.Generator
     camera.box(22, 15, 42, 36, _COLOURS[scene.shirt])
     camera.box(-9, 33, 73, 73, _COLOURS[scene.table])
     for name, x in zip(scene.clutter, (6, 58), strict=True):
-        camera.thing(name, x, 40, 3)
+        camera.thing(name, x, 40, 4)
     left, near = event.region in ON_THE_LEFT, event.region in NEAR
     x, y = (45 if left else 19) + jitter[0], (41 if near else 56) + jitter[1]
     shoulders = {"left": 41, "right": 23}

@@ -26,7 +26,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     **{f"pooled-{count}": {"ego2exo_pool": pool} for count, pool in POOLED.items()},
     **{f"tokens-{count}": {**_tokens(count), "ego2exo_visual_tokens": False} for count in GRIDS},
     "distill+tokens-16": _tokens(16),
-    "pooled-8+tokens-16": {**_tokens(16), "ego2exo_pool": POOLED[8], "ego2exo_bottleneck": 0.4},
+    "pooled-8+tokens-16": {**_tokens(16), "ego2exo_pool": POOLED[8], "ego2exo_bottleneck": 0.5},
 }
 
 

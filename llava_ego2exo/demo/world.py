@@ -20,7 +20,7 @@ ON_THE_LEFT, NEAR = ("window", "sink"), ("sink", "stove")  # as the person sees 
 SHIRTS, TABLES = ("blue", "green", "pink", "white"), ("brown", "grey", "yellow")
 WALLS, ITEMS = ("beige", "purple", "teal"), ("clock", "lamp", "mirror", "plant")
 PLACES = ("high left", "high right", "low left", "low right")  # on the wall, as the exo camera sees it
-CLUTTER = ("box", "jar", "plate")  # on the table, never held
+CLUTTER = ("basket", "box", "jar", "plate", "vase")  # on the table, never held
 
 # Pairs of objects that only tests show in one clip, in either order: each object has one such partner. Hands and
 # regions are independent of the objects, and no order is likelier than the other: nothing can be guessed from the rest.
@@ -35,6 +35,7 @@ ASK = {"hand": "Which hand is used {}?", "object": "Which object is held {}?", "
 SCENE = {
     "shirt": "What colour is the shirt?", "table": "What colour is the table?",
     "wall": "What colour is the wall?", "item": "What is on the wall?", "place": "Where on the wall is it?",
+    "things": "What stands on the table?",
 }  # fmt: skip
 CAPTION = "Describe the room."
 
@@ -63,6 +64,11 @@ class Scene:
     place: str
     clutter: tuple[str, str]
     seed: int
+
+    @property
+    def things(self) -> str:
+        """What stands on the table, as the exo camera sees it from left to right."""
+        return " and ".join(f"a {name}" for name in self.clutter)
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ def vocabulary() -> list[str]:
     some = Scene((Event("left", "cup", "window"), Event("right", "book", "stove")), "blue", "brown", "teal",
                  "lamp", "high left", ("box", "jar"), 0)  # fmt: skip
     texts = [text for pair in ego_answers(some) + scene_answers(some) for text in pair]
-    lists = (HANDS, OBJECTS, REGIONS, SHIRTS, TABLES, WALLS, ITEMS, PLACES)
+    lists = (HANDS, OBJECTS, REGIONS, SHIRTS, TABLES, WALLS, ITEMS, PLACES, CLUTTER)
     words = [f" {word}" for names in lists for name in names for word in name.split()]
     return [*texts, *words, *(word.strip() for word in words)]
 

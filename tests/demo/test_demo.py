@@ -218,7 +218,7 @@ def test_the_whole_pipeline(tmp_path, monkeypatch, capsys):
     means = {name: types["mean"]["mean"] for name, types in metrics["variants"].items()}
     assert f"{means['distill'] - means['control']:+.1f}" in text
     assert set(metrics["ablations"]["pooled-8+tokens-16"]) == {"none", "removed", "other clip", "alone"}
-    for name in ("--ego2exo True", "--ego2exo_bottleneck 0.4", "teach", "targets", "report.html"):
+    for name in ("--ego2exo True", "--ego2exo_bottleneck 0.5", "teach", "targets", "report.html"):
         assert name in text
     samples = json.loads((out / "seed0/distill.json").read_text())
     assert 0 < len(samples) <= 3 * TINY.pairs and all(s["ego_video"].endswith("_ego.mp4") for s in samples)

@@ -16,6 +16,7 @@ RECIPE=(
     --lora_dropout 0.05
     --learning_rate 1e-5
     --mm_projector_lr 2e-6
+    --ego2exo_lr 2e-6
     --num_train_epochs 3
     --lr_scheduler_type cosine
     --warmup_ratio 0.03

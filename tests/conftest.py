@@ -1,5 +1,6 @@
 """What every test shares: no hub, one thread (tiny matrices are faster on one), training's parser, real data."""
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# A frame that PyAV converted waits for its converter's threads when it is collected, and a forked process has none.
+os.register_at_fork(before=gc.collect)
 
 REAL_VIDEOS = Path(os.environ.get("EGO2EXO_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "videos"
 

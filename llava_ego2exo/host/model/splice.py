@@ -1,4 +1,4 @@
-"""Ego tokens into the language model's input, right behind their video's visual tokens, by LLaVA's own splicing.
+"""Ego tokens into the language model's input, behind their video's visual tokens or in front, by LLaVA's own splicing.
 
 `prepare_inputs_labels_for_multimodal` is called as it is, on ids into which each video has got P more: unique
 negative numbers below every id LLaVA knows. A hook on the embedding gives these rows their ego tokens.

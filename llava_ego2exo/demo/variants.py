@@ -80,5 +80,5 @@ def added_variant(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 FULL = DemoPlan(tuple(TRAINED), tests=100)
-DEFAULT = DemoPlan()
+DEFAULT = DemoPlan(steps=450)  # ends within minutes; some students are still learning
 QUICK = DemoPlan(("control", "distill", "tokens-16"), pairs=600, steps=200, tests=40)

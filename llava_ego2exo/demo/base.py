@@ -177,9 +177,9 @@ def pack(curve: Sequence[float], base: Base, key: str, file: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors: dict[str, Tensor] = {}
-    for folder in (base.tower, base.model):
+    for part, folder in _parts(base).items():
         for name, tensor in load_file(folder / "model.safetensors").items():
-            tensors[f"{folder.name}:{name}"] = tensor.half() if tensor.is_floating_point() else tensor
+            tensors[f"{part}:{name}"] = tensor.half() if tensor.is_floating_point() else tensor
     save_file(tensors, file, {"key": key, "curve": json.dumps([round(loss, 4) for loss in curve])})
     unpack(file, base)  # so that a base is the same on the machine that made it
 
@@ -194,10 +194,15 @@ def unpack(file: Path, base: Base) -> None:
     processor().save_pretrained(base.tower)
     tiny_llava(base.model, base.kind, 0, base.tower, vocabulary(), PHRASES, SIZES, **POOLING)
     tensors = load_file(file)
-    for folder in (base.tower, base.model):
-        own = {name.partition(":")[2]: tensor.float() if tensor.is_floating_point() else tensor
-               for name, tensor in tensors.items() if name.startswith(f"{folder.name}:")}  # fmt: skip
+    for part, folder in _parts(base).items():
+        names = load_file(folder / "model.safetensors")
+        own = {name: tensors[f"{part}:{name}"].to(tensor.dtype) for name, tensor in names.items()}
         save_file(own, folder / "model.safetensors", {"format": "pt"})
+
+
+def _parts(base: Base) -> dict[str, Path]:
+    """Folders of the checkpoints in a packed base, by what its file calls them."""
+    return {"vision_tower": base.tower, "model": base.model}
 
 
 def read_curve(file: Path) -> list[float]:

@@ -165,9 +165,8 @@ def test_the_shipped_base_is_what_its_script_makes(tmp_path):
     with pytest.raises(Enough):
         bases.train_base(base.model, material, base.template, 0, DEFAULT.base_steps, until(3))
     began = DEFAULT.encoder_steps
-    assert again[:10] == pytest.approx(curve[:10], rel=0.02)
-    # Seen: up to 3 % between two runs of one machine, and the tower is packed in half precision.
-    assert again[10:] == pytest.approx(curve[began : began + 3], rel=0.08)
+    # The base was trained on the tower before that was packed in half precision.
+    assert again == pytest.approx([*curve[:10], *curve[began : began + 3]], rel=0.005)
 
 
 @needs_llava

@@ -43,7 +43,6 @@ PHRASES = (
     "You are a helpful assistant.",
 )
 SHIPPED = Path(__file__).parent / "bases"
-CURVE = "curve.json"  # losses of a base's training, beside it
 Report = Callable[[int, float], None]
 
 

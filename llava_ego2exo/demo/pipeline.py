@@ -57,37 +57,33 @@ def losses(log: Path) -> list[tuple[int, float]]:
     return [(10 * count, float(value)) for count, value in enumerate(re.findall(r"'loss': '?([\d.e+-]+)", text), 1)]
 
 
-def run_all(commands: Iterable[Command], say: Callable[[str], None], every: float = 30.0) -> dict[str, float]:
+def run_all(commands: Iterable[Command], say: Callable[[str], None], every: float = 30.0) -> None:
     """Run commands, one on each core, and report their progress each `every` seconds.
-
-    Returns:
-        The seconds that each took.
 
     Raises:
         Ego2ExoError: a command failed; the others are ended, and the end of its output is in the message.
     """
-    waiting, running, seconds, reported = list(commands), {}, {}, time.monotonic()
+    waiting, running, done, reported = list(commands), {}, set(), time.monotonic()
     try:
         while waiting or running:
-            ready = [one for one in waiting if one.needs <= seconds.keys()]
+            ready = [one for one in waiting if one.needs <= done]
             for command in ready[: cores() - len(running)]:
                 waiting.remove(command)
-                running[command.name] = command, _start(command), time.monotonic()
+                running[command.name] = command, _start(command)
             time.sleep(0.1)
-            for command, process, started in [one for one in running.values() if one[1].poll() is not None]:
+            for command, process in [pair for pair in running.values() if pair[1].poll() is not None]:
                 del running[command.name]
-                seconds[command.name] = time.monotonic() - started
+                done.add(command.name)
                 if process.returncode:
                     raise _failed(command, process.returncode)
             if running and time.monotonic() - reported > every:
                 reported = time.monotonic()
-                say("; ".join(_progress(command) for command, *_ in running.values()))
+                say("; ".join(_progress(command) for command, _ in running.values()))
     finally:
-        for _, process, _ in running.values():
+        for _, process in running.values():
             process.terminate()
-        for _, process, _ in running.values():
+        for _, process in running.values():
             process.wait()
-    return seconds
 
 
 def _start(command: Command) -> subprocess.Popen[bytes] | _Fork:
@@ -159,7 +155,6 @@ class SeedRun:
         probe: view -> attribute -> percent, of :func:`.encoder.probe`.
         curves: variant -> (step, loss).
         commands: what was typed, in order.
-        seconds: of each command.
     """
 
     folder: Path
@@ -169,7 +164,6 @@ class SeedRun:
     probe: dict[str, dict[str, float]]
     curves: dict[str, list[tuple[int, float]]]
     commands: list[Sequence[str]]
-    seconds: dict[str, float]
 
     def student(self, variant: str) -> Path:
         """Its checkpoint."""
@@ -195,11 +189,11 @@ def run_seed(plan: DemoPlan, seed: int, base: Base, folder: Path, say: Callable[
     commands = [*_distillation(plan, seed, base, folder), *_students(plan, seed, base, folder)]
     names = ["base", *plan.variants, "teacher"]
     asked = [_exam(name, base, folder, trained=name in plan.variants) for name in names]
-    seconds = run_all([*commands, _probe(base, seed, folder), *asked], say)
+    run_all([*commands, _probe(base, seed, folder), *asked], say)
     exams = {name: json.loads((folder / f"exam-{name}.json").read_text()) for name in names}
     curves = {name: losses(folder / f"{name}.log") for name in plan.variants}
     probe = json.loads((folder / "probe.json").read_text())
-    return SeedRun(folder, base, tests, exams, probe, curves, [command.words for command in commands], seconds)
+    return SeedRun(folder, base, tests, exams, probe, curves, [command.words for command in commands])
 
 
 def _distillation(plan: DemoPlan, seed: int, base: Base, folder: Path) -> list[Command]:

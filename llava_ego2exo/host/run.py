@@ -19,7 +19,7 @@ from .checkpoint.files import describe
 from .checkpoint.safety import only_weights
 from .hooks.install import substituted
 from .loader import loader_call
-from .preflight.checks import CheckedRun, check_run
+from .preflight.checks import CheckedRun, check_frame_cache, check_run
 from .preflight.teacher import refuse_without_tokens
 from .preflight.tower import check_pooling
 from .resume.checkpoints import full_disk, quarantine
@@ -40,6 +40,7 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
         if not settings.on:
             refuse_without_tokens(settings)
             check_pooling(settings)
+            check_frame_cache(settings)
             return original(*args, **kwargs)
         settings, preset = apply_preset(settings)
         settings, inherited = inherit(settings)

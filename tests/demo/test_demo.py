@@ -127,8 +127,8 @@ def test_training_commands_of_every_variant(training_parser):
 
 
 def test_a_forked_job_runs_in_its_folder_and_its_errors_are_shown(tmp_path):
-    seconds = run_all([Command("one", (), tmp_path, call=lambda: Path("x").write_text("done"))], print)
-    assert (tmp_path / "x").read_text() == "done" and seconds["one"] < 30
+    run_all([Command("one", (), tmp_path, call=lambda: Path("x").write_text("done"))], print)
+    assert (tmp_path / "x").read_text() == "done"
 
     def fail():
         raise Ego2ExoError("no such clip")
@@ -203,7 +203,6 @@ def test_the_whole_pipeline(tmp_path, monkeypatch, capsys):
                 command.call()
             else:
                 assert cli.main(command.words[1:]) == 0
-        return {}
 
     monkeypatch.setattr(pipeline, "run_all", run_here)
     monkeypatch.setattr(demo, "QUICK", TINY)

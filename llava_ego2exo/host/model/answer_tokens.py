@@ -21,6 +21,7 @@ from ...errors import Ego2ExoError
 from ..hooks.install import substituted
 
 IGNORE_INDEX = -100
+IMAGE_TOKEN_INDEX = -200  # LLaVA's id of a placeholder
 
 
 def llava_model(model: Any) -> Any:

@@ -15,12 +15,11 @@ from ...config import Ego2ExoConfig
 from ...errors import Ego2ExoError
 from ...method.attention_maps import attention_maps
 from ..hooks.install import substituted
-from .answer_tokens import capture_labels
+from .answer_tokens import IMAGE_TOKEN_INDEX, capture_labels
 from .projector import ego_branch
 from .vision import capture
 
 ABLATIONS = ("none", "removed", "other clip", "alone")
-_PLACEHOLDER = -200  # LLaVA's id of one
 _OFF: ContextVar[bool] = ContextVar("ego2exo_tokens_off", default=False)
 
 
@@ -145,13 +144,12 @@ def answer_attention(model: Any, rows: Sequence[tuple[Tensor, int]], videos: Seq
             raise Ego2ExoError("attention without weights", "eager or sdpa attention", "load it with another one")
         length, answer = layers[0].shape[-1], len(ids) - start
         ego = branch.reader.num_tokens if not tokens_are_off() else 0
-        ordinary, first = length - (len(ids) - 1) - ego, int((ids == _PLACEHOLDER).nonzero()[0])
+        ordinary, first = length - (len(ids) - 1) - ego, int((ids == IMAGE_TOKEN_INDEX).nonzero()[0])
         means = torch.stack([layer[0, :, -answer - 1 : -1].double().mean((0, 1)).cpu() for layer in layers]).mean(0)
-        parts = [first, ordinary, ego, length - first - ordinary - ego]
-        if Ego2ExoConfig.from_object(model.config).place == "front":
-            before, own, visual, behind = means.split([parts[0], ego, ordinary, parts[3]])
-        else:
-            before, visual, own, behind = means.split(parts)
+        front = Ego2ExoConfig.from_object(model.config).place == "front"
+        one, other = (ego, ordinary) if front else (ordinary, ego)
+        before, *both, behind = means.split([first, one, other, length - first - one - other])
+        own, visual = both if front else reversed(both)
         sums += torch.stack([own.sum(), visual.sum(), before.sum() + behind.sum()])
     return dict(zip(("ego tokens", "visual tokens", "text"), (sums / len(rows)).tolist(), strict=True))
 

@@ -21,14 +21,13 @@ from ...errors import Ego2ExoError
 from ...method.ego_tokens import EgoBranch
 from ..fixes.model_classes import bind, stashed_modalities
 from ..hooks.install import substituted
-from .answer_tokens import IGNORE_INDEX
+from .answer_tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from .inspection import tokens_are_off
 from .pooling import pooled_videos
 from .projector import ego_branch
 from .shared_encoding import encoded_ranges
 from .vision import Captured, capture, check_states
 
-IMAGE_TOKEN_INDEX = -200  # LLaVA's id of a placeholder
 FIRST_ID = -201  # of the first ego token; the others go down from there
 
 

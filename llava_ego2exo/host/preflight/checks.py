@@ -254,13 +254,23 @@ def _check_numbers(settings: Settings) -> None:
     )  # fmt: skip
 
 
-def _check_reading(settings: Settings, given: SimpleNamespace) -> None:
-    """Flags of reading clips, and whether unreadable ones can be counted."""
-    flags, cache = ReadingConfig.from_object(given), f"--{PREFIX}frame_cache"
-    VideoLimits.from_object(given, PREFIX)
+def check_frame_cache(settings: Settings) -> ReadingConfig:
+    """The flags of reading, which runs without ego tokens have for their cache of frames.
+
+    Raises:
+        Ego2ExoError: one is out of range, or the cache's folder cannot be written.
+    """
+    flags, cache = ReadingConfig.from_object(SimpleNamespace(**settings.values)), f"--{PREFIX}frame_cache"
     if flags.frame_cache is not None:
         require_writable(flags.frame_cache, cache, folder=True)
     elif f"{PREFIX}frame_cache_gb" in settings.given:
         raise Ego2ExoError(f"{cache}_gb without {cache}", "both, or neither", f"add {cache} DIR, or leave it out")
+    return flags
+
+
+def _check_reading(settings: Settings, given: SimpleNamespace) -> None:
+    """Flags of reading clips, and whether unreadable ones can be counted."""
+    flags = check_frame_cache(settings)
+    VideoLimits.from_object(given, PREFIX)
     if flags.max_bad:
         require_own_loss(settings, f"--{PREFIX}max_bad {flags.max_bad}", "skipped samples would not be counted")

@@ -25,7 +25,7 @@ from .data import Fault, RowCheck
 from .templates import PreprocessPreview
 
 _FLAGS = tuple(DistillConfig().to_dict())
-CACHE_FLAGS = (f"{PREFIX}frame_cache", f"{PREFIX}frame_cache_gb")
+_CACHE_FLAGS = (f"{PREFIX}frame_cache", f"{PREFIX}frame_cache_gb")
 
 
 def refuse_without_tokens(settings: Settings) -> None:
@@ -37,7 +37,7 @@ def refuse_without_tokens(settings: Settings) -> None:
         Ego2ExoError: some are given to another run.
     """
     groups = (_FLAGS, BottleneckConfig().to_dict(), ReadingConfig().to_dict(), VideoLimits().to_dict(PREFIX))
-    theirs = {f"{PREFIX}preset", *(flag for group in groups for flag in group)} - set(CACHE_FLAGS)
+    theirs = {f"{PREFIX}preset", *(flag for group in groups for flag in group)} - set(_CACHE_FLAGS)
     given = sorted(settings.given & theirs)
     refuse(
         (given, f"{_flags(given)} without --ego2exo True", "a run with ego tokens",

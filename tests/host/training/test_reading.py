@@ -144,6 +144,7 @@ WRONG = [
     ({"ego2exo_max_bad": -1}, "--ego2exo_max_bad -1"),
     ({"ego2exo_frame_cache_gb": 5}, "--ego2exo_frame_cache_gb without --ego2exo_frame_cache"),
     ({"ego2exo_frame_cache": __file__}, "--ego2exo_frame_cache"),
+    ({"ego2exo_frame_cache": __file__, "ego2exo": None, "ego2exo_num_tokens": None}, "--ego2exo_frame_cache"),
     ({"ego2exo_max_bad": 1, "label_smoothing_factor": 0.1}, "--label_smoothing_factor 0.1"),
     ({"ego2exo_max_bad": 3, "ego2exo": None, "ego2exo_num_tokens": None}, "without --ego2exo True"),
 ]

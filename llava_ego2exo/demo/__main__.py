@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..common.files import write_atomic
 from ..errors import Ego2ExoError, require_package
 from .base import cache_folder, get_base
 from .exam import attention, examples
@@ -43,14 +45,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
+        plan = plan_of(args)
         if args.out is None:
             with tempfile.TemporaryDirectory(prefix="ego2exo_demo_") as folder:
-                return run(Path(folder), args)
+                return run(Path(folder), plan, args)
         out = Path(args.out).absolute()
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise Ego2ExoError(f"--out {args.out} exists and is not empty", "a new or empty folder", "choose another")
-        out.mkdir(parents=True, exist_ok=True)
-        return run(out, args)
+        sizes, file = json.dumps(plan.sizes()), out / "sizes.json"
+        same = file.is_file() and file.read_text() == sizes
+        if out.exists() and not same and (not out.is_dir() or any(out.iterdir())):
+            raise Ego2ExoError(
+                f"--out {args.out} exists and holds something else", "a new folder, or that of a run of the same sizes",
+                "choose another",
+            )  # fmt: skip
+        write_atomic(file, sizes)
+        return run(out, plan, args)
     except Ego2ExoError as error:
         print(f"llava_ego2exo.demo: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -66,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--add", action="append", default=[], metavar="'NAME: --flag value ...'", help=add)
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="do all of it N times (default: 1)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first one (default: 0)")
-    parser.add_argument("--out", metavar="DIR", help="a new or empty folder that keeps everything")
+    parser.add_argument("--out", metavar="DIR", help="a folder that keeps everything, and goes on where it was left")
     parser.add_argument("--rebuild", action="store_true", help="train the base anew, whatever is kept or shipped")
     parser.add_argument("--cache", metavar="DIR", help=f"where base models are kept (default: {cache_folder()})")
     args = parser.parse_args(argv)
@@ -83,10 +91,10 @@ def plan_of(args: argparse.Namespace) -> DemoPlan:
     return dataclasses.replace(plan, variants=variants, added=added)
 
 
-def run(out: Path, args: argparse.Namespace) -> int:
+def run(out: Path, plan: DemoPlan, args: argparse.Namespace) -> int:
     """Every seed in turn, then the report, all in the folder `out`."""
     require_package("matplotlib", "report")
-    plan, cache, seconds = plan_of(args), Path(args.cache or cache_folder()).absolute(), {}
+    cache, seconds = Path(args.cache or cache_folder()).absolute(), {}
     runs, started = [], time.monotonic()
     base = get_base(plan, cache, say, args.rebuild)
     seconds["base"] = time.monotonic() - started

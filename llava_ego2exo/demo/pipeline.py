@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 from ..common.files import write_atomic
 from ..errors import Ego2ExoError
 from .base import Base
-from .cameras import VIEWS, cores, write_material
+from .cameras import VIEWS, cores, read_tests, write_material
 from .exam import main as exam
 from .variants import FRAMES, DemoPlan
 from .world import Scene
@@ -32,7 +33,8 @@ PROBE_SEED = 4
 class Command:
     """One command, run in a process of its own after those that it needs; its log is `<name>.log` in its folder.
 
-    With `call` the process is a copy of this one, which calls it and need not import anything again.
+    With `call` the process is a copy of this one, which calls it and need not import anything again. When it has
+    succeeded, what was typed is kept in `<name>.done`.
     """
 
     name: str
@@ -44,6 +46,15 @@ class Command:
     @property
     def log(self) -> Path:
         return self.folder / f"{self.name}.log"
+
+    @property
+    def mark(self) -> Path:
+        return self.folder / f"{self.name}.done"
+
+    @property
+    def done(self) -> bool:
+        """Whether the same command has succeeded before."""
+        return self.mark.is_file() and self.mark.read_text() == shell_text(self.words)
 
 
 def shell_text(words: Sequence[str]) -> str:
@@ -60,10 +71,19 @@ def losses(log: Path) -> list[tuple[int, float]]:
 def run_all(commands: Iterable[Command], say: Callable[[str], None], every: float = 30.0) -> None:
     """Run commands, one on each core, and report their progress each `every` seconds.
 
+    What an earlier run has done is kept, unless something that it needs is run anew.
+
     Raises:
         Ego2ExoError: a command failed; the others are ended, and the end of its output is in the message.
     """
     waiting, running, done, reported = list(commands), {}, set(), time.monotonic()
+    while kept := [one for one in waiting if one.done and one.needs <= done]:
+        waiting = [one for one in waiting if one not in kept]
+        done |= {one.name for one in kept}
+    for command in waiting:
+        command.mark.unlink(missing_ok=True)
+    if done:
+        say(f"{len(done)} of {len(done) + len(waiting)} commands are done already")
     try:
         while waiting or running:
             ready = [one for one in waiting if one.needs <= done]
@@ -76,6 +96,7 @@ def run_all(commands: Iterable[Command], say: Callable[[str], None], every: floa
                 done.add(command.name)
                 if process.returncode:
                     raise _failed(command, process.returncode)
+                write_atomic(command.mark, shell_text(command.words))
             if running and time.monotonic() - reported > every:
                 reported = time.monotonic()
                 say("; ".join(_progress(command) for command, _ in running.values()))
@@ -177,15 +198,22 @@ def run_seed(plan: DemoPlan, seed: int, base: Base, folder: Path, say: Callable[
         plan: sizes and variants.
         seed: of clips, draws and training.
         base: what students start from; the teacher, as it stands.
-        folder: a new one, for everything.
+        folder: for everything; what an earlier run has done there is kept.
         say: prints one line.
 
     Raises:
         Ego2ExoError: a command failed.
     """
-    say(f"drawing {plan.pairs} pairs of clips, and {plan.tests} each of trained and of held-out pairs of objects")
-    folder.mkdir(parents=True)
-    tests = write_material(folder, plan, seed)
+    if not (folder / "tests.json").is_file():  # written last
+        say(f"drawing {plan.pairs} pairs of clips, and {plan.tests} each of trained and of held-out pairs of objects")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_material(folder, plan, seed)
+    by_view = [read_tests(folder / "tests.json", view) for view in VIEWS]
+    tests = {
+        split: [(scene, ego, exo) for (scene, ego), (_, exo) in zip(*(view[split] for view in by_view), strict=True)]
+        for split in by_view[0]
+    }
     commands = [*_distillation(plan, seed, base, folder), *_students(plan, seed, base, folder)]
     names = ["base", *plan.variants, "teacher"]
     asked = [_exam(name, base, folder, trained=name in plan.variants) for name in names]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import Ego2ExoError
@@ -20,7 +20,7 @@ def _tokens(count: int) -> dict[str, Any]:
 
 
 # What a user would add to LLaVA's command for each variant that is trained; the rest of the command is the same.
-TRAINED: dict[str, dict[str, Any]] = {
+STUDENTS: dict[str, dict[str, Any]] = {
     "control": {},
     "distill": {},
     **{f"pooled-{count}": {"ego2exo_pool": pool} for count, pool in POOLED.items()},
@@ -35,7 +35,7 @@ class DemoPlan:
     """Sizes of one run. A demo with other sizes has another base in its cache.
 
     Args:
-        variants: those of `TRAINED`, or of `added`, to train; base and teacher are always asked.
+        variants: those of `STUDENTS`, or of `added`, to train; base and teacher are always asked.
         added: further variants, each a name and the flags that it adds to the command of `distill`.
         encoder_scenes, encoder_steps: of the encoder's pretraining.
         base_scenes, base_steps: of the base's training.
@@ -56,9 +56,13 @@ class DemoPlan:
     rate: float = 1.8e-3
     tests: int = 60
 
+    def sizes(self) -> dict[str, Any]:
+        """All but the variants."""
+        return {name: value for name, value in asdict(self).items() if name not in ("variants", "added")}
+
     def flags(self, name: str) -> dict[str, Any]:
         """What one variant adds to the common training command."""
-        return TRAINED[name] if name in TRAINED else dict(dict(self.added)[name])
+        return STUDENTS[name] if name in STUDENTS else dict(dict(self.added)[name])
 
 
 def added_variant(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -70,7 +74,7 @@ def added_variant(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     name, _, rest = text.partition(":")
     name, words = name.strip(), shlex.split(rest)
     flags, values = words[::2], words[1::2]
-    free = re.fullmatch(r"[\w.+-]+", name) and name not in {*TRAINED, "base", "teacher", "chance"}
+    free = re.fullmatch(r"[\w.+-]+", name) and name not in {*STUDENTS, "base", "teacher", "chance"}
     if not (free and flags and len(flags) == len(values) and all(flag.startswith("--") for flag in flags)):
         raise Ego2ExoError(
             f"--add {text!r}", "'NAME: --flag value ...', NAME a new one of letters, digits, and . + - _",
@@ -79,6 +83,6 @@ def added_variant(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     return name, tuple((flag.removeprefix("--"), value) for flag, value in zip(flags, values, strict=True))
 
 
-FULL = DemoPlan(tuple(TRAINED), tests=100)
+FULL = DemoPlan(tuple(STUDENTS), tests=100)
 DEFAULT = DemoPlan(steps=450)  # ends within minutes; some students are still learning
 QUICK = DemoPlan(("control", "distill", "tokens-16"), pairs=600, steps=200, tests=40)

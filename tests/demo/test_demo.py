@@ -16,7 +16,7 @@ from llava_ego2exo.demo import base as bases
 from llava_ego2exo.demo import encoder, models, pipeline
 from llava_ego2exo.demo.cameras import read_tests, write_material
 from llava_ego2exo.demo.pipeline import Command, losses, run_all
-from llava_ego2exo.demo.variants import DEFAULT, FRAMES, FULL, QUICK, TRAINED, DemoPlan
+from llava_ego2exo.demo.variants import DEFAULT, FRAMES, FULL, QUICK, STUDENTS, DemoPlan
 from llava_ego2exo.demo.world import HANDS, HELD_OUT, OBJECTS, QUESTION_TYPES, REGIONS, chance, scenes, vocabulary
 
 needs_llava = pytest.mark.skipif(importlib.util.find_spec("llava") is None, reason="no llava is importable")
@@ -34,6 +34,21 @@ def test_jobs_wait_for_what_they_need_and_report_progress(tmp_path):
     lines = []
     run_all([python("second", read, tmp_path, "one"), python("one", write, tmp_path)], lines.append, every=0.3)
     assert lines[-1] == "one: step 10, loss 1.500"
+
+
+def test_done_jobs_are_kept_until_one_that_they_need_is_another(tmp_path):
+    def run(*codes):
+        lines = []
+        names = zip(("a", "b", "c"), codes, ((), ("a",), ("b",)), strict=True)
+        run_all([python(name, code, tmp_path, *needs) for name, code, needs in names], lines.append)
+        return lines
+
+    a, b, c = (f"open('{name}.txt', 'a').write('x')" for name in "abc")
+    with pytest.raises(Ego2ExoError):
+        run(a, b, "raise SystemExit(1)")
+    assert run(a, b, c) == ["2 of 3 commands are done already"]
+    assert run(a, b + "; 1", c) == ["1 of 3 commands are done already"]
+    assert [(tmp_path / f"{name}.txt").read_text() for name in "abc"] == ["x", "xx", "xx"]
 
 
 def test_a_failed_job_ends_the_others(tmp_path):
@@ -105,7 +120,7 @@ def test_wrong_input_is_refused(tmp_path, capsys, monkeypatch):
         assert "'NAME: --flag value ...'" in capsys.readouterr().err
     (tmp_path / "mine.txt").write_text("kept")
     assert demo.main(["--out", str(tmp_path)]) == 1
-    assert "exists and is not empty" in capsys.readouterr().err
+    assert "holds something else" in capsys.readouterr().err
     assert (tmp_path / "mine.txt").read_text() == "kept"
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert demo.main([]) == 1
@@ -115,7 +130,7 @@ def test_wrong_input_is_refused(tmp_path, capsys, monkeypatch):
 def test_training_commands_of_every_variant(training_parser):
     """LLaVA's parser takes them all; what a name says of visual tokens is what its flags give."""
     base = bases.Base(Path("base"), Path("tower"), "qwen")
-    for name in TRAINED:
+    for name in STUDENTS:
         command = pipeline.training_command(base, "distill.json", "out", DEFAULT.flags(name))
         parsed, left_over = training_parser.parse_known_args(command[3:])
         assert not left_over and bool(parsed.ego2exo) == ("tokens" in name)

@@ -92,3 +92,20 @@ def keep_turns(original: Callable[..., Any]) -> Callable[..., Any]:
             self.list_data_dict[i] = kept
 
     return _get_item
+
+
+def compile_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Fix: LLaVA-NeXT copies the tokenizer for every sample, and old transformers cache templates by tokenizer."""
+    from transformers import PreTrainedTokenizerBase
+
+    cached = getattr(PreTrainedTokenizerBase, "_compile_jinja_template", None)
+    if cached is None:
+        return original
+    by_text = functools.lru_cache(functools.partial(cached.__wrapped__, None))  # nothing of the tokenizer is read
+
+    @functools.wraps(original)
+    def preprocess(*args: Any, **kwargs: Any) -> Any:
+        with substituted(PreTrainedTokenizerBase, _compile_jinja_template=staticmethod(by_text)):
+            return original(*args, **kwargs)
+
+    return preprocess

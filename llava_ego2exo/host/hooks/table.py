@@ -143,6 +143,10 @@ FIXES = (
     _fix("time-instruction", _TRAIN, "LazySupervisedDataset._get_item", "fixes.data:keep_turns", "self i",
           "the time instruction is written into the stored sample once more every epoch",
           "upstream copies the sample first", (NEXT,)),
+    *(_fix("chat-template", _TRAIN, name, "fixes.data:compile_once", "sources tokenizer",
+            "the chat template is compiled anew for every sample, and 128 copies of the tokenizer are kept",
+            "transformers >= 4.43", (NEXT,))
+      for name in ("preprocess_qwen", "preprocess_llama3")),
     _fix("placement", _TRAIN, "preprocess_multimodal", "fixes.data:keep_placement", "sources data_args",
           "a placeholder behind the question is moved before it, in samples with `ego_video` too",
           "upstream leaves placeholders where they stand"),

@@ -28,7 +28,7 @@ TEMPLATES = {"llama": "v1", "qwen": "qwen_1_5"}
 BASE_SEED = 1
 SIZES = {  # smaller than those of `language_sizes`
     "num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "initializer_range": 0.08, "max_position_embeddings": 1024,
+    "num_key_value_heads": 4, "initializer_range": 0.08, "max_position_embeddings": 1024, "attention_bias": True,
 }  # fmt: skip
 # All visual tokens, 6 x 6 a frame, on both hosts: LLaVA-NeXT would pool a video's by two, llava-torch not at all.
 # Students take this over from the base.

@@ -26,7 +26,7 @@ _SUFFIXES = {"ego": "ego", "exo": "exo1"}
 EXO_HAND, EXO_OBJECT, EGO_HAND, EGO_OBJECT = 4.5, 5.5, 6.0, 8.0  # radii in pixels
 _FINE = 4  # drawn this many times larger, then shrunk: smooth edges
 
-_SKIN, _WATCH = (224, 172, 134), (40, 40, 120)
+_SKIN, _GLOVE = (224, 172, 134), (140, 230, 60)
 _COLOURS = {
     "blue": (50, 80, 200), "green": (40, 140, 60), "pink": (240, 130, 170), "white": (235, 235, 235),
     "brown": (130, 85, 50), "grey": (125, 125, 130), "yellow": (200, 180, 90),
@@ -63,12 +63,9 @@ class _Camera:
     def arm(self, x0: float, y0: float, x1: float, y1: float, width: float, colour: tuple[int, ...]) -> None:
         self.pen.line([*self._at(x0, y0), *self._at(x1, y1)], fill=colour, width=round(width * _FINE * self.scale))
 
-    def hand(self, x: float, y: float, r: float, which: str, toward: tuple[float, float]) -> None:
-        """A hand; the left one wears a watch, on the wrist, `toward` the arm."""
-        if which == "left":
-            away = np.array(toward) - (x, y)
-            self.disc(*((x, y) + 1.2 * r * away / max(float(np.hypot(*away)), 1e-6)), 0.9 * r, _WATCH)
-        self.disc(x, y, r, _SKIN)
+    def hand(self, x: float, y: float, r: float, which: str) -> None:
+        """A hand; the left one wears a glove."""
+        self.disc(x, y, r, _GLOVE if which == "left" else _SKIN)
 
     def thing(self, name: str, x: float, y: float, r: float) -> None:
         """An object by colour and shape, about `r` in radius."""
@@ -110,14 +107,12 @@ def _exo(scene: Scene, index: int, jitter: np.ndarray, pose: np.random.Generator
     for name, x in zip(scene.clutter, (6, 58), strict=True):
         camera.thing(name, x, 40, 4)
     left, near = event.region in ON_THE_LEFT, event.region in NEAR
-    x, y = (45 if left else 19) + jitter[0], (41 if near else 56) + jitter[1]
-    shoulders = {"left": 41, "right": 23}
-    for hand, shoulder in shoulders.items():
-        folded = shoulder + (-5 if hand == "left" else 5)
+    x, y = (45 if left else 19) + jitter[0], (37 if near else 51) + jitter[1]
+    camera.thing(event.object, x, y + EXO_OBJECT, EXO_OBJECT)
+    for hand, shoulder, folded in (("left", 41, 36), ("right", 23, 28)):
         reach = (x, y) if hand == event.hand else (folded, 27)
         camera.arm(shoulder, 18, *reach, 3, _COLOURS[scene.shirt])
-        camera.hand(*reach, EXO_HAND, hand, (shoulder, 18))
-    camera.thing(event.object, x, y + EXO_OBJECT, EXO_OBJECT)
+        camera.hand(*reach, EXO_HAND, hand)
     return camera
 
 
@@ -129,11 +124,11 @@ def _ego(scene: Scene, index: int, jitter: np.ndarray, pose: np.random.Generator
         camera.thing(name, x, 6, 4)
     left, near = event.region in ON_THE_LEFT, event.region in NEAR
     x, y = (19 if left else 45) + jitter[0], (44 if near else 19) + jitter[1]
+    camera.thing(event.object, x, y - 7, EGO_OBJECT)
     for hand, corner in (("left", 8), ("right", 56)):
         reach = (x, y) if hand == event.hand else (corner, 62)
         camera.arm(corner, 70, *reach, 6, _COLOURS[scene.shirt])
-        camera.hand(*reach, EGO_HAND, hand, (corner, 70))
-    camera.thing(event.object, x, y - 7, EGO_OBJECT)
+        camera.hand(*reach, EGO_HAND, hand)
     return camera
 
 

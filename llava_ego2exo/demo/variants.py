@@ -9,14 +9,13 @@ from typing import Any
 
 from ..errors import Ego2ExoError
 
-FRAMES = 2  # of a clip that a model sees: the first and the last of those drawn, as LLaVA samples --frames_upbound 2
-POOLED = {32: "4x4", 16: "2x4", 8: "2x2", 4: "1x2"}  # visual tokens of a clip -> rows and columns of a frame
+FRAMES = 4  # of a clip that a model sees
+POOLED = {32: "2x4", 16: "2x2", 8: "1x2", 4: "1x1"}  # visual tokens of a clip -> rows and columns of a frame
 GRIDS = {32: "2x4x4", 16: "2x2x4", 8: "2x2x2", 4: "2x1x2"}
 
 
 def _tokens(count: int) -> dict[str, Any]:
-    return {"ego2exo": True, "ego2exo_num_tokens": count, "ego2exo_grid": GRIDS[count], "ego2exo_mlp": False,
-            "ego2exo_lr": 4e-3}  # fmt: skip
+    return {"ego2exo": True, "ego2exo_num_tokens": count, "ego2exo_grid": GRIDS[count], "ego2exo_lr": 4e-3}
 
 
 # What a user would add to LLaVA's command for each variant that is trained; the rest of the command is the same.
@@ -49,7 +48,7 @@ class DemoPlan:
     encoder_scenes: int = 1500
     encoder_steps: int = 500
     base_scenes: int = 2000
-    base_steps: int = 1500
+    base_steps: int = 1000
     pairs: int = 1500
     steps: int = 650
     batch: int = 16

@@ -9,7 +9,7 @@ MEANS = {
     "base": 38.0, "control": 38.0, "distill": 77.0, "pooled-16": 60.0, "pooled-8": 50.0, "pooled-4": 40.0,
     "tokens-16": 74.0, "tokens-8": 72.0, "tokens-4": 70.0, "distill+tokens-16": 77.0, "teacher": 94.0,
 }  # fmt: skip
-SIZES = {name: int(name.rsplit("-")[-1]) if "-" in name else 72 for name in MEANS} | {"distill+tokens-16": 88}
+SIZES = {name: int(name.rsplit("-")[-1]) if "-" in name else 144 for name in MEANS} | {"distill+tokens-16": 160}
 
 
 def frames(seed):

@@ -137,7 +137,7 @@ def test_training_commands_of_every_variant(training_parser):
         rows, columns = map(int, (parsed.ego2exo_pool or bases.POOLING["ego2exo_pool"]).split("x"))
         ordinary = FRAMES * rows * columns if parsed.ego2exo_visual_tokens else 0
         pooled, tokens = (re.search(rf"{word}-(\d+)", name) for word in ("pooled", "tokens"))
-        assert ordinary == (int(pooled[1]) if pooled else 0 if name.startswith("tokens") else 72)
+        assert ordinary == (int(pooled[1]) if pooled else 0 if name.startswith("tokens") else 144)
         assert not tokens or parsed.ego2exo_num_tokens == int(tokens[1])
 
 

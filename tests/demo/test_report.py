@@ -107,9 +107,9 @@ def test_tables_and_page_show_the_metrics(results, html):
 def test_lines_of_the_plot():
     """From two points on, by the number of tokens; variants that a user added count too."""
     found = lines(made_up(seeds=1))
-    assert [[size for size, _ in points] for points in found.values()] == [[4, 8, 16, 72], [4, 8, 16]]
+    assert [[size for size, _ in points] for points in found.values()] == [[4, 8, 16, 144], [4, 8, 16]]
     assert list(lines(made_up(seeds=1, variants=("distill", "pooled-8", "tokens-16"))).values()) == [
-        [(8, "pooled-8"), (72, "distill")]
+        [(8, "pooled-8"), (144, "distill")]
     ]
     assert not lines(made_up(seeds=1, variants=("control", "distill", "tokens-16")))
     added = {name: {"x": [50.0]} for name in ("tokens-64", "tokens-slow", "tokens-16")}
@@ -175,7 +175,7 @@ def test_attention_lies_on_its_patch():
 
 def test_the_picture(results):
     """The plot where it has a line, and bars of every variant where not; beside it frames of three clips."""
-    for shown, named in ((results, ("ego tokens alone", "72", "teacher")), (made_up(variants=BARS), (*BARS, *CHANCE))):
+    for shown, named in ((results, ("ego tokens alone", "144", "teacher")), (made_up(variants=BARS), (*BARS, *CHANCE))):
         text = picture(shown)
         root = ElementTree.fromstring(text)
         assert len(text) < 150_000 and "var(--" not in text

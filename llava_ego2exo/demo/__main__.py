@@ -36,7 +36,7 @@ from .results import (
     probe_table,
     table,
 )
-from .variants import DEFAULT, FULL, QUICK, DemoPlan, added_variant
+from .variants import DEFAULT, FULL, QUICK, STUDENTS, DemoPlan, added_variant
 from .world import QUESTION_TYPES, chance
 
 
@@ -70,6 +70,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="every variant")
     size.add_argument("--quick", action="store_true", help="fewer clips, steps and variants")
+    few = f"these variants alone, of {', '.join(STUDENTS)}"
+    parser.add_argument("--variants", nargs="+", choices=tuple(STUDENTS), metavar="NAME", help=few)
     add = "another variant beside the others: what it adds to the command of `distill`; may be repeated"
     parser.add_argument("--add", action="append", default=[], metavar="'NAME: --flag value ...'", help=add)
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="do all of it N times (default: 1)")
@@ -87,7 +89,7 @@ def plan_of(args: argparse.Namespace) -> DemoPlan:
     """The sizes that the flags ask for."""
     plan = FULL if args.full else QUICK if args.quick else DEFAULT
     added = tuple(added_variant(text) for text in args.add)
-    variants = plan.variants + tuple(name for name, _ in added)
+    variants = tuple(args.variants or plan.variants) + tuple(name for name, _ in added)
     return dataclasses.replace(plan, variants=variants, added=added)
 
 
@@ -118,6 +120,7 @@ def run(out: Path, plan: DemoPlan, args: argparse.Namespace) -> int:
 def gather(plan: DemoPlan, runs: Sequence[SeedRun], seconds: dict[str, float]) -> Results:
     """The results of all seeds; examples and attention are the first seed's."""
     first = runs[0]
+    describes = "distill" if "distill" in plan.variants else plan.variants[-1]
 
     def percent(name: str, split: str, ablation: str = "none") -> dict[str, list[float]]:
         found = [run.exams[name]["splits"][split][ablation]["percent"] for run in runs]
@@ -138,7 +141,7 @@ def gather(plan: DemoPlan, runs: Sequence[SeedRun], seconds: dict[str, float]) -
         probe={view: {name: [run.probe[view][name] for run in runs] for name in found}
                for view, found in first.probe.items()},
         curves={name: [run.curves[name] for run in runs] for name in plan.variants},
-        examples=examples(first.tests[HELD_OUT], first.exams, first.base, first.student("distill")),
+        examples=examples(first.tests[HELD_OUT], first.exams, first.base, first.student(describes)),
         attention=[clip for name in shown[:1]
                    for clip in attention(first.tests[HELD_OUT], first.base, first.student(name))],
         settings={**dataclasses.asdict(plan), "seeds": len(runs), "llava": first.base.kind, "version": __version__},

@@ -107,11 +107,13 @@ def test_a_finished_base_is_used_again_and_an_unfinished_one_made_anew(tmp_path,
 def test_flags():
     for flags, plan in ((), DEFAULT), (["--full"], FULL), (["--quick"], QUICK):
         assert demo.plan_of(demo.parse(flags)) == plan
+    assert demo.plan_of(demo.parse(["--full", "--variants", "tokens-8", "distill"])).variants == ("tokens-8", "distill")
     plan = demo.plan_of(demo.parse(["--add", "slow: --ego2exo True --ego2exo_lr 0.001", "--add", "n32:--x 32"]))
     assert plan.variants == (*DEFAULT.variants, "slow", "n32")
     assert plan.flags("slow") == {"ego2exo": "True", "ego2exo_lr": "0.001"} and plan.flags("distill") == {}
-    with pytest.raises(SystemExit):
-        demo.parse(["--seeds", "0"])
+    for wrong in (["--seeds", "0"], ["--variants", "tokens-5"]):
+        with pytest.raises(SystemExit):
+            demo.parse(wrong)
 
 
 def test_wrong_input_is_refused(tmp_path, capsys, monkeypatch):

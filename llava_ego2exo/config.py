@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ class Ego2ExoConfig(FlagGroup):
     grid: str | None = flag_field(
         None,
         "For `encoder`: cells in time, rows and columns, `TxRxC`, whose averages the tokens start from, or `none`; "
-        "unset: for P tokens (P/4)x2x2 where 4 divides P, else Px1x1.",
+        "unset: for P tokens (P/4)x2x2 where 4 divides P, else Px1x1. Cells beyond a clip's frames share them.",
     )
     time_bias: bool = flag_field(True, "For `encoder`: prefer frames near a token's own time, trained.")
     mlp: bool = flag_field(True, "For `encoder`: the tokens pass the encoder's MLPs too.")
@@ -138,11 +139,7 @@ class Ego2ExoConfig(FlagGroup):
         for flag in fields(self):
             blocks, value = _OF_BLOCKS.get(flag.name, BLOCKS), getattr(self, flag.name)
             if self.block not in blocks and value != flag.default:
-                raise Ego2ExoError(
-                    f"--ego2exo_{flag.name} {value} with --ego2exo_block {self.block}",
-                    f"it with {', '.join(block for block in BLOCKS if block in blocks)}",
-                    f"leave --ego2exo_{flag.name} out, or choose another block",
-                )
+                raise not_of_block(flag.name, value, self.block)
         cells = self.grid_cells
         if cells is not None and cells[0] * cells[1] * cells[2] != self.num_tokens:
             raise Ego2ExoError(
@@ -166,6 +163,12 @@ class Ego2ExoConfig(FlagGroup):
             return default_grid(self.num_tokens)
         found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", str(self.grid))
         return (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
+
+    @property
+    def grid_text(self) -> str | None:
+        """The grid as its flag is written, the default one too; None for a block that has none."""
+        cells = self.grid_cells
+        return self.grid if cells is None else "x".join(map(str, cells))
 
     @property
     def modality_set(self) -> frozenset[str]:
@@ -205,8 +208,25 @@ class Ego2ExoConfig(FlagGroup):
         pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name not in _FREE}
         del pairs["grid"]
         if self.num_tokens == other.num_tokens:  # else the grids differ anyway
-            pairs["grid"] = (self.grid_cells, other.grid_cells)  # one grid may be written in two ways
+            pairs["grid"] = (self.grid_text, other.grid_text)  # one grid may be written in two ways
         return [f"{PREFIX}{name}: {own} / {others}" for name, (own, others) in pairs.items() if own != others]
+
+
+def not_of_block(name: str, value: Any, block: str) -> Ego2ExoError:
+    """The error for a flag that blocks alone have of which this is none."""
+    having = ", ".join(one for one in BLOCKS if one in _OF_BLOCKS[name])
+    return Ego2ExoError(
+        f"--ego2exo_{name} {value} with --ego2exo_block {block}",
+        f"--ego2exo_{name} with --ego2exo_block {having}",
+        f"leave --ego2exo_{name} out, or choose another block",
+    )
+
+
+def check_given(given: Collection[str], values: Mapping[str, Any]) -> None:
+    """Refuse flags that were given for a block that has none, with their default value too."""
+    for name, blocks in _OF_BLOCKS.items():
+        if PREFIX + name in given and values[f"{PREFIX}block"] not in blocks:
+            raise not_of_block(name, values[PREFIX + name], values[f"{PREFIX}block"])
 
 
 def other_settings(lines: list[str]) -> Ego2ExoError:

@@ -63,3 +63,5 @@ def test_through_config_json_and_back(config):
 def test_differences_name_what_shapes_weights():
     other = Ego2ExoConfig(num_tokens=4, attn="sdpa", lr=0.1)
     assert Ego2ExoConfig().differences(other) == ["ego2exo_num_tokens: 16 / 4"]
+    assert Ego2ExoConfig().differences(Ego2ExoConfig(grid="1x4x4")) == ["ego2exo_grid: 4x2x2 / 1x4x4"]
+    assert Ego2ExoConfig().differences(Ego2ExoConfig(grid="4x2x2")) == []

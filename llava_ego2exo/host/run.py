@@ -44,12 +44,12 @@ def wrap_train(original: Callable[..., None]) -> Callable[..., None]:
             return original(*args, **kwargs)
         settings, preset = apply_preset(settings)
         settings, inherited = inherit(settings)
-        checked = check_run(settings)
         if "ego2exo" not in settings.given:
             inherited["ego2exo"] = True
         if preset:
             _print(f"set by --{PREFIX}preset {settings[f'{PREFIX}preset']}: {_listed(preset)}")
         _print(f"inherited from {settings['model_name_or_path']}: {_listed(inherited)}")
+        checked = check_run(settings)  # whose messages may name what no one has typed
         if _needs_plain_ddp(settings):
             inherited["ddp_find_unused_parameters"] = False
             if "LOCAL_RANK" in os.environ:

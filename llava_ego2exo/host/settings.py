@@ -122,6 +122,8 @@ def inherit(settings: Settings) -> tuple[Settings, dict[str, Any]]:
     sources = dict(INHERITED)
     if settings.base.get("ego2exo"):
         sources |= {name: name for name in ("ego2exo", *Ego2ExoConfig().to_dict())}
+        if f"{PREFIX}num_tokens" in settings.given:  # another number is refused, and not for the grid of the base's
+            del sources[f"{PREFIX}grid"]
     found = {}
     for flag, key in sources.items():
         value = settings.base.get(key)

@@ -45,7 +45,8 @@ def ego_branch(projector: Any) -> EgoBranch | None:
 def store(config: Any, flags: Ego2ExoConfig, facts: TowerFacts) -> None:
     """Write flags and encoder sizes into a model's config, from where a checkpoint is built again."""
     config.ego2exo = True
-    for key, value in {**flags.to_dict(), **{_FACTS[k]: v for k, v in vars(facts).items()}}.items():
+    grid = {f"{PREFIX}grid": flags.grid_text}  # also where it is the default, which may be another one some day
+    for key, value in {**flags.to_dict(), **grid, **{_FACTS[k]: v for k, v in vars(facts).items()}}.items():
         setattr(config, key, value)
 
 

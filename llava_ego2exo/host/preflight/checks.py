@@ -12,7 +12,7 @@ from typing import Any
 
 from ...common.files import require_writable
 from ...common.processes import is_first
-from ...config import PREFIX, Ego2ExoConfig, other_settings
+from ...config import PREFIX, Ego2ExoConfig, check_given, other_settings
 from ...errors import Ego2ExoError, refuse
 from ...registry import TRAINERS
 from ...run_config import DistillConfig, ReadingConfig
@@ -61,6 +61,7 @@ def check_run(settings: Settings) -> CheckedRun:
     blocks = [values.get(f"{PREFIX}block") for values in (settings.base, settings.values)]
     if settings.base.get("ego2exo") and blocks[0] != blocks[1]:  # whose other flags the inherited ones do not fit
         raise other_settings([f"{PREFIX}block: {blocks[0]} / {blocks[1]}"])
+    check_given(settings.given, settings.values)
     flags = Ego2ExoConfig.from_object(given)
     base = settings["model_name_or_path"]
     if base is not None:

@@ -31,6 +31,7 @@ _PLACE = (
     "mm_tunable_parts", "tune_mm_mlp_adapter", "mm_use_im_patch_token", "mm_use_im_start_end",
     "optim", f"{PREFIX}kd_weight", f"{PREFIX}kd_temperature", f"{PREFIX}bottleneck",
 )  # fmt: skip
+_LENGTH = ("max_steps", "num_train_epochs")  # where a bottleneck is a share of it: a longer run would go back into one
 # What changes no number, or is compared by its content.
 _FREE = {
     "output_dir", "overwrite_output_dir", "data_path", "video_folder", "image_folder", "model_name_or_path",
@@ -99,7 +100,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str,
     """
     now, stored = new["flags"], old.get("flags", {})
     before = {name: stored.get(name, defaults.get(name)) for name in now}
-    names = [name for name in ("ego2exo", *Ego2ExoConfig().to_dict(), *_PLACE) if name in now]
+    length = _LENGTH if now.get(f"{PREFIX}bottleneck") else ()
+    names = [name for name in ("ego2exo", *Ego2ExoConfig().to_dict(), *_PLACE, *length) if name in now]
     other = [_line(name, before[name], now[name]) for name in names if before[name] != now[name]]
     other += [_line(name, stored[name], "no such flag") for name in _PLACE if name not in now and stored.get(name)]
     kinds = [_kind(flags) for flags in (before, now)]

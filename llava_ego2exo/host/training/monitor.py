@@ -65,8 +65,9 @@ class TrainingMonitor(TrainerCallback):
         self.gradients.check(scaled=getattr(self.trainer.accelerator, "scaler", None) is not None)
         if not self.gradients.pending:
             steps = self.gradients.steps
-            stage = " of the bottleneck" if self.trainer.in_bottleneck else ""
-            self.trainer.report([f"all trainable tensors{stage} have gradients, after {steps} step(s) with a clip"])
+            parts = "LoRA, projector and ego tokens" if self.gradients.visual else "LoRA and ego tokens"
+            stage = " in the bottleneck" if self.trainer.in_bottleneck else ""
+            self.trainer.report([f"{parts} have gradients{stage}, after {steps} step(s) with a clip"])
             self.gradients = None
 
     def _check_loss(self, stats: LossStats, step: int) -> None:
@@ -123,8 +124,8 @@ class FirstGradientCheck:
     """
 
     def __init__(self, model: nn.Module, in_bottleneck: bool = False) -> None:
-        visual = getattr(llava_model(model).config, "ego2exo_visual_tokens", True) and not in_bottleneck
-        reached = ("lora_", "mm_projector" if visual else f"mm_projector.{CHILD}")
+        self.visual = getattr(llava_model(model).config, "ego2exo_visual_tokens", True) and not in_bottleneck
+        reached = ("lora_", "mm_projector" if self.visual else f"mm_projector.{CHILD}")
         self.pending = {
             name: p
             for name, p in model.named_parameters()

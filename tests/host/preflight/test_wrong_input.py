@@ -66,6 +66,11 @@ WRONG = {
         "square",
     ),
     "pool of fast video": ({"ego2exo_pool": "2x2", "add_faster_video": True}, "--add_faster_video", "leave"),
+    "another block's, as its default": (
+        {**OTHER, "ego2exo_time_bias": True},
+        "--ego2exo_time_bias True with --ego2exo_block",
+        "encoder",
+    ),
     "bottleneck alone": ({"ego2exo_bottleneck": 1}, "--ego2exo_bottleneck 1", "--ego2exo_visual_tokens False"),
     "bottleneck without end": (
         {"ego2exo_bottleneck": 0.4, "ego2exo_visual_tokens": False},
@@ -202,9 +207,10 @@ def test_a_checkpoint_of_another_block(renamed, train, tmp_path):
     flags = {"model_name_or_path": base, "ego2exo_num_tokens": None}
     for changed, line in (
         ({"ego2exo_block": "transformer"}, "ego2exo_block: encoder / transformer"),
-        ({"ego2exo_grid": "4x1x1"}, "ego2exo_grid: (1, 2, 2) / (4, 1, 1)"),
+        ({"ego2exo_grid": "4x1x1"}, "ego2exo_grid: 1x2x2 / 4x1x1"),
+        ({"ego2exo_num_tokens": 8}, "ego2exo_num_tokens: 4 / 8"),
     ):
-        assert line in refused(train, tmp_path / "out", **flags, **changed).given
+        assert line in refused(train, tmp_path / "out", **{**flags, **changed}).given
     with pytest.raises(AssertionError, match="weights were loaded"):  # the same grid, and what may change
         train(tmp_path / "out", **flags, ego2exo_init="random")
     stored = {"ego2exo": True, **Ego2ExoConfig(num_tokens=4, block="cross_attention", init="random").to_dict()}

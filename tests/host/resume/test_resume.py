@@ -123,6 +123,9 @@ def test_the_bottleneck_and_runs_resumed_around_its_end(world, train, tmp_path):
     with pytest.raises(Ego2ExoError) as error:
         train(cut, **flags)
     assert "ego2exo_bottleneck: 0.5 / 0.0" in error.value.given
+    with pytest.raises(Ego2ExoError) as error:  # its border would move
+        train(cut, **{**flags, "num_train_epochs": 4}, ego2exo_bottleneck=0.5)
+    assert "num_train_epochs: 3.0 / 4.0" in error.value.given
 
 
 def test_a_checkpoint_loads_and_belongs_to_its_run(world, train, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 SHARED = Path(__file__).parent / "templates"
 # What is drawn in these becomes the page's own colour, by name; none of them is ever shown.
@@ -95,6 +96,50 @@ def heat(weights: np.ndarray) -> np.ndarray:
     colours = matplotlib.colormaps["inferno"](0.25 + 0.7 * weights)
     colours[..., 3] = 0.1 + 0.75 * weights
     return (colours * 255).round().astype(np.uint8)
+
+
+def scaled(attention: np.ndarray) -> tuple[np.ndarray, float]:
+    """Attention (T, h, w) from 0 to 1 for colours, and its largest as a multiple of the even share.
+
+    1 is the largest, but at least twice the even share, so that an even map appears even.
+    """
+    times = attention * attention.size
+    return times / max(times.max(), 2.0), float(times.max())
+
+
+def overlaid(frames: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """Attention (T, h, w), whose sum is 1, laid over frames (T, H, W, 3) uint8, as such frames."""
+    import numpy as np
+
+    height, width = frames.shape[1:3]
+    down, across = attention.shape[1:]
+    row, column = np.arange(height) * down // height, np.arange(width) * across // width  # the patch of each pixel
+    over = heat(scaled(attention)[0]).astype(float)[:, row[:, None], column[None, :]]
+    alpha = over[..., 3:] / 255
+    return (over[..., :3] * alpha + frames * (1 - alpha)).round().astype(np.uint8)
+
+
+def attention_picture(frames: np.ndarray, attention: np.ndarray, times: Sequence[float], columns: int = 8) -> Image:
+    """Frames with attention laid over them, each with its time and its share, as one picture.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        attention: (T, h, w), whose sum is 1.
+        times: seconds of each frame.
+        columns: frames a row.
+    """
+    from PIL import Image, ImageDraw, ImageOps
+
+    side, text, drawn = 224, 16, overlaid(frames, attention)
+    columns = min(columns, len(drawn))
+    sheet = Image.new("RGB", (columns * side, -(-len(drawn) // columns) * (side + text)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (frame, share, time) in enumerate(zip(drawn, attention.sum((1, 2)), times, strict=True)):
+        x, y = number % columns * side, number // columns * (side + text)
+        small = ImageOps.contain(Image.fromarray(frame), (side - 2, side - 2))
+        sheet.paste(small, (x + (side - small.width) // 2, y + (side - small.height) // 2))
+        pen.text((x + 2, y + side + 1), f"{time:.1f} s: {100 * share:.0f} %", fill="black")
+    return sheet
 
 
 def gradient(steps: int = 9) -> str:

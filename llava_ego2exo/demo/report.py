@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..common.files import write_atomic
-from ..common.pages import INK, SERIES, SHARED, drawing, gradient, heat, picture_uri, svg, templates
+from ..common.pages import INK, SERIES, SHARED, drawing, gradient, heat, overlaid, picture_uri, scaled, svg, templates
 from .results import (
     ABLATIONS,
     BOTH,
@@ -125,22 +123,13 @@ def _example(example: Example) -> dict[str, Any]:
 def _attention(clip: ClipAttention) -> dict[str, Any]:
     layers = []
     for name, layer in zip(clip.layers, clip.maps, strict=True):
-        shares, times = _scaled(layer)
+        shares, times = scaled(layer)
         cells = [{"heat": picture_uri(colours), "share": f"{100 * float(frame.sum()):.0f}% of the attention"}
                  for colours, frame in zip(heat(shares), layer, strict=True)]  # fmt: skip
         layers.append({"name": name, "times": times, "cells": cells})
     height, width = clip.frames.shape[1:3]
     frames = [picture_uri(frame) for frame in clip.frames]
     return {"title": clip.title, "frames": frames, "ratio": f"{width} / {height}", "layers": layers}
-
-
-def _scaled(layer: np.ndarray) -> tuple[np.ndarray, float]:
-    """A layer's attention (T, h, w) from 0 to 1 for colours, and its largest as a multiple of the even share.
-
-    1 is the largest, but at least twice the even share, so that an even layer appears even.
-    """
-    times = layer * layer.size
-    return times / max(times.max(), 2.0), float(times.max())
 
 
 def picture(results: Results) -> str:
@@ -178,7 +167,7 @@ def _strips(results: Results) -> list[dict[str, Any]]:
     example = results.examples[0]
     found = [("ego: what the teacher saw", example.ego_frames), ("exo: what the students see", example.exo_frames)]
     for clip in results.attention[:1]:
-        found.append((f"the ego tokens' attention, {clip.layers[-1]}", overlaid(clip, len(clip.layers) - 1)))
+        found.append((f"the ego tokens' attention, {clip.layers[-1]}", overlaid(clip.frames, clip.maps[-1])))
     return [{"title": title, "uris": [picture_uri(frame, limit=96, quality=80) for frame in frames[[0, -1]]]}
             for title, frames in found]  # fmt: skip
 
@@ -223,16 +212,6 @@ def size_plot(results: Results, name: str, width: float = 6.4, height: float = 3
         axes.set_ylim(min(chance - 12, axes.dataLim.ymin), 100)
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
         return svg(figure, name, label)
-
-
-def overlaid(clip: ClipAttention, layer: int) -> np.ndarray:
-    """A layer's attention laid over the frames: (T, H, W, 3) uint8."""
-    height, width = clip.frames.shape[1:3]
-    down, across = clip.maps.shape[2:]
-    row, column = np.arange(height) * down // height, np.arange(width) * across // width  # the patch of each pixel
-    over = heat(_scaled(clip.maps[layer])[0]).astype(float)[:, row[:, None], column[None, :]]
-    alpha = over[..., 3:] / 255
-    return (over[..., :3] * alpha + clip.frames * (1 - alpha)).round().astype(np.uint8)
 
 
 def bars(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from llava_ego2exo import Ego2ExoError
-from llava_ego2exo.demo.report import overlaid, picture, report_html, write_report
+from llava_ego2exo.common.pages import overlaid
+from llava_ego2exo.demo.report import picture, report_html, write_report
 from llava_ego2exo.demo.results import (
     ABLATIONS,
-    ClipAttention,
     Results,
     ablation_table,
     attention_table,
@@ -168,8 +168,7 @@ def test_texts_of_a_run_stay_text():
 def test_attention_lies_on_its_patch():
     maps = np.zeros((2, 3, 4, 4))
     maps[1, 2, 1, 3] = 1.0  # last frame, second row of patches, last column
-    clip = ClipAttention("x", np.full((3, 32, 64, 3), 100, np.uint8), maps, ["a", "b"])
-    brighter = overlaid(clip, 1).astype(int).sum(-1) > 400
+    brighter = overlaid(np.full((3, 32, 64, 3), 100, np.uint8), maps[1]).astype(int).sum(-1) > 400
     assert not brighter[:2].any() and brighter[2, 8:16, 48:].all() and brighter[2].sum() == 8 * 16
 
 

@@ -39,6 +39,7 @@ setup(
         "judge": ["openai>=1.30"],
         "report": ["jinja2>=3", "matplotlib>=3.7", "pillow>=9"],
         "pairs": ["av>=14"],
+        "serve": ["av>=14", "fastapi>=0.110", "pillow>=9", "prometheus-client>=0.17", "uvicorn>=0.23"],
         "dev": ["pytest>=7", "hypothesis>=6", "ruff>=0.6"],
     },
     entry_points={

@@ -67,7 +67,7 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
     if not job.videos:
         job = dataclasses.replace(job, videos=str(video_folder(job.benchmark, job.data)))
     items, read = _items(job)
-    models = [_settled(model) for model in job.models]
+    models = [settled(model) for model in job.models]
     if any(model.spare for model in job.models) and not any(model.base for model in models):
         raise Ego2ExoError(
             f"--model-base {job.models[0].base}, and every model is a whole one",
@@ -120,7 +120,7 @@ def _items(job: EvalJob) -> tuple[list[Item], BenchmarkData]:
     return split_long(items, job.clip_seconds, job.reading.limits), read
 
 
-def _settled(model: EvalModel) -> EvalModel:
+def settled(model: EvalModel) -> EvalModel:
     """A base that was given for whichever model needs one is left out where none is needed."""
     from ..host.checkpoint.config import read_config
     from ..host.checkpoint.files import describe

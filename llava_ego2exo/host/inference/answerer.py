@@ -15,6 +15,7 @@ from ..checkpoint.config import torch_dtype
 from ..hooks.install import register, substituted
 from ..model.shared_encoding import shared_encoding
 from .settings import InferenceSettings, positions, prompt, stop_ids
+from .steering import Steering
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Answerer:
         self.model.eval()
         self.template, self.max_new_tokens, self.top_k = template, max_new_tokens, top_k
         self.stops = stop_ids(self.model, self.tokenizer, template)
+        self.lengths: list[int] = []  # of the last batch's rows, with their visual tokens
 
     def preprocess(self, frames: Any) -> Tensor:
         """Frames (T, H, W, 3) uint8 as the vision tower takes them, (T, 3, H, W)."""
@@ -98,9 +100,15 @@ class Answerer:
         return min((limit for limit in limits if limit is not None), default=2**31)
 
     def _generate(self, clips: Sequence[Tensor], questions: Sequence[Sequence[str]]) -> list[Generation]:
+        return self.generate(clips, [[self.prompt(question) for question in asked] for asked in questions])
+
+    def generate(
+        self, clips: Sequence[Tensor], prompts: Sequence[Sequence[str]], steering: Steering | None = None
+    ) -> list[Generation]:
+        """One generation a prompt, all in one batch, inside :meth:`each`; `steering` is for requests of their own."""
         model = self.model
-        rows = [self._ids(question) for asked in questions for question in asked]
-        owners = [clip for clip, asked in enumerate(questions) for _ in asked]
+        rows = [self._ids(text) for asked in prompts for text in asked]
+        owners = [clip for clip, asked in enumerate(prompts) for _ in asked]
         videos = [clip.to(model.device, model.dtype) for clip in clips]
         images = [videos[clip] for clip in owners]
         pad = torch.nn.utils.rnn.pad_sequence
@@ -119,15 +127,16 @@ class Answerer:
             stack.enter_context(last_logits(model, self.top_k, steps))
             out = model.generate(
                 ids, attention_mask=mask, images=images, modalities=["video"] * len(images), do_sample=False,
-                num_beams=1, max_new_tokens=self.max_new_tokens, use_cache=True, eos_token_id=self.stops,
+                num_beams=1, use_cache=True, eos_token_id=self.stops,
                 pad_token_id=pad_id, temperature=None, top_p=None, top_k=None,
+                **({"max_new_tokens": self.max_new_tokens} if steering is None else steering.arguments()),
             )  # fmt: skip
         return self._generations(out.cpu(), steps)
 
-    def _ids(self, question: str) -> Tensor:
+    def _ids(self, text: str) -> Tensor:
         from llava.mm_utils import tokenizer_image_token
 
-        return tokenizer_image_token(self.prompt(question), self.tokenizer, return_tensors="pt")
+        return tokenizer_image_token(text, self.tokenizer, return_tensors="pt")
 
     def prompt(self, question: str) -> str:
         """A question as the model was trained to see it, up to where the answer begins."""
@@ -153,7 +162,7 @@ class Answerer:
 
         def prepare(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            lengths = result[2].sum(1).tolist()
+            self.lengths = lengths = result[2].sum(1).tolist()
             over = {clip: length for clip, length in zip(owners, lengths, strict=True) if length > room}
             if over:
                 raise _TooLong(over, room)

@@ -18,6 +18,7 @@ from .answerer import Answerer, Generation, explain_oom, load_answerer
 from .clip_jobs import PreparedClip, preface_of
 from .option_scoring import MultipleChoiceQuestion, letter_scores
 from .settings import InferenceOptions, InferenceSettings, resolve_inference_settings
+from .steering import Row, Steering
 
 _OPTIONS = ("template", "frames_upbound", "video_fps", "force_sample", "time_instruction", "bits", "dtype")
 # A command's flag without its dashes -> the argument of `ask`.
@@ -61,6 +62,27 @@ class VideoModel:
         if isinstance(found, Ego2ExoError):
             raise found
         return found
+
+    def generate(
+        self, clips: Sequence[PreparedClip], prompts: Sequence[str], rows: Sequence[Row]
+    ) -> list[Ego2ExoError | None]:
+        """Answers of several requests in one batch, into their rows; an error for one whose clip is too long.
+
+        `prompts` are whole ones, each with its clip's preface.
+        """
+
+        def ask(fitting: Sequence[Any], asked: Sequence[Sequence[tuple[str, Row]]]) -> list[None]:
+            (texts, own) = zip(*(one for (one,) in asked), strict=True)
+            steering = Steering(own, self.answerer.tokenizer, self.answerer.stops)
+            self.answerer.generate(fitting, [[text] for text in texts], steering)
+            for row, length in zip(own, self.answerer.lengths, strict=True):
+                row.prompt_tokens = length
+            return [None] * len(own)
+
+        asked = [[pair] for pair in zip(prompts, rows, strict=True)]
+        with explain_oom(len(clips), len(clips), "ask about fewer frames"), torch.inference_mode():
+            found = self.answerer.each([clip.pixels for clip in clips], asked, ask)
+        return [one if isinstance(one, Ego2ExoError) else None for one in found]
 
     def probabilities(
         self, clip: PreparedClip, questions: Sequence[str], choices: Sequence[str]

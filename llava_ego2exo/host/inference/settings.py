@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -152,13 +152,17 @@ def positions(config: Mapping[str, Any]) -> int | None:
 CERTAIN = {"llava_qwen": "qwen_1_5", "llava_gemma": "gemma_instruct"}
 
 
-def prompt(question: str, template: str, marks: bool = False) -> str:
+def prompt(
+    question: str, template: str, marks: bool = False, earlier: Sequence[tuple[str, str]] = (), system: str = ""
+) -> str:
     """The question in one of LLaVA's conversation templates, up to where the answer begins.
 
     Args:
         question: without placeholder.
         template: its name.
         marks: whether the model was trained with `--mm_use_im_start_end True` (`mm_use_im_start_end` of its config).
+        earlier: questions and answers before it; the video stands in front of the first question.
+        system: in the place of the template's own system prompt; "": that.
     """
     from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN
     from llava.conversation import conv_templates
@@ -167,9 +171,13 @@ def prompt(question: str, template: str, marks: bool = False) -> str:
     if hasattr(conversation, "tokenizer"):
         # LLaVA-NeXT's copy forgets it, and its Llama 3 template writes with it.
         conversation.tokenizer = conv_templates[template].tokenizer
+    if system:
+        head, own, _ = conversation.system.partition("\n")
+        conversation.system = f"{head}\n{system}" if own and head.startswith("<|") else system
     image = f"{DEFAULT_IM_START_TOKEN}<image>{DEFAULT_IM_END_TOKEN}" if marks else "<image>"
-    conversation.append_message(conversation.roles[0], f"{image}\n{question}")
-    conversation.append_message(conversation.roles[1], None)
+    for number, (asked, answer) in enumerate([*earlier, (question, None)]):
+        conversation.append_message(conversation.roles[0], asked if number else f"{image}\n{asked}")
+        conversation.append_message(conversation.roles[1], answer)
     return conversation.get_prompt()
 
 

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server for students: `llava-ego2exo serve`."""

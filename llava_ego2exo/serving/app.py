@@ -1,0 +1,229 @@
+"""The server's routes: OpenAI's chat completions, its list of models, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from ..errors import Ego2ExoError
+from ..host.inference.settings import positions, prompt
+from ..host.inference.steering import Row
+from ..video import read_video
+from .counters import Counters
+from .engine import Engine, Job, QueueFullError
+from .limits import BodyLimit
+from .media import clip_of
+from .protocol import (
+    ChatRequest,
+    Choice,
+    choice_of,
+    chunk,
+    completion,
+    conversation,
+    error_body,
+    new_id,
+    usage_chunk,
+)
+
+if TYPE_CHECKING:
+    from ..host.inference.ask import VideoModel
+    from ..video import Clip
+    from .settings import ServeSettings
+
+_POLL = 0.5  # seconds between looks at whether a client is still there
+
+
+def make_app(models: dict[str, VideoModel], settings: ServeSettings) -> FastAPI:
+    """The application; `models` by the names that requests give."""
+    counters = Counters()
+    engine = Engine(models, settings.queue, settings.batch, settings.timeout, counters.batch)
+    counters.watch(engine)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(engine.close)
+
+    app = FastAPI(title="llava-ego2exo", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(BodyLimit, most=settings.max_body_mb * 2**20)
+    _errors(app)
+    authorized = [Depends(_key_check(settings.api_key))]
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(counters.text(), media_type=counters.media_type)
+
+    @app.get("/v1/models", dependencies=authorized)
+    async def list_models() -> dict[str, Any]:
+        lengths = {name: positions(model.answerer.model.config.to_dict()) for name, model in models.items()}
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "llava-ego2exo", "max_model_len": length}
+                for name, length in lengths.items()]  # fmt: skip
+        return {"object": "list", "data": data}
+
+    @app.post("/v1/chat/completions", dependencies=authorized)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        if body.model not in models:
+            text = f"The model {body.model!r} does not exist; served are {', '.join(models)}"
+            return JSONResponse(error_body(text, code="model_not_found"), 404)
+        choice = choice_of(body.response_format)
+        waiting = await _submit(engine, models[body.model], body, choice, settings)
+        if body.stream and choice is None:
+            return StreamingResponse(_stream(waiting, body), media_type="text/event-stream")
+        try:
+            result = await waiting.result(request)
+        finally:
+            engine.cancel(waiting.job)
+        row, extra = waiting.job.row, {}
+        if choice is not None and result is not None:
+            row.text, row.reason = choice.content(max(result, key=result.__getitem__)), "stop"
+            extra = {"probabilities": result}
+        done = completion(body.model, row.text, row.reason, row.prompt_tokens, len(row.tokens), **extra)
+        if body.stream:
+            return StreamingResponse(_whole(done, body), media_type="text/event-stream")
+        return JSONResponse(done)
+
+    return app
+
+
+class _Waiting:
+    """A job, and what the engine's thread reports of it, in the event loop's."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.loop = engine, asyncio.get_running_loop()
+        self.events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self.job: Job = None  # type: ignore[assignment]
+
+    def put(self, kind: str, value: Any) -> None:
+        """From any thread."""
+        self.loop.call_soon_threadsafe(self.events.put_nowait, (kind, value))
+
+    async def result(self, request: Request) -> dict[str, float] | None:
+        """Wait for the end; a client that goes away ends it."""
+        while True:
+            try:
+                kind, value = await asyncio.wait_for(self.events.get(), _POLL)
+            except TimeoutError:
+                if await request.is_disconnected():
+                    raise ConnectionAbortedError from None
+                continue
+            if kind == "done":
+                if isinstance(value, Exception):
+                    raise value
+                return value  # type: ignore[no-any-return]
+
+
+async def _submit(
+    engine: Engine, model: VideoModel, body: ChatRequest, choice: Choice | None, settings: ServeSettings
+) -> _Waiting:  # fmt: skip
+    """Read what the request shows, and put it into the queue."""
+    wanted = body.max_completion_tokens or body.max_tokens or settings.max_tokens
+    if body.n != 1 or wanted > settings.max_tokens:
+        given = f"n {body.n}" if body.n != 1 else f"max_tokens {wanted}"
+        raise Ego2ExoError(given, "1" if body.n != 1 else f"at most {settings.max_tokens}", "ask again for more")
+    asked, how = conversation(body.messages), model.settings
+
+    def read(path: str) -> Clip:
+        return read_video(path, how.video_fps, how.frames_upbound, how.force_sample)
+
+    clip = await asyncio.to_thread(clip_of, asked.pictures, asked.video, settings, read, how.frames_upbound)
+    prepared = await asyncio.to_thread(model.prepare, clip)
+    marks = bool(getattr(model.answerer.model.config, "mm_use_im_start_end", False))
+    first, question = (asked.earlier[0][0] if asked.earlier else asked.question), asked.question
+    earlier = [(prepared.preface + first, asked.earlier[0][1]), *asked.earlier[1:]] if asked.earlier else []
+    text = prompt(question if earlier else prepared.preface + question, how.template, marks, earlier, asked.system)
+    waiting = _Waiting(engine)
+    row = Row(
+        wanted, body.temperature, body.top_p, body.seed, body.stops, lambda piece: waiting.put("text", piece),
+        lambda: waiting.job.cancelled,
+    )  # fmt: skip
+    waiting.job = Job(
+        body.model, prepared, text, row, lambda value: waiting.put("done", value), asked.question,
+        choice.options if choice else (),
+    )  # fmt: skip
+    engine.submit(waiting.job)
+    return waiting
+
+
+async def _stream(waiting: _Waiting, body: ChatRequest) -> AsyncIterator[str]:
+    """Server-sent events of an answer; when the client goes away, the generator is closed, and the job cancelled."""
+    number, row = new_id(), waiting.job.row
+    try:
+        yield _event(chunk(number, body.model, {"role": "assistant", "content": ""}))
+        while True:
+            kind, value = await waiting.events.get()
+            if kind == "text":
+                yield _event(chunk(number, body.model, {"content": value}))
+                continue
+            if isinstance(value, Exception):
+                status, told = told_of(value)
+                yield _event({**told, "status": status})
+            else:
+                yield _event(chunk(number, body.model, {}, row.reason))
+                if body.stream_options.include_usage:
+                    yield _event(usage_chunk(number, body.model, row.prompt_tokens, len(row.tokens)))
+            yield "data: [DONE]\n\n"
+            return
+    finally:
+        waiting.engine.cancel(waiting.job)
+
+
+async def _whole(done: dict[str, Any], body: ChatRequest) -> AsyncIterator[str]:
+    """An answer that is there already, as a stream."""
+    choice = done["choices"][0]
+    yield _event(chunk(done["id"], body.model, choice["message"]))
+    yield _event(chunk(done["id"], body.model, {}, choice["finish_reason"]))
+    yield "data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value)}\n\n"
+
+
+def _key_check(key: str | None) -> Callable[[Request], None]:
+    def check(request: Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if key is not None and not hmac.compare_digest(given.encode(), key.encode()):
+            raise PermissionError
+
+    return check
+
+
+def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body for an error; what is no fault of the request names its kind alone."""
+    if isinstance(error, Ego2ExoError):
+        return 400, error_body(str(error))
+    if isinstance(error, QueueFullError):
+        return 429, error_body(str(error), "rate_limit_error", "queue_full")
+    if isinstance(error, TimeoutError):
+        return 503, error_body(str(error), "server_error", "timeout")
+    if isinstance(error, PermissionError):
+        return 401, error_body("no or another API key", "authentication_error", "invalid_api_key")
+    if isinstance(error, RequestValidationError):
+        where = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()[:5])
+        return 400, error_body(where)
+    if isinstance(error, ConnectionAbortedError):
+        return 499, error_body("the client went away")
+    return 500, error_body(type(error).__name__, "server_error")
+
+
+def _errors(app: FastAPI) -> None:
+    async def answer(_request: Request, error: Exception) -> JSONResponse:
+        status, body = told_of(error)
+        headers = {"Retry-After": str(error.seconds)} if isinstance(error, QueueFullError) else {}
+        return JSONResponse(body, status, headers)
+
+    for kind in (Ego2ExoError, QueueFullError, TimeoutError, PermissionError, RequestValidationError,
+                 ConnectionAbortedError, Exception):  # fmt: skip
+        app.add_exception_handler(kind, answer)

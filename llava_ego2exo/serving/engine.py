@@ -1,0 +1,153 @@
+"""Requests wait in a bounded queue; one thread takes those of one shape through the model together."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Ego2ExoError
+
+if TYPE_CHECKING:
+    from ..host.inference.ask import VideoModel
+    from ..host.inference.clip_jobs import PreparedClip
+    from ..host.inference.steering import Row
+
+
+class QueueFullError(Exception):
+    """No request fits into the queue now; `seconds` is when to try again."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"the queue is full; try again in {seconds} s")
+        self.seconds = seconds
+
+
+@dataclass(eq=False)
+class Job:
+    """One request for the model.
+
+    Args:
+        model: name of a served one.
+        clip: what it is shown.
+        prompt: text up to where the answer begins.
+        row: how the answer is sampled and stopped; its pieces are reported from the engine's thread.
+        question, choices: in the place of a text the probability of each choice is asked.
+        done: called once, with None, the choices' probabilities, or what went wrong.
+    """
+
+    model: str
+    clip: PreparedClip
+    prompt: str
+    row: Row
+    done: Callable[[dict[str, float] | Exception | None], None]
+    question: str = ""
+    choices: tuple[str, ...] = ()
+    cancelled: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Jobs of one shape can be one batch."""
+        return self.model, bool(self.choices), tuple(self.clip.pixels.shape)
+
+
+class Engine:
+    """The queue and the thread.
+
+    Args:
+        models: name -> a loaded one.
+        size: how many jobs may wait.
+        batch: how many go together.
+        timeout: seconds after which a job that still waits is given up.
+        finished: called after each batch with its jobs and seconds.
+    """
+
+    def __init__(
+        self, models: dict[str, VideoModel], size: int, batch: int, timeout: float,
+        finished: Callable[[Sequence[Job], float], None] = lambda *_: None,
+    ) -> None:  # fmt: skip
+        self.models, self.size, self.batch, self.timeout, self.finished = models, size, batch, timeout, finished
+        self.waiting: deque[Job] = deque()
+        self.running: list[Job] = []
+        self.seconds = 1.0  # of a batch, a moving mean
+        self._changed, self._closed = threading.Condition(), False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Put a job into the queue.
+
+        Raises:
+            QueueFullError: there is no place.
+        """
+        with self._changed:
+            if len(self.waiting) >= self.size:
+                batches = math.ceil((len(self.waiting) + len(self.running)) / self.batch)
+                raise QueueFullError(max(1, math.ceil(batches * self.seconds)))
+            self.waiting.append(job)
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for this job: its place in the queue is free, and a running one ends with its next token."""
+        with self._changed:
+            job.cancelled = True
+            if job in self.waiting:
+                self.waiting.remove(job)
+
+    def close(self) -> None:
+        """End the thread; the running batch ends with its next token."""
+        with self._changed:
+            self._closed = True
+            for job in [*self.waiting, *self.running]:
+                job.cancelled = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _take(self) -> list[Job]:
+        """The oldest job and others of its shape, once there is one; none when the engine is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.waiting or self._closed)
+            if self._closed:
+                return []
+            same = [job for job in self.waiting if job.shape == self.waiting[0].shape][: self.batch]
+            for job in same:
+                self.waiting.remove(job)
+            self.running = same
+        return same
+
+    def _run(self) -> None:
+        while jobs := self._take():
+            started = time.monotonic()
+            late = [job for job in jobs if started - job.since > self.timeout]
+            for job in late:
+                job.done(TimeoutError(f"the request waited for more than {self.timeout:g} s"))
+            jobs = [job for job in jobs if job not in late]
+            try:
+                results = self._results(jobs) if jobs else []
+            except Exception as error:  # of a library below: this batch fails, and the server goes on
+                results = [error] * len(jobs)
+            for job, result in zip(jobs, results, strict=True):
+                job.done(result)
+            self.running = []
+            if jobs:
+                took = time.monotonic() - started
+                self.seconds = 0.8 * self.seconds + 0.2 * took
+                self.finished(jobs, took)
+
+    def _results(self, jobs: list[Job]) -> list[dict[str, float] | Exception | None]:
+        model = self.models[jobs[0].model]
+        if jobs[0].choices:
+            return [self._choose(model, job) for job in jobs]
+        found = model.generate([job.clip for job in jobs], [job.prompt for job in jobs], [job.row for job in jobs])
+        return [one if isinstance(one, Ego2ExoError) else None for one in found]
+
+    def _choose(self, model: VideoModel, job: Job) -> dict[str, float] | Exception:
+        try:
+            (found,) = model.probabilities(job.clip, [job.question], job.choices)
+        except Ego2ExoError as error:
+            return error
+        return found

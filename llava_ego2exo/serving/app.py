@@ -53,6 +53,7 @@ def make_app(models: dict[str, VideoModel], settings: ServeSettings) -> FastAPI:
         await asyncio.to_thread(engine.close)
 
     app = FastAPI(title="llava-ego2exo", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.engine = engine
     app.add_middleware(BodyLimit, most=settings.max_body_mb * 2**20)
     _errors(app)
     authorized = [Depends(_key_check(settings.api_key))]

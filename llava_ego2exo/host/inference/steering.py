@@ -92,7 +92,7 @@ def _settled(text: str, stops: Sequence[str]) -> str:
     """The part of a text that further tokens leave as it is."""
     text = text.rstrip("\ufffd").rstrip()
     held = max((length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length])), default=0)
-    return text[: len(text) - held]
+    return text[: len(text) - held].rstrip()
 
 
 class _Draw(LogitsProcessor):

@@ -1,0 +1,197 @@
+"""A served student, asked by OpenAI's own client: the tokens that `ask` gives, streams, choices, and refusals."""
+
+import base64
+import io
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+pytest.importorskip("fastapi")
+import openai
+import uvicorn
+from PIL import Image
+
+from llava_ego2exo import ask
+from llava_ego2exo.host.inference.answerer import Answerer, load
+from llava_ego2exo.host.inference.ask import VideoModel
+from llava_ego2exo.host.inference.settings import InferenceSettings
+from llava_ego2exo.serving.app import make_app
+from llava_ego2exo.serving.settings import ServeSettings
+from llava_ego2exo.video import read_video
+from tests.videos import QUESTION
+
+FRAMES, NEW = 4, 24
+
+
+@pytest.fixture
+def served(world, student):
+    """A running server of student and base; `served.ask(content, **request)` asks the student."""
+    trained, template = student(), world.template("llama")
+    how = InferenceSettings(template, frames_upbound=FRAMES, max_new_tokens=NEW)
+    loaded = {"student": load(str(trained.folder), str(trained.base)), "base": load(str(trained.base))}
+    models = {name: VideoModel(Answerer(one, template, NEW), how) for name, one in loaded.items()}
+    settings = ServeSettings(media=world.videos, max_tokens=NEW, batch=4, api_key="key", max_body_mb=1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app = make_app(models, settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="key", max_retries=0)
+
+    def create(content, model="student", **request):
+        return client.chat.completions.create(model=model, messages=[{"role": "user", "content": content}], **request)
+
+    create.client, create.loaded, create.template, create.port = client, loaded, template, port
+    create.engine = app.state.engine
+    yield create
+    server.should_exit = True
+    thread.join(20)
+
+
+def frames_of(video):
+    parts = []
+    for frame in read_video(str(video), frames_upbound=FRAMES).frames:
+        out = io.BytesIO()
+        Image.fromarray(frame).save(out, "PNG")
+        url = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+        parts.append({"type": "image_url", "image_url": {"url": url}})
+    return parts
+
+
+def video_part(url):
+    return {"type": "video_url", "video_url": {"url": url}}
+
+
+def text(value):
+    return {"type": "text", "text": value}
+
+
+def test_a_server_gives_what_ask_gives(served, world):
+    videos = sorted(world.videos.glob("*.mp4"))[:2]
+    flags = {"template": served.template, "frames_upbound": FRAMES, "max_new_tokens": NEW}
+    for name, loaded in served.loaded.items():
+        for video in videos:
+            expected = ask(loaded, str(video), QUESTION, **flags)
+            data = "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
+            for shown in (frames_of(video), [video_part(video.name)], [video_part(data)]):
+                found = served([*shown, text(QUESTION)], name)
+                assert found.choices[0].message.content == expected
+            pieces = list(served([video_part(video.name), text(QUESTION)], name, stream=True,
+                                 stream_options={"include_usage": True}))  # fmt: skip
+            assert "".join(one.choices[0].delta.content or "" for one in pieces if one.choices) == expected
+            assert pieces[-1].usage == found.usage and found.usage.completion_tokens <= NEW
+    assert [(one.id, one.max_model_len) for one in served.client.models.list().data] == [
+        (name, loaded[1].config.max_position_embeddings) for name, loaded in served.loaded.items()
+    ]
+
+
+def test_requests_at_the_same_time_have_their_own_answers(served, world):
+    videos, found = sorted(world.videos.glob("*.mp4")), {}
+    alone = {
+        video.name: served([video_part(video.name), text(QUESTION)]).choices[0].message.content for video in videos
+    }
+    assert len(set(alone.values())) > 1
+
+    def one(name):
+        found[name] = served([video_part(name), text(QUESTION)]).choices[0].message.content
+
+    threads = [threading.Thread(target=one, args=(video.name,)) for video in videos]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == alone
+
+
+def test_how_an_answer_is_sampled_and_stopped(served, world):
+    shown = [video_part(sorted(world.videos.glob("*.mp4"))[0].name), text(QUESTION)]
+    whole = served(shown).choices[0].message.content
+    first, second = whole.split()[:2]
+    cut = served(shown, max_tokens=2).choices[0]
+    assert cut.finish_reason == "length" and whole.startswith(cut.message.content)
+    stopped = served(shown, stop=[second]).choices[0]
+    assert stopped.finish_reason == "stop" and stopped.message.content == first
+    drawn = [served(shown, temperature=2.0, seed=seed).choices[0].message.content for seed in (1, 1, 2, 3)]
+    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
+
+
+def test_choices_are_answered_by_likelihood(served, world):
+    video = sorted(world.videos.glob("*.mp4"))[0]
+    options = [f"A {colour} block moves left." for colour in ("red", "green", "blue")]
+    schema = {"name": "a", "schema": {"type": "object", "properties": {"what": {"enum": options}}}}
+    form = {"type": "json_schema", "json_schema": schema}
+    found = served([video_part(video.name), text(QUESTION)], response_format=form).choices[0]
+    flags = {"template": served.template, "frames_upbound": FRAMES}
+    expected = ask(served.loaded["student"], str(video), QUESTION, choices=options, **flags)
+    assert found.probabilities == pytest.approx(expected, abs=1e-4)
+    best = max(expected, key=expected.get)
+    assert found.message.content == f'{{"what": "{best}"}}'
+
+
+def test_wrong_requests_get_openai_errors(served, world):
+    name = sorted(world.videos.glob("*.mp4"))[0].name
+    shown = [video_part(name), text(QUESTION)]
+    for status, word, content, request in (
+        (404, "does not exist", shown, {"model": "none"}),
+        (400, "no picture", [text("?")], {}),
+        (400, "5 frames", [*frames_of(world.videos / name), *frames_of(world.videos / name)[:1], text("?")], {}),
+        (400, "below --media", [video_part("../x.mp4"), text("?")], {}),
+        (400, "max_tokens 99", shown, {"max_tokens": 99}),
+        (400, "temperature", shown, {"temperature": 9}),
+        (400, "response_format", shown, {"response_format": {"type": "json_object"}}),
+        (413, "larger than 1 MiB", [video_part("data:video/mp4;base64," + "A" * 2**21), text("?")], {}),
+    ):
+        with pytest.raises(openai.APIStatusError) as error:
+            served(content, **request)
+        assert error.value.status_code == status and word in error.value.body["message"], error.value
+    with pytest.raises(openai.AuthenticationError):
+        served.client.with_options(api_key="other").models.list()
+    address = f"http://127.0.0.1:{served.port}"
+    assert urllib.request.urlopen(f"{address}/health").status == 200
+    served(shown)
+    assert (
+        b'ego2exo_requests_total{end="stop",model="student"} 1.0' in urllib.request.urlopen(f"{address}/metrics").read()
+    )
+
+
+def test_a_full_queue_and_a_client_that_goes_away(served, world, monkeypatch):
+    may, generate = threading.Event(), VideoModel.generate
+
+    def blocked(self, *args):
+        assert may.wait(30)
+        return generate(self, *args)
+
+    monkeypatch.setattr(VideoModel, "generate", blocked)
+    engine, shown = served.engine, [video_part(sorted(world.videos.glob("*.mp4"))[0].name), text(QUESTION)]
+    engine.size, found = 1, []
+    running = threading.Thread(target=lambda: found.append(served(shown)))
+    running.start()
+    until(lambda: engine.running)
+    with pytest.raises(openai.APITimeoutError):  # closes its connection
+        served(shown, timeout=1.0)
+    until(lambda: not engine.waiting)
+    waiting = threading.Thread(target=lambda: found.append(served(shown)))
+    waiting.start()
+    until(lambda: engine.waiting)
+    with pytest.raises(openai.RateLimitError) as error:
+        served(shown)
+    assert int(error.value.response.headers["retry-after"]) >= 1
+    may.set()
+    for thread in (running, waiting):
+        thread.join(30)
+    assert len({one.choices[0].message.content for one in found}) == 1 and len(found) == 2
+
+
+def until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -40,6 +40,7 @@ setup(
         "report": ["jinja2>=3", "matplotlib>=3.7", "pillow>=9"],
         "pairs": ["av>=14"],
         "serve": ["av>=14", "fastapi>=0.110", "pillow>=9", "prometheus-client>=0.17", "uvicorn>=0.23"],
+        "watch": ["av>=14", "paho-mqtt>=2", "pillow>=9"],
         "dev": ["pytest>=7", "hypothesis>=6", "ruff>=0.6"],
     },
     entry_points={

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import ask, eval, maintenance, pairs, plan, serve, targets, teach
+from .commands import ask, eval, maintenance, pairs, plan, serve, targets, teach, watch
 from .common.json_io import set_max_mb
 from .errors import Ego2ExoError
 
-COMMANDS = (pairs, teach, targets, plan, eval, ask, serve, maintenance)
+COMMANDS = (pairs, teach, targets, plan, eval, ask, serve, watch, maintenance)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -37,7 +37,7 @@ evaluation.plan
 evaluation.preparation
 evaluation.results
 evaluation.run
-lmms demo serving
+lmms demo serving watching
 commands
 cli
 """

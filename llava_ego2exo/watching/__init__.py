@@ -1,0 +1,1 @@
+"""Questions about a live camera, asked again and again: `llava-ego2exo watch`."""

@@ -71,7 +71,7 @@ def _ask(args: argparse.Namespace) -> dict[str, Any]:
                 for one in model.answers(prepared, args.questions)
             ]
         else:
-            shares = model.probabilities(prepared, args.questions, args.options)
+            shares = model.probabilities(prepared, [(text, args.options) for text in args.questions])
             answers = [{"answer": max(own, key=own.__getitem__), "probabilities": own} for own in shares]
         if args.attention is not None:
             _draw(Path(args.attention), model, clip, prepared.pixels)

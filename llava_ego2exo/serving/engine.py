@@ -147,7 +147,7 @@ class Engine:
 
     def _choose(self, model: VideoModel, job: Job) -> dict[str, float] | Exception:
         try:
-            (found,) = model.probabilities(job.clip, [job.question], job.choices)
+            (found,) = model.probabilities(job.clip, [(job.question, job.choices)])
         except Ego2ExoError as error:
             return error
         return found

@@ -109,15 +109,16 @@ class Keeper:
     """Writes the frames of each window as JPEG files, one folder a window."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.count = folder, 0
         folder.mkdir(parents=True, exist_ok=True)
 
     def keep(self, frames: Sequence[np.ndarray]) -> Path:
         """Write one window."""
         from PIL import Image
 
-        place = self.folder / time.strftime("%Y%m%d-%H%M%S")
-        place.mkdir(exist_ok=True)
+        self.count += 1
+        place = self.folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{self.count:06d}"
+        place.mkdir()
         for number, frame in enumerate(frames):
             Image.fromarray(frame).save(place / f"{number:03d}.jpg", quality=90)
         return place

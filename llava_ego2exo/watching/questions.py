@@ -29,7 +29,7 @@ def read_questions(file: Path) -> list[WatchQuestion]:
     Raises:
         Ego2ExoError: every entry that is no question, each with its place.
     """
-    entries = read_json(file)
+    entries = read_json(file, "--questions")
     if not isinstance(entries, list) or not entries:
         raise Ego2ExoError(f"--questions {file} is no list of questions", _ALLOWED, "write one")
     faults = [f"entry {place}: {fault}" for place, entry in enumerate(entries, 1) for fault in _faults(entry)]

@@ -84,22 +84,25 @@ class VideoModel:
             found = self.answerer.each([clip.pixels for clip in clips], asked, ask)
         return [one if isinstance(one, Ego2ExoError) else None for one in found]
 
-    def probabilities(
-        self, clip: PreparedClip, questions: Sequence[str], choices: Sequence[str]
-    ) -> list[dict[str, float]]:
-        """For each question choice -> probability, of these alone: the likelihoods of their whole texts, as shares.
+    def probabilities(self, clip: PreparedClip, asked: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, float]]:
+        """For each question with its choices choice -> probability: the likelihoods of their whole texts, as shares.
+
+        The clip is encoded once.
 
         Raises:
-            Ego2ExoError: as :meth:`answers`; there are fewer than two choices, or two are alike.
+            Ego2ExoError: as :meth:`answers`; a question has fewer than two choices, or two that are alike.
         """
-        check_choices(choices)
-        asked = [MultipleChoiceQuestion(clip.preface + question, tuple(choices)) for question in questions]
-        with explain_oom(1, len(asked) * len(choices), "take fewer frames (--frames-upbound) or --bits 4"):
-            (found,) = letter_scores(self.answerer, [clip.pixels], [asked])
+        for _, choices in asked:
+            check_choices(choices)
+        questions = [MultipleChoiceQuestion(clip.preface + text, tuple(choices)) for text, choices in asked]
+        with explain_oom(
+            1, sum(len(choices) for _, choices in asked), "take fewer frames (--frames-upbound) or --bits 4"
+        ):
+            (found,) = letter_scores(self.answerer, [clip.pixels], [questions])
         if isinstance(found, Ego2ExoError):
             raise found
-        shares = [torch.tensor([scores[choice] for choice in choices]).softmax(0).tolist() for scores in found]
-        return [dict(zip(choices, own, strict=True)) for own in shares]
+        shares = [torch.tensor(list(scores.values())).softmax(0).tolist() for scores in found]
+        return [dict(zip(scores, own, strict=True)) for scores, own in zip(found, shares, strict=True)]
 
 
 def check_choices(choices: Sequence[str]) -> None:
@@ -157,7 +160,7 @@ def ask(
         prepared = model.prepare(clip)
         found: list[Any] = (
             [answer.text for answer in model.answers(prepared, questions)] if choices is None
-            else model.probabilities(prepared, questions, choices)
+            else model.probabilities(prepared, [(text, choices) for text in questions])
         )  # fmt: skip
     return found[0] if isinstance(question, str) else found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import Ego2ExoError, refuse
 from ..video.limits import VideoLimits
-from .flags import add_max_json, add_model_flags, job_values, print_report
+from .flags import add_max_json, add_model_flags, add_served_flags, job_values, print_report
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -38,11 +38,12 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     lmms = "write tasks for lmms-eval into DIR instead of asking"
     group.add_argument("--render-lmms", metavar="DIR", help=lmms)
     group = parser.add_argument_group("models")
-    model = "a LLaVA checkpoint, as CKPT or NAME=CKPT; may be repeated, and the others are compared with the first"
+    model = "a LLaVA checkpoint or openai:URL#NAME, as CKPT or NAME=CKPT; more are compared with the first"
     group.add_argument("--model", metavar="CKPT", action="append", default=[], help=model)
     base = "what a LoRA or projector folder was trained from: BASE for all of them, or NAME=BASE; may be repeated"
     group.add_argument("--model-base", metavar="BASE", action="append", default=[], help=base)
     add_model_flags(group)
+    add_served_flags(group)
     group = parser.add_argument_group("replies")
     mode = "generate: a greedy reply, parsed; likelihood: the option whose letter is likeliest (default: generate)"
     group.add_argument("--mode", metavar="MODE", nargs="+", default=["generate"], help=mode)

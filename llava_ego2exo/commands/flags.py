@@ -62,6 +62,16 @@ def add_model_flags(group: Any, cache: bool = True) -> None:
     group.add_argument("--frame-cache-gb", type=float, default=20.0, metavar="N", help=size)
 
 
+def add_served_flags(group: Any) -> None:
+    """Of a model behind an OpenAI-compatible port, openai:http://HOST:PORT/v1#NAME."""
+    side = "of a model openai:URL#NAME: longest side of its pictures, in pixels (default: as they are)"
+    group.add_argument("--image-side", type=int, default=0, metavar="N", help=side)
+    quality = "of such a model: JPEG quality of its pictures (default: 90)"
+    group.add_argument("--image-quality", type=int, default=90, metavar="N", help=quality)
+    key = "of such a model: environment variable with its key (default: none is sent)"
+    group.add_argument("--api-key-env", metavar="NAME", help=key)
+
+
 def _boolean(text: str) -> bool:
     known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in known:

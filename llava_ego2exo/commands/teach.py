@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import Ego2ExoError
-from .flags import add_model_flags, job_values, print_report
+from .flags import add_model_flags, add_served_flags, job_values, print_report
 
 SPLITS = ("train", "val", "test", "all")
 # Flags that make no sense where nothing is asked.
@@ -18,7 +18,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     many = "Several GPUs: torchrun --nproc_per_node 8 -m llava_ego2exo teach ..."
     parser = subparsers.add_parser("teach", help=text, epilog=f"{many} The same command resumes a stopped run.")
     parser.add_argument("--pairs", required=True, metavar="FILE", help="a pairs.jsonl")
-    parser.add_argument("--model", metavar="CKPT", help="the teacher: a LLaVA checkpoint")
+    parser.add_argument("--model", metavar="CKPT", help="the teacher: a LLaVA checkpoint, or openai:URL#NAME")
     published = "in place of --model: published answers to take over, captions_proc_<i>.json or their folder"
     parser.add_argument("--import", dest="published", metavar="FILE", nargs="+", help=published)
     parser.add_argument("--out", required=True, metavar="DIR", help="where answers.jsonl goes")
@@ -27,6 +27,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     base = "the model that the teacher was trained from, where CKPT is a LoRA or projector folder"
     group.add_argument("--model-base", metavar="BASE", help=base)
     add_model_flags(group)
+    add_served_flags(group)
     group = parser.add_argument_group("questions and answers")
     queries = 'a JSON file {"kind": ["wording", ...], ...} (default: descriptive, temporal, spatial)'
     group.add_argument("--queries", metavar="FILE", help=queries)

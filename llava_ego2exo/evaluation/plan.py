@@ -110,7 +110,7 @@ def new_manifest(
     job: EvalJob, models: Sequence[EvalModel], settings: Mapping[str, InferenceSettings], read: BenchmarkData
 ) -> dict[str, Any]:  # fmt: skip
     """What `run.json` holds of this run; `models` with the bases that they need."""
-    from ..host.checkpoint.files import fingerprint
+    from ..host.inference.served import model_fingerprint
 
     against = job.compare_to or (models[0].name if len(models) > 1 else None)
     return {
@@ -123,7 +123,7 @@ def new_manifest(
         "models": [
             {
                 "name": model.name, "path": model.path, "base": model.base,
-                "checkpoint": fingerprint(model.path, model.base), "settings": settings[model.name].to_dict(),
+                "checkpoint": model_fingerprint(model.path, model.base), "settings": settings[model.name].to_dict(),
             }
             for model in models
         ],

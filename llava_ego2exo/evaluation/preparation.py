@@ -68,6 +68,12 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
         job = dataclasses.replace(job, videos=str(video_folder(job.benchmark, job.data)))
     items, read = _items(job)
     models = [settled(model) for model in job.models]
+    served = [model.name for model in models if model.path.startswith("openai:")]
+    if served and LIKELIHOOD in job.modes:
+        raise Ego2ExoError(
+            f"--mode {LIKELIHOOD} with {', '.join(served)}, which is served: servers give no likelihood of an option",
+            "generate", "leave it out",
+        )  # fmt: skip
     if any(model.spare for model in job.models) and not any(model.base for model in models):
         raise Ego2ExoError(
             f"--model-base {job.models[0].base}, and every model is a whole one",
@@ -124,7 +130,10 @@ def settled(model: EvalModel) -> EvalModel:
     """A base that was given for whichever model needs one is left out where none is needed."""
     from ..host.checkpoint.config import read_config
     from ..host.checkpoint.files import describe
+    from ..host.inference.served import served_model
 
+    if served_model(model.path) is not None:
+        return dataclasses.replace(model, base=None)
     read_config(model.path)
     if model.spare and describe(model.path).kind == "full":
         return dataclasses.replace(model, base=None)

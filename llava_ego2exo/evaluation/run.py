@@ -72,7 +72,7 @@ def _ask_all(job: EvalJob, ranks: Ranks, prepared: EvalPreparation, read: Reader
     """Each model is loaded once for all its modes."""
     import torch
 
-    from ..host.inference.answerer import load_answerer
+    from ..host.inference.served import open_answerer
 
     for model, modes in groupby(prepared.runs, key=lambda run: run.model):
         mine = []
@@ -81,7 +81,7 @@ def _ask_all(job: EvalJob, ranks: Ranks, prepared: EvalPreparation, read: Reader
             mine.append((run, batches[ranks.rank :: ranks.world]))
         if not any(batches for _, batches in mine):
             continue
-        answerer = load_answerer(model.path, model.base, mine[0][0].settings, ranks.local)
+        answerer = open_answerer(model.path, model.base, mine[0][0].settings, job, ranks.local)
         for run, batches in mine:
             replies = _Replies(
                 answerer, run.settings, reply_store(run.folder), run.completed, job.workers, read, run.mode

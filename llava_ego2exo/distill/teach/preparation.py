@@ -133,13 +133,16 @@ def _lost(chosen: Sequence[Pair], allowed: int) -> list[dict[str, str]]:
 def _teacher(job: TeachJob) -> tuple[InferenceSettings, str]:
     """How the teacher is asked, and its fingerprint; loads no weight."""
     from ...host.checkpoint.config import read_config
-    from ...host.checkpoint.files import fingerprint
+    from ...host.inference.served import model_fingerprint, served_model
 
-    vocabulary = read_config(job.model).get("vocab_size", job.top_k)
+    served = served_model(job.model)
+    if served is not None and (job.top_k or job.model_base):
+        raise Ego2ExoError(f"--top-k or --model-base with {served.name}, which is served", "neither", "leave it out")
+    vocabulary = job.top_k if served else read_config(job.model).get("vocab_size", job.top_k)
     if job.top_k > vocabulary:
         raise Ego2ExoError(f"--top-k {job.top_k}", f"at most {vocabulary}, the vocabulary", "give a smaller one")
     settings = resolve_inference_settings(job.model, job.model_base, job, job.max_new_tokens)
-    return settings, fingerprint(job.model, job.model_base)
+    return settings, model_fingerprint(job.model, job.model_base)
 
 
 def _manifest(job: TeachJob, settings: InferenceSettings, fingerprint: str, queries: Queries) -> dict[str, Any]:

@@ -59,9 +59,9 @@ class _TeacherAnswers(ClipJob[TeacherQuery]):
 def _answer(
     job: TeachJob, ranks: Ranks, prepared: TeachPreparation, batches: list[Batch[TeacherQuery]], read: Reader
 ) -> ClipProgress:
-    from ...host.inference.answerer import load_answerer
+    from ...host.inference.served import open_answerer
 
-    answerer = load_answerer(job.model, job.model_base, prepared.settings, ranks.local, job.top_k)
+    answerer = open_answerer(job.model, job.model_base, prepared.settings, job, ranks.local, job.top_k)
     answers = _TeacherAnswers(
         answerer, prepared.settings, answer_store(job.out), prepared.completed, job.workers, read, prepared.fingerprint
     )

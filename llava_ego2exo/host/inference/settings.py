@@ -62,6 +62,8 @@ class InferenceOptions:
         workers: threads that read clips.
         reading: how they are read.
         max_failures: how many may fail before the run counts as failed.
+        image_side, image_quality: of the JPEG pictures that a served model gets; side 0: as they are.
+        api_key_env: environment variable with a served model's key.
     """
 
     template: str | None = None
@@ -75,9 +77,12 @@ class InferenceOptions:
     workers: int = 2
     reading: ReaderSettings = ReaderSettings()
     max_failures: int = 0
+    image_side: int = 0
+    image_quality: int = 90
+    api_key_env: str | None = None
 
     def __post_init__(self) -> None:
-        self.require_at_least(batch_size=1, workers=1, max_failures=0)
+        self.require_at_least(batch_size=1, workers=1, max_failures=0, image_side=0, image_quality=1)
 
     def require_at_least(self, **least: int) -> None:
         """Refuse fields below their least value."""
@@ -104,7 +109,12 @@ def resolve_inference_settings(
     """
     import torch
 
+    from .served import served_model, served_settings
+
     options = options or InferenceOptions()
+    served = served_model(path)
+    if served is not None:
+        return served_settings(served, options, max_new_tokens)
     if config is None:
         config = _checked_config(path, base, options.bits)
     force_sample, times = options.force_sample, options.time_instruction

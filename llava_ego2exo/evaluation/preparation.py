@@ -15,7 +15,7 @@ from ..common.jsonl import json_line
 from ..common.text import shorten_list
 from ..errors import Ego2ExoError, require_package
 from ..host.inference.clip_jobs import ClipTask
-from ..host.inference.settings import InferenceSettings, resolve_inference_settings
+from ..host.inference.settings import InferenceSettings
 from .benchmarks.registry import BenchmarkData, benchmark_of, read_benchmark, video_folder
 from .items import CHOICE, DESCRIPTION, LIKELIHOOD, Item, read_replies
 from .job import EvalJob, EvalModel
@@ -56,6 +56,8 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
     Raises:
         Ego2ExoError: something given is wrong.
     """
+    from ..host.inference.served import model_settings
+
     # What reading replies and the report need, so that a run of hours does not end without one.
     require_package("matplotlib", "report")
     require_package("jinja2", "report")
@@ -82,7 +84,7 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
         )
     kind = items[0].kind if items else CHOICE
     longest = _NEW_TOKENS[kind] if job.max_new_tokens is None else job.max_new_tokens
-    settings = {model.name: resolve_inference_settings(model.path, model.base, job, longest) for model in models}
+    settings = {model.name: model_settings(model.path, model.base, job, longest) for model in models}
     manifest = new_manifest(job, models, settings, read)
     folder = Path(job.out)
     stack.enter_context(locked(folder))

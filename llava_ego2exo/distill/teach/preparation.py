@@ -14,7 +14,7 @@ from ...common.files import locked, video_hashes
 from ...common.text import shorten_list
 from ...errors import Ego2ExoError
 from ...host.inference.clip_jobs import ClipTask
-from ...host.inference.settings import InferenceSettings, resolve_inference_settings
+from ...host.inference.settings import InferenceSettings
 from ..pairs.file import read_pairs
 from ..pairs.pair import Pair
 from .job import Queries, TeachJob, draw_queries, read_queries
@@ -133,7 +133,7 @@ def _lost(chosen: Sequence[Pair], allowed: int) -> list[dict[str, str]]:
 def _teacher(job: TeachJob) -> tuple[InferenceSettings, str]:
     """How the teacher is asked, and its fingerprint; loads no weight."""
     from ...host.checkpoint.config import read_config
-    from ...host.inference.served import model_fingerprint, served_model
+    from ...host.inference.served import model_fingerprint, model_settings, served_model
 
     served = served_model(job.model)
     if served is not None and (job.top_k or job.model_base):
@@ -141,7 +141,7 @@ def _teacher(job: TeachJob) -> tuple[InferenceSettings, str]:
     vocabulary = job.top_k if served else read_config(job.model).get("vocab_size", job.top_k)
     if job.top_k > vocabulary:
         raise Ego2ExoError(f"--top-k {job.top_k}", f"at most {vocabulary}, the vocabulary", "give a smaller one")
-    settings = resolve_inference_settings(job.model, job.model_base, job, job.max_new_tokens)
+    settings = model_settings(job.model, job.model_base, job, job.max_new_tokens)
     return settings, model_fingerprint(job.model, job.model_base)
 
 

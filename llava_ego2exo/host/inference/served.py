@@ -21,7 +21,7 @@ import torch
 from ...errors import Ego2ExoError, refuse, require_package
 from ..checkpoint.files import fingerprint
 from .answerer import Answerer, Generation, load_answerer
-from .settings import InferenceOptions, InferenceSettings
+from .settings import InferenceOptions, InferenceSettings, resolve_inference_settings
 
 _FORM = re.compile(r"openai:(https?://[^\s#]+)#(\S+)")
 _RETRIES, _TIMEOUT = 5, 300.0
@@ -68,6 +68,14 @@ def served_settings(model: ServedModel, options: InferenceOptions, max_new_token
         force_sample=bool(options.force_sample), time_instruction=bool(options.time_instruction),
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
+
+
+def model_settings(path: str, base: str | None, options: InferenceOptions, max_new_tokens: int) -> InferenceSettings:
+    """How a checkpoint, or a served model, is asked, as :func:`~.settings.resolve_inference_settings`."""
+    served = served_model(path)
+    if served is None:
+        return resolve_inference_settings(path, base, options, max_new_tokens)
+    return served_settings(served, options, max_new_tokens)
 
 
 def model_fingerprint(path: str, base: str | None = None) -> str:

@@ -109,12 +109,7 @@ def resolve_inference_settings(
     """
     import torch
 
-    from .served import served_model, served_settings
-
     options = options or InferenceOptions()
-    served = served_model(path)
-    if served is not None:
-        return served_settings(served, options, max_new_tokens)
     if config is None:
         config = _checked_config(path, base, options.bits)
     force_sample, times = options.force_sample, options.time_instruction

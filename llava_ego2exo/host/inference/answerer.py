@@ -107,7 +107,7 @@ class Answerer:
     ) -> list[Generation]:
         """One generation a prompt, all in one batch, inside :meth:`each`; `steering` is for requests of their own."""
         model = self.model
-        rows = [self._ids(text) for asked in prompts for text in asked]
+        rows = [self._tokens(text) for asked in prompts for text in asked]
         owners = [clip for clip, asked in enumerate(prompts) for _ in asked]
         videos = [clip.to(model.device, model.dtype) for clip in clips]
         images = [videos[clip] for clip in owners]
@@ -133,7 +133,10 @@ class Answerer:
             )  # fmt: skip
         return self._generations(out.cpu(), steps)
 
-    def _ids(self, text: str) -> Tensor:
+    def _ids(self, question: str) -> Tensor:
+        return self._tokens(self.prompt(question))
+
+    def _tokens(self, text: str) -> Tensor:
         from llava.mm_utils import tokenizer_image_token
 
         return tokenizer_image_token(text, self.tokenizer, return_tensors="pt")

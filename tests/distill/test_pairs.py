@@ -92,7 +92,7 @@ RECORDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.binary(max_size=200) | st.lists(RECORDS.map(json.dumps) | st.text(max_size=20), max_size=4))
 def test_reading_raises_nothing_else_and_what_it_reads_survives_writing(tmp_path, content):
     path = tmp_path / "p.jsonl"

@@ -2,7 +2,7 @@
 # The whole method on a small paired world that it draws itself: a teacher that sees ego clips answers queries, students
 # learn from its answers through LLaVA's own training on exo clips alone, and all are asked about held-out clips.
 #
-#   bash scripts/demo.sh                          # control, distill, distill+tokens, beside base and teacher
+#   bash scripts/demo.sh                          # five students beside base and teacher
 #   bash scripts/demo.sh --full --seeds 3         # every variant, with the spread over seeds
 #   bash scripts/demo.sh --quick                  # a smaller run, shortest where an earlier one left its base
 #   bash scripts/demo.sh --out DIR                # keep the report, metrics.json, students, answers, logs

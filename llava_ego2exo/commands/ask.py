@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Ego2ExoError, require_package
 from ..video.limits import VideoLimits
-from .flags import add_model_flags
+from .flags import add_model_flags, add_video_limits
 
 if TYPE_CHECKING:
     from ..host.inference.ask import VideoModel
@@ -41,7 +41,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     group = parser.add_argument_group("video and model")
     group.add_argument("--start", type=float, metavar="S", help="where to begin, in seconds (default: at the start)")
     group.add_argument("--end", type=float, metavar="S", help="where to end, in seconds (default: at the end)")
-    add_model_flags(group, cache=False)
+    add_model_flags(group)
+    add_video_limits(group)
     parser.set_defaults(run=_run)
 
 
@@ -59,7 +60,7 @@ def _ask(args: argparse.Namespace) -> dict[str, Any]:
     if args.options is not None:
         check_choices(args.options)
     if args.attention is not None:
-        _check_picture(Path(args.attention))
+        _check_picture(Path(args.attention), args.model)
     given = {one.name: getattr(args, one.name) for one in fields(InferenceOptions) if hasattr(args, one.name)}
     where = (args.video, args.start, args.end, VideoLimits.from_object(args))
     with renamed_flags(_NAMES):
@@ -91,11 +92,16 @@ def _text(found: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip("\n")
 
 
-def _check_picture(file: Path) -> None:
+def _check_picture(file: Path, model: str) -> None:
+    from ..host.checkpoint.config import read_config
+
     require_package("matplotlib", "report")
     require_package("PIL", "report")
     if file.suffix.lower() != ".png" or not file.absolute().parent.is_dir():
         raise Ego2ExoError(f"--attention {file}", "a file with suffix .png in a folder that exists", "name another")
+    if not read_config(model).get("ego2exo"):
+        given = f"--attention with {model}, which has no ego tokens"
+        raise Ego2ExoError(given, "a student trained with --ego2exo True", "leave it out")
 
 
 def _draw(file: Path, model: VideoModel, clip: Clip, pixels: Any) -> None:

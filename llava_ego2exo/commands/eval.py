@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import Ego2ExoError, refuse
 from ..video.limits import VideoLimits
-from .flags import add_max_json, add_model_flags, add_served_flags, job_values, print_report
+from .flags import add_max_json, add_model_flags, add_reading_flags, add_served_flags, job_values, print_report
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -43,6 +43,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     base = "what a LoRA or projector folder was trained from: BASE for all of them, or NAME=BASE; may be repeated"
     group.add_argument("--model-base", metavar="BASE", action="append", default=[], help=base)
     add_model_flags(group)
+    add_reading_flags(group)
     add_served_flags(group)
     group = parser.add_argument_group("replies")
     mode = "generate: a greedy reply, parsed; likelihood: the option whose letter is likeliest (default: generate)"

@@ -37,11 +37,8 @@ def add_video_limits(parser: Any, frames: bool = True) -> None:
         group.add_argument(flag, type=float, default=bound.default, metavar=unit, help=text)
 
 
-def add_model_flags(group: Any, cache: bool = True) -> None:
-    """How a model is loaded and clips are read; fields of `host.inference.settings.InferenceOptions`.
-
-    `cache`: whether decoded frames can be kept.
-    """
+def add_model_flags(group: Any) -> None:
+    """How a model is loaded and sees a video; fields of `host.inference.settings.InferenceOptions`."""
     group.add_argument("--bits", type=int, choices=(4, 8, 16), default=16, help="quantize to so many (default: 16)")
     group.add_argument("--dtype", choices=DTYPES, help="of the weights (default: bfloat16 on a GPU, else float32)")
     template = "LLaVA's conversation template (default: that of the checkpoint's class where only one fits)"
@@ -53,11 +50,13 @@ def add_model_flags(group: Any, cache: bool = True) -> None:
     group.add_argument("--force-sample", type=_boolean, metavar="True|False", help=sample)
     times = "give the model the times of its frames (default: as the checkpoint's config says)"
     group.add_argument("--time-instruction", type=_boolean, metavar="True|False", help=times)
+
+
+def add_reading_flags(group: Any) -> None:
+    """How clips are read; fields of `video.cache.ReaderSettings`."""
     add_video_limits(group)
-    if not cache:
-        return
-    folder = "folder where decoded frames are kept, which training can share (default: none are kept)"
-    group.add_argument("--frame-cache", metavar="DIR", help=folder)
+    cache = "folder where decoded frames are kept, which training can share (default: none are kept)"
+    group.add_argument("--frame-cache", metavar="DIR", help=cache)
     size = "most gigabytes (10^9 bytes) that it holds; what was used longest ago goes first (default: 20)"
     group.add_argument("--frame-cache-gb", type=float, default=20.0, metavar="N", help=size)
 

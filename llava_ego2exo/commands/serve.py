@@ -7,8 +7,10 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from ..common.endpoints import environment_key
 from ..errors import require_package
-from .flags import add_model_flags
+from ..video.limits import VideoLimits
+from .flags import add_model_flags, add_video_limits
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -35,7 +37,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     group.add_argument("--max-body-mb", type=int, default=64, metavar="N", help=body)
     wait = "seconds after which a request that still waits is given up (default: 300)"
     group.add_argument("--timeout", type=float, default=300.0, metavar="S", help=wait)
-    add_model_flags(parser.add_argument_group("videos and models"), cache=False)
+    group = parser.add_argument_group("videos and models")
+    add_model_flags(group)
+    add_video_limits(group)
     parser.set_defaults(run=_run)
 
 
@@ -49,10 +53,11 @@ def _run(args: argparse.Namespace) -> int:
     from ..host.inference.answerer import load_answerer
     from ..host.inference.ask import VideoModel
     from ..host.inference.settings import InferenceOptions, resolve_inference_settings
-    from ..serving.settings import ServeSettings, key_from
+    from ..serving.settings import ServeSettings
 
     given = {one.name: getattr(args, one.name) for one in fields(ServeSettings) if hasattr(args, one.name)}
-    settings = ServeSettings(**given, api_key=key_from(args.api_key_env))
+    key = environment_key(args.api_key_env, "--api-key-env") if args.api_key_env else None
+    settings = ServeSettings(**given, api_key=key)
     chosen = {one.name: getattr(args, one.name) for one in fields(InferenceOptions) if hasattr(args, one.name)}
     options, served = InferenceOptions(**chosen), [settled(one) for one in models_of(args.model, args.model_base)]
     how = [resolve_inference_settings(one.path, one.base, options, settings.max_tokens) for one in served]
@@ -63,6 +68,6 @@ def _run(args: argparse.Namespace) -> int:
 
     if settings.open_to_others and settings.api_key is None:
         print(f"other machines can reach {settings.host}, and no key is asked (--api-key-env)", file=sys.stderr)
-    app = make_app(models, settings)
+    app = make_app(models, settings, VideoLimits.from_object(args))
     uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=10)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import Ego2ExoError
-from .flags import add_model_flags, add_served_flags, job_values, print_report
+from .flags import add_model_flags, add_reading_flags, add_served_flags, job_values, print_report
 
 SPLITS = ("train", "val", "test", "all")
 # Flags that make no sense where nothing is asked.
@@ -27,6 +27,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     base = "the model that the teacher was trained from, where CKPT is a LoRA or projector folder"
     group.add_argument("--model-base", metavar="BASE", help=base)
     add_model_flags(group)
+    add_reading_flags(group)
     add_served_flags(group)
     group = parser.add_argument_group("questions and answers")
     queries = 'a JSON file {"kind": ["wording", ...], ...} (default: descriptive, temporal, spatial)'

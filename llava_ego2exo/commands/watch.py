@@ -41,7 +41,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     group.add_argument("--mqtt", metavar="URL", help=mqtt)
     group.add_argument("--webhook", metavar="URL", help="post each answer as JSON to this address")
     group.add_argument("--keep", type=Path, metavar="DIR", help="keep the frames of each window (default: none are)")
-    add_model_flags(parser.add_argument_group("model"), cache=False)
+    add_model_flags(parser.add_argument_group("model"))
     parser.set_defaults(run=_run)
 
 

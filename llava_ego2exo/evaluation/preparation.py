@@ -56,7 +56,7 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
     Raises:
         Ego2ExoError: something given is wrong.
     """
-    from ..host.inference.served import model_settings
+    from ..host.inference.served import model_settings, served_model
 
     # What reading replies and the report need, so that a run of hours does not end without one.
     require_package("matplotlib", "report")
@@ -70,7 +70,7 @@ def prepare(job: EvalJob, stack: contextlib.ExitStack) -> EvalPreparation:
         job = dataclasses.replace(job, videos=str(video_folder(job.benchmark, job.data)))
     items, read = _items(job)
     models = [settled(model) for model in job.models]
-    served = [model.name for model in models if model.path.startswith("openai:")]
+    served = [model.name for model in models if served_model(model.path)]
     if served and LIKELIHOOD in job.modes:
         raise Ego2ExoError(
             f"--mode {LIKELIHOOD} with {', '.join(served)}, which is served: servers give no likelihood of an option",

@@ -36,13 +36,14 @@ from .protocol import (
 if TYPE_CHECKING:
     from ..host.inference.ask import VideoModel
     from ..video import Clip
+    from ..video.limits import VideoLimits
     from .settings import ServeSettings
 
 _POLL = 0.5  # seconds between looks at whether a client is still there
 
 
-def make_app(models: dict[str, VideoModel], settings: ServeSettings) -> FastAPI:
-    """The application; `models` by the names that requests give."""
+def make_app(models: dict[str, VideoModel], settings: ServeSettings, limits: VideoLimits | None = None) -> FastAPI:
+    """The application; `models` by the names that requests give, `limits` of their videos (None: the defaults)."""
     counters = Counters()
     engine = Engine(models, settings.queue, settings.batch, settings.timeout, counters.batch)
     counters.watch(engine)
@@ -79,7 +80,7 @@ def make_app(models: dict[str, VideoModel], settings: ServeSettings) -> FastAPI:
             text = f"The model {body.model!r} does not exist; served are {', '.join(models)}"
             return JSONResponse(error_body(text, code="model_not_found"), 404)
         choice = choice_of(body.response_format)
-        waiting = await _submit(engine, models[body.model], body, choice, settings)
+        waiting = await _submit(engine, models[body.model], body, choice, settings, limits)
         if body.stream and choice is None:
             return StreamingResponse(_stream(waiting, body), media_type="text/event-stream")
         try:
@@ -126,7 +127,8 @@ class _Waiting:
 
 
 async def _submit(
-    engine: Engine, model: VideoModel, body: ChatRequest, choice: Choice | None, settings: ServeSettings
+    engine: Engine, model: VideoModel, body: ChatRequest, choice: Choice | None, settings: ServeSettings,
+    limits: VideoLimits | None,
 ) -> _Waiting:  # fmt: skip
     """Read what the request shows, and put it into the queue."""
     wanted = body.max_completion_tokens or body.max_tokens or settings.max_tokens
@@ -136,7 +138,7 @@ async def _submit(
     asked, how = conversation(body.messages), model.settings
 
     def read(path: str) -> Clip:
-        return read_video(path, how.video_fps, how.frames_upbound, how.force_sample)
+        return read_video(path, how.video_fps, how.frames_upbound, how.force_sample, limits=limits)
 
     clip = await asyncio.to_thread(clip_of, asked.pictures, asked.video, settings, read, how.frames_upbound)
     prepared = await asyncio.to_thread(model.prepare, clip)
@@ -149,10 +151,8 @@ async def _submit(
         wanted, body.temperature, body.top_p, body.seed, body.stops, lambda piece: waiting.put("text", piece),
         lambda: waiting.job.cancelled,
     )  # fmt: skip
-    waiting.job = Job(
-        body.model, prepared, text, row, lambda value: waiting.put("done", value), asked.question,
-        choice.options if choice else (),
-    )  # fmt: skip
+    choices = choice.options if choice else ()
+    waiting.job = Job(body.model, prepared, text, row, lambda value: waiting.put("done", value), choices)
     engine.submit(waiting.job)
     return waiting
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from ..host.inference.ask import VideoModel
     from ..host.inference.clip_jobs import PreparedClip
     from ..host.inference.steering import Row
+
+
+logger = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
@@ -35,7 +39,7 @@ class Job:
         clip: what it is shown.
         prompt: text up to where the answer begins.
         row: how the answer is sampled and stopped; its pieces are reported from the engine's thread.
-        question, choices: in the place of a text the probability of each choice is asked.
+        choices: in the place of a text the probability of each is asked.
         done: called once, with None, the choices' probabilities, or what went wrong.
     """
 
@@ -44,7 +48,6 @@ class Job:
     prompt: str
     row: Row
     done: Callable[[dict[str, float] | Exception | None], None]
-    question: str = ""
     choices: tuple[str, ...] = ()
     cancelled: bool = False
     since: float = field(default_factory=time.monotonic)
@@ -125,10 +128,11 @@ class Engine:
             late = [job for job in jobs if started - job.since > self.timeout]
             for job in late:
                 job.done(TimeoutError(f"the request waited for more than {self.timeout:g} s"))
-            jobs = [job for job in jobs if job not in late]
+            jobs = [job for job in jobs if job not in late and not job.cancelled]
             try:
                 results = self._results(jobs) if jobs else []
             except Exception as error:  # of a library below: this batch fails, and the server goes on
+                logger.exception("a batch of %d failed", len(jobs))
                 results = [error] * len(jobs)
             for job, result in zip(jobs, results, strict=True):
                 job.done(result)
@@ -147,7 +151,7 @@ class Engine:
 
     def _choose(self, model: VideoModel, job: Job) -> dict[str, float] | Exception:
         try:
-            (found,) = model.probabilities(job.clip, [(job.question, job.choices)])
+            (found,) = model.probabilities(job.clip, [(job.prompt, job.choices)], whole=True)
         except Ego2ExoError as error:
             return error
         return found

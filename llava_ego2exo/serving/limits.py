@@ -8,8 +8,8 @@ from typing import Any
 
 from .protocol import error_body
 
-Message = dict[str, Any]
-Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
+Event = dict[str, Any]  # ASGI's
+Receive, Send = Callable[[], Awaitable[Event]], Callable[[Event], Awaitable[None]]
 App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 
@@ -29,7 +29,7 @@ class BodyLimit:
             return
         said, read = dict(scope["headers"]).get(b"content-length", b"0"), 0
 
-        async def counted() -> Message:
+        async def counted() -> Event:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import Ego2ExoError, refuse
+from ..errors import refuse
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,3 @@ class ServeSettings:
             return not ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host != "localhost"
-
-
-def key_from(variable: str | None) -> str | None:
-    """The key in an environment variable; None where none is named."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "")
-    if not key:
-        raise Ego2ExoError(f"--api-key-env {variable}, which is not set", "a variable that holds the key", "set it")
-    return key

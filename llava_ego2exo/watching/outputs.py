@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -42,7 +44,7 @@ class Webhook:
         try:
             request = urllib.request.Request(self.url, body, kind)  # noqa: S310 - the scheme is checked
             urllib.request.urlopen(request, timeout=5).close()  # noqa: S310
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             self.failed += 1
             self.say(f"webhook: {error} ({self.failed} not delivered)")
 
@@ -100,7 +102,8 @@ class Mqtt:
 
     def close(self) -> None:
         """Say good-bye; what waits is still delivered where the broker answers."""
-        self.client.publish(self.available, "offline", qos=1, retain=True).wait_for_publish(2)
+        with contextlib.suppress(RuntimeError, ValueError):  # not connected
+            self.client.publish(self.available, "offline", qos=1, retain=True).wait_for_publish(2)
         self.client.disconnect()
         self.client.loop_stop()
 

@@ -37,7 +37,6 @@ class Source:
         if not self.live and not Path(address).is_file():
             raise Ego2ExoError(f"no file {address}", "an RTSP URL, a device, or a video file", "check the path")
         self.reconnects = 0
-        self.connected = False
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """Frames with their time in the stream; a file's end is the end, a stream is opened again until `stop`.
@@ -51,7 +50,7 @@ class Source:
         while not stop.is_set():
             try:
                 for frame in self._opened(stop):
-                    wait, self.connected = 1.0, True
+                    wait = 1.0
                     yield frame
                 reason = "the stream ended"
                 if not self.live:
@@ -60,7 +59,6 @@ class Source:
                 reason = str(error)
                 if not self.live:
                     raise Ego2ExoError(f"{self.address} cannot be read: {reason}", "a video file") from error
-            self.connected = False
             if stop.is_set():
                 return
             self.say(f"{self.address}: {reason}; again in {wait:g} s")

@@ -140,7 +140,7 @@ class Watch:
         try:
             for frame in _paced(self.source.frames(self.stop), self.source.live, self.stop):
                 self.window.add(frame)
-        except Ego2ExoError as error:
+        except Exception as error:  # raised again in `run`, when the loop has ended
             self.fault = error
 
     def _in_time(self, reader: threading.Thread) -> None:

@@ -1,7 +1,6 @@
 """Windows of files and streams through a model that only counts, a real broker, and wrong input."""
 
 import http.server
-import io
 import json
 import shutil
 import socket
@@ -306,12 +305,13 @@ def test_wrong_input_is_refused(tmp_path, capsys):
     ):
         assert cli.main(["watch", *words]) == 1
         assert message in capsys.readouterr().err
+    Mqtt(f"mqtt://127.0.0.1:{free_port()}", "c", QUESTIONS).close()  # no broker: nothing to say good-bye to
     for url in ("http://x", "mqtt://"):
         with pytest.raises(Ego2ExoError, match="--mqtt"):
             Mqtt(url, "c", [])
     with pytest.raises(Ego2ExoError, match="--webhook"):
         Webhook("ftp://x", print)
-    (tmp_path / "broken.mp4").write_bytes(io.BytesIO(b"x" * 99).getvalue())
+    (tmp_path / "broken.mp4").write_bytes(b"x" * 99)
     watch, _ = watch_of(tmp_path / "broken.mp4", Model())
     with pytest.raises(Ego2ExoError, match="cannot be read"):
         watch.run()

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...common.endpoints import reason_of, reply_text, shown_url, without_key
 from ...common.jsonl import AppendFile, read_lines, record_of
 from ...common.processes import map_threads
 from ...common.record_store import content_key
 from ...errors import Ego2ExoError, require_package
 from ..items import ORIGIN
 from .prompts import CHECK, PROMPT_VERSION, Messages, encodable, messages_of, parse_judgment
-from .settings import JudgeSettings, shown_url
+from .settings import JudgeSettings
 
 CACHE_FILE = "judge_cache.jsonl"
 # The server takes no call of this key, for this model, or at this address.
@@ -28,8 +29,6 @@ _REFUSED = (401, 403, 404)
 # The request itself is at fault, for example too long: other requests may still succeed.
 _BAD_REQUEST = (400, 413, 422)
 _LEAST_FAILURES_IN_A_ROW = 8
-# Shorter keys are placeholders ("none", "ollama"), which may stand in any text.
-_SHORTEST_SECRET = 8
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class JudgeClient:
         )  # fmt: skip
         while True:
             try:
-                _text_of(self._call(messages_of(CHECK, {})))
+                reply_text(self._call(messages_of(CHECK, {})))
                 return
             except (openai.OpenAIError, ValueError) as error:
                 if getattr(error, "status_code", 0) in _BAD_REQUEST and self._drop_setting(str(error)):
@@ -191,7 +190,7 @@ class JudgeClient:
             text = ""
             try:
                 reply = self._call(messages)
-                text = self._clean(_text_of(reply))
+                text = self._clean(reply_text(reply))
                 return request.parse(text), text, self._clean(str(getattr(reply, "model", None) or ""))
             except ValueError as error:
                 if not left:
@@ -234,26 +233,10 @@ class JudgeClient:
                 self._down = f"not asked, because the judge had stopped answering: {reason}"
 
     def _reason(self, error: Exception) -> str:
-        """One line, without the key."""
-        status, body = getattr(error, "status_code", None), getattr(error, "body", None)
-        text = str((body.get("message") if isinstance(body, dict) else body) or error.__cause__ or error)
-        text = " ".join(text.split()) or type(error).__name__
-        return self._clean(f"HTTP {status}: {text}" if status else text)[:200]
+        return self._clean(reason_of(error, self._key))
 
     def _clean(self, text: str) -> str:
-        return encodable(text.replace(self._key, "(key)") if len(self._key) >= _SHORTEST_SECRET else text)
-
-
-def _text_of(reply: Any) -> str:
-    """The text of a chat completion; servers differ in what they leave out or send instead."""
-    try:
-        choice = reply.choices[0]
-        text = choice.message.content
-    except (AttributeError, LookupError, TypeError):
-        raise ValueError("the server's reply is not a chat completion") from None
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"a reply without text (finish_reason {getattr(choice, 'finish_reason', None)})")
-    return text
+        return encodable(without_key(text, self._key))
 
 
 def _correction(answer: str, fault: str) -> Messages:

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...common.endpoints import shown_url
 from ...common.files import write_atomic
 from ...common.text import shorten_list
 from ..items import CONSISTENCY_1, CONSISTENCY_2, FAILED, MAIN, PARSED, UNPARSED, Described, Item, Outcome
 from . import prompts
 from .client import JudgeClient, JudgeRequest, Verdict
 from .prompts import CHOICE, CONSISTENCY, MAIN_ASPECTS, MERGE, shortened
-from .settings import JudgeSettings, shown_url
+from .settings import JudgeSettings
 
 PROMPTS_FILE = "judge_prompts.json"
 

@@ -8,6 +8,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ...common.endpoints import environment_key, shown_url
 from ...errors import Ego2ExoError
 
 NO_KEY = "none"
@@ -73,14 +74,8 @@ class JudgeSettings:
         Raises:
             Ego2ExoError: the variable that was named is not set.
         """
-        key = "" if self.key_env == NO_KEY else os.environ.get(self.key_env, "").strip()
-        if not key and self.key_env not in (NO_KEY, _DEFAULT_KEY_ENV):
-            raise Ego2ExoError(
-                f"--judge-key-env {self.key_env}: this environment variable is not set or empty",
-                f"a variable that holds the judge's key, or {NO_KEY} for a server that needs none",
-                f"export {self.key_env}=...",
-            )
-        return key or NO_KEY
+        unset = self.key_env == _DEFAULT_KEY_ENV and not os.environ.get(_DEFAULT_KEY_ENV, "").strip()
+        return NO_KEY if unset or self.key_env == NO_KEY else environment_key(self.key_env, "--judge-key-env")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings; the URL without user, password and query."""
@@ -100,8 +95,3 @@ def judge_settings(url: str | None, model: str | None, unparsed: bool, **others:
         return None
     given = {name: value for name, value in others.items() if value is not None}
     return JudgeSettings(url, model, read_unparsed=unparsed, **given)
-
-
-def shown_url(url: str) -> str:
-    """A URL that is safe to show: without user, password and query."""
-    return re.sub(r"//[^/]*@", "//", re.split("[?#]", url)[0])

@@ -84,20 +84,21 @@ class VideoModel:
             found = self.answerer.each([clip.pixels for clip in clips], asked, ask)
         return [one if isinstance(one, Ego2ExoError) else None for one in found]
 
-    def probabilities(self, clip: PreparedClip, asked: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, float]]:
+    def probabilities(
+        self, clip: PreparedClip, asked: Sequence[tuple[str, Sequence[str]]], whole: bool = False
+    ) -> list[dict[str, float]]:
         """For each question with its choices choice -> probability: the likelihoods of their whole texts, as shares.
 
-        The clip is encoded once.
+        The clip is encoded once. `whole`: the questions are prompts with the clip's preface already.
 
         Raises:
             Ego2ExoError: as :meth:`answers`; a question has fewer than two choices, or two that are alike.
         """
         for _, choices in asked:
             check_choices(choices)
-        questions = [MultipleChoiceQuestion(clip.preface + text, tuple(choices)) for text, choices in asked]
-        with explain_oom(
-            1, sum(len(choices) for _, choices in asked), "take fewer frames (--frames-upbound) or --bits 4"
-        ):
+        preface, rows = "" if whole else clip.preface, sum(len(choices) for _, choices in asked)
+        questions = [MultipleChoiceQuestion(preface + text, tuple(choices), whole) for text, choices in asked]
+        with explain_oom(1, rows, "take fewer frames (--frames-upbound) or --bits 4"):
             (found,) = letter_scores(self.answerer, [clip.pixels], [questions])
         if isinstance(found, Ego2ExoError):
             raise found

@@ -92,6 +92,7 @@ class MultipleChoiceQuestion:
 
     text: str
     keys: tuple[str, ...]
+    whole: bool = False  # whether the text is a prompt already, up to where the answer begins
 
 
 def letter_scores(
@@ -110,7 +111,8 @@ def letter_scores(
 
     def ask(fitting: Sequence[Tensor], asked: Sequence[Sequence[MultipleChoiceQuestion]]) -> list[dict[str, float]]:
         owners = [clip for clip, own in enumerate(asked) for _ in own]
-        rows = [_rows(answerer.tokenizer, answerer.prompt(one.text), one.keys) for own in asked for one in own]
+        flat = [(one.text if one.whole else answerer.prompt(one.text), one.keys) for own in asked for one in own]
+        rows = [_rows(answerer.tokenizer, text, keys) for text, keys in flat]
         # On the right, whatever the checkpoint was trained with; and nothing is cut off unnoticed.
         whole = {"tokenizer_padding_side": "right", "tokenizer_model_max_length": None}
         lengths = [owner for owner, own in zip(owners, rows, strict=True) for _ in own]

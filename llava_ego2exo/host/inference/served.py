@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import os
 import re
 import threading
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ...common.endpoints import environment_key, reason_of, reply_text, shown_url
 from ...errors import Ego2ExoError, refuse, require_package
 from ..checkpoint.files import fingerprint
 from .answerer import Answerer, Generation, load_answerer
@@ -38,7 +38,7 @@ class ServedModel:
     @property
     def shown(self) -> str:
         """For messages: without user and password."""
-        return f"{self.name} at {re.sub(r'//[^/@]*@', '//', self.url)}"
+        return f"{self.name} at {shown_url(self.url)}"
 
 
 def served_model(path: str) -> ServedModel | None:
@@ -115,16 +115,16 @@ class ServedAnswerer:
 
     def __init__(self, model: ServedModel, settings: InferenceSettings, options: InferenceOptions) -> None:
         self.model, self.settings, self.options = model, settings, options
-        openai = require_package("openai", "judge")
-        self._errors = openai.OpenAIError
-        self._api = openai.OpenAI(
-            base_url=model.url, api_key=_key(options.api_key_env), timeout=_TIMEOUT, max_retries=_RETRIES
-        )
+        openai, key = require_package("openai", "judge"), options.api_key_env
+        self._errors, self._key = openai.OpenAIError, environment_key(key, "--api-key-env") if key else "none"
+        self._api = openai.OpenAI(base_url=model.url, api_key=self._key, timeout=_TIMEOUT, max_retries=_RETRIES)
         self._failed, self._lock = 0, threading.Lock()
         try:
             names = [one.id for one in self._api.with_options(timeout=20, max_retries=1).models.list().data]
         except (self._errors, ValueError) as error:
-            raise Ego2ExoError(f"{model.shown}: {_reason(error)}", "a server that answers", "check it") from error
+            raise Ego2ExoError(
+                f"{model.shown}: {reason_of(error, self._key)}", "a server that answers", "check it"
+            ) from error
         if model.name not in names:
             raise Ego2ExoError(f"{model.shown} is not served", ", ".join(names), "name one of these behind the #")
 
@@ -166,7 +166,7 @@ class ServedAnswerer:
             status = getattr(error, "status_code", 0)
             with self._lock:  # a request that is refused is no fault of the server
                 self._failed = 0 if status in (400, 413, 422) else self._failed + 1
-            return Ego2ExoError(f"{self.model.name} gave no answer: {_reason(error)}")
+            return Ego2ExoError(f"{self.model.name} gave no answer: {reason_of(error, self._key)}")
 
     def _one(self, pictures: list[str], text: str) -> Generation:
         content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
@@ -174,25 +174,8 @@ class ServedAnswerer:
             model=self.model.name, messages=[{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
             max_tokens=self.settings.max_new_tokens, temperature=0,
         )  # fmt: skip
-        try:
-            choice = reply.choices[0]
-            answer = choice.message.content.strip()
-        except (AttributeError, LookupError, TypeError):
-            raise ValueError("the server's reply is no chat completion") from None
+        answer = reply_text(reply).strip()
         with self._lock:
             self._failed = 0
         count = getattr(reply.usage, "completion_tokens", None) or len(answer.split())
-        return Generation(answer, torch.zeros(count, dtype=torch.int64), choice.finish_reason != "length")
-
-
-def _key(variable: str | None) -> str:
-    key = os.environ.get(variable, "") if variable else "none"
-    if not key:
-        raise Ego2ExoError(f"--api-key-env {variable}, which is not set", "a variable that holds the key", "set it")
-    return key
-
-
-def _reason(error: Exception) -> str:
-    status, body = getattr(error, "status_code", None), getattr(error, "body", None)
-    text = " ".join(str((body.get("message") if isinstance(body, dict) else body) or error.__cause__ or error).split())
-    return (f"HTTP {status}: {text}" if status else text or type(error).__name__)[:200]
+        return Generation(answer, torch.zeros(count, dtype=torch.int64), reply.choices[0].finish_reason != "length")

@@ -64,7 +64,7 @@ def test_the_picture_shows_every_frame(asked, tmp_path):
 
     asked(QUESTION, "--attention", str(tmp_path / "seen.png"))
     picture = np.asarray(Image.open(tmp_path / "seen.png"))
-    assert picture.shape[1] == 4 * picture[:, :224].shape[1] and picture.std() > 10
+    assert picture.shape[1] == 4 * 224 and picture.std() > 10
 
 
 def test_wrong_input_is_refused_before_weights_load(asked, no_weights, tmp_path, capsys):
@@ -83,5 +83,7 @@ def test_wrong_input_is_refused_before_weights_load(asked, no_weights, tmp_path,
         assert cli.main(["ask", *words]) == 1
         error = error_of(capsys)
         assert message in error and "model-base" not in error, error
+    assert cli.main(["ask", base, video, "?", "--attention", str(tmp_path / "a.png")]) == 1
+    assert "no ego tokens" in error_of(capsys)
     with pytest.raises(Ego2ExoError, match="choices"):
         ask(folder, video, "?", base, choices=["one"])

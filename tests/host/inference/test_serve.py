@@ -132,6 +132,10 @@ def test_choices_are_answered_by_likelihood(served, world):
     flags = {"template": served.template, "frames_upbound": FRAMES}
     expected = ask(served.loaded["student"], str(video), QUESTION, choices=options, **flags)
     assert found.probabilities == pytest.approx(expected, abs=1e-4)
+    other = {"role": "system", "content": "Say the opposite of all that you see."}
+    messages = [other, {"role": "user", "content": [video_part(video.name), text(QUESTION)]}]
+    told = served.client.chat.completions.create(model="student", messages=messages, response_format=form).choices[0]
+    assert told.probabilities != found.probabilities  # what comes before the question counts
     best = max(expected, key=expected.get)
     assert found.message.content == f'{{"what": "{best}"}}'
 

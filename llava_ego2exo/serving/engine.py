@@ -134,13 +134,13 @@ class Engine:
             except Exception as error:  # of a library below: this batch fails, and the server goes on
                 logger.exception("a batch of %d failed", len(jobs))
                 results = [error] * len(jobs)
-            for job, result in zip(jobs, results, strict=True):
-                job.done(result)
             self.running = []
-            if jobs:
+            if jobs:  # counted before they are told: whoever has an answer finds it in the metrics
                 took = time.monotonic() - started
                 self.seconds = 0.8 * self.seconds + 0.2 * took
                 self.finished(jobs, took)
+            for job, result in zip(jobs, results, strict=True):
+                job.done(result)
 
     def _results(self, jobs: list[Job]) -> list[dict[str, float] | Exception | None]:
         model = self.models[jobs[0].model]

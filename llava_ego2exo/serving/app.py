@@ -14,32 +14,28 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from ..errors import Ego2ExoError
-from ..host.inference.settings import positions, prompt
-from ..host.inference.steering import Row
-from ..video import read_video
+from ..host.inference.settings import positions
 from .counters import Counters
-from .engine import Engine, Job, QueueFullError
+from .engine import Engine, QueueFullError
 from .limits import BodyLimit
-from .media import clip_of
+from .page import add_page
 from .protocol import (
     ChatRequest,
-    Choice,
+    UnknownModelError,
     choice_of,
     chunk,
     completion,
-    conversation,
     error_body,
+    known,
     new_id,
     usage_chunk,
 )
+from .requests import Intake, Waiting
 
 if TYPE_CHECKING:
     from ..host.inference.ask import VideoModel
-    from ..video import Clip
     from ..video.limits import VideoLimits
     from .settings import ServeSettings
-
-_POLL = 0.5  # seconds between looks at whether a client is still there
 
 
 def make_app(models: dict[str, VideoModel], settings: ServeSettings, limits: VideoLimits | None = None) -> FastAPI:
@@ -58,6 +54,8 @@ def make_app(models: dict[str, VideoModel], settings: ServeSettings, limits: Vid
     app.add_middleware(BodyLimit, most=settings.max_body_mb * 2**20)
     _errors(app)
     authorized = [Depends(_key_check(settings.api_key))]
+    intake = Intake(engine, models, settings, limits)
+    add_page(app, intake, authorized)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -76,17 +74,12 @@ def make_app(models: dict[str, VideoModel], settings: ServeSettings, limits: Vid
 
     @app.post("/v1/chat/completions", dependencies=authorized)
     async def chat(body: ChatRequest, request: Request) -> Response:
-        if body.model not in models:
-            text = f"The model {body.model!r} does not exist; served are {', '.join(models)}"
-            return JSONResponse(error_body(text, code="model_not_found"), 404)
+        known(body.model, models)
         choice = choice_of(body.response_format)
-        waiting = await _submit(engine, models[body.model], body, choice, settings, limits)
+        waiting = await intake.answer(body, choice)
         if body.stream and choice is None:
             return StreamingResponse(_stream(waiting, body), media_type="text/event-stream")
-        try:
-            result = await waiting.result(request)
-        finally:
-            engine.cancel(waiting.job)
+        result = await waiting.result(request)
         row, extra = waiting.job.row, {}
         if choice is not None and result is not None:
             row.text, row.reason = choice.content(max(result, key=result.__getitem__)), "stop"
@@ -99,65 +92,7 @@ def make_app(models: dict[str, VideoModel], settings: ServeSettings, limits: Vid
     return app
 
 
-class _Waiting:
-    """A job, and what the engine's thread reports of it, in the event loop's."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.loop = engine, asyncio.get_running_loop()
-        self.events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        self.job: Job = None  # type: ignore[assignment]
-
-    def put(self, kind: str, value: Any) -> None:
-        """From any thread."""
-        self.loop.call_soon_threadsafe(self.events.put_nowait, (kind, value))
-
-    async def result(self, request: Request) -> dict[str, float] | None:
-        """Wait for the end; a client that goes away ends it."""
-        while True:
-            try:
-                kind, value = await asyncio.wait_for(self.events.get(), _POLL)
-            except TimeoutError:
-                if await request.is_disconnected():
-                    raise ConnectionAbortedError from None
-                continue
-            if kind == "done":
-                if isinstance(value, Exception):
-                    raise value
-                return value  # type: ignore[no-any-return]
-
-
-async def _submit(
-    engine: Engine, model: VideoModel, body: ChatRequest, choice: Choice | None, settings: ServeSettings,
-    limits: VideoLimits | None,
-) -> _Waiting:  # fmt: skip
-    """Read what the request shows, and put it into the queue."""
-    wanted = body.max_completion_tokens or body.max_tokens or settings.max_tokens
-    if body.n != 1 or wanted > settings.max_tokens:
-        given = f"n {body.n}" if body.n != 1 else f"max_tokens {wanted}"
-        raise Ego2ExoError(given, "1" if body.n != 1 else f"at most {settings.max_tokens}", "ask again for more")
-    asked, how = conversation(body.messages), model.settings
-
-    def read(path: str) -> Clip:
-        return read_video(path, how.video_fps, how.frames_upbound, how.force_sample, limits=limits)
-
-    clip = await asyncio.to_thread(clip_of, asked.pictures, asked.video, settings, read, how.frames_upbound)
-    prepared = await asyncio.to_thread(model.prepare, clip)
-    marks = bool(getattr(model.answerer.model.config, "mm_use_im_start_end", False))
-    first, question = (asked.earlier[0][0] if asked.earlier else asked.question), asked.question
-    earlier = [(prepared.preface + first, asked.earlier[0][1]), *asked.earlier[1:]] if asked.earlier else []
-    text = prompt(question if earlier else prepared.preface + question, how.template, marks, earlier, asked.system)
-    waiting = _Waiting(engine)
-    row = Row(
-        wanted, body.temperature, body.top_p, body.seed, body.stops, lambda piece: waiting.put("text", piece),
-        lambda: waiting.job.cancelled,
-    )  # fmt: skip
-    choices = choice.options if choice else ()
-    waiting.job = Job(body.model, prepared, text, row, lambda value: waiting.put("done", value), choices)
-    engine.submit(waiting.job)
-    return waiting
-
-
-async def _stream(waiting: _Waiting, body: ChatRequest) -> AsyncIterator[str]:
+async def _stream(waiting: Waiting, body: ChatRequest) -> AsyncIterator[str]:
     """Server-sent events of an answer; when the client goes away, the generator is closed, and the job cancelled."""
     number, row = new_id(), waiting.job.row
     try:
@@ -205,6 +140,8 @@ def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
     """Status and body for an error; what is no fault of the request names its kind alone."""
     if isinstance(error, Ego2ExoError):
         return 400, error_body(str(error))
+    if isinstance(error, UnknownModelError):
+        return 404, error_body(str(error), code="model_not_found")
     if isinstance(error, QueueFullError):
         return 429, error_body(str(error), "rate_limit_error", "queue_full")
     if isinstance(error, TimeoutError):
@@ -225,6 +162,6 @@ def _errors(app: FastAPI) -> None:
         headers = {"Retry-After": str(error.seconds)} if isinstance(error, QueueFullError) else {}
         return JSONResponse(body, status, headers)
 
-    for kind in (Ego2ExoError, QueueFullError, TimeoutError, PermissionError, RequestValidationError,
+    for kind in (Ego2ExoError, UnknownModelError, QueueFullError, TimeoutError, PermissionError, RequestValidationError,
                  ConnectionAbortedError, Exception):  # fmt: skip
         app.add_exception_handler(kind, answer)

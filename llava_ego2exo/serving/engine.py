@@ -39,23 +39,23 @@ class Job:
         clip: what it is shown.
         prompt: text up to where the answer begins.
         row: how the answer is sampled and stopped; its pieces are reported from the engine's thread.
-        choices: in the place of a text the probability of each is asked.
-        done: called once, with None, the choices' probabilities, or what went wrong.
+        done: called once, with None, what `call` gives, or what went wrong.
+        call: what the engine's thread is to do with the model in the place of an answer.
     """
 
     model: str
     clip: PreparedClip
     prompt: str
     row: Row
-    done: Callable[[dict[str, float] | Exception | None], None]
-    choices: tuple[str, ...] = ()
+    done: Callable[[Any], None]
+    call: Callable[[VideoModel], Any] | None = None
     cancelled: bool = False
     since: float = field(default_factory=time.monotonic)
 
     @property
     def shape(self) -> tuple[Any, ...]:
         """Jobs of one shape can be one batch."""
-        return self.model, bool(self.choices), tuple(self.clip.pixels.shape)
+        return self.model, self.call is None, tuple(self.clip.pixels.shape)
 
 
 class Engine:
@@ -142,16 +142,16 @@ class Engine:
             for job, result in zip(jobs, results, strict=True):
                 job.done(result)
 
-    def _results(self, jobs: list[Job]) -> list[dict[str, float] | Exception | None]:
+    def _results(self, jobs: list[Job]) -> list[Any]:
         model = self.models[jobs[0].model]
-        if jobs[0].choices:
-            return [self._choose(model, job) for job in jobs]
+        if jobs[0].call is not None:
+            return [_called(job.call, model) for job in jobs]
         found = model.generate([job.clip for job in jobs], [job.prompt for job in jobs], [job.row for job in jobs])
         return [one if isinstance(one, Ego2ExoError) else None for one in found]
 
-    def _choose(self, model: VideoModel, job: Job) -> dict[str, float] | Exception:
-        try:
-            (found,) = model.probabilities(job.clip, [(job.prompt, job.choices)], whole=True)
-        except Ego2ExoError as error:
-            return error
-        return found
+
+def _called(call: Any, model: VideoModel) -> Any:
+    try:
+        return call(model)
+    except Ego2ExoError as error:
+        return error

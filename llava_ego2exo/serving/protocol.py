@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from ..errors import Ego2ExoError
+
+
+class UnknownModelError(Exception):
+    """A request names a model that is not served."""
+
+
+def known(name: str, models: Collection[str]) -> None:
+    """Refuse a model that is not served."""
+    if name not in models:
+        raise UnknownModelError(f"The model {name!r} does not exist; served are {', '.join(models)}")
 
 
 class Address(BaseModel):

@@ -173,6 +173,12 @@ class AttentionMaps:
     maps: Tensor  # (layers, [H,] P, frames, side, side), float32 on the CPU
 
 
+def has_attention(model: Any) -> bool:
+    """Whether :func:`video_attention_maps` can give anything: the model has ego tokens that read the encoder."""
+    branch = ego_branch(getattr(model.get_model(), "mm_projector", None))
+    return branch is not None and bool(branch.reader.layers)
+
+
 @torch.no_grad()
 def video_attention_maps(model: Any, frames: Tensor, per_head: bool = False) -> AttentionMaps:
     """Run the vision tower and the ego tokens on one video (T, 3, H, W), and keep their attention to its patches.

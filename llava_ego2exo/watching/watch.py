@@ -73,17 +73,17 @@ def clip_of(frames: Sequence[Frame], most: int, exactly: bool = False) -> Clip:
 
 
 def answers(model: VideoModel, questions: Sequence[WatchQuestion], clip: Clip, sure: float) -> Iterator[Line]:
-    """What the model says of one window, encoded once for the questions with options and once for the others."""
+    """What the model says of one window, which is encoded once for all questions."""
     prepared = model.prepare(clip)
     closed, free = ([one for one in questions if bool(one.options) == kind] for kind in (True, False))
-    if closed:
-        found = model.probabilities(prepared, [(one.question, one.options) for one in closed])
-        for one, shares in zip(closed, found, strict=True):
-            best = max(shares, key=shares.__getitem__)
-            yield {"question": one.name, "answer": best if shares[best] >= sure else UNSURE, "probabilities": shares}
-    if free:
-        for one, answer in zip(free, model.answers(prepared, [one.question for one in free]), strict=True):
-            yield {"question": one.name, "answer": answer.text}
+    with model.one_encoding():
+        found = model.probabilities(prepared, [(one.question, one.options) for one in closed]) if closed else []
+        texts = model.answers(prepared, [one.question for one in free]) if free else []
+    for one, shares in zip(closed, found, strict=True):
+        best = max(shares, key=shares.__getitem__)
+        yield {"question": one.name, "answer": best if shares[best] >= sure else UNSURE, "probabilities": shares}
+    for one, answer in zip(free, texts, strict=True):
+        yield {"question": one.name, "answer": answer.text}
 
 
 class Watch:

@@ -14,6 +14,7 @@ import torch
 from ...errors import Ego2ExoError
 from ...video import Clip, read_video
 from ...video.limits import VideoLimits
+from ..model.shared_encoding import remembered_encoding
 from .answerer import Answerer, Generation, explain_oom, load_answerer
 from .clip_jobs import PreparedClip, preface_of
 from .option_scoring import MultipleChoiceQuestion, letter_scores
@@ -49,6 +50,10 @@ class VideoModel:
     def prepare(self, clip: Clip) -> PreparedClip:
         """A clip as the model sees it."""
         return PreparedClip(self.answerer.preprocess(clip.frames), preface_of(clip, self.settings))
+
+    def one_encoding(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block questions of either kind about one clip share one encoding of it."""
+        return remembered_encoding(self.answerer.model)
 
     def answers(self, clip: PreparedClip, questions: Sequence[str]) -> list[Generation]:
         """A greedy answer to each question; the clip is encoded once.

@@ -1,7 +1,8 @@
 """Several questions about one clip share one run of the vision tower.
 
 LLaVA encodes every entry of `images`, also where one tensor stands there several times. Inside `shared_encoding` the
-tower runs on each tensor once, and its result is handed out to every entry.
+tower runs on each tensor once, and its result is handed out to every entry. Inside `remembered_encoding` calls of the
+model one after the other share it too.
 """
 
 from __future__ import annotations
@@ -84,3 +85,18 @@ def shared_encoding(model: Any, images: Sequence[Tensor]) -> Iterator[None]:
             yield
     finally:
         _SHARED.reset(token)
+
+
+@contextmanager
+def remembered_encoding(model: Any) -> Iterator[None]:
+    """Inside the block the encoder's run on the same pictures as the run before gives that run's output again."""
+    encoder = model.get_vision_tower().vision_tower
+    original, last = encoder.forward, []
+
+    def forward(pictures: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not (last and torch.equal(last[0], pictures) and last[1] == (args, kwargs)):
+            last[:] = pictures, (args, kwargs), original(pictures, *args, **kwargs)
+        return last[2]
+
+    with substituted(encoder, forward=forward):
+        yield

@@ -9,7 +9,9 @@ import torch
 from llava_ego2exo import ask, cli
 from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.inference.answerer import Answerer, load
+from llava_ego2exo.host.inference.ask import VideoModel
 from llava_ego2exo.host.inference.option_scoring import option_scores
+from llava_ego2exo.host.inference.settings import InferenceSettings
 from llava_ego2exo.video import read_video
 from tests.videos import QUESTION
 
@@ -31,6 +33,7 @@ def asked(world, student, capsys):
         return capsys.readouterr().out
 
     run.loaded = load(str(trained.folder), str(trained.base))
+    run.other = sorted(world.videos.glob("*.mp4"))[1]
     run.video, run.template, run.student = video, template, trained
     return run
 
@@ -57,6 +60,20 @@ def test_probabilities_are_shares_of_the_likelihoods(asked):
     called = ask(asked.loaded, asked.video, QUESTION, choices=texts, template=asked.template, frames_upbound=4)
     assert called == pytest.approx(expected, abs=1e-4)
     assert asked(QUESTION, "--options", *texts).splitlines()[0].endswith(texts[0])
+
+
+def test_one_encoding_serves_both_kinds_of_question(asked):
+    settings = InferenceSettings(asked.template, frames_upbound=4, max_new_tokens=24)
+    model = VideoModel(Answerer(asked.loaded, asked.template, 24), settings)
+    encoder, runs = asked.loaded[1].get_vision_tower().vision_tower.vision_model.encoder, []
+    encoder.register_forward_hook(lambda *_: runs.append(1))
+    clips = [model.prepare(read_video(str(video), frames_upbound=4)) for video in (asked.video, asked.other)]
+    options = [(QUESTION, [f"A {colour} block moves left." for colour in COLOURS])]
+    alone = [(model.probabilities(clip, options), model.answers(clip, [QUESTION])[0].text) for clip in clips]
+    assert len(runs) == 4
+    with model.one_encoding():
+        together = [(model.probabilities(clip, options), model.answers(clip, [QUESTION])[0].text) for clip in clips]
+    assert together == alone and alone[0] != alone[1] and len(runs) == 6
 
 
 def test_the_picture_shows_every_frame(asked, tmp_path):

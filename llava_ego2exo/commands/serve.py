@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -46,8 +47,6 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> int:
     for package in ("fastapi", "uvicorn", "prometheus_client", "PIL"):
         require_package(package, "serve")
-    import uvicorn
-
     from ..evaluation.job import models_of
     from ..evaluation.preparation import settled
     from ..host.inference.answerer import load_answerer
@@ -65,9 +64,11 @@ def _run(args: argparse.Namespace) -> int:
         one.name: VideoModel(load_answerer(one.path, one.base, own), own) for one, own in zip(served, how, strict=True)
     }
     from ..serving.app import make_app
+    from ..serving.server import Server
 
     if settings.open_to_others and settings.api_key is None:
         print(f"other machines can reach {settings.host}, and no key is asked (--api-key-env)", file=sys.stderr)
     app = make_app(models, settings, VideoLimits.from_object(args))
-    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=10)
+    with contextlib.suppress(KeyboardInterrupt):
+        Server(app, settings).run()
     return 0

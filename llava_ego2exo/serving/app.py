@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from ..errors import Ego2ExoError
 from ..host.inference.settings import positions
 from .counters import Counters
-from .engine import Engine, QueueFullError
+from .engine import ClosingError, Engine, QueueFullError
 from .limits import BodyLimit
 from .page import add_page
 from .protocol import (
@@ -144,6 +144,8 @@ def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
         return 404, error_body(str(error), code="model_not_found")
     if isinstance(error, QueueFullError):
         return 429, error_body(str(error), "rate_limit_error", "queue_full")
+    if isinstance(error, ClosingError):
+        return 503, error_body(str(error), "server_error", "shutting_down")
     if isinstance(error, TimeoutError):
         return 503, error_body(str(error), "server_error", "timeout")
     if isinstance(error, PermissionError):
@@ -162,6 +164,9 @@ def _errors(app: FastAPI) -> None:
         headers = {"Retry-After": str(error.seconds)} if isinstance(error, QueueFullError) else {}
         return JSONResponse(body, status, headers)
 
-    for kind in (Ego2ExoError, UnknownModelError, QueueFullError, TimeoutError, PermissionError, RequestValidationError,
-                 ConnectionAbortedError, Exception):  # fmt: skip
+    kinds = (
+        *(Ego2ExoError, UnknownModelError, QueueFullError, ClosingError, TimeoutError, PermissionError),
+        *(RequestValidationError, ConnectionAbortedError, Exception),
+    )
+    for kind in kinds:
         app.add_exception_handler(kind, answer)

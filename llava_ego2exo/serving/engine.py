@@ -30,6 +30,13 @@ class QueueFullError(Exception):
         self.seconds = seconds
 
 
+class ClosingError(Exception):
+    """The server ends, and answers no more."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
+
+
 @dataclass(eq=False)
 class Job:
     """One request for the model.
@@ -86,8 +93,11 @@ class Engine:
 
         Raises:
             QueueFullError: there is no place.
+            ClosingError: the server ends.
         """
         with self._changed:
+            if self._closed:
+                raise ClosingError
             if len(self.waiting) >= self.size:
                 batches = math.ceil((len(self.waiting) + len(self.running)) / self.batch)
                 raise QueueFullError(max(1, math.ceil(batches * self.seconds)))
@@ -101,14 +111,19 @@ class Engine:
             if job in self.waiting:
                 self.waiting.remove(job)
 
-    def close(self) -> None:
-        """End the thread; the running batch ends with its next token."""
+    def close(self, grace: float = 10.0) -> None:
+        """End the thread. Jobs that wait are told so at once, those that run have `grace` seconds to end."""
         with self._changed:
             self._closed = True
-            for job in [*self.waiting, *self.running]:
-                job.cancelled = True
+            told = list(self.waiting)
+            self.waiting.clear()
             self._changed.notify()
-        self._thread.join()
+        for job in told:
+            job.done(ClosingError())
+        self._thread.join(grace)
+        for job in self.running:
+            job.cancelled = True
+        self._thread.join(grace)
 
     def _take(self) -> list[Job]:
         """The oldest job and others of its shape, once there is one; none when the engine is closed."""
@@ -140,7 +155,7 @@ class Engine:
                 self.seconds = 0.8 * self.seconds + 0.2 * took
                 self.finished(jobs, took)
             for job, result in zip(jobs, results, strict=True):
-                job.done(result)
+                job.done(ClosingError() if self._closed and job.row.reason == "cancelled" else result)
 
     def _results(self, jobs: list[Job]) -> list[Any]:
         model = self.models[jobs[0].model]

@@ -2,6 +2,10 @@
 
 import base64
 import io
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -56,6 +60,18 @@ def test_a_server_gives_what_ask_gives(served, world):
     assert [(one.id, one.max_model_len) for one in served.client.models.list().data] == [
         (name, loaded[1].config.max_position_embeddings) for name, loaded in served.loaded.items()
     ]
+
+
+def test_a_request_as_frigate_sends_it(served):
+    """A text, then JPEG frames of which each says how much detail is wanted; no other field but the model."""
+    clip, parts = read_video(str(sorted(served.videos.glob("*.mp4"))[0]), frames_upbound=FRAMES), []
+    for frame in clip.frames:
+        out = io.BytesIO()
+        Image.fromarray(frame).save(out, "JPEG", quality=95)
+        url = "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+        parts.append({"type": "image_url", "image_url": {"url": url, "detail": "low"}})
+    found = served([text(QUESTION), *parts])
+    assert found.choices[0].message.content == "A red block moves left." and found.choices[0].finish_reason == "stop"
 
 
 def test_requests_at_the_same_time_have_their_own_answers(served, world):
@@ -159,8 +175,53 @@ def test_a_full_queue_and_a_client_that_goes_away(served, world, monkeypatch):
     assert len({one.choices[0].message.content for one in found}) == 1 and len(found) == 2
 
 
-def until(condition):
-    end = time.monotonic() + 20
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_an_answer_ends_the_server_and_every_request(world, end):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "llava_ego2exo.cli", "serve", "--model", f"base={world.base('llama')}",
+               "--template", world.template("llama"), "--media", str(world.videos), "--port", str(port),
+               "--frames-upbound", str(FRAMES), "--batch", "1"]  # fmt: skip
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    client, ends = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0), []
+    shown = [video_part(sorted(world.videos.glob("*.mp4"))[0].name), text(QUESTION)]
+    begun = threading.Event()
+
+    def one(seed):
+        try:
+            for _ in client.chat.completions.create(
+                model="base", messages=[{"role": "user", "content": shown}], stream=True, temperature=2, seed=seed
+            ):
+                begun.set()
+            ends.append("answered")
+        except openai.APIError as error:
+            ends.append(type(error).__name__)
+
+    try:
+        until(lambda: server.poll() is not None or answers_at(port), 90)
+        threads = [threading.Thread(target=one, args=(seed,)) for seed in range(24)]
+        for thread in threads:
+            thread.start()
+        assert begun.wait(30)
+        server.send_signal(end)
+        out = server.communicate(timeout=30)[0]
+        for thread in threads:
+            thread.join(10)
+        assert len(ends) == len(threads) and "Traceback" not in out, (ends, out)
+    finally:
+        server.kill()
+
+
+def answers_at(port):
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).status == 200
+    except OSError:
+        return False
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)

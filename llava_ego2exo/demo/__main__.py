@@ -74,14 +74,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=tuple(STUDENTS), metavar="NAME", help=few)
     add = "another variant beside the others: what it adds to the command of `distill`; may be repeated"
     parser.add_argument("--add", action="append", default=[], metavar="'NAME: --flag value ...'", help=add)
+    steps = "steps of every student's training (default: 650 with --full, 200 with --quick, else 450)"
+    parser.add_argument("--steps", type=int, metavar="N", help=steps)
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="do all of it N times (default: 1)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first one (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="a folder that keeps everything, and goes on where it was left")
     parser.add_argument("--rebuild", action="store_true", help="train the base anew, whatever is kept or shipped")
     parser.add_argument("--cache", metavar="DIR", help=f"where base models are kept (default: {cache_folder()})")
     args = parser.parse_args(argv)
-    if args.seeds < 1 or args.first_seed < 0:
-        parser.error("--seeds is a whole number from 1, --first-seed from 0")
+    if args.seeds < 1 or args.first_seed < 0 or (args.steps is not None and args.steps < 1):
+        parser.error("--seeds and --steps are whole numbers from 1, --first-seed from 0")
     return args
 
 
@@ -90,7 +92,7 @@ def plan_of(args: argparse.Namespace) -> DemoPlan:
     plan = FULL if args.full else QUICK if args.quick else DEFAULT
     added = tuple(added_variant(text) for text in args.add)
     variants = tuple(args.variants or plan.variants) + tuple(name for name, _ in added)
-    return dataclasses.replace(plan, variants=variants, added=added)
+    return dataclasses.replace(plan, variants=variants, added=added, steps=args.steps or plan.steps)
 
 
 def run(out: Path, plan: DemoPlan, args: argparse.Namespace) -> int:

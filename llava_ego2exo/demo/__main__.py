@@ -17,11 +17,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
 from ..common.files import write_atomic
 from ..errors import Ego2ExoError, require_package
-from .base import cache_folder, get_base
+from .base import Base, cache_folder, get_base
 from .exam import attention, examples
 from .pipeline import SeedRun, run_seed, shell_text
 from .report import write_report
@@ -37,7 +38,7 @@ from .results import (
     table,
 )
 from .variants import DEFAULT, FULL, QUICK, STUDENTS, DemoPlan, added_variant
-from .world import QUESTION_TYPES, chance
+from .world import ASK, DESCRIBE, HANDS, OBJECTS, ORDINALS, QUESTION_TYPES, REGIONS, chance
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,12 +112,26 @@ def run(out: Path, plan: DemoPlan, args: argparse.Namespace) -> int:
     for command in results.commands:
         print(f"\n{command}")  # noqa: T201
     write_report(results, out)
+    _ready(out, base)
     kept = f"report: {out / 'report.html'}" if args.out else "--out DIR keeps the report and everything else"
     tables = (table, probe_table, difference_table, ablation_table, attention_table)
     for text in filter(None, (one(results) for one in tables)):
         print(f"\n{text}")  # noqa: T201
     print(f"\n{kept}")  # noqa: T201
     return 0
+
+
+def _ready(out: Path, base: Base) -> None:
+    """What `ask`, `serve` and `watch` need beside a student: its base, and questions."""
+    link = out / "base"
+    link.unlink(missing_ok=True)
+    link.symlink_to(base.model)
+    asked: list[dict[str, Any]] = [
+        {"name": f"{ordinal}-{kind}", "question": ASK[kind].format(ordinal), "options": options}
+        for ordinal in ORDINALS for kind, options in (("hand", HANDS), ("object", OBJECTS), ("region", REGIONS))
+    ]  # fmt: skip
+    asked.append({"name": "what", "question": DESCRIBE})
+    write_atomic(out / "questions.json", json.dumps(asked, indent=1))
 
 
 def gather(plan: DemoPlan, runs: Sequence[SeedRun], seconds: dict[str, float]) -> Results:

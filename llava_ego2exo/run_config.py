@@ -9,6 +9,8 @@ from typing import Any
 from .config import PREFIX, FlagGroup, flag_field, is_whole
 from .errors import Ego2ExoError, refuse
 
+DIVERGENCES = ("forward", "reverse", "jsd")  # the first is the default
+
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
@@ -28,6 +30,12 @@ class DistillConfig(FlagGroup):
         0.0, "Weight of the KL to the teacher's token distribution; 0: cross-entropy on the teacher's answers alone."
     )
     kd_temperature: float = flag_field(1.0, "Temperature of both distributions in the KL.")
+    divergence: str = flag_field(
+        DIVERGENCES[0],
+        "In the KL's place: `forward`, KL(teacher || student); `reverse`, KL(student || teacher); or `jsd`, both to "
+        "their mixture.",
+    )
+    jsd_beta: float = flag_field(0.5, "For `jsd`: the teacher's share of the mixture, and the weight of its KL.")
     teacher: str = flag_field(
         "self",
         "Who gives the distribution: `self` (the base, LoRA and ego tokens off), `cached`, or a checkpoint's path.",
@@ -40,6 +48,18 @@ class DistillConfig(FlagGroup):
             value = getattr(self, name)
             if not _is_number(value) or value < 0 or (value == 0 and name == "kd_temperature"):
                 raise Ego2ExoError(f"--{PREFIX}{name} {value}", f"a number {lowest}", "leave it out for the default")
+        beta = self.jsd_beta
+        refuse(
+            (self.divergence not in DIVERGENCES, f"--{PREFIX}divergence {self.divergence}", ", ".join(DIVERGENCES),
+             "leave it out for forward"),
+            (not _is_number(beta) or not 0 < beta < 1, f"--{PREFIX}jsd_beta {beta}", "a number above 0 and below 1",
+             "at its ends jsd has no gradient: use --ego2exo_divergence forward or reverse"),
+            (beta != 0.5 and self.divergence != "jsd", f"--{PREFIX}jsd_beta {beta} with --{PREFIX}divergence "
+             f"{self.divergence}", "it with jsd", "leave it out, or choose jsd"),
+            (self.divergence != "forward" and self.teacher == "cached",
+             f"--{PREFIX}divergence {self.divergence} with --{PREFIX}teacher cached, of which k tokens are known",
+             "forward; the others need the teacher's whole vocabulary", "take another teacher, or forward"),
+        )  # fmt: skip
         if not isinstance(self.teacher, str) or not self.teacher.strip():
             raise Ego2ExoError(f"--{PREFIX}teacher {self.teacher!r}", "self, cached, or a checkpoint's path")
         teacher, answers, base = (f"--{PREFIX}{name}" for name in ("teacher", "answers", "teacher_base"))
@@ -64,7 +84,7 @@ class DistillConfig(FlagGroup):
 
     def differences(self, other: DistillConfig) -> list[str]:
         """Flags that change the loss, as lines ``name: own value / other value``; folders may move."""
-        names = {"kd_weight": "kd_weight", "kd_temperature": "kd_temperature", "teacher": "kind"}
+        names = {name: name for name in ("kd_weight", "kd_temperature", "divergence", "jsd_beta")} | {"teacher": "kind"}
         pairs = {flag: (getattr(self, name), getattr(other, name)) for flag, name in names.items()}
         return [f"{PREFIX}{flag}: {own} / {others}" for flag, (own, others) in pairs.items() if own != others]
 

@@ -1,4 +1,4 @@
-"""Cross-entropy on the teacher's answer and KL to the teacher's token distribution, chunk by chunk (section 3.1).
+"""Cross-entropy on the teacher's answer and divergence from its token distribution, chunk by chunk (section 3.1).
 
 Both start from the hidden states before the language model's head, so that the logits of a whole batch (answer tokens *
 vocabulary, in float32, for student and teacher) never exist: each chunk's logits are made, reduced to two numbers and
@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import Ego2ExoError
+from .divergence import Divergence
 
 Head = Callable[[Tensor], Tensor]
 # Logits in one chunk: 64 MiB in float32. Some five tensors of this size live at once.
 MAX_ELEMENTS = 2**24
+FORWARD = Divergence()
 
 
 class Teacher(Protocol):
@@ -31,8 +33,8 @@ class Teacher(Protocol):
     def part(self, first: int, last: int) -> Teacher:
         """Tokens `first` to `last`, the latter not included."""
 
-    def kl(self, logits: Tensor, temperature: float) -> Tensor:
-        """Sum over tokens of T^2 KL(teacher || student), a scalar; `logits` are the student's, (n, V) in float32."""
+    def apart(self, logits: Tensor, divergence: Divergence) -> Tensor:
+        """The divergence, summed over tokens; `logits` are the student's, (n, V) in float32."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,11 @@ class FullTeacher:
     def part(self, first: int, last: int) -> FullTeacher:
         return FullTeacher(self.head, self.hidden[first:last])
 
-    def kl(self, logits: Tensor, temperature: float) -> Tensor:
+    def apart(self, logits: Tensor, divergence: Divergence) -> Tensor:
         with torch.no_grad():
             taught = self.head(self.hidden).float()
         require_equal_vocabularies(logits.shape[-1], taught.shape[-1])
-        return tempered_kl(taught, logits, temperature)
+        return divergence(taught, logits)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class TopKTeacher:
     """A teacher's k largest logits of each token.
 
     Both distributions are renormalised over these k tokens: what the teacher thought of the others is not known. For
-    k = V this is the KL over the whole vocabulary; for small k the KL does not see what the student gives to other
+    k = V this is the divergence over the whole vocabulary; for small k it does not see what the student gives to other
     tokens (the cross-entropy does).
     """
 
@@ -73,18 +75,8 @@ class TopKTeacher:
     def part(self, first: int, last: int) -> TopKTeacher:
         return TopKTeacher(self.ids[first:last], self.logits[first:last])
 
-    def kl(self, logits: Tensor, temperature: float) -> Tensor:
-        return tempered_kl(self.logits.float(), logits.gather(-1, self.ids), temperature)
-
-
-def tempered_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), summed over tokens; logits (n, V) in float32.
-
-    The factor keeps the gradient's size when T changes.
-    """
-    target = F.log_softmax(teacher.detach() / temperature, dim=-1)
-    found = F.log_softmax(student / temperature, dim=-1)
-    return F.kl_div(found, target, reduction="sum", log_target=True) * temperature**2
+    def apart(self, logits: Tensor, divergence: Divergence) -> Tensor:
+        return divergence(self.logits.float(), logits.gather(-1, self.ids))
 
 
 def require_equal_vocabularies(student: int, teacher: int) -> None:
@@ -103,22 +95,22 @@ def distillation_sums(
     hidden: Tensor,
     labels: Tensor,
     teacher: Teacher | None = None,
-    temperature: float = 1.0,
+    divergence: Divergence = FORWARD,
     max_elements: int = MAX_ELEMENTS,
 ) -> Tensor:
-    """Cross-entropy and KL of answer tokens.
+    """Cross-entropy and divergence of answer tokens.
 
     Args:
         head: the student's, maps (n, D) to (n, V); called twice for each chunk where gradients are on.
         hidden: (N, D), the student's final hidden states that predict the tokens.
         labels: (N,) int64, the tokens.
         teacher: its distributions over the first M <= N of them; the others get cross-entropy alone.
-        temperature: of the KL.
+        divergence: between teacher and student.
         max_elements: most logits of one chunk.
 
     Returns:
-        (2,) float32: the sums of cross-entropy over N tokens and of the KL over M. With N = 0 both are zero, tied to
-        the student's graph with a zero gradient.
+        (2,) float32: the sums of cross-entropy over N tokens and of the divergence over M. With N = 0 both are zero,
+        tied to the student's graph with a zero gradient.
 
     Raises:
         Ego2ExoError: the teacher speaks of more tokens than there are, or of another vocabulary.
@@ -132,7 +124,7 @@ def distillation_sums(
     for first, last in _chunks(known, labels.shape[0], size):
         part = teacher.part(first, last) if teacher is not None and first < known else None
         sums = sums + checkpoint(
-            _chunk_sums, head, hidden[first:last], labels[first:last], part, temperature,
+            _chunk_sums, head, hidden[first:last], labels[first:last], part, divergence,
             use_reentrant=False, preserve_rng_state=False,
         )  # fmt: skip
     return sums
@@ -146,8 +138,8 @@ def _chunks(known: int, total: int, size: int) -> list[tuple[int, int]]:
     return ranges or [(0, 0)]
 
 
-def _chunk_sums(head: Head, hidden: Tensor, labels: Tensor, teacher: Teacher | None, temperature: float) -> Tensor:
+def _chunk_sums(head: Head, hidden: Tensor, labels: Tensor, teacher: Teacher | None, divergence: Divergence) -> Tensor:
     logits = head(hidden).float()
     entropy = F.cross_entropy(logits, labels, reduction="sum")
-    kl = logits[:0].sum() if teacher is None else teacher.kl(logits, temperature)
-    return torch.stack([entropy, kl])
+    apart = logits[:0].sum() if teacher is None else teacher.apart(logits, divergence)
+    return torch.stack([entropy, apart])

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava_ego2exo.errors import Ego2ExoError
+from llava_ego2exo.method.divergence import Divergence
 from llava_ego2exo.method.losses import FullTeacher, TopKTeacher, distillation_sums
 
 N, D, V = 11, 8, 37
@@ -35,7 +36,7 @@ def reference(head, hidden, labels, taught, temperature):
 def test_equals_torch_on_whole_logits_with_gradients(tokens, temperature, known, world):
     head, hidden, labels = world["head"], world["hidden"], world["labels"]
     teacher = FullTeacher(world["taught_head"], world["taught"][:known])
-    found = distillation_sums(head, hidden, labels, teacher, temperature, tokens * V)
+    found = distillation_sums(head, hidden, labels, teacher, Divergence(temperature=temperature), tokens * V)
     expected = reference(head, hidden, labels, world["taught_head"](world["taught"][:known]), temperature)
     torch.testing.assert_close(found, expected)
     watched = [hidden, *head.parameters()]
@@ -45,9 +46,38 @@ def test_equals_torch_on_whole_logits_with_gradients(tokens, temperature, known,
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_zero_for_equal_logits_in_half_precision(world):
+def by_torch(kind, target, found, beta):
+    """From probabilities, by the formulas of GKD, section 2."""
+
+    def kl(one, other):
+        return (one * (one / other).log()).sum()
+
+    mixed = beta * target + (1 - beta) * found
+    return {
+        "forward": kl(target, found), "reverse": kl(found, target),
+        "jsd": beta * kl(target, mixed) + (1 - beta) * kl(found, mixed),
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, beta", [("forward", 0.5), ("reverse", 0.5), ("jsd", 0.5), ("jsd", 0.1)])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_divergences_equal_their_formulas_with_gradients(kind, beta, temperature, world):
+    head, hidden = world["head"].double(), world["hidden"].double().detach().requires_grad_()
+    taught = world["taught_head"].double()(world["taught"].double())
+    teacher = FullTeacher(nn.Identity(), taught)
+    found = distillation_sums(head, hidden, world["labels"], teacher, Divergence(kind, temperature, beta), 3 * V)[1]
+    shares = [(logits / temperature).softmax(-1) for logits in (taught.detach(), head(hidden))]
+    expected = temperature**2 * by_torch(kind, *shares, beta)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5) and float(found) > 0.1
+    ours, theirs = (torch.autograd.grad(one, [hidden, *head.parameters()]) for one in (found, expected))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("divergence", [Divergence(kind, 4.0) for kind in ("forward", "reverse", "jsd")])
+def test_zero_for_equal_logits_in_half_precision(divergence, world):
     head, hidden = world["head"].bfloat16(), world["hidden"].detach().bfloat16().requires_grad_()
-    sums = distillation_sums(head, hidden, world["labels"], FullTeacher(head, hidden.detach()), 4.0)
+    sums = distillation_sums(head, hidden, world["labels"], FullTeacher(head, hidden.detach()), divergence)
     assert sums.dtype == torch.float32 and sums[1].abs() < 1e-5
     (grad,) = torch.autograd.grad(sums[1], hidden)
     assert grad.dtype == torch.bfloat16 and grad.abs().max() < 1e-6
@@ -73,7 +103,7 @@ def test_no_token_gives_zero_with_a_gradient_path(world):
 def test_top_k_is_the_kl_renormalised_over_these_tokens(world):
     logits, ids = world["taught_head"](world["taught"]).detach().topk(5)
     given = world["head"], world["hidden"], world["labels"]
-    found = distillation_sums(*given, TopKTeacher(ids, logits.half()), 2.0, 2 * V)[1]
+    found = distillation_sums(*given, TopKTeacher(ids, logits.half()), Divergence(temperature=2.0), 2 * V)[1]
     student = world["head"](world["hidden"]).gather(-1, ids)
     target = F.softmax(logits.half().float() / 2, -1)
     expected = F.kl_div(F.log_softmax(student / 2, -1), target, reduction="sum") * 4
@@ -111,7 +141,9 @@ def test_no_full_logits_exist(world):
         TopKTeacher(torch.randint(0, V, (64, 6)), torch.randn(64, 6)),
     ):
         with Largest() as seen:
-            distillation_sums(world["head"], hidden, labels, teacher, 2.0, 4 * V).sum().backward()
+            distillation_sums(
+                world["head"], hidden, labels, teacher, Divergence(temperature=2.0), 4 * V
+            ).sum().backward()
         assert seen.elements <= max(4 * V, V * (D + 3), 64 * (D + 3)) < 64 * V
     with Largest() as seen:
         reference(world["head"], hidden, labels, torch.randn(64, V), 2.0).sum().backward()

@@ -30,6 +30,7 @@ _PLACE = (
     "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "lora_bias", "bits", "quant_type", "double_quant",
     "mm_tunable_parts", "tune_mm_mlp_adapter", "mm_use_im_patch_token", "mm_use_im_start_end",
     "optim", f"{PREFIX}kd_weight", f"{PREFIX}kd_temperature", f"{PREFIX}bottleneck",
+    f"{PREFIX}divergence", f"{PREFIX}jsd_beta",
 )  # fmt: skip
 _LENGTH = ("max_steps", "num_train_epochs")  # where a bottleneck is a share of it: a longer run would go back into one
 # What changes no number, or is compared by its content.

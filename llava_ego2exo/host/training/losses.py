@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import Ego2ExoError
+from ...method.divergence import Divergence
 from ...method.losses import distillation_sums
 from ...run_config import DistillConfig
 from ..model.answer_tokens import AnswerContent, Answers, ExpandedLabels, answer_pass, capture_labels, llava_model
@@ -30,7 +31,7 @@ class LossStats:
     """Sums over the answer tokens of a batch, or of many."""
 
     ce: float = 0.0  # cross-entropy over all answer tokens
-    kl: float = 0.0  # T^2 KL over the tokens that have teacher targets
+    kl: float = 0.0  # T^2 KL, or the divergence in its place, over the tokens that have teacher targets
     tokens: float = 0.0  # answer tokens
     kl_tokens: float = 0.0  # of these, the ones with a KL
     unmatched: float = 0.0  # the ones that should have a KL and have none: a row was cut, or tokens were not found
@@ -167,6 +168,7 @@ class Distiller:
 
     def __init__(self, config: DistillConfig, teacher: Any | None = None, content: AnswerContent | None = None) -> None:
         self.config, self.teacher, self.content = config, teacher, content
+        self.divergence = Divergence(config.divergence, config.kd_temperature, config.jsd_beta)
 
     def loss(self, model: Any, call: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Tensor, LossStats]:
         """The mean over answer tokens, and its sums.
@@ -189,7 +191,7 @@ class Distiller:
             rest[known] = False
             order = torch.cat([known, rest.nonzero()[:, 0]]).to(hidden.device)  # those with targets come first
             labels = answers.tokens.to(hidden.device)[order]
-            return distillation_sums(head, hidden[order], labels, taught, self.config.kd_temperature)
+            return distillation_sums(head, hidden[order], labels, taught, self.divergence)
 
         found, seen = answer_pass(inner, call, inputs, at_head)
         stats = _counted(seen, self.content)

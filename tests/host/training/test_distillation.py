@@ -15,6 +15,7 @@ from llava_ego2exo.host.model.answer_tokens import answer_states
 from llava_ego2exo.host.model.projector import ego_branch
 from llava_ego2exo.host.training.losses import asks_head_at_answers
 from llava_ego2exo.host.training.plots import plot_losses
+from llava_ego2exo.method.divergence import Divergence
 from llava_ego2exo.registry import TRAINERS
 
 from ..conftest import losses
@@ -92,6 +93,20 @@ def test_a_run_logs_its_terms(shared):
     assert (folder / "losses.png").stat().st_size > 5000
     stored = json.loads((folder / "config.json").read_text())
     assert stored["ego2exo_kd_weight"] == 0.7 and stored["ego2exo_teacher"] == "self"
+
+
+def test_another_divergence_takes_the_kls_place(shared, distil):
+    forward, found = shared("self"), distil(**KL, ego2exo_divergence="jsd", ego2exo_jsd_beta=0.3)
+    (total,), (ce,), (apart,) = (losses(found), history(found, "loss_ce"), history(found, "loss_kl"))
+    assert total == pytest.approx(ce + 0.7 * apart, abs=1e-3) and ce == history(forward, "loss_ce")[0]
+    batch = batch_of(forward)
+    sums = {}
+    for kind, beta in (("forward", 0.5), ("jsd", 0.3), ("reverse", 0.5)):
+        forward.distiller.divergence, before = Divergence(kind, 2.0, beta), forward.distiller.divergence
+        sums[kind] = loss_of(forward, dict(batch))[1].kl
+        forward.distiller.divergence = before
+    assert 0 < sums["jsd"] < min(sums["forward"], sums["reverse"]) and sums["forward"] != sums["reverse"]
+    assert json.loads((Path(found.args.output_dir) / "config.json").read_text())["ego2exo_divergence"] == "jsd"
 
 
 def test_without_a_weight_the_loss_is_llavas(distil, shared):
@@ -293,7 +308,7 @@ def test_no_full_logits_exist_in_a_step(shared, monkeypatch):
 
     trainer = shared("self")
     vocabulary = trainer.model.config.vocab_size
-    monkeypatch.setattr(module.distillation_sums, "__defaults__", (None, 1.0, 3 * vocabulary))
+    monkeypatch.setattr(module.distillation_sums, "__defaults__", (None, module.FORWARD, 3 * vocabulary))
     batch = batch_of(trainer)
 
     class Rows(TorchDispatchMode):

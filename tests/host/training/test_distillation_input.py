@@ -35,6 +35,11 @@ CACHED = {"ego2exo_teacher": "cached"}
 FLAGS = [
     ("--ego2exo_kd_weight -0.5", {"ego2exo_kd_weight": -0.5}),
     ("with --ego2exo_kd_weight 0", {"ego2exo_kd_weight": 0, "ego2exo_kd_temperature": 2, "ego2exo_teacher": "self"}),
+    ("--ego2exo_divergence backward", {"ego2exo_divergence": "backward"}),
+    ("--ego2exo_jsd_beta 1.0", {"ego2exo_divergence": "jsd", "ego2exo_jsd_beta": 1.0}),
+    ("--ego2exo_divergence forward", {"ego2exo_jsd_beta": 0.3}),
+    ("of which k tokens are known", {**CACHED, "ego2exo_answers": "/nowhere", "ego2exo_divergence": "reverse"}),
+    ("with --ego2exo_kd_weight 0", {"ego2exo_kd_weight": 0, "ego2exo_divergence": "reverse"}),
     ("without --ego2exo True", {"ego2exo": None, "ego2exo_num_tokens": None}),
     ("without LoRA", {"lora_enable": False}),
     ("--lora_bias all", {"lora_bias": "all"}),

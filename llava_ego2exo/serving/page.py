@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def add_page(app: FastAPI, intake: Intake, authorized: Sequence[Any]) -> None:
             return {"layers": seen.layers, **drawn(seen.maps)}
 
         attention = await intake.put(body.model, prepared, Row(1), look).result(request)
-        pictures = [picture_uri(frame, quality=85) for frame in clip.frames]
+        pictures = await asyncio.to_thread(lambda: [picture_uri(frame, quality=85) for frame in clip.frames])
         return {"frames": pictures, "times": clip.times, "attention": attention}
 
 

@@ -54,9 +54,10 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _ask(args: argparse.Namespace) -> dict[str, Any]:
-    from ..host.inference.ask import check_choices, open_video, renamed_flags
+    from ..host.inference.ask import check_choices, check_questions, open_video, renamed_flags
     from ..host.inference.settings import InferenceOptions
 
+    check_questions(args.questions)
     if args.options is not None:
         check_choices(args.options)
     if args.attention is not None:

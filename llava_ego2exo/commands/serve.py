@@ -52,6 +52,7 @@ def _run(args: argparse.Namespace) -> int:
     from ..host.inference.answerer import load_answerer
     from ..host.inference.ask import VideoModel
     from ..host.inference.settings import InferenceOptions, resolve_inference_settings
+    from ..serving.server import Server, take_port
     from ..serving.settings import ServeSettings
 
     given = {one.name: getattr(args, one.name) for one in fields(ServeSettings) if hasattr(args, one.name)}
@@ -60,15 +61,15 @@ def _run(args: argparse.Namespace) -> int:
     chosen = {one.name: getattr(args, one.name) for one in fields(InferenceOptions) if hasattr(args, one.name)}
     options, served = InferenceOptions(**chosen), [settled(one) for one in models_of(args.model, args.model_base)]
     how = [resolve_inference_settings(one.path, one.base, options, settings.max_tokens) for one in served]
+    port = take_port(settings)
     models = {
         one.name: VideoModel(load_answerer(one.path, one.base, own), own) for one, own in zip(served, how, strict=True)
     }
     from ..serving.app import make_app
-    from ..serving.server import Server
 
     if settings.open_to_others and settings.api_key is None:
         print(f"other machines can reach {settings.host}, and no key is asked (--api-key-env)", file=sys.stderr)
     app = make_app(models, settings, VideoLimits.from_object(args))
     with contextlib.suppress(KeyboardInterrupt):
-        Server(app, settings).run()
+        Server(app).run([port])
     return 0

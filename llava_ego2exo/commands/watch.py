@@ -73,7 +73,7 @@ def _watch(args: argparse.Namespace, stack: contextlib.ExitStack) -> int:
         how = resolve_inference_settings(args.model, args.base, InferenceOptions(**chosen), args.max_new_tokens)
         webhook = Webhook(args.webhook, say) if args.webhook else None
         keeper = Keeper(args.keep) if args.keep else None
-        mqtt = Mqtt(args.mqtt, camera, questions) if args.mqtt else None
+        mqtt = Mqtt(args.mqtt, camera, questions, say) if args.mqtt else None
         model = VideoModel(load_answerer(args.model, args.base, how), how)
     outputs, stdout = [one.send for one in (mqtt, webhook) if one is not None], sys.__stdout__
 

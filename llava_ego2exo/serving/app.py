@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
 
 from ..errors import Ego2ExoError
 from ..host.inference.settings import positions
@@ -119,7 +120,9 @@ async def _whole(done: dict[str, Any], body: ChatRequest) -> AsyncIterator[str]:
     """An answer that is there already, as a stream."""
     choice = done["choices"][0]
     yield _event(chunk(done["id"], body.model, choice["message"]))
-    yield _event(chunk(done["id"], body.model, {}, choice["finish_reason"]))
+    last = chunk(done["id"], body.model, {}, choice["finish_reason"])
+    last["choices"][0] |= {key: choice[key] for key in ("probabilities",) if key in choice}
+    yield _event(last)
     yield "data: [DONE]\n\n"
 
 
@@ -151,8 +154,12 @@ def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(error, PermissionError):
         return 401, error_body("no or another API key", "authentication_error", "invalid_api_key")
     if isinstance(error, RequestValidationError):
-        where = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()[:5])
-        return 400, error_body(where)
+        faults = [(".".join(map(str, one["loc"][1:])), one["msg"]) for one in error.errors()[:5]]
+        if faults[0][0] == "":
+            return 400, error_body("the body is no JSON object, or its Content-Type is not application/json")
+        return 400, error_body("; ".join(f"{where}: {text}" for where, text in faults))
+    if isinstance(error, HTTPException):
+        return error.status_code, error_body(error.detail)
     if isinstance(error, ConnectionAbortedError):
         return 499, error_body("the client went away")
     return 500, error_body(type(error).__name__, "server_error")
@@ -166,7 +173,7 @@ def _errors(app: FastAPI) -> None:
 
     kinds = (
         *(Ego2ExoError, UnknownModelError, QueueFullError, ClosingError, TimeoutError, PermissionError),
-        *(RequestValidationError, ConnectionAbortedError, Exception),
+        *(RequestValidationError, HTTPException, ConnectionAbortedError, Exception),
     )
     for kind in kinds:
         app.add_exception_handler(kind, answer)

@@ -42,7 +42,7 @@ def clip_of(pictures: Sequence[str], video: str | None, settings: ServeSettings,
     if video is not None:
         return _video(video, settings, read)
     if most and len(pictures) > most:
-        raise Ego2ExoError(f"{len(pictures)} frames", f"at most {most}", "send fewer, evenly spaced")
+        raise Ego2ExoError(f"{len(pictures)} frames", f"at most {most} (--frames-upbound)", "send fewer, evenly spaced")
     frames = [_picture(_content(address, settings), number) for number, address in enumerate(pictures, 1)]
     shape = frames[0].shape
     odd = next((number for number, frame in enumerate(frames, 1) if frame.shape != shape), None)
@@ -92,11 +92,15 @@ def _content(address: str, settings: ServeSettings) -> bytes:
         try:
             return base64.b64decode(body, validate=True)
         except binascii.Error as error:
-            raise Ego2ExoError(f"base64 that is none ({error})", "base64 as of RFC 4648", "encode it anew") from error
+            raise Ego2ExoError(
+                f"content that is not base64 ({error})", "base64 as of RFC 4648", "encode it anew"
+            ) from error
     if scheme in ("http", "https") and settings.http:
         return _fetch(address, settings)
     allowed = "data: addresses" + (", http and https" if settings.http else "; http and https with --allow-http")
-    raise Ego2ExoError(f"an address that begins with {scheme[:20]!r}", allowed, "send its content")
+    raise Ego2ExoError(
+        f"an address that begins with {scheme[:20]!r}", allowed, "send its content; a file of --media is a video_url"
+    )
 
 
 def _fetch(address: str, settings: ServeSettings) -> bytes:
@@ -127,5 +131,4 @@ def _picture(content: bytes, number: int) -> np.ndarray:
     except Ego2ExoError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever they like
-        given = f"frame {number} is no picture ({error})"[:300]
-        raise Ego2ExoError(given, "a JPEG, PNG or WebP", "send one") from error
+        raise Ego2ExoError(f"frame {number} is no picture", "a JPEG, PNG or WebP", "send one") from error

@@ -107,6 +107,8 @@ def conversation(messages: list[Message]) -> Asked:
     if len({number for number, _ in pictures}) > 1 or len(videos) > 1:
         raise Ego2ExoError("more than one video", "the frames of one video in one message, or one video_url", "")
     asked = [text_of(one) for one in turns if one.role == "user"]
+    if not asked[-1]:
+        raise Ego2ExoError("no question", "a text in the last message", "ask something")
     answers = [text_of(one) for one in turns if one.role == "assistant"]
     return Asked(
         asked[-1], list(zip(asked[:-1], answers, strict=True)), system, [url for _, url in pictures],

@@ -84,9 +84,10 @@ class Intake:
         """Put a chat request into the queue."""
         wanted = body.max_completion_tokens or body.max_tokens or self.settings.max_tokens
         if body.n != 1 or wanted > self.settings.max_tokens:
-            given = f"n {body.n}" if body.n != 1 else f"max_tokens {wanted}"
-            allowed = "1" if body.n != 1 else f"at most {self.settings.max_tokens}"
-            raise Ego2ExoError(given, allowed, "ask again for more")
+            if body.n != 1:
+                raise Ego2ExoError(f"n {body.n}", "1", "ask again for another answer")
+            most, more = self.settings.max_tokens, "ask for fewer, or start the server with a larger --max-tokens"
+            raise Ego2ExoError(f"max_tokens {wanted}", f"at most {most}", more)
         asked, model = conversation(body.messages), self.models[body.model]
         _, clip = await self.shown(body.model, asked.pictures, asked.video)
         marks = bool(getattr(model.answerer.model.config, "mm_use_im_start_end", False))

@@ -58,15 +58,17 @@ class Mqtt:
         url: mqtt://[user:password@]host[:port], or mqtts://.
         camera: its name in topics.
         questions: for the announcement.
+        say: told once each time the broker cannot be reached.
     """
 
-    def __init__(self, url: str, camera: str, questions: Sequence[WatchQuestion]) -> None:
+    def __init__(self, url: str, camera: str, questions: Sequence[WatchQuestion], say: Callable[[str], None]) -> None:
         import paho.mqtt.client as paho
 
         parts = urlsplit(url)
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
             raise Ego2ExoError(f"--mqtt {url}", "mqtt://[user:password@]host[:port], or mqtts://", "correct it")
-        self.camera, self.questions = camera, questions
+        self.camera, self.questions, self._say = camera, questions, say
+        self._place, self._there, self._closing = f"MQTT broker {parts.hostname}", True, False
         self.available = f"ego2exo/{camera}/availability"
         self.client = client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=f"ego2exo-{camera}")
         if parts.username:
@@ -75,11 +77,18 @@ class Mqtt:
             client.tls_set()
         client.will_set(self.available, "offline", qos=1, retain=True)
         client.on_connect = self._announce
+        client.on_connect_fail = client.on_disconnect = self._gone
         client.reconnect_delay_set(1, 30)
         client.connect_async(parts.hostname, parts.port or (8883 if parts.scheme == "mqtts" else 1883))
         client.loop_start()
 
+    def _gone(self, *_: Any) -> None:
+        if self._there and not self._closing:
+            self._say(f"{self._place} does not answer; what is published waits for it")
+        self._there = False
+
     def _announce(self, *_: Any) -> None:
+        self._there = True
         for one in self.questions:
             topic = f"homeassistant/sensor/ego2exo_{self.camera}/{one.name}/config"
             state = f"ego2exo/{self.camera}/{one.name}"
@@ -102,6 +111,7 @@ class Mqtt:
 
     def close(self) -> None:
         """Say good-bye; what waits is still delivered where the broker answers."""
+        self._closing = True
         with contextlib.suppress(RuntimeError, ValueError):  # not connected
             self.client.publish(self.available, "offline", qos=1, retain=True).wait_for_publish(2)
         self.client.disconnect()

@@ -43,7 +43,7 @@ def read_questions(file: Path) -> list[WatchQuestion]:
 def _faults(entry: Any) -> list[str]:
     if not isinstance(entry, dict):
         return ["no object"]
-    found = [f"no field {key}" for key in sorted(entry.keys() - {"name", "question", "options"})]
+    found = [f"unknown field {key}" for key in sorted(entry.keys() - {"name", "question", "options"})]
     if not isinstance(entry.get("name"), str) or not _NAME.fullmatch(entry["name"]):
         found.append("a name is letters, digits, _ and -")
     if not isinstance(entry.get("question"), str) or not entry["question"].strip():

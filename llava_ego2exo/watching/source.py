@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
@@ -34,8 +35,9 @@ class Source:
     def __init__(self, address: str, fps: float, silence: float, say: Callable[[str], None]) -> None:
         self.address, self.fps, self.silence, self.say = address, fps, silence, say
         self.live = "://" in address or address.startswith("/dev/")
-        if not self.live and not Path(address).is_file():
-            raise Ego2ExoError(f"no file {address}", "an RTSP URL, a device, or a video file", "check the path")
+        if not self.live:
+            _check_file(address)
+        self._secret = re.search(r"://([^/@]*@)", address)
         self.reconnects = 0
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
@@ -61,7 +63,8 @@ class Source:
                     raise Ego2ExoError(f"{self.address} cannot be read: {reason}", "a video file") from error
             if stop.is_set():
                 return
-            self.say(f"{self.address}: {reason}; again in {wait:g} s")
+            text = f"{self.address}: {reason}; again in {wait:g} s"
+            self.say(text.replace(self._secret[1], "") if self._secret else text)
             stop.wait(wait)
             self.reconnects += 1
             wait = min(2 * wait, _LONGEST_WAIT)
@@ -76,6 +79,21 @@ class Source:
             if not container.streams.video:
                 raise OSError("no video in it")
             yield from _sampled(container, self.fps, stop)
+
+
+def _check_file(path: str) -> None:
+    import av
+
+    reason = "is not there"
+    if Path(path).is_file():
+        try:
+            with av.open(path) as container:
+                if container.streams.video:
+                    return
+            reason = "has no video in it"
+        except av.error.FFmpegError:
+            reason = "is no video that FFmpeg knows"
+    raise Ego2ExoError(f"file {path} {reason}", "an RTSP URL, a device, or a video file", "check the path")
 
 
 def _sampled(container: Any, fps: float, stop: threading.Event) -> Iterator[Frame]:

@@ -161,11 +161,15 @@ class Answerer:
 
         `owners` holds for each row of the batch the number of its clip.
         """
-        original, room = self.model.prepare_inputs_labels_for_multimodal, self.room()
+        original, room, first = self.model.prepare_inputs_labels_for_multimodal, self.room(), True
 
         def prepare(*args: Any, **kwargs: Any) -> Any:
+            nonlocal first
             result = original(*args, **kwargs)
-            self.lengths = lengths = result[2].sum(1).tolist()
+            if not first:  # a step of `generate`, whose rows have grown
+                return result
+            first, lengths = False, result[2].sum(1).tolist()
+            self.lengths = lengths
             over = {clip: length for clip, length in zip(owners, lengths, strict=True) if length > room}
             if over:
                 raise _TooLong(over, room)

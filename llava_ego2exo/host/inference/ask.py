@@ -111,6 +111,12 @@ class VideoModel:
         return [dict(zip(scores, own, strict=True)) for scores, own in zip(found, shares, strict=True)]
 
 
+def check_questions(questions: Sequence[str]) -> None:
+    """Refuse a question without a word."""
+    if not questions or not all(text.strip() for text in questions):
+        raise Ego2ExoError("an empty question", "a text", "ask something")
+
+
 def check_choices(choices: Sequence[str]) -> None:
     """Refuse what no probability can be shared among."""
     if len(set(choices)) < len(choices) or len(choices) < 2 or not all(choice.strip() for choice in choices):
@@ -159,6 +165,7 @@ def ask(
             raise Ego2ExoError(
                 f"ask has no option {', '.join(sorted(unknown))}", ", ".join(_OPTIONS), "correct the name"
             )
+        check_questions(questions)
         if choices is not None:
             check_choices(choices)
         where = (video, start_s, end_s, limits)

@@ -123,7 +123,9 @@ class ServedAnswerer:
             names = [one.id for one in self._api.with_options(timeout=20, max_retries=1).models.list().data]
         except (self._errors, ValueError) as error:
             raise Ego2ExoError(
-                f"{model.shown}: {reason_of(error, self._key)}", "a server that answers", "check it"
+                f"{model.shown}: {reason_of(error, self._key)}",
+                "a server that answers",
+                "check the address, which mostly ends in /v1",
             ) from error
         if model.name not in names:
             raise Ego2ExoError(f"{model.shown} is not served", ", ".join(names), "name one of these behind the #")

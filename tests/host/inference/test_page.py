@@ -48,9 +48,9 @@ def test_a_listed_clip_is_asked_about_and_seen(page, served):
     flags = {"template": served.template, "frames_upbound": FRAMES, "max_new_tokens": NEW}
     page.select_option("#video", video.name)
     page.wait_for_selector("#frames figure")  # the models are the test's as well: one user at a time
+    expected = [f"{name}\n{ask(served.loaded[name], str(video), QUESTION, **flags)}" for name in ("student", "base")]
     page.fill("#question", QUESTION)
     page.click("#ask")
-    expected = [f"{name}\n{ask(served.loaded[name], str(video), QUESTION, **flags)}" for name in ("student", "base")]
     assert [" ".join(one.split()) for one in answers(page)] == [" ".join(one.split()) for one in expected]
 
     model, processor = served.loaded["student"][1:3]

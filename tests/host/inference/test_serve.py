@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ pytest.importorskip("fastapi")
 import openai
 from PIL import Image
 
-from llava_ego2exo import ask
+from llava_ego2exo import ask, cli
 from llava_ego2exo.host.inference.ask import VideoModel
 from llava_ego2exo.video import read_video
 from tests.videos import QUESTION
@@ -96,6 +97,7 @@ def test_how_an_answer_is_sampled_and_stopped(served, world):
     shown = [video_part(sorted(world.videos.glob("*.mp4"))[0].name), text(QUESTION)]
     whole = served(shown).choices[0].message.content
     first, second = whole.split()[:2]
+    assert len({served(shown, max_tokens=most).usage.prompt_tokens for most in (1, 2, NEW)}) == 1
     cut = served(shown, max_tokens=2).choices[0]
     assert cut.finish_reason == "length" and whole.startswith(cut.message.content)
     stopped = served(shown, stop=[second]).choices[0]
@@ -117,6 +119,8 @@ def test_choices_are_answered_by_likelihood(served, world):
     messages = [other, {"role": "user", "content": [video_part(video.name), text(QUESTION)]}]
     told = served.client.chat.completions.create(model="student", messages=messages, response_format=form).choices[0]
     assert told.probabilities != found.probabilities  # what comes before the question counts
+    *_, last = served([video_part(video.name), text(QUESTION)], response_format=form, stream=True)
+    assert last.choices[0].probabilities == found.probabilities
     best = max(expected, key=expected.get)
     assert found.message.content == f'{{"what": "{best}"}}'
 
@@ -127,6 +131,7 @@ def test_wrong_requests_get_openai_errors(served, world):
     for status, word, content, request in (
         (404, "does not exist", shown, {"model": "none"}),
         (400, "no picture", [text("?")], {}),
+        (400, "no question", [video_part(name)], {}),
         (400, "5 frames", [*frames_of(world.videos / name), *frames_of(world.videos / name)[:1], text("?")], {}),
         (400, "below --media", [video_part("../x.mp4"), text("?")], {}),
         (400, "max_tokens 99", shown, {"max_tokens": 99}),
@@ -140,6 +145,12 @@ def test_wrong_requests_get_openai_errors(served, world):
     with pytest.raises(openai.AuthenticationError):
         served.client.with_options(api_key="other").models.list()
     address = f"http://127.0.0.1:{served.port}"
+    for path, body, status, word in (("/v1/completions", None, 404, "Not Found"),
+                                     ("/v1/chat/completions", b"{}", 400, "Content-Type")):  # fmt: skip
+        headers = {"Authorization": "Bearer key", "Content-Type": "text/plain"}
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(address + path, body, headers))
+        assert refused.value.code == status and word in json.load(refused.value)["error"]["message"]
     assert urllib.request.urlopen(f"{address}/health").status == 200
     served(shown)
     assert (
@@ -209,8 +220,16 @@ def test_a_signal_in_the_middle_of_an_answer_ends_the_server_and_every_request(w
         for thread in threads:
             thread.join(10)
         assert len(ends) == len(threads) and "Traceback" not in out, (ends, out)
+        assert f"serving base at http://127.0.0.1:{port}/" in out
     finally:
         server.kill()
+
+
+def test_a_port_in_use_is_refused_before_weights_load(world, no_weights, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = ["--model", str(world.base("llama")), "--template", world.template("llama")]
+        assert cli.main(["serve", *words, "--port", str(taken.getsockname()[1])]) == 1
+    assert "Address already in use" in capsys.readouterr().err
 
 
 def answers_at(port):

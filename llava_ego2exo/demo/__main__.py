@@ -75,7 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=tuple(STUDENTS), metavar="NAME", help=few)
     add = "another variant beside the others: what it adds to the command of `distill`; may be repeated"
     parser.add_argument("--add", action="append", default=[], metavar="'NAME: --flag value ...'", help=add)
-    steps = "steps of every student's training (default: 650 with --full, 200 with --quick, else 450)"
+    steps = "steps of every student's training (default: 650 with --full, 170 with --quick, else 450)"
     parser.add_argument("--steps", type=int, metavar="N", help=steps)
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="do all of it N times (default: 1)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first one (default: 0)")

@@ -84,4 +84,4 @@ def added_variant(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 FULL = DemoPlan(tuple(STUDENTS), tests=100)
 DEFAULT = DemoPlan(steps=450)  # ends within minutes; some students are still learning
-QUICK = DemoPlan(("control", "distill", "tokens-16"), pairs=600, steps=200, tests=40)
+QUICK = DemoPlan(("control", "distill", "tokens-16"), pairs=600, steps=170, tests=40)

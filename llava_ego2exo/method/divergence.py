@@ -36,10 +36,8 @@ class Divergence:
         return self._of(target, found) * self.temperature**2
 
     def _of(self, target: Tensor, found: Tensor) -> Tensor:
-        if self.kind == "forward":
-            return _kl(target, found)
-        if self.kind == "reverse":
-            return _kl(found, target)
+        if self.kind != "jsd":
+            return _kl(*{"forward": (target, found), "reverse": (found, target)}[self.kind])
         mixed = torch.logaddexp(target + math.log(self.beta), found + math.log1p(-self.beta))
         return self.beta * _kl(target, mixed) + (1 - self.beta) * _kl(found, mixed)
 

@@ -154,10 +154,10 @@ def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(error, PermissionError):
         return 401, error_body("no or another API key", "authentication_error", "invalid_api_key")
     if isinstance(error, RequestValidationError):
-        faults = [(".".join(map(str, one["loc"][1:])), one["msg"]) for one in error.errors()[:5]]
-        if faults[0][0] == "":
+        faults = error.errors()[:5]
+        if faults[0]["loc"] == ("body",) or faults[0]["type"] == "json_invalid":
             return 400, error_body("the body is no JSON object, or its Content-Type is not application/json")
-        return 400, error_body("; ".join(f"{where}: {text}" for where, text in faults))
+        return 400, error_body("; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in faults))
     if isinstance(error, HTTPException):
         return error.status_code, error_body(error.detail)
     if isinstance(error, ConnectionAbortedError):

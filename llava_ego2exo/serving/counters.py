@@ -33,7 +33,7 @@ class Counters:
         self._batch.observe(seconds)
         self._size.observe(len(jobs))
         for job in jobs:
-            self._requests.labels(job.model, job.row.reason or ("error" if job.call is None else "stop")).inc()
+            self._requests.labels(job.model, job.row.reason or "stop").inc()
             self._tokens.labels(job.model).inc(len(job.row.tokens))
 
     def text(self) -> bytes:

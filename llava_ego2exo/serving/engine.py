@@ -150,6 +150,8 @@ class Engine:
                 logger.exception("a batch of %d failed", len(jobs))
                 results = [error] * len(jobs)
             self.running = []
+            for job, result in zip(jobs, results, strict=True):
+                job.row.reason = "error" if isinstance(result, Exception) else job.row.reason
             if jobs:  # counted before they are told: whoever has an answer finds it in the metrics
                 took = time.monotonic() - started
                 self.seconds = 0.8 * self.seconds + 0.2 * took

@@ -37,7 +37,7 @@ class Source:
         self.live = "://" in address or address.startswith("/dev/")
         if not self.live:
             _check_file(address)
-        self._secret = re.search(r"://([^/@]*@)", address)
+        self._secret = re.search(r"://([^/]*@)", address)
         self.reconnects = 0
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:

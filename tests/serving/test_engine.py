@@ -94,6 +94,21 @@ def test_a_fault_ends_its_batch_alone_and_a_late_job_is_given_up(model):
     engine.close()
 
 
+def test_what_a_call_gives_or_refuses_is_told_and_counted(model):
+    def refuse(_model):
+        raise Ego2ExoError("no")
+
+    ended, found = [], []
+    engine = engine_of(model, batch=1, finished=lambda jobs, _: ended.extend(one.row.reason for one in jobs))
+    for call in (lambda given: given is model, refuse):
+        one = job("", found)
+        one.call = call
+        engine.submit(one)
+    until(lambda: len(found) == 2)
+    assert found[0][1] is True and isinstance(found[1][1], Ego2ExoError) and ended == ["", "error"]
+    engine.close()
+
+
 class Words:
     """A tokenizer whose tokens are words with a blank in front."""
 

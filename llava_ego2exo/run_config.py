@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
@@ -42,12 +42,37 @@ class DistillConfig(FlagGroup):
     )
     teacher_base: str | None = flag_field(None, "Base checkpoint of a LoRA or projector teacher.")
     answers: str | None = flag_field(None, "For `cached`: the answers folder that `teach --top-k` wrote.")
+    on_policy: float = flag_field(
+        0.0,
+        "Probability that a step is on-policy: the student answers from the exo clip, and the teacher scores that "
+        "answer from the ego clip.",
+    )
+    sample_temperature: float = flag_field(
+        1.0, "For `on_policy`: temperature at which the student's answers are sampled."
+    )
+    sample_tokens: int = flag_field(64, "For `on_policy`: maximum tokens of a sampled answer, its end token included.")
+    privilege_cap: float | None = flag_field(
+        None, "Maximum KL (T² included, nats) that one token counts as; above it the token has no gradient."
+    )
+    privilege_filter: float | None = flag_field(
+        None,
+        "Leave tokens out at which the teacher's own distributions on the ego and on the exo clip are further apart "
+        "than this (the same KL).",
+    )
 
     def __post_init__(self) -> None:
-        for name, lowest in (("kd_weight", "0 or more"), ("kd_temperature", "above 0")):
-            value = getattr(self, name)
-            if not _is_number(value) or value < 0 or (value == 0 and name == "kd_temperature"):
-                raise Ego2ExoError(f"--{PREFIX}{name} {value}", f"a number {lowest}", "leave it out for the default")
+        self._check_numbers()
+        self._check_teacher()
+        self._check_on_policy()
+
+    def _check_numbers(self) -> None:
+        open_ends = {"kd_temperature", "sample_temperature", "privilege_cap", "privilege_filter"}
+        for name in ("kd_weight", "on_policy", *sorted(open_ends)):
+            value, least = getattr(self, name), "above 0" if name in open_ends else "0 or more"
+            if value is None and name.startswith("privilege_"):
+                continue
+            if not _is_number(value) or value < 0 or (value == 0 and name in open_ends):
+                raise Ego2ExoError(f"--{PREFIX}{name} {value}", f"a number {least}", "leave it out for the default")
         beta = self.jsd_beta
         refuse(
             (self.divergence not in DIVERGENCES, f"--{PREFIX}divergence {self.divergence}", ", ".join(DIVERGENCES),
@@ -60,6 +85,8 @@ class DistillConfig(FlagGroup):
              f"--{PREFIX}divergence {self.divergence} with --{PREFIX}teacher cached, of which k tokens are known",
              "forward; the others need the teacher's whole vocabulary", "take another teacher, or forward"),
         )  # fmt: skip
+
+    def _check_teacher(self) -> None:
         if not isinstance(self.teacher, str) or not self.teacher.strip():
             raise Ego2ExoError(f"--{PREFIX}teacher {self.teacher!r}", "self, cached, or a checkpoint's path")
         teacher, answers, base = (f"--{PREFIX}{name}" for name in ("teacher", "answers", "teacher_base"))
@@ -70,6 +97,24 @@ class DistillConfig(FlagGroup):
              f"{answers} with {teacher} cached", f"pass {teacher} cached, or leave {answers} out"),
             (self.kind != "path" and self.teacher_base, f"{base} {self.teacher_base} with {teacher} {self.teacher}",
              "a base for a checkpoint that holds LoRA or a projector alone", f"leave {base} out"),
+        )  # fmt: skip
+
+    def _check_on_policy(self) -> None:
+        flag, cached = f"--{PREFIX}on_policy", f"--{PREFIX}teacher cached, which holds no model"
+        sampling = [
+            name for name in ("sample_temperature", "sample_tokens") if getattr(self, name) != getattr(type(self), name)
+        ]
+        refuse(
+            (self.on_policy > 1, f"{flag} {self.on_policy}", "a probability from 0 to 1", "give a share of the steps"),
+            (not is_whole(self.sample_tokens, 1), f"--{PREFIX}sample_tokens {self.sample_tokens}",
+             "a whole number from 1", "leave it out for the default"),
+            (self.on_policy and self.kind == "cached", f"{flag} {self.on_policy} with {cached} to score new answers",
+             "it with self or a checkpoint's path", f"take another teacher, or leave {flag} out"),
+            (self.privilege_filter is not None and self.kind == "cached", f"--{PREFIX}privilege_filter "
+             f"{self.privilege_filter} with {cached} to ask about the exo clip", "it with self or a checkpoint's path",
+             "take another teacher, or leave it out"),
+            (sampling and not self.on_policy, f"{', '.join(f'--{PREFIX}{name}' for name in sampling)} without {flag}",
+             "a run that samples", f"give {flag}, or leave the others out"),
         )  # fmt: skip
 
     @property
@@ -84,7 +129,8 @@ class DistillConfig(FlagGroup):
 
     def differences(self, other: DistillConfig) -> list[str]:
         """Flags that change the loss, as lines ``name: own value / other value``; folders may move."""
-        names = {name: name for name in ("kd_weight", "kd_temperature", "divergence", "jsd_beta")} | {"teacher": "kind"}
+        places = ("teacher", "teacher_base", "answers")
+        names = {name: name for name in asdict(self) if name not in places} | {"teacher": "kind"}
         pairs = {flag: (getattr(self, name), getattr(other, name)) for flag, name in names.items()}
         return [f"{PREFIX}{flag}: {own} / {others}" for flag, (own, others) in pairs.items() if own != others]
 

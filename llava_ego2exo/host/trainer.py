@@ -28,6 +28,7 @@ from .training.losses import (
     scaled_to_reference,
 )
 from .training.monitor import TrainingMonitor, check_groups, split_ego_groups, trainable_table
+from .training.on_policy import OnPolicyMixin
 from .training.plots import plot_losses
 from .training.teachers import build_teacher
 from .training.unreadable_samples import SkipUnreadableMixin
@@ -173,7 +174,7 @@ class DistillingMixin:
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The host's, with the terms of the loss beside it."""
         if "loss" in logs and self.unlogged.samples:
-            logs.update(self.unlogged.log_values(self.distiller.config.on))
+            logs.update(self.unlogged.log_values(self.distiller.config))
             self.unlogged = LossStats()
         super().log(logs, *args, **kwargs)
 
@@ -199,7 +200,7 @@ def build_trainer(llava_trainer: type) -> type:
     """The trainer `ego2exo`: LLaVA's, which distils and resumes, with its optimizer groups split, checked and shown."""
 
     class Ego2ExoTrainer(  # type: ignore[misc, valid-type]
-        SkipUnreadableMixin, ResumeMixin, BottleneckMixin, DistillingMixin, llava_trainer
+        SkipUnreadableMixin, ResumeMixin, BottleneckMixin, OnPolicyMixin, DistillingMixin, llava_trainer
     ):
         def create_optimizer(self) -> Any:
             super().create_optimizer()

@@ -7,6 +7,7 @@ thrown away, and made once more for the gradients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,27 +35,41 @@ class Teacher(Protocol):
         """Tokens `first` to `last`, the latter not included."""
 
     def apart(self, logits: Tensor, divergence: Divergence) -> Tensor:
-        """The divergence, summed over tokens; `logits` are the student's, (n, V) in float32."""
+        """(3,): the divergence, summed over tokens; how many were above its cap; how many were left out.
+
+        `logits` are the student's, (n, V) in float32.
+        """
 
 
 @dataclass(frozen=True)
 class FullTeacher:
-    """A teacher over its whole vocabulary, kept as hidden states; its logits are made with each chunk's."""
+    """A teacher over its whole vocabulary, kept as hidden states; its logits are made with each chunk's.
+
+    With `exo`, its states for the same tokens on the student's view, it leaves out tokens at which these two of its
+    own distributions are further apart than `bound`: there the ego clip tells it more than the exo clip.
+    """
 
     head: Head  # maps (n, D') to (n, V)
     hidden: Tensor  # (M, D'), the teacher's final hidden states that predict the tokens
+    exo: Tensor | None = None  # (M, D')
+    bound: float = math.inf
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
 
     def part(self, first: int, last: int) -> FullTeacher:
-        return FullTeacher(self.head, self.hidden[first:last])
+        exo = None if self.exo is None else self.exo[first:last]
+        return FullTeacher(self.head, self.hidden[first:last], exo, self.bound)
 
     def apart(self, logits: Tensor, divergence: Divergence) -> Tensor:
+        kept, left_out = None, logits.new_zeros(())
         with torch.no_grad():
             taught = self.head(self.hidden).float()
-        require_equal_vocabularies(logits.shape[-1], taught.shape[-1])
-        return divergence(taught, logits)
+            require_equal_vocabularies(logits.shape[-1], taught.shape[-1])
+            if self.exo is not None:
+                kept = divergence.each(taught, self.head(self.exo).float()) <= self.bound
+                left_out = (~kept).sum()
+        return torch.stack([*divergence(taught, logits, kept), left_out])
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ class TopKTeacher:
         return TopKTeacher(self.ids[first:last], self.logits[first:last])
 
     def apart(self, logits: Tensor, divergence: Divergence) -> Tensor:
-        return divergence(self.logits.float(), logits.gather(-1, self.ids))
+        return torch.stack([*divergence(self.logits.float(), logits.gather(-1, self.ids)), logits.new_zeros(())])
 
 
 def require_equal_vocabularies(student: int, teacher: int) -> None:
@@ -97,8 +112,9 @@ def distillation_sums(
     teacher: Teacher | None = None,
     divergence: Divergence = FORWARD,
     max_elements: int = MAX_ELEMENTS,
+    sampled: bool = False,
 ) -> Tensor:
-    """Cross-entropy and divergence of answer tokens.
+    """Cross-entropy and divergence of answer tokens, and what is logged of them.
 
     Args:
         head: the student's, maps (n, D) to (n, V); called twice for each chunk where gradients are on.
@@ -107,10 +123,14 @@ def distillation_sums(
         teacher: its distributions over the first M <= N of them; the others get cross-entropy alone.
         divergence: between teacher and student.
         max_elements: most logits of one chunk.
+        sampled: the M tokens were sampled from the student itself: they get no cross-entropy, and its entropy at
+            them is summed.
 
     Returns:
-        (2,) float32: the sums of cross-entropy over N tokens and of the divergence over M. With N = 0 both are zero,
-        tied to the student's graph with a zero gradient.
+        (5,) float32: the sums of cross-entropy over N tokens (N - M where `sampled`) and of the divergence over M; of
+        these M, how many were above the divergence's cap, and how many were left out; the student's entropy at them in
+        nats, 0 where not `sampled`. With N = 0 all are zero, the first two tied to the student's graph with a zero
+        gradient.
 
     Raises:
         Ego2ExoError: the teacher speaks of more tokens than there are, or of another vocabulary.
@@ -120,11 +140,11 @@ def distillation_sums(
         raise Ego2ExoError(f"a teacher's {known} tokens for {labels.shape[0]} answer tokens", "at most as many")
     with torch.no_grad():  # the vocabulary's size by an empty call, as a head may be wrapped by its host
         size = max(1, max_elements // head(hidden[:0]).shape[-1])
-    sums = hidden.new_zeros(2, dtype=torch.float32)
+    sums = hidden.new_zeros(5, dtype=torch.float32)
     for first, last in _chunks(known, labels.shape[0], size):
         part = teacher.part(first, last) if teacher is not None and first < known else None
         sums = sums + checkpoint(
-            _chunk_sums, head, hidden[first:last], labels[first:last], part, divergence,
+            _chunk_sums, head, hidden[first:last], labels[first:last], part, divergence, sampled,
             use_reentrant=False, preserve_rng_state=False,
         )  # fmt: skip
     return sums
@@ -138,8 +158,14 @@ def _chunks(known: int, total: int, size: int) -> list[tuple[int, int]]:
     return ranges or [(0, 0)]
 
 
-def _chunk_sums(head: Head, hidden: Tensor, labels: Tensor, teacher: Teacher | None, divergence: Divergence) -> Tensor:
+def _chunk_sums(
+    head: Head, hidden: Tensor, labels: Tensor, teacher: Teacher | None, divergence: Divergence, sampled: bool
+) -> Tensor:
     logits = head(hidden).float()
-    entropy = F.cross_entropy(logits, labels, reduction="sum")
-    apart = logits[:0].sum() if teacher is None else teacher.apart(logits, divergence)
-    return torch.stack([entropy, apart])
+    none = logits[:0].sum()
+    apart = torch.stack([none] * 3) if teacher is None else teacher.apart(logits, divergence)
+    if teacher is None or not sampled:
+        return torch.stack([F.cross_entropy(logits, labels, reduction="sum"), *apart, none])
+    with torch.no_grad():
+        entropy = torch.special.entr(logits.softmax(-1)).sum()
+    return torch.stack([none, *apart, entropy])

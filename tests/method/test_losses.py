@@ -38,10 +38,10 @@ def test_equals_torch_on_whole_logits_with_gradients(tokens, temperature, known,
     teacher = FullTeacher(world["taught_head"], world["taught"][:known])
     found = distillation_sums(head, hidden, labels, teacher, Divergence(temperature=temperature), tokens * V)
     expected = reference(head, hidden, labels, world["taught_head"](world["taught"][:known]), temperature)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found[:2], expected)
     watched = [hidden, *head.parameters()]
     weights = torch.tensor([1.0, 0.7])
-    ours = torch.autograd.grad(found @ weights, watched)
+    ours = torch.autograd.grad(found[:2] @ weights, watched)
     for mine, theirs in zip(ours, torch.autograd.grad(expected @ weights, watched), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
@@ -94,7 +94,7 @@ def test_no_gradient_reaches_the_teacher(world):
 def test_no_token_gives_zero_with_a_gradient_path(world):
     none = world["hidden"][:0]
     sums = distillation_sums(world["head"], none, world["labels"][:0])
-    assert sums.tolist() == [0, 0]
+    assert sums.tolist() == [0] * 5
     sums.sum().backward()
     for value in (world["hidden"], *world["head"].parameters()):
         assert torch.equal(value.grad, torch.zeros_like(value))

@@ -88,15 +88,21 @@ def shared_encoding(model: Any, images: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def remembered_encoding(model: Any) -> Iterator[None]:
-    """Inside the block the encoder's run on the same pictures as the run before gives that run's output again."""
+def remembered_encoding(model: Any, first: bool = False) -> Iterator[None]:
+    """Inside the block the encoder's run on the same pictures as the run before gives that run's output again.
+
+    With `first`, the block's first run is the one that is remembered, whatever is encoded in between.
+    """
     encoder = model.get_vision_tower().vision_tower
     original, last = encoder.forward, []
 
     def forward(pictures: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not (last and torch.equal(last[0], pictures) and last[1] == (args, kwargs)):
-            last[:] = pictures, (args, kwargs), original(pictures, *args, **kwargs)
-        return last[2]
+        if last and torch.equal(last[0], pictures) and last[1] == (args, kwargs):
+            return last[2]
+        output = original(pictures, *args, **kwargs)
+        if not (last and first):
+            last[:] = pictures, (args, kwargs), output
+        return output
 
     with substituted(encoder, forward=forward):
         yield

@@ -23,14 +23,14 @@ from ..settings import Settings, data_files
 from ..training.stored_answers import file_of
 from .checkpoints import CheckpointScan, read_manifest, scan
 
+_TEACHER = tuple(PREFIX + name for name in ("teacher", "teacher_base", "answers"))  # compared by its content
 # Which samples come when, and what is trained: with another value a checkpoint is no step of this run.
 _PLACE = (
     "seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last",
     "group_by_length", "group_by_modality_length", "group_by_modality_length_auto", "group_by_varlen",
     "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "lora_bias", "bits", "quant_type", "double_quant",
     "mm_tunable_parts", "tune_mm_mlp_adapter", "mm_use_im_patch_token", "mm_use_im_start_end",
-    "optim", f"{PREFIX}kd_weight", f"{PREFIX}kd_temperature", f"{PREFIX}bottleneck",
-    f"{PREFIX}divergence", f"{PREFIX}jsd_beta",
+    "optim", f"{PREFIX}bottleneck", *(flag for flag in DistillConfig().to_dict() if flag not in _TEACHER),
 )  # fmt: skip
 _LENGTH = ("max_steps", "num_train_epochs")  # where a bottleneck is a share of it: a longer run would go back into one
 # What changes no number, or is compared by its content.
@@ -38,8 +38,7 @@ _FREE = {
     "output_dir", "overwrite_output_dir", "data_path", "video_folder", "image_folder", "model_name_or_path",
     "report_to", "run_name", "disable_tqdm", "local_rank", "log_level", "log_level_replica", "log_on_each_node",
     "cache_dir", "verbose_logging", "resume_from_checkpoint", "skip_memory_metrics", "ignore_data_skip",
-    *(PREFIX + name for name in ("teacher", "teacher_base", "answers", "check_saved", "preset")),
-    *(PREFIX + name for name in ("frame_cache", "frame_cache_gb")),
+    *_TEACHER, *(PREFIX + name for name in ("check_saved", "preset", "frame_cache", "frame_cache_gb")),
     *VideoLimits().to_dict(PREFIX),
 }  # fmt: skip
 _FREE_BEGINNINGS = ("logging_", "save_", "dataloader_num", "dataloader_p", "eval_", "push_to_hub", "hub_", "ddp_")

@@ -25,6 +25,7 @@ from .unreadable_samples import EXO, skip_unreadable, unreadable_error
 
 # LLaVA hands its data arguments down to whatever reads a sample.
 _READER = f"{PREFIX}reader"
+CLIPS = "clips"  # in a teacher's part: the files of both views
 
 
 def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -158,7 +159,8 @@ def _teacher_dataset(base: type, config: DistillConfig) -> type:
                 return {**item, "teacher": [self._stored_turn(key) for key in sample["answer_keys"]]}
             self.list_data_dict[index] = {**sample, "video": sample["ego_video"], EXO: sample["video"]}
             try:
-                return {**item, "teacher": super().__getitem__(index)}
+                clips = {"exo": sample["video"], "ego": sample["ego_video"]}
+                return {**item, "teacher": {**super().__getitem__(index), CLIPS: clips}}
             finally:
                 self.list_data_dict[index] = sample
 
@@ -172,7 +174,8 @@ def _teacher_dataset(base: type, config: DistillConfig) -> type:
 def _teacher_collator(collate: Callable[..., dict[str, Any]], config: DistillConfig) -> Callable[..., dict[str, Any]]:
     """The host's collator for both parts.
 
-    `batch["teacher"]` is absent where no row has a teacher; `rows` in it are the student's rows of the teacher's.
+    `batch["teacher"]` is absent where no row has a teacher; `rows` in it are the student's rows of the teacher's, and
+    `clips` the files of both views, where the teacher is a model.
     """
 
     @functools.wraps(collate.__call__)
@@ -181,8 +184,12 @@ def _teacher_collator(collate: Callable[..., dict[str, Any]], config: DistillCon
         rows = [row for row, instance in enumerate(instances) if "teacher" in instance]
         taught = [instances[row]["teacher"] for row in rows]
         if rows:
-            batch["teacher"] = {"rows": rows, **({"turns": taught} if config.kind == "cached" else collate(taught))}
+            batch["teacher"] = {"rows": rows, **({"turns": taught} if config.kind == "cached" else _views(taught))}
         return batch
+
+    def _views(taught: list[dict[str, Any]]) -> dict[str, Any]:
+        inputs = [{name: value for name, value in each.items() if name != CLIPS} for each in taught]
+        return {**collate(inputs), CLIPS: [each[CLIPS] for each in taught]}
 
     return collate_both
 

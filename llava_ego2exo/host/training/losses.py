@@ -9,7 +9,7 @@ one fixed number, and the sum of the gradients is corrected once, before clippin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class LossStats:
     ce: float = 0.0  # cross-entropy over all answer tokens
     kl: float = 0.0  # T^2 KL, or the divergence in its place, over the tokens that have teacher targets
     tokens: float = 0.0  # answer tokens
+    ce_tokens: float = 0.0  # of these, the ones with a cross-entropy: all but the student's own
     kl_tokens: float = 0.0  # of these, the ones with a KL
     unmatched: float = 0.0  # the ones that should have a KL and have none: a row was cut, or tokens were not found
     samples: float = 0.0  # rows
@@ -40,6 +41,15 @@ class LossStats:
     masked: float = 0.0  # rows without any token of an answer's own text: they train nothing
     cut: float = 0.0  # rows that are as long as a row can be, so that their end is missing
     unreadable: float = 0.0  # rows in place of samples that cannot be read; they are in no other number
+    capped: float = 0.0  # tokens whose KL was above --ego2exo_privilege_cap
+    left_out: float = 0.0  # tokens whose KL does not count, by --ego2exo_privilege_filter
+    batches: float = 0.0  # small batches
+    on_policy: float = 0.0  # of these, the ones of on-policy steps; what follows is of their samples alone
+    sampled: float = 0.0  # rows that the student has answered
+    sampled_ended: float = 0.0  # of these, the ones that it ended itself
+    sampled_tokens: float = 0.0  # their tokens that have a KL
+    sampled_kl: float = 0.0
+    sampled_entropy: float = 0.0  # of the student's distributions over them, nats
 
     def add(self, other: LossStats) -> None:
         """Add another's sums to these."""
@@ -76,6 +86,13 @@ class LossStats:
         lines = self.warning_lines()
         if distilling and not self.kl_tokens:
             lines.append("no answer token had a KL in this run")
+        if self.left_out:
+            lines.append(f"--ego2exo_privilege_filter left out {self.left_out:.0f} of {self.kl_tokens:.0f} tokens")
+        if self.sampled:
+            lines.append(
+                f"on-policy: {self.on_policy / self.batches:.0%} of the batches, {self.sampled:.0f} samples of "
+                f"{self.sampled_tokens / self.sampled:.1f} tokens, {self.sampled_ended / self.sampled:.0%} ended"
+            )
         if self.unmatched:
             lines.append(
                 f"{self.unmatched:.0f} of {self.tokens:.0f} answer tokens had no KL though their sample has a teacher: "
@@ -83,12 +100,22 @@ class LossStats:
             )
         return lines
 
-    def log_values(self, distilling: bool) -> dict[str, float]:
+    def log_values(self, config: DistillConfig) -> dict[str, float]:
         """Means, under the names by which the trainer logs them."""
-        tokens = max(self.tokens, 1.0)
-        logs = {"loss_ce": self.ce / tokens}
-        if distilling:
-            logs |= {"loss_kl": self.kl / max(self.kl_tokens, 1.0), "kl_tokens": self.kl_tokens}
+        logs = {} if self.on_policy and not self.ce_tokens else {"loss_ce": self.ce / max(self.ce_tokens, 1.0)}
+        if config.on:
+            counted = max(self.kl_tokens - self.left_out, 1.0)
+            logs |= {"loss_kl": self.kl / counted, "kl_tokens": self.kl_tokens}
+            if config.privilege_cap is not None:
+                logs["kl_capped"] = self.capped / counted
+            if config.privilege_filter is not None:
+                logs["kl_left_out"] = self.left_out / max(self.kl_tokens, 1.0)
+        if config.on_policy:
+            logs["on_policy"] = self.on_policy / max(self.batches, 1.0)
+        if self.sampled:
+            tokens = max(self.sampled_tokens, 1.0)
+            logs |= {"sample_kl": self.sampled_kl / tokens, "sample_entropy": self.sampled_entropy / tokens}
+            logs |= {"sample_tokens": tokens / self.sampled, "sample_ended": self.sampled_ended / self.sampled}
         logs["answer_tokens"] = self.tokens / max(self.samples, 1.0)
         logs["supervised_share"] = self.tokens / max(self.positions, 1.0)
         return {name: round(value, 6) for name, value in logs.items()}
@@ -149,6 +176,8 @@ def _counted(seen: ExpandedLabels, content: AnswerContent | None) -> LossStats:
     each = supervised.sum(dim=1).tolist()
     return LossStats(
         tokens=sum(each),
+        ce_tokens=sum(each),
+        batches=1,
         samples=len(each),
         positions=sum(seen.lengths),
         masked=int((~own.any(dim=1)).sum()),
@@ -168,36 +197,53 @@ class Distiller:
 
     def __init__(self, config: DistillConfig, teacher: Any | None = None, content: AnswerContent | None = None) -> None:
         self.config, self.teacher, self.content = config, teacher, content
-        self.divergence = Divergence(config.divergence, config.kd_temperature, config.jsd_beta)
+        measure = (config.divergence, config.kd_temperature, config.jsd_beta, config.privilege_cap)
+        self.divergence = Divergence(*measure)
 
     def loss(self, model: Any, call: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Tensor, LossStats]:
         """The mean over answer tokens, and its sums.
 
         `model` is the student without the wrapper of distributed training, `call` its forward with it; `teacher` in
-        `inputs` is the teacher's part of the batch, absent where no row has one.
+        `inputs` is the teacher's part of the batch, absent where no row has one, and `sampled` what the student itself
+        has answered (:mod:`.on_policy`): these rows get no cross-entropy.
         """
-        batch = inputs.pop("teacher", None)
-        targets = None if batch is None or self.teacher is None else self.teacher.targets(batch)
+        batch, sampled = inputs.pop("teacher", None), inputs.pop("sampled", None)
+        targets = None if batch is None or self.teacher is None else self._targets(batch, inputs)
         inner = llava_model(model)
         head = inner.get_output_embeddings().forward
-        counts: list[tuple[int, int]] = []
+        counts: list[tuple[int, int, int]] = []
 
         def at_head(answers: Answers, hidden: Tensor) -> Tensor:
             known, taught, unmatched = (answers.tokens.new_empty(0), None, 0)
             if targets is not None:
                 known, taught, unmatched = targets.align(answers)
-            counts.append((len(known), unmatched))
             rest = torch.ones(len(answers.tokens), dtype=torch.bool, device=known.device)
             rest[known] = False
+            if sampled is not None:
+                rest &= ~torch.isin(answers.rows, answers.rows.new_tensor(sampled.rows)).to(rest.device)
             order = torch.cat([known, rest.nonzero()[:, 0]]).to(hidden.device)  # those with targets come first
+            counts.append((len(known), unmatched, len(order) - len(known) if sampled is not None else len(order)))
             labels = answers.tokens.to(hidden.device)[order]
-            return distillation_sums(head, hidden[order], labels, taught, self.divergence)
+            own = sampled is not None
+            return distillation_sums(head, hidden[order], labels, taught, self.divergence, sampled=own)
 
         found, seen = answer_pass(inner, call, inputs, at_head)
-        stats = _counted(seen, self.content)
-        stats.kl_tokens, stats.unmatched = counts[-1]
-        stats.ce, stats.kl = found.detach().tolist()
+        # A sample that ends at once is an answer too.
+        stats = _counted(seen, self.content if sampled is None else None)
+        stats.kl_tokens, stats.unmatched, stats.ce_tokens = counts[-1]
+        stats.ce, stats.kl, stats.capped, stats.left_out, stats.sampled_entropy = found.detach().tolist()
+        if sampled is not None:
+            stats.on_policy, stats.sampled, stats.sampled_ended = 1, len(sampled.rows), sampled.ended
+            stats.sampled_tokens, stats.sampled_kl = stats.kl_tokens, stats.kl
         return (found[0] + self.config.kd_weight * found[1]) / max(stats.tokens, 1), stats
+
+    def _targets(self, batch: dict[str, Any], inputs: dict[str, Any]) -> Any:
+        """The teacher's; with `--ego2exo_privilege_filter` also what it says of the exo clip."""
+        targets, bound = self.teacher.targets(batch), self.config.privilege_filter
+        if bound is None:
+            return targets
+        exo = self.teacher.targets({**inputs, "rows": list(range(len(inputs["input_ids"])))})
+        return replace(targets, exo=exo, bound=bound)
 
 
 def asks_head_at_answers(model: Any, sharded: bool) -> bool:

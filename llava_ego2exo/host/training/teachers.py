@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,11 +32,22 @@ class StateTargets:
     answers: Answers
     hidden: torch.Tensor
     head: Callable[[torch.Tensor], torch.Tensor]
+    exo: StateTargets | None = None  # the teacher's on the student's own inputs, all rows
+    bound: float = math.inf  # between the two, see FullTeacher
 
     def align(self, answers: Answers) -> tuple[torch.Tensor, Teacher | None, int]:
         """The student's tokens (M,) that have targets, the targets, and how many should have some and have none."""
         at, theirs, unmatched = align_answers(answers, self.answers, self.rows)
-        return at, FullTeacher(self.head, self.hidden[theirs.to(self.hidden.device)]), unmatched
+        exo = None
+        if self.exo is not None:
+            here, there, _ = align_answers(answers, self.exo.answers, self.exo.rows)
+            place = torch.full_like(answers.tokens, -1)
+            place[here] = there.to(place.device)
+            both = place[at] >= 0
+            at, theirs, unmatched = at[both], theirs[both.to(theirs.device)], unmatched + int((~both).sum())
+            exo = self.exo.hidden[place[at].to(self.exo.hidden.device)]
+        hidden = self.hidden[theirs.to(self.hidden.device)]
+        return at, FullTeacher(self.head, hidden, exo, self.bound), unmatched
 
 
 @dataclass
@@ -131,7 +143,7 @@ class StoredTeacher:
 
 def split_rows(batch: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
     """The student's rows of a teacher's batch, and its model inputs."""
-    return batch["rows"], {name: value for name, value in batch.items() if name != "rows"}
+    return batch["rows"], {name: value for name, value in batch.items() if name not in ("rows", "clips")}
 
 
 @contextmanager

@@ -1,0 +1,133 @@
+"""On-policy steps through LLaVA's own train: what is sampled, who scores it on which clip, and what is learned."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llava_ego2exo.host.model.answer_tokens import IGNORE_INDEX, answer_pass, capture_labels
+from llava_ego2exo.host.training.on_policy import SAMPLED, answer_spans
+
+from ..conftest import losses
+from .distillation import ANSWERS, PLAIN, distilling_samples, history, write_json
+
+ON = {
+    "ego2exo_kd_weight": 0.7, "ego2exo_kd_temperature": 2.0, "ego2exo_on_policy": 1.0, "ego2exo_sample_tokens": 9,
+    "ego2exo_divergence": "reverse",
+}  # fmt: skip
+
+
+@pytest.fixture
+def sampled(world, train, tmp_path):
+    """A run on pairs and a replayed text; the LoRA weights start the same each time.
+
+    With Qwen one sample has two turns: the other template needs for this what tiny tokenizers lack.
+    """
+
+    def run(name="s", kind="llama", **flags):
+        samples = distilling_samples(world)
+        more = [{"from": "human", "value": "And then?"}, {"from": "gpt", "value": "Nothing."}]
+        samples[1]["conversations"] += more if kind == "qwen" else []
+        samples.append({"id": "t", "conversations": more, "replay": True})
+        data = write_json(tmp_path / "pairs.json", samples)
+        torch.manual_seed(0)
+        return train(tmp_path / name, kind, **{"data_path": data, **PLAIN, **ON, "num_train_epochs": 1, **flags})
+
+    return run
+
+
+def batch_of(trainer, rows=range(5)):
+    return trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[row] for row in rows]))
+
+
+def row_of(batch, row):
+    keep = batch["attention_mask"][row].bool()
+    return batch["input_ids"][row][keep], batch["labels"][row][keep]
+
+
+@pytest.mark.parametrize("index", [0, -1])
+def test_the_student_writes_what_it_would_say(index, sampled, kinds):
+    """From its own distribution on the exo clip: the prompts are the samples', and the draws those of one pass."""
+    trainer = sampled(kind=kinds[index])
+    given, batch = batch_of(trainer), batch_of(trainer)
+    found = trainer.sampler.write(trainer.model, batch, 3, 0, 0)
+    assert found.rows == [0, 1, 2, 3] and 0 <= found.ended <= 4
+    stops = set(trainer.sampler.stops.tolist())
+    for row in range(4):
+        (before, labels), (ids, ours), (theirs, scored) = (
+            row_of(given, row), row_of(batch, row), row_of(batch["teacher"], row)
+        )  # fmt: skip
+        spans = answer_spans(labels, trainer.content)
+        assert len(spans) == (2 if row == 1 and kinds[index] == "qwen" else 1)
+        texts = [trainer.content.tokenizer.decode(before[slice(*span)]).strip() for span in spans]
+        assert found.records[row]["teacher"] in texts and texts[0] == ANSWERS[row]
+        answer = ours[ours != IGNORE_INDEX]
+        assert 1 <= len(answer) <= 9 and torch.equal(ids[-len(answer) :], answer)
+        start = len(ids) - len(answer)
+        assert start in [span[0] for span in spans] and torch.equal(ids[:start], before[:start])
+        assert torch.equal(scored[scored != IGNORE_INDEX], answer) and torch.equal(theirs[-len(answer) :], answer)
+        ends = [token for token in answer.tolist() if token in stops]
+        assert len(answer) == 9 or ends == [int(answer[-1])]
+    assert all(torch.equal(a, b) for a, b in zip(row_of(given, 4), row_of(batch, 4), strict=True))  # replayed text
+    again, other = batch_of(trainer), batch_of(trainer)
+    state = torch.get_rng_state()
+    trainer.sampler.write(trainer.model, again, 3, 0, 0)
+    trainer.sampler.write(trainer.model, other, 4, 0, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(again["input_ids"], batch["input_ids"])
+    assert not torch.equal(other["input_ids"], batch["input_ids"])
+
+
+def test_a_cold_sample_is_the_greedy_answer(sampled):
+    """With the cache, padding on the left and one pass of the clip: what a plain pass without them finds likeliest."""
+    trainer = sampled(ego2exo_sample_temperature=1e-4)
+    batch = batch_of(trainer)
+    trainer.sampler.write(trainer.model, batch, 0, 0, 0)
+    trainer.model.eval()
+    with torch.no_grad(), capture_labels(trainer.model.get_base_model()) as seen:
+        logits = trainer.model(**{name: value for name, value in batch.items() if name != "teacher"}).logits
+    rows, places = seen.supervised[:4].nonzero(as_tuple=True)
+    labels = seen.labels[rows, places + 1]
+    assert len(labels) > 10 and torch.equal(logits[rows, places].argmax(-1), labels)
+
+
+def test_a_step_is_the_plain_formula(sampled, monkeypatch):
+    """Its loss and gradients: T^2 KL(student || teacher) over the samples, cross-entropy on the replayed text alone."""
+    trainer = sampled()
+    batch = batch_of(trainer)
+    batch[SAMPLED] = trainer.sampler.write(trainer.model, batch, 0, 0, 0)
+    teacher = trainer.distiller.teacher.targets(batch["teacher"])
+    copy = dict(batch)
+    loss, stats = trainer.distiller.loss(trainer.model, trainer.model, copy)
+    inputs = {name: value for name, value in batch.items() if name not in ("teacher", SAMPLED)}
+    parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+    found = torch.autograd.grad(loss, parameters)
+    logits, answers = _answer_logits(trainer, inputs)
+    own = answers.rows < 4
+    with torch.no_grad():
+        taught = (teacher.head(teacher.hidden).float() / 2).log_softmax(-1)
+    mine = (logits[own] / 2).log_softmax(-1)
+    kl = 4 * (mine.exp() * (mine - taught)).sum()
+    ce = F.cross_entropy(logits[~own], answers.tokens[~own], reduction="sum")
+    expected = (ce + 0.7 * kl) / len(logits)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    for name, value in {"ce": ce, "kl": kl, "sampled_kl": kl}.items():
+        assert getattr(stats, name) == pytest.approx(float(value.detach()), rel=1e-4), name
+    assert stats.sampled == 4 and stats.sampled_tokens == own.sum() == stats.kl_tokens
+    assert stats.ce_tokens == (~own).sum() > 0
+    shares = logits[own].detach().softmax(-1)
+    assert stats.sampled_entropy == pytest.approx(float(-(shares * shares.log()).sum()), rel=1e-4)
+    for ours, theirs in zip(found, torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+def _answer_logits(trainer, inputs):
+    kept = []
+
+    def keep(answers, hidden):
+        kept.append((answers, trainer.model.get_base_model().lm_head.weight @ hidden.mT))
+        return hidden.sum()
+
+    answer_pass(trainer.model.get_base_model(), trainer.model, inputs, keep)
+    return kept[0][1].mT.float(), kept[0][0]

@@ -30,6 +30,7 @@ from .results import (
     HELD_OUT,
     RECEIVERS,
     TRAINED,
+    WRITTEN,
     Results,
     ablation_table,
     attention_table,
@@ -148,6 +149,8 @@ def gather(plan: DemoPlan, runs: Sequence[SeedRun], seconds: dict[str, float]) -
     return Results(
         variants={name: percent(name, HELD_OUT) for name in first.exams},
         trained={name: percent(name, TRAINED) for name in first.exams},
+        written={name: {kind: [run.exams[name]["written"][kind] for run in runs] for kind in WRITTEN}
+                 for name in first.exams},
         chance=chance(),
         visual_tokens={name: exam["visual_tokens"] for name, exam in first.exams.items()},
         answer_seconds={name: [run.exams[name]["seconds"] for run in runs] for name in first.exams},
@@ -158,7 +161,7 @@ def gather(plan: DemoPlan, runs: Sequence[SeedRun], seconds: dict[str, float]) -
         probe={view: {name: [run.probe[view][name] for run in runs] for name in found}
                for view, found in first.probe.items()},
         curves={name: [run.curves[name] for run in runs] for name in plan.variants},
-        examples=examples(first.tests[HELD_OUT], first.exams, first.base, first.student(describes)),
+        examples=examples(first.tests[HELD_OUT], first.exams, describes),
         attention=[clip for name in shown[:1]
                    for clip in attention(first.tests[HELD_OUT], first.base, first.student(name))],
         settings={**dataclasses.asdict(plan), "seeds": len(runs), "llava": first.base.kind, "version": __version__},

@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ from ..video.cache import FrameCache
 from .base import Base
 from .cameras import read_tests
 from .models import load_quietly
-from .results import HELD_OUT, ClipAttention, Example
+from .results import HELD_OUT, WRITTEN, ClipAttention, Example
 from .variants import FRAMES
 from .world import DESCRIBE, QUESTION_TYPES, Scene, describe, questions
 
+_EVENT = re.compile(r"the (\w+) hand holds the (\w+) at the (\w+)")
 _CLIPS_AT_ONCE, _EXAMPLES, _ATTENTION, _ATTENTION_SHARES = 10, 8, 2, 20
 
 Tests = Mapping[str, Sequence[tuple[Scene, Path]]]  # split -> scenes, for their questions, with the file that is shown
@@ -60,6 +63,7 @@ def examine_model(model: Path, base: Path | None, tests: Tests, template: str) -
         "splits": split -> ablation (see :mod:`llava_ego2exo.host.model.inspection`) -> "chosen", for each clip the
         option chosen for each question, and "percent", question type -> percent right; "visual_tokens" of one clip in
         the language model's input; "seconds" of CPU time an answer, from a clip's frames to the scores of all options;
+        "written", each of `WRITTEN` -> percent, and "descriptions", what it wrote about clips of held-out pairs;
         "attention" of the true answers to ego tokens, visual tokens and text, empty without ego tokens.
     """
     from ..host.inference.option_scoring import answer_row
@@ -80,7 +84,10 @@ def examine_model(model: Path, base: Path | None, tests: Tests, template: str) -
     some = [(pixels(processor, clip), one) for scene, clip in held_out[:_ATTENTION_SHARES] for one in questions(scene)]
     rows = [answer_row(tokenizer, prompt(one.text, template), one.answer) for _, one in some]
     with_tokens = len(splits[HELD_OUT]) > 1
+    descriptions = _describe(loaded, [clip for _, clip in held_out], template)
     return {
+        "written": written_scores(descriptions, [scene for scene, _ in held_out]),
+        "descriptions": descriptions,
         "visual_tokens": visual_length(llava, rows[0][0], some[0][0]),
         "seconds": seconds,
         "splits": splits,
@@ -113,6 +120,28 @@ def _examine(
     return {"chosen": chosen, "percent": {kind: 100.0 * sum(marks) / len(marks) for kind, marks in right.items()}}
 
 
+def _describe(loaded: tuple[Any, Any, Any, Any], clips: Sequence[np.ndarray], template: str) -> list[str]:
+    """What a model itself writes about some clips."""
+    from ..host.inference.answerer import Answerer
+
+    answerer, found = Answerer(loaded, template, max_new_tokens=48), []
+    for first in range(0, len(clips), _CLIPS_AT_ONCE):
+        shown = [pixels(answerer.image_processor, clip) for clip in clips[first : first + _CLIPS_AT_ONCE]]
+        found += [answers[0].text for answers in answerer.answer(shown, [[DESCRIBE]] * len(shown))]
+    return found
+
+
+def written_scores(texts: Sequence[str], shown: Sequence[Scene]) -> dict[str, float]:
+    """Percent of right facts (hand, object and region of each event), and of descriptions without a fault."""
+    facts, whole = [], []
+    for text, scene in zip(texts, shown, strict=True):
+        found = [*_EVENT.findall(text), *[("", "", "")] * len(scene.events)]
+        pairs = zip(scene.events, found, strict=False)
+        facts += [fact == part for event, seen in pairs for fact, part in zip(astuple(event), seen, strict=True)]
+        whole.append(text.strip() == describe(scene))
+    return {name: 100.0 * sum(marks) / len(marks) for name, marks in zip(WRITTEN, (facts, whole), strict=True)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Ask one model, and write what it answered."""
     parser = argparse.ArgumentParser(prog="python -m llava_ego2exo.demo.exam", description=__doc__.split("\n\n")[0])
@@ -129,15 +158,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def examples(
-    clips: Sequence[tuple[Scene, Path, Path]], exams: Mapping[str, dict[str, Any]], base: Base, student: Path
+    clips: Sequence[tuple[Scene, Path, Path]], exams: Mapping[str, dict[str, Any]], student: str
 ) -> list[Example]:
     """The first clips of held-out pairs, a question type each in turn; nothing is chosen by its answers.
 
-    The description of the exo clip by `student` is shown beside the teacher's of the ego clip.
+    The description of the exo clip by the variant `student` is shown beside the teacher's of the ego clip.
     """
     tests = [(scene, frames(ego), frames(exo)) for scene, ego, exo in clips[:_EXAMPLES]]
-    by_teacher = _descriptions(base.model, None, [ego for _, ego, _ in tests], base.template)
-    by_student = _descriptions(student, base.model, [exo for *_, exo in tests], base.template)
+    by_teacher, by_student = (exams[name]["descriptions"] for name in ("teacher", student))
     found = []
     for number, (scene, ego, exo) in enumerate(tests):
         kind = QUESTION_TYPES[number % len(QUESTION_TYPES)]
@@ -149,14 +177,6 @@ def examples(
                     by_teacher[number], by_student[number])
         )  # fmt: skip
     return found
-
-
-def _descriptions(model: Path, base: Path | None, clips: list[np.ndarray], template: str) -> list[str]:
-    from ..host.inference.answerer import Answerer
-
-    answerer = Answerer(load_quietly(model, base), template, max_new_tokens=48)
-    shown = [pixels(answerer.image_processor, clip) for clip in clips]
-    return [answers[0].text for answers in answerer.answer(shown, [[DESCRIBE]] * len(clips))]
 
 
 def attention(clips: Sequence[tuple[Scene, Path, Path]], base: Base, student: Path) -> list[ClipAttention]:

@@ -12,13 +12,13 @@ from ..common.files import write_atomic
 from ..common.pages import INK, SERIES, SHARED, drawing, gradient, heat, overlaid, picture_uri, scaled, svg, templates
 from .results import (
     ABLATIONS,
-    BOTH,
     CHANCE,
-    HELD_OUT,
     MEAN,
     RECEIVERS,
+    SPLITS,
     TRAINED,
     VARIANTS,
+    WRITTEN,
     ClipAttention,
     Example,
     Results,
@@ -28,7 +28,6 @@ from .results import (
     cell,
     differences,
     legend,
-    lines,
     metrics,
     milliseconds,
     rows,
@@ -39,6 +38,10 @@ from .results import (
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH, MARGIN = 960, 12  # of the picture, in pixels
+LINES = {  # of the plot: names of variants that differ in the number of visual tokens alone
+    "ordinary tokens, pooled": r"pooled-\d+|distill",
+    "ego tokens alone": r"tokens-\d+",
+}
 _DASHES = ("-", "--", "-.", ":")
 _SIDE = 108  # of a frame in the picture
 
@@ -66,7 +69,7 @@ def report_html(results: Results) -> str:
     probed = {view: {name: spread(seeds) for name, seeds in types.items()} for view, types in results.probe.items()}
     values = {
         "results": results, "rows": found, "ablations": ablation_rows(results), "differences": differences(results),
-        "milliseconds": {name: milliseconds(results, name) for name in found}, "splits": (HELD_OUT, TRAINED, BOTH),
+        "milliseconds": {name: milliseconds(results, name) for name in found}, "splits": SPLITS, "WRITTEN": WRITTEN,
         "TRAINED": TRAINED, "shares": attention_rows(results), "receivers": RECEIVERS, "probe": probed,
         "attributes": list(next(iter(probed.values()), ())),
         "sizes": size_plot(results, "sizes") if lines(results) else "", "legend": legend(results),
@@ -172,8 +175,17 @@ def _strips(results: Results) -> list[dict[str, Any]]:
             for title, frames in found]  # fmt: skip
 
 
+def lines(results: Results) -> dict[str, list[tuple[int, str]]]:
+    """The lines of the plot that have two points or more: title -> (visual tokens, variant), ascending."""
+    found = {
+        title: sorted((results.visual_tokens[name], name) for name in results.variants if re.fullmatch(names, name))
+        for title, names in LINES.items()
+    }
+    return {title: points for title, points in found.items() if len(points) > 1}
+
+
 def size_plot(results: Results, name: str, width: float = 6.4, height: float = 3.8) -> str:
-    """Accuracy against visual tokens a clip, a line for each of :func:`.results.lines`; teacher, control and chance.
+    """Accuracy against visual tokens a clip, a line for each of :func:`lines`; teacher, control and chance.
 
     Mean and standard deviation over seeds, a dot a seed. `name`, `width` and `height` as for :func:`bars`.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,10 @@ if TYPE_CHECKING:
     Spread = dict[str, Any]  # mean, std, n, and the numbers of the seeds
 
 MEAN, CHANCE = "mean", "chance"
+FACTS = "facts"
+WRITTEN = (FACTS, "whole")  # of a description: facts that are right; descriptions in which all are
 TRAINED, HELD_OUT, BOTH = "trained", "held-out", "both"  # new clips of pairs of objects that training shows, or not
+SPLITS = (HELD_OUT, TRAINED, BOTH, FACTS)
 ABLATIONS = {  # as in host/model/inspection.py
     "none": "intact",
     "removed": "ego tokens removed",
@@ -27,10 +29,6 @@ ABLATIONS = {  # as in host/model/inspection.py
 }
 RECEIVERS = ("ego tokens", "visual tokens", "text")  # of attention
 SIZES = (4, 8, 16, 32)
-LINES = {  # of the plot: names of variants that differ in the number of visual tokens alone
-    "ordinary tokens, pooled": r"pooled-\d+|distill",
-    "ego tokens alone": r"tokens-\d+",
-}
 VARIANTS = {
     "base": "before any training on pairs",
     "control": "fine-tuned on captions of the exo clips, with the same steps",
@@ -94,6 +92,7 @@ class Results:
     Attributes:
         variants: variant -> question type -> accuracy of each seed on held-out pairs, in the order of the table.
         trained: the same on new clips of trained pairs.
+        written: variant -> each of `WRITTEN` -> percent of each seed, in its own descriptions of held-out pairs.
         chance: question type -> percent.
         visual_tokens: variant -> how many a clip is in the language model's input.
         answer_seconds: variant -> CPU seconds an answer of each seed.
@@ -113,6 +112,7 @@ class Results:
     chance: Mapping[str, float]
     visual_tokens: Mapping[str, int]
     answer_seconds: Mapping[str, Seeds]
+    written: Mapping[str, Accuracies] = field(default_factory=dict)
     ablations: Mapping[str, Mapping[str, Accuracies]] = field(default_factory=dict)
     answer_attention: Mapping[str, Mapping[str, Seeds]] = field(default_factory=dict)
     probe: Mapping[str, Accuracies] = field(default_factory=dict)
@@ -137,7 +137,9 @@ def with_mean(types: Accuracies) -> dict[str, list[float]]:
 
 
 def accuracy(results: Results, variant: str, split: str = BOTH) -> list[float]:
-    """Of each seed the mean over question types, of one split or as the mean of both."""
+    """Of each seed the mean over question types, of one split or as the mean of both; or the facts of descriptions."""
+    if split == FACTS:
+        return list(results.written[variant][FACTS])
     held_out, trained = (with_mean(of[variant])[MEAN] for of in (results.variants, results.trained))
     both = [(a + b) / 2 for a, b in zip(held_out, trained, strict=True)]
     return {HELD_OUT: held_out, TRAINED: trained, BOTH: both}[split]
@@ -151,7 +153,7 @@ def _spreads(variants: Mapping[str, Accuracies]) -> dict[str, dict[str, Spread]]
 
 
 def rows(results: Results) -> dict[str, dict[str, Spread]]:
-    """Variant -> question type, "mean" (of held-out pairs), "trained" and "both" (means) -> mean, std, n, seeds.
+    """Variant -> question type, "mean" (of held-out pairs), "trained", "both", each of `WRITTEN` -> a spread.
 
     Chance, which is known, comes last as one seed.
     """
@@ -159,6 +161,7 @@ def rows(results: Results) -> dict[str, dict[str, Spread]]:
     for name, row in found.items():
         guess = name == CHANCE
         row.update({split: row[MEAN] if guess else spread(accuracy(results, name, split)) for split in (TRAINED, BOTH)})
+        row.update({kind: spread(seeds) for kind, seeds in results.written.get(name, {}).items()})
     return found
 
 
@@ -175,15 +178,6 @@ def attention_rows(results: Results) -> dict[str, dict[str, Spread]]:
     }
 
 
-def lines(results: Results) -> dict[str, list[tuple[int, str]]]:
-    """The lines of the plot that have two points or more: title -> (visual tokens, variant), ascending."""
-    found = {
-        title: sorted((results.visual_tokens[name], name) for name in results.variants if re.fullmatch(names, name))
-        for title, names in LINES.items()
-    }
-    return {title: points for title, points in found.items() if len(points) > 1}
-
-
 def metrics(results: Results) -> dict[str, Any]:
     """What `metrics.json` holds."""
     kept = {name: getattr(results, name) for name in ("visual_tokens", "settings", "commands", "seconds")}
@@ -198,13 +192,16 @@ def metrics(results: Results) -> dict[str, Any]:
 
 def table(results: Results) -> str:
     """Variants by question types, percent right: mean and, with several seeds, ± the sample standard deviation."""
-    columns, body = [*results.chance, MEAN, TRAINED], []
+    columns, body = [*results.chance, MEAN, TRAINED, *WRITTEN], []
     for name, row in rows(results).items():
-        cells = [cell(row[column]) for column in columns]
+        cells = [cell(row[column]) if column in row else "" for column in columns]
         body.append([name, results.visual_tokens.get(name, ""), *cells, milliseconds(results, name)])
     text = aligned_table(["", "visual tokens", *columns, "ms per answer"], body)
-    shown = "percent right on new clips of held-out pairs of objects; mean: over question types; trained: that of"
-    return f"{text}\n\n{shown} trained pairs; {legend(results)}"
+    shown = (
+        "percent right on new clips of held-out pairs of objects; mean: over question types; trained: of trained pairs"
+    )
+    written = "in descriptions that a model writes itself, facts that are right, and texts that are right as a whole"
+    return f"{text}\n\n{shown} pairs;\nfacts, whole: {written}; {legend(results)}"
 
 
 def milliseconds(results: Results, variant: str) -> str:
@@ -225,15 +222,13 @@ def probe_table(results: Results) -> str:
 
 def ablation_table(results: Results) -> str:
     """As :func:`table`, a row for each ablation of each variant; empty where nothing was ablated."""
-    columns = [*results.chance, MEAN]
-    body = []
+    columns, body = [*results.chance, MEAN], []
     for variant, ablated in ablation_rows(results).items():
         for name, row in ablated.items():
             intact = name == "none"
             change = "" if intact else f"{row[MEAN]['mean'] - ablated['none'][MEAN]['mean']:+.1f}"
-            body.append(
-                [variant if intact else "", ABLATIONS[name], *(cell(row[column]) for column in columns), change]
-            )
+            cells = (cell(row[column]) for column in columns)
+            body.append([variant if intact else "", ABLATIONS[name], *cells, change])
     if not body:
         return ""
     text = aligned_table(["", "input", *columns, "change"], body, left=2)
@@ -257,14 +252,14 @@ def differences(results: Results) -> list[tuple[str, str, str, dict[str, Spread]
     """Variants against others, seed by seed, as `COMPARED` says, and as "swapped" each that has ego tokens.
 
     Returns:
-        Variant, what it is compared with, the unit ("points", or "percent" of the other's accuracy), and split ->
-        spread; another clip's ego tokens are given for held-out pairs alone.
+        Variant, what it is compared with, the unit ("points", or "percent" of the other's accuracy), and one of
+        `SPLITS` -> spread; another clip's ego tokens are given for held-out pairs alone.
     """
     found = []
     for name, other, unit in COMPARED:
         if name in results.variants and other in results.variants:
             by_split = {}
-            for split in (HELD_OUT, TRAINED, BOTH):
+            for split in SPLITS if name in results.written else SPLITS[:-1]:
                 both = zip(accuracy(results, name, split), accuracy(results, other, split), strict=True)
                 by_split[split] = spread([a - b if unit == "points" else 100 * a / b for a, b in both])
             found.append((name, other, unit, by_split))
@@ -277,12 +272,12 @@ def differences(results: Results) -> list[tuple[str, str, str, dict[str, Spread]
 
 def difference_table(results: Results) -> str:
     """:func:`differences` for a terminal."""
-    splits, body = (HELD_OUT, TRAINED, BOTH), []
+    body = []
     for name, other, unit, found in differences(results):
         against = f"{'-' if unit == 'points' else '/'} {other}"
-        body.append([name, against, *(signed(found[split], unit) if split in found else "" for split in splits)])
-    text = aligned_table(["", "against", *splits], body, left=2)
-    units = "points, or percent of the other's; both: mean of held-out and trained"
+        body.append([name, against, *(signed(found[split], unit) if split in found else "" for split in SPLITS)])
+    text = aligned_table(["", "against", *SPLITS], body, left=2)
+    units = "points, or percent of the other's; both: mean of held-out and trained; facts: of descriptions"
     return f"{text}\n\nof the mean over question types, seed by seed; {units}; {legend(results)}"
 
 

@@ -34,6 +34,7 @@ def made_up(seeds=3, variants=tuple(MEANS), examples=3, attention=2):
     return Results(
         variants={name: accuracies(MEANS[name]) for name in variants},
         trained={name: accuracies(MEANS[name] + 3) for name in variants},
+        written={name: {"facts": [MEANS[name]] * seeds, "whole": [MEANS[name] / 2] * seeds} for name in variants},
         chance=CHANCE,
         visual_tokens={name: SIZES[name] for name in variants},
         answer_seconds={name: rng.normal(0.004, 0.0003, seeds).tolist() for name in variants},

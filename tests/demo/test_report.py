@@ -11,15 +11,15 @@ import pytest
 
 from llava_ego2exo import Ego2ExoError
 from llava_ego2exo.common.pages import overlaid
-from llava_ego2exo.demo.report import picture, report_html, write_report
+from llava_ego2exo.demo.report import lines, picture, report_html, write_report
 from llava_ego2exo.demo.results import (
     ABLATIONS,
+    WRITTEN,
     Results,
     ablation_table,
     attention_table,
     difference_table,
     differences,
-    lines,
     metrics,
     probe_table,
     table,
@@ -78,10 +78,11 @@ def test_differences_by_hand():
 def test_tables_and_page_show_the_metrics(results, html):
     page, found = Page(html), metrics(results)
     head, *shown = table(results).split("\n\n")[0].splitlines()
-    assert re.split(r"\s{2,}", head.strip()) == ["visual tokens", *CHANCE, "mean", "trained", "ms per answer"]
+    assert re.split(r"\s{2,}", head.strip()) == ["visual tokens", *CHANCE, "mean", "trained", *WRITTEN, "ms per answer"]
     assert [line.split()[0] for line in shown] == [*MEANS, "chance"]
     for line, (name, row) in zip(shown, found["variants"].items(), strict=True):
-        cells, guess = [row[column] for column in (*CHANCE, "mean", "trained")], name == "chance"
+        guess, columns = name == "chance", (*CHANCE, "mean", "trained", *WRITTEN)
+        cells = [row[column] for column in (columns[:-2] if guess else columns)]
         wanted = [f"{cell['mean']:.1f}" + ("" if guess else f" ± {cell['std']:.1f}") for cell in cells]
         if not guess:
             answer = found["answer_seconds"][name]

@@ -83,6 +83,36 @@ def test_zero_for_equal_logits_in_half_precision(divergence, world):
     assert grad.dtype == torch.bfloat16 and grad.abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])
+def test_a_cap_and_a_filter_by_hand(kind, world):
+    """A token above the cap counts as the cap, without gradient; one that the teacher itself disputes not at all."""
+    head, hidden, plain = world["head"], world["hidden"], Divergence(kind, 2.0)
+    taught, exo = world["taught_head"](world["taught"]), world["taught_head"](world["taught"] + 0.3).detach()
+    each, disputed = plain.each(taught, head(hidden)), plain.each(taught, exo)
+    torch.testing.assert_close(each.sum(), plain(taught, head(hidden))[0])
+    cap, bound = float(each.detach().median()), float(disputed.median())
+    teacher = FullTeacher(nn.Identity(), taught, exo, bound)
+    found = distillation_sums(head, hidden, world["labels"], teacher, Divergence(kind, 2.0, cap=cap), 3 * V)
+    kept, low = disputed <= bound, each <= cap
+    assert kept.sum() == low.sum() == N // 2 + 1 and (kept & ~low).any() and (kept & low).any()
+    torch.testing.assert_close(found[1], each[kept & low].sum() + cap * (kept & ~low).sum())
+    assert found[2:4].tolist() == [(kept & ~low).sum(), (~kept).sum()]
+    (ours,) = torch.autograd.grad(found[1], hidden)
+    (theirs,) = torch.autograd.grad(each[kept & low].sum(), hidden)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_samples_get_no_cross_entropy(world):
+    teacher = FullTeacher(world["taught_head"], world["taught"][:4])
+    given = world["head"], world["hidden"], world["labels"], teacher
+    plain, found = distillation_sums(*given), distillation_sums(*given, max_elements=3 * V, sampled=True)
+    shares = world["head"](world["hidden"]).softmax(-1)
+    torch.testing.assert_close(found[0], F.nll_loss(shares[4:].log(), world["labels"][4:], reduction="sum"))
+    torch.testing.assert_close(found[4], -(shares[:4] * shares[:4].log()).sum())
+    torch.testing.assert_close(found[1], plain[1])
+    assert plain[4] == 0
+
+
 def test_no_gradient_reaches_the_teacher(world):
     hidden = world["taught"].requires_grad_()
     teacher = FullTeacher(world["taught_head"], hidden)

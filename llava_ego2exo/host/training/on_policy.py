@@ -28,6 +28,7 @@ from ..inference.settings import stop_ids
 from ..model.answer_tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX, AnswerContent, llava_model
 from ..model.shared_encoding import remembered_encoding
 from .dataset import CLIPS
+from .plots import write_samples
 from .teachers import evaluating
 
 FILE = "samples.jsonl"
@@ -206,6 +207,14 @@ class OnPolicyMixin:
                 with AppendFile(self.sample_file) as file:
                     file.append({"step": step + 1, **record} for record in inputs[SAMPLED].records)
             return super().compute_loss(model, inputs, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The host's; then the page of samples."""
+        result = super().train(*args, **kwargs)
+        samples = list(read_samples(self.sample_file)) if self.sampler and self.is_world_process_zero() else []
+        if samples:
+            self.report([write_samples(samples, self.sample_file)])
+        return result
 
     def _encoded_once(self) -> contextlib.AbstractContextManager[None]:
         """The exo clip goes through the encoder once, for sampling and for the student's scoring.

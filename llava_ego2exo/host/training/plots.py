@@ -1,13 +1,15 @@
-"""Pictures of what a run has logged."""
+"""What a run shows at its end: curves of what it has logged, and the samples of its on-policy steps."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from ...common.files import write_atomic
+from ...common.pages import templates
 
 # Curves in order, with their titles; those that a run has not logged are omitted.
 CURVES = {
@@ -15,12 +17,20 @@ CURVES = {
     "loss_ce": "cross-entropy (nats a token)",
     "loss_kl": "T² KL (nats a token)",
     "kl_tokens": "tokens with a KL",
+    "kl_capped": "share of tokens above the cap",
+    "kl_left_out": "share of tokens left out",
+    "on_policy": "share of on-policy batches",
+    "sample_kl": "T² KL of samples (nats a token)",
+    "sample_entropy": "student's entropy in samples (nats)",
+    "sample_tokens": "tokens a sample",
+    "sample_ended": "share of samples that ended",
     "answer_tokens": "answer tokens a sample",
     "supervised_share": "supervised share of positions",
     "grad_norm": "gradient norm",
     "learning_rate": "learning rate",
 }
-FILE = "losses.png"
+FILE, PAGE = "losses.png", "samples.html"
+SHOWN = 200  # samples on the page
 
 
 def plot_losses(history: list[dict[str, Any]], folder: str) -> str:
@@ -51,3 +61,18 @@ def plot_losses(history: list[dict[str, Any]], folder: str) -> str:
     figure.savefig(content, format="png", dpi=100)
     file = write_atomic(Path(folder, FILE), content.getvalue())
     return f"plots of the run: {file}"
+
+
+def write_samples(samples: list[dict[str, Any]], file: Path) -> str:
+    """Write `samples.html` beside `samples.jsonl`, which holds the `samples`; returns one line that says what was done.
+
+    Of more than `SHOWN` records the last ones are shown.
+    """
+    if importlib.util.find_spec("jinja2") is None:
+        return f"samples: {file}; no page: jinja2 is not installed (pip install 'llava-ego2exo[report]')"
+    shown = samples[-SHOWN:]
+    steps = [(step, list(of)) for step, of in groupby(shown, lambda one: one["step"])]
+    page = templates(Path(__file__).parent / "templates").get_template(PAGE)
+    plots = FILE if file.with_name(FILE).is_file() else ""
+    text = page.render(steps=steps[::-1], shown=len(shown), total=len(samples), file=file.name, plots=plots)
+    return f"samples: {write_atomic(file.with_name(PAGE), text)}"

@@ -1,15 +1,19 @@
 """On-policy steps through LLaVA's own train: what is sampled, who scores it on which clip, and what is learned."""
 
-import json
+import dataclasses
+import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from llava_ego2exo.errors import Ego2ExoError
 from llava_ego2exo.host.model.answer_tokens import IGNORE_INDEX, answer_pass, capture_labels
-from llava_ego2exo.host.training.on_policy import SAMPLED, answer_spans
+from llava_ego2exo.host.training import on_policy
+from llava_ego2exo.host.training.losses import Distiller
+from llava_ego2exo.host.training.on_policy import SAMPLED, answer_spans, read_samples
 
-from ..conftest import losses
+from ..resume.test_resume import logged
 from .distillation import ANSWERS, PLAIN, distilling_samples, history, write_json
 
 ON = {
@@ -131,3 +135,83 @@ def _answer_logits(trainer, inputs):
 
     answer_pass(trainer.model.get_base_model(), trainer.model, inputs, keep)
     return kept[0][1].mT.float(), kept[0][0]
+
+
+def test_a_clip_is_encoded_once(sampled, monkeypatch):
+    """Two runs of the encoder in a step: the exo clips for sampling, scoring and the filter, and the ego clips."""
+    trainer, runs = sampled(ego2exo_privilege_filter=1e6), []
+    encoder = trainer.model.get_base_model().get_vision_tower().vision_tower
+    original = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda *args, **kwargs: runs.append(1) or original(*args, **kwargs))
+    for states, expected in (("keep", 2), ("recompute", 4)):
+        monkeypatch.setattr(trainer.model.get_base_model().config, "ego2exo_states", states)
+        trainer.model.train()
+        runs.clear()
+        trainer.compute_loss(trainer.model, batch_of(trainer))
+        assert len(runs) == expected
+
+
+def test_what_the_exo_clip_cannot_show_is_left_out(sampled, monkeypatch):
+    """By the teacher's own two distributions; a cap bounds what a token adds."""
+    trainer = sampled()
+    batch = batch_of(trainer)
+    batch[SAMPLED] = trainer.sampler.write(trainer.model, batch, 0, 0, 0)
+
+    def stats_of(**flags):
+        config = dataclasses.replace(trainer.distiller.config, **flags)
+        distiller = Distiller(config, trainer.distiller.teacher, trainer.content)
+        copied = {**batch, "teacher": dict(batch["teacher"])}
+        return distiller.loss(trainer.model, trainer.model, copied)[1]
+
+    teacher = trainer.distiller.teacher
+    inputs = {name: value for name, value in batch.items() if name not in ("teacher", SAMPLED)}
+    exo, ego = teacher.targets({**inputs, "rows": list(range(5))}), teacher.targets(batch["teacher"])
+    with torch.no_grad():
+        ours, theirs = (
+            (one.head(one.hidden).float() / 2).log_softmax(-1)
+            for one in (dataclasses.replace(exo, hidden=exo.hidden[exo.answers.rows < 4]), ego)
+        )
+    apart = 4 * (ours.exp() * (ours - theirs)).sum(-1)
+    bound = float(apart.median())
+    whole, part, none = stats_of(), stats_of(privilege_filter=bound), stats_of(privilege_filter=1e-9)
+    assert part.left_out == (apart > bound).sum() > 0 and 0 < part.kl < whole.kl
+    assert none.left_out == none.kl_tokens == whole.kl_tokens and none.kl == 0
+    capped = stats_of(privilege_cap=1e-3)
+    assert capped.capped > 0 and capped.kl <= 1e-3 * capped.kl_tokens + 1e-6 < whole.kl
+    assert stats_of(privilege_cap=1e6).kl == pytest.approx(whole.kl, rel=1e-5)
+
+
+def test_a_run_is_logged_shown_and_resumed_as_the_same_run(sampled, tmp_path, monkeypatch):
+    """Half of the steps, in small batches; the samples of all of them are kept here."""
+    monkeypatch.setattr(on_policy, "SHOWN_EVERY", 1)
+    flags = {
+        "ego2exo_on_policy": 0.5, "num_train_epochs": 3, "per_device_train_batch_size": 1, "lora_dropout": 0.05,
+        "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 3, "ego2exo_privilege_cap": 5.0,
+        "ego2exo_privilege_filter": 50.0,
+    }  # fmt: skip
+    whole = sampled("whole", **flags)
+    drawn = [float(whole.sampler.on_policy(step)) for step in range(whole.state.global_step)]
+    assert history(whole, "on_policy") == drawn and 0 < sum(drawn[3:]) < len(drawn[3:])
+    for name in ("sample_kl", "sample_entropy", "sample_tokens", "sample_ended"):
+        assert len(history(whole, name)) == sum(drawn)
+    assert all(1 <= value <= 9 for value in history(whole, "sample_tokens"))
+    assert len(history(whole, "kl_capped")) == len(history(whole, "kl_left_out")) == len(drawn)
+    folder = tmp_path / "whole"
+    samples = list(read_samples(folder / on_policy.FILE))
+    assert {one["step"] for one in samples} == {step + 1 for step, on in enumerate(drawn) if on}
+    assert all(one["exo"] != one["ego"] and "What moves" in one["prompt"] for one in samples)
+    page = (folder / "samples.html").read_text()
+    assert f"{len(samples)} of {len(samples)} samples" in page and "losses.png" in page
+    cut = tmp_path / "cut"
+    shutil.copytree(folder / "checkpoint-3", cut / "checkpoint-3")
+    shutil.copy(folder / on_policy.FILE, cut)
+    with (cut / on_policy.FILE).open("a") as file:
+        file.write('{"step": 9')  # a killed run's
+    resumed = sampled("cut", **flags)
+    assert logged(resumed) == logged(whole)
+    assert (cut / on_policy.FILE).read_bytes() == (folder / on_policy.FILE).read_bytes()
+    kept = dict(whole.model.named_parameters())
+    assert all(torch.equal(value, kept[name]) for name, value in resumed.model.named_parameters())
+    with pytest.raises(Ego2ExoError) as error:
+        sampled("cut", **{**flags, "ego2exo_on_policy": 0.25})
+    assert "ego2exo_on_policy: 0.5 / 0.25" in error.value.given

@@ -109,8 +109,8 @@ def test_deepspeed_stage_two_resumes_as_the_same_run(world, mixed, zero, tmp_pat
     """Two processes, with their optimizer's shards from before the interruption."""
     pytest.importorskip("deepspeed")
     flags = {**STEADY, **mixed, "gradient_checkpointing": True, "ddp_backend": "gloo", "deepspeed": zero(2)}
-    flags |= {"per_device_train_batch_size": 2, "max_steps": 3, "save_strategy": "steps", "save_steps": 1}
-    # Two steps of the three without ordinary tokens; samples where a batch has a clip, on one process or both.
+    flags |= {"per_device_train_batch_size": 2, "max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    # Two steps of the four without ordinary tokens; samples where a batch has a clip, on one process or both.
     flags |= {"ego2exo_bottleneck": 0.5, "ego2exo_modalities": "video,image", "ego2exo_kd_weight": 0.5}
     flags |= {"ego2exo_on_policy": 1.0, "ego2exo_sample_tokens": 6}
     flags |= {"use_cpu": None, "lr_scheduler_type": "constant"}  # --use_cpu leaves DeepSpeed out silently
@@ -120,8 +120,8 @@ def test_deepspeed_stage_two_resumes_as_the_same_run(world, mixed, zero, tmp_pat
     assert len(list(whole.glob("checkpoint-1/global_step1/*optim_states.pt"))) == 2
     shutil.copytree(whole / "checkpoint-1", cut / "checkpoint-1")
     finish(start(world, 2, cut, module="tests.host.run.deepspeed_worker", **flags))
-    for key in ("loss", "sample_kl", "sample_tokens"):
-        assert logs(cut, key) == logs(whole, key) and len(logs(cut, key)) == 3, key
+    assert saved_log(cut) == saved_log(whole) and len(logs(cut, "loss")) == 4
+    assert any("sample_kl" in entry for entry in saved_log(cut) if entry["step"] > 1)
     expected, found = saved_weights(whole), saved_weights(cut)
     assert found.keys() == expected.keys() and any("ego_tokens.reader.tokens" in name for name in found)
     assert all(value.numel() and torch.equal(value, expected[name]) for name, value in found.items())

@@ -25,6 +25,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     prompt = "text tokens before the answer (default: 128)"
     parser.add_argument("--prompt-tokens", type=int, default=128, metavar="N", help=prompt)
     parser.add_argument("--answer-tokens", type=int, default=128, metavar="N", help="of an answer (default: 128)")
+    sampled = "an on-policy step, in which the student samples that answer and the base scores it"
+    parser.add_argument("--on-policy", action="store_true", help=sampled)
     no = "plan without --gradient_checkpointing"
     parser.add_argument("--no-gradient-checkpointing", action="store_true", help=no)
     card = "memory of the card in GiB (default: that of the first GPU here, if there is one)"

@@ -13,8 +13,8 @@ from torch import Tensor, UntypedStorage, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..method.losses import distillation_sums
-from .model import RunShape, build, inputs
+from ..method.losses import FullTeacher, distillation_sums
+from .model import RunShape, build, clip, encode, inputs
 from .shapes import Shapes
 
 # CUDA's allocator hands out blocks of multiples of this many bytes.
@@ -112,18 +112,51 @@ def held_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 def _step(parts: dict[str, nn.Module], shapes: Shapes, run: RunShape) -> int:
     """Forward and backward; the length of the language model's input."""
-    language = parts["language"]
+    language, known, teacher = parts["language"], None, None
     precision = torch.autocast("cpu", run.dtype) if run.dtype != torch.float32 else contextlib.nullcontext()
     with precision:
-        embeds = inputs(parts, shapes, run, run.answer)
+        if run.on_policy:
+            known = _sampling(parts, shapes, run)
+            teacher = FullTeacher(language.get_output_embeddings(), _answer_states(parts, shapes, run))
+        embeds = inputs(parts, shapes, run, run.answer, known)
         hidden = language.model(inputs_embeds=embeds, use_cache=False)[0]
         head = language.get_output_embeddings()
         if run.ego is not None:  # the cross-entropy from the answers' states alone
             answers = hidden[:, -run.answer - 1 : -1].flatten(0, 1)
-            loss = distillation_sums(head, answers, torch.zeros(answers.shape[0], dtype=torch.long))[0]
+            labels = torch.zeros(answers.shape[0], dtype=torch.long)
+            loss = distillation_sums(head, answers, labels, teacher, sampled=run.on_policy)[:2].sum()
+            del known
         else:  # LLaVA's from all
             logits = head(hidden).float()[:, :-1].contiguous().flatten(0, 1)
             loss = F.cross_entropy(logits, torch.zeros(logits.shape[0], dtype=torch.long))
             del logits  # as in LLaVA, whose backward has their logarithms alone
     loss.backward()
     return embeds.shape[1]
+
+
+@torch.no_grad()
+def _sampling(parts: dict[str, nn.Module], shapes: Shapes, run: RunShape) -> tuple[Tensor, ...] | None:
+    """The student's answer, from one pass of clip and prompt; the tower's states where they are kept for the step."""
+    language, known = parts["language"], encode(parts, clip(shapes, run))
+    training = [module for module in language.modules() if module.training]
+    language.eval()  # in training, recomputation leaves no keys and values to keep
+    embeds = inputs(parts, shapes, run, 0, known)
+    cache = [list(layer) for layer in language.model(inputs_embeds=embeds, use_cache=True).past_key_values]
+    for layer in cache:  # as after the answer's last token but one
+        for place, part in enumerate(layer):
+            layer[place] = torch.cat([part, part.new_empty(*part.shape[:2], run.answer - 1, part.shape[3])], dim=2)
+            del part
+    token = language.get_input_embeddings()(torch.zeros(run.batch, 1, dtype=torch.long))
+    state = language.model(inputs_embeds=token, past_key_values=tuple(map(tuple, cache)), use_cache=True)[0]
+    language.get_output_embeddings()(state).float().softmax(-1)
+    for module in training:
+        module.training = True
+    return known if run.ego is not None and run.ego.states == "keep" else None
+
+
+@torch.no_grad()
+def _answer_states(parts: dict[str, nn.Module], shapes: Shapes, run: RunShape) -> Tensor:
+    """(answers' tokens, width) of the teacher, which reads another clip of the same length."""
+    embeds = inputs(parts, shapes, run, run.answer)
+    hidden = parts["language"].model(inputs_embeds=embeds, use_cache=False)[0]
+    return hidden[:, -run.answer - 1 : -1].flatten(0, 1).clone()

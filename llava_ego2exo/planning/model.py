@@ -29,6 +29,7 @@ class RunShape:
         bits: 4 or 16, of the frozen language model's weights.
         rank: of LoRA.
         prompt, answer: text tokens of a sample before its answer, and in it.
+        on_policy: the answer is one that the student itself has sampled, and a teacher of its own kind scores it.
         checkpointing: of the language model's layers (`--gradient_checkpointing`).
         ego: the ego tokens; None: LLaVA alone, with its own loss.
         on_card: attention as on a GPU, which keeps less for backward than what is faster on the CPU.
@@ -44,6 +45,7 @@ class RunShape:
     rank: int = 64
     prompt: int = 128
     answer: int = 128
+    on_policy: bool = False
     checkpointing: bool = True
     ego: Ego2ExoConfig | None = field(default_factory=Ego2ExoConfig)
     on_card: bool = True
@@ -55,6 +57,8 @@ class RunShape:
                 raise Ego2ExoError(f"{name} {getattr(self, name)}", "a whole number from 1", f"raise {name}")
         if self.ego is not None and self.ego.states == "offload":
             raise Ego2ExoError("states offload", "keep or recompute", "plan with recompute, which holds no less")
+        if self.ego is None and self.on_policy:
+            raise Ego2ExoError("on-policy steps of LLaVA alone", "them with ego tokens", "plan without one of the two")
 
 
 class _Dequantized(torch.autograd.Function):
@@ -184,11 +188,15 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> None:
             setattr(part, key, nn.Parameter(value.detach().to(dtype), requires_grad=value.requires_grad))
 
 
-def inputs(parts: dict[str, nn.Module], shapes: Shapes, run: RunShape, answer: int) -> Tensor:
-    """(batch, length, width): text, the video's tokens, its ego tokens, and so many of the answer's."""
-    ego, size = run.ego, shapes.tower.image_size
-    pixels = torch.empty(run.batch * run.frames, 3, size, size, dtype=run.dtype)
-    features, states = _encoded(parts, shapes, run, pixels)
+def inputs(
+    parts: dict[str, nn.Module], shapes: Shapes, run: RunShape, answer: int, hidden_states: Any = None
+) -> Tensor:
+    """(batch, length, width): text, the video's tokens, its ego tokens, and so many of the answer's.
+
+    `hidden_states` are those of :func:`encode`, where the clip has been encoded before.
+    """
+    ego, pixels = run.ego, clip(shapes, run)
+    features, states = _encoded(parts, shapes, run, pixels, hidden_states)
     visual = ego is None or ego.visual_tokens
     video = [_pooled(parts["projector"](features), shapes, run)] if visual else []
     if ego is not None:
@@ -208,12 +216,23 @@ class Once(dict[int, Tensor]):
         return self.pop(layer)
 
 
+def clip(shapes: Shapes, run: RunShape) -> Tensor:
+    """(frames, 3, height, width) of a small batch."""
+    size = shapes.tower.image_size
+    return torch.empty(run.batch * run.frames, 3, size, size, dtype=run.dtype)
+
+
 @torch.no_grad()
+def encode(parts: dict[str, nn.Module], pixels: Tensor) -> tuple[Tensor, ...]:
+    """The tower's hidden states."""
+    return parts["tower"](pixels, output_hidden_states=True).hidden_states
+
+
 def _encoded(
-    parts: dict[str, nn.Module], shapes: Shapes, run: RunShape, pixels: Tensor
+    parts: dict[str, nn.Module], shapes: Shapes, run: RunShape, pixels: Tensor, states: Any = None
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """What the projector reads, and what the ego tokens read."""
-    states = parts["tower"](pixels, output_hidden_states=True).hidden_states
+    states = encode(parts, pixels) if states is None else states
     patches = shapes.side**2
     chosen = states[shapes.llava.get("mm_vision_select_layer", -2)][:, -patches:]
     if run.ego is None:

@@ -68,7 +68,7 @@ def _run_shape(args: argparse.Namespace, frames: int, bits: int) -> RunShape:
     )  # fmt: skip
     return RunShape(
         frames=frames, batch=args.batch_size, bits=bits, rank=args.lora_r, prompt=args.prompt_tokens,
-        answer=args.answer_tokens, checkpointing=not args.no_gradient_checkpointing, ego=ego,
+        answer=args.answer_tokens, on_policy=args.on_policy, checkpointing=not args.no_gradient_checkpointing, ego=ego,
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def _row(shapes: Shapes, own: Shapes, run: RunShape, card: float | None, args: a
     found = estimate(shapes, run)
     sizes = {"weights": found.weights, "trained": found.trained, "peak": found.peak}
     sizes["step"] = found.peak - found.weights - found.trained
-    alone = replace(run, ego=None)
+    alone = replace(run, ego=None, on_policy=False)
     if args.beside_llava:
         sizes["llava"] = estimate(own, alone).peak
     row = {name: size / _GIB for name, size in sizes.items()}

@@ -1,6 +1,7 @@
 """What `plan` predicts is what a training step then takes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from llava_ego2exo.planning.memory import LiveBytes, estimate, held_bytes
 from llava_ego2exo.planning.model import RunShape
 from llava_ego2exo.planning.prefill import FUSED, prefill
 from llava_ego2exo.planning.shapes import read_shapes
+
+from .distillation import distilling_samples, write_json
 
 FRAMES = 4
 LANGUAGE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2, "max_position_embeddings": 1024}
@@ -34,7 +37,7 @@ def shapes_of(folder, flavour):
 
 
 @pytest.fixture
-def measured(train, monkeypatch, tmp_path, sized):
+def measured(train, monkeypatch, tmp_path, sized, world):
     """Bytes that the second step of a run holds at most, and the length of the language model's input."""
 
     def run(**flags):
@@ -49,13 +52,16 @@ def measured(train, monkeypatch, tmp_path, sized):
                 return original(self, model, inputs, *args)
             from llava_ego2exo.host.model.answer_tokens import capture_labels, llava_model
 
-            before = held_bytes(model, self.optimizer) + sum(image.nbytes for image in inputs["images"])
+            clips = [*inputs["images"], *inputs.get("teacher", {}).get("images", ())]
+            before = held_bytes(model, self.optimizer) + sum(clip.nbytes for clip in clips)
             with LiveBytes(block=1) as live, capture_labels(llava_model(model)) as seen:
                 loss = original(self, model, inputs, *args)
             found.append((before + live.peak, seen.labels.shape[1], int(seen.supervised.sum())))
             return loss
 
         monkeypatch.setattr(Trainer, "training_step", training_step)
+        if "ego2exo_on_policy" in flags:
+            flags["data_path"] = write_json(tmp_path / "pairs.json", distilling_samples(world))
         train(
             tmp_path / "s", kind, model_name_or_path=base, frames_upbound=FRAMES, force_sample=True, max_steps=2,
             per_device_train_batch_size=1, gradient_checkpointing=True, model_max_length=1024, lora_dropout=0.05,
@@ -73,6 +79,7 @@ CASES = {
     "the plain block": (16, torch.float32, {"ego2exo_block": "cross_attention"}),
     "4 bits": (4, torch.bfloat16, {"bits": 4, "bf16": True}),
     "LLaVA alone": (16, torch.float32, ALONE),
+    "on-policy": (16, torch.float32, {"ego2exo_kd_weight": 1.0, "ego2exo_on_policy": 1.0, "ego2exo_sample_tokens": 64}),
 }
 
 
@@ -83,12 +90,11 @@ def test_the_plan_is_what_a_step_takes(case, measured, sized, flavour):
     shapes = shapes_of(sized[1], flavour)
     ego = None
     if flags is not ALONE:
-        own = {name.removeprefix("ego2exo_"): value for name, value in flags.items() if name.startswith("ego2exo_")}
-        ego = Ego2ExoConfig(num_tokens=4, **own)
+        ego = Ego2ExoConfig.from_object(SimpleNamespace(**{**flags, "ego2exo_num_tokens": 4}))
     seen = (0 if ego is None else 4) + shapes.visual_tokens(FRAMES)
     run = RunShape(
         frames=FRAMES, bits=bits, rank=16, prompt=length - seen - answer, answer=answer, ego=ego, dtype=dtype,
-        on_card=False,
+        on_card=False, on_policy="ego2exo_on_policy" in flags,
     )  # fmt: skip
     found = estimate(shapes, run, block=1)
     assert found.length == length

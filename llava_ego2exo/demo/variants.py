@@ -25,6 +25,13 @@ STUDENTS: dict[str, dict[str, Any]] = {
     **{f"pooled-{count}": {"ego2exo_pool": pool} for count, pool in POOLED.items()},
     **{f"tokens-{count}": {**_tokens(count), "ego2exo_visual_tokens": False} for count in GRIDS},
     "distill+tokens-16": _tokens(16),
+    "distill+on-policy": {
+        **_tokens(16),
+        "ego2exo_kd_weight": 1.0,
+        "ego2exo_on_policy": 0.5,
+        "ego2exo_divergence": "reverse",
+        "ego2exo_sample_tokens": 40,
+    },  # fmt: skip
     "pooled-8+tokens-16": {**_tokens(16), "ego2exo_pool": POOLED[8], "ego2exo_bottleneck": 0.5},
 }
 

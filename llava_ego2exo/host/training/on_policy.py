@@ -44,7 +44,8 @@ class SampledAnswers:
 
     rows: list[int]  # of the student's batch
     ended: int = 0  # how many it ended itself; the others ended at the maximum length
-    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # for a person to read
+    # Of each row the files of both views, and the tokens of prompt, answer and the teacher's answer.
+    texts: list[tuple[dict[str, str], Tensor, Tensor, Tensor]] = dataclasses.field(default_factory=list)
 
 
 def answer_spans(labels: Tensor, content: AnswerContent) -> list[tuple[int, int]]:
@@ -111,17 +112,17 @@ class StudentSampler:
             spans[index] = draw(pairs, self.seed, *place, row)
             prompts[row] = prompts[row][: spans[index][0][0]]
         written = self._generate(model, batch, prompts, int(shuffle_key(self.seed, "sample", *place), 16) % 2**63)
-        ended, records = 0, []
+        ended, texts = 0, []
         for index, ((start, end), (their_start, _)) in spans.items():
             row = teacher["rows"][index]
             answer = written[row]
             ended += int(answer[-1]) in self.stops
-            records.append(self._record(teacher[CLIPS][index], prompts[row], answer, mine[row][0][start:end]))
+            texts.append((teacher[CLIPS][index], prompts[row], answer, mine[row][0][start:end]))
             mine[row] = _answered(prompts[row], answer)
             theirs[index] = _answered(theirs[index][0][:their_start], answer)
         batch.update(_padded(mine))
         teacher.update(_padded(theirs))
-        return SampledAnswers([teacher["rows"][index] for index in spans], ended, records)
+        return SampledAnswers([teacher["rows"][index] for index in spans], ended, texts)
 
     @torch.no_grad()
     def _generate(self, model: Any, batch: dict[str, Any], prompts: list[Tensor], seed: int) -> list[Tensor]:
@@ -146,15 +147,17 @@ class StudentSampler:
             found.append(row[: ends[0] + 1 if ends else len(row)])
         return found
 
-    def _record(self, clips: dict[str, str], prompt: Tensor, answer: Tensor, taught: Tensor) -> dict[str, Any]:
-        asked = self.tokenizer.decode([token for token in prompt.tolist() if token != IMAGE_TOKEN_INDEX])
-        texts = (self.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in (answer, taught))
-        return {
-            **clips,
-            "prompt": asked,
-            **dict(zip(("student", "teacher"), texts, strict=True)),
-            "tokens": len(answer),
-        }
+    def records(self, sampled: SampledAnswers) -> Iterator[dict[str, Any]]:
+        """What was sampled, for a person to read."""
+        for clips, prompt, answer, taught in sampled.texts:
+            asked = self.tokenizer.decode([token for token in prompt.tolist() if token != IMAGE_TOKEN_INDEX])
+            both = (self.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in (answer, taught))
+            yield {
+                **clips,
+                "prompt": asked,
+                **dict(zip(("student", "teacher"), both, strict=True)),
+                "tokens": len(answer),
+            }
 
 
 def _rows(batch: dict[str, Any]) -> list[Row]:
@@ -205,7 +208,7 @@ class OnPolicyMixin:
                 inputs[SAMPLED] = sampler.write(self.model, inputs, *place)
             if sampler.shown(step) and self.is_world_process_zero():
                 with AppendFile(self.sample_file) as file:
-                    file.append({"step": step + 1, **record} for record in inputs[SAMPLED].records)
+                    file.append({"step": step + 1, **one} for one in sampler.records(inputs[SAMPLED]))
             return super().compute_loss(model, inputs, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -236,10 +239,10 @@ class _SampleFile(TrainerCallback):
 
     def on_train_begin(self, _args: Any, state: Any, *_: Any, **_kwargs: Any) -> None:
         """Keep the samples of steps that are done."""
-        if not self.trainer.is_world_process_zero():
-            return
-        kept = [one for one in read_samples(self.trainer.sample_file) if one["step"] <= state.global_step]
-        write_atomic(self.trainer.sample_file, "".join(map(json_line, kept)))
+        file = self.trainer.sample_file
+        if self.trainer.is_world_process_zero() and file.is_file():
+            kept = [one for one in read_samples(file) if one["step"] <= state.global_step]
+            write_atomic(file, "".join(map(json_line, kept)))
 
 
 def read_samples(file: Path) -> Iterator[dict[str, Any]]:

@@ -50,14 +50,20 @@ def row_of(batch, row):
     return batch["input_ids"][row][keep], batch["labels"][row][keep]
 
 
+def written(trainer, batch, *place):
+    with trainer.accelerator.autocast():
+        return trainer.sampler.write(trainer.model, batch, *place)
+
+
 @pytest.mark.parametrize("index", [0, -1])
 def test_the_student_writes_what_it_would_say(index, sampled, kinds):
     """From its own distribution on the exo clip: the prompts are the samples', and the draws those of one pass."""
-    trainer = sampled(kind=kinds[index])
+    quantized = {"bits": 4, "bf16": True, "vision_tower_dtype": None} if index else {}
+    trainer = sampled(kind=kinds[index], **quantized)
     given, batch = batch_of(trainer), batch_of(trainer)
-    found = trainer.sampler.write(trainer.model, batch, 3, 0, 0)
+    found = written(trainer, batch, 3, 0, 0)
     assert found.rows == [0, 1, 2, 3] and 0 <= found.ended <= 4
-    stops = set(trainer.sampler.stops.tolist())
+    stops, records = set(trainer.sampler.stops.tolist()), list(trainer.sampler.records(found))
     for row in range(4):
         (before, labels), (ids, ours), (theirs, scored) = (
             row_of(given, row), row_of(batch, row), row_of(batch["teacher"], row)
@@ -65,7 +71,7 @@ def test_the_student_writes_what_it_would_say(index, sampled, kinds):
         spans = answer_spans(labels, trainer.content)
         assert len(spans) == (2 if row == 1 and kinds[index] == "qwen" else 1)
         texts = [trainer.content.tokenizer.decode(before[slice(*span)]).strip() for span in spans]
-        assert found.records[row]["teacher"] in texts and texts[0] == ANSWERS[row]
+        assert records[row]["teacher"] in texts and texts[0] == ANSWERS[row]
         answer = ours[ours != IGNORE_INDEX]
         assert 1 <= len(answer) <= 9 and torch.equal(ids[-len(answer) :], answer)
         start = len(ids) - len(answer)
@@ -76,8 +82,8 @@ def test_the_student_writes_what_it_would_say(index, sampled, kinds):
     assert all(torch.equal(a, b) for a, b in zip(row_of(given, 4), row_of(batch, 4), strict=True))  # replayed text
     again, other = batch_of(trainer), batch_of(trainer)
     state = torch.get_rng_state()
-    trainer.sampler.write(trainer.model, again, 3, 0, 0)
-    trainer.sampler.write(trainer.model, other, 4, 0, 0)
+    written(trainer, again, 3, 0, 0)
+    written(trainer, other, 4, 0, 0)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(again["input_ids"], batch["input_ids"])
     assert not torch.equal(other["input_ids"], batch["input_ids"])
@@ -87,7 +93,7 @@ def test_a_cold_sample_is_the_greedy_answer(sampled):
     """With the cache, padding on the left and one pass of the clip: what a plain pass without them finds likeliest."""
     trainer = sampled(ego2exo_sample_temperature=1e-4)
     batch = batch_of(trainer)
-    trainer.sampler.write(trainer.model, batch, 0, 0, 0)
+    written(trainer, batch, 0, 0, 0)
     trainer.model.eval()
     with torch.no_grad(), capture_labels(trainer.model.get_base_model()) as seen:
         logits = trainer.model(**{name: value for name, value in batch.items() if name != "teacher"}).logits
@@ -100,7 +106,7 @@ def test_a_step_is_the_plain_formula(sampled, monkeypatch):
     """Its loss and gradients: T^2 KL(student || teacher) over the samples, cross-entropy on the replayed text alone."""
     trainer = sampled()
     batch = batch_of(trainer)
-    batch[SAMPLED] = trainer.sampler.write(trainer.model, batch, 0, 0, 0)
+    batch[SAMPLED] = written(trainer, batch, 0, 0, 0)
     teacher = trainer.distiller.teacher.targets(batch["teacher"])
     copy = dict(batch)
     loss, stats = trainer.distiller.loss(trainer.model, trainer.model, copy)
@@ -155,7 +161,7 @@ def test_what_the_exo_clip_cannot_show_is_left_out(sampled, monkeypatch):
     """By the teacher's own two distributions; a cap bounds what a token adds."""
     trainer = sampled()
     batch = batch_of(trainer)
-    batch[SAMPLED] = trainer.sampler.write(trainer.model, batch, 0, 0, 0)
+    batch[SAMPLED] = written(trainer, batch, 0, 0, 0)
 
     def stats_of(**flags):
         config = dataclasses.replace(trainer.distiller.config, **flags)

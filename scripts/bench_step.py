@@ -6,7 +6,8 @@
 Every step is a run of LLaVA's own train script with random weights, batch 1, LoRA and gradient checkpointing, of which
 the second step is measured, beside what `llava-ego2exo plan` estimates of it. `plain block` is the paper's
 cross-attention and `encoder block` the one whose tokens pass through the encoder; `alone` leaves the ordinary visual
-tokens out, `pooled` leaves four of them a frame; `with KL` adds the divergence from the model itself on the ego view.
+tokens out, `pooled` leaves four of them a frame; `with KL` adds the divergence from the model itself on the ego view,
+`on-policy` of an answer that the student samples, as long as the other.
 The first token is that of an answer to one question, from the frames' pixels on, by the same model with LoRA merged.
 With --states the tower's layers are kept, moved to the host's memory, or computed again.
 """
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 from _bench import about, add_common, machine, peak_bytes, show, side_by_side, table
-from _bench_model import LANGUAGE, QUESTION, batch, checkpoint, material, planned, step, trainer, version
+from _bench_model import ANSWER, LANGUAGE, QUESTION, batch, checkpoint, material, planned, step, trainer, version
 
 ENCODER = {"ego2exo": True, "ego2exo_block": "encoder"}
 POOLED = {"ego2exo_pool": "2x2"}
@@ -33,6 +34,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "encoder block": ENCODER, "encoder block, no MLPs": {**ENCODER, "ego2exo_mlp": False},
     "encoder block, pooled": {**ENCODER, **POOLED}, "encoder block alone": {**ENCODER, "ego2exo_visual_tokens": False},
     "encoder block with KL": {**ENCODER, "ego2exo_kd_weight": 0.5},
+    "encoder block with KL on-policy": {**ENCODER, "ego2exo_kd_weight": 0.5, "ego2exo_on_policy": 1.0},
 }  # fmt: skip
 BATCHES = {"video": 0, "image": 1, "text": 2}
 
@@ -65,6 +67,8 @@ def measure(
     args: argparse.Namespace, folder: Path, work: Path, size: str, bits: int, frames: int, states: str
 ) -> list[dict[str, Any]]:
     """One setting: seconds, bytes that a step adds, bytes in all and as planned, of each way and kind of batch."""
+    from llava_ego2exo.host.checkpoint.config import read_tokenizer
+
     base = checkpoint(size, work)
     data, videos = material(folder / "all", frames), material(folder / "videos", frames, ("video",))
     pairs = videos.with_name("pairs.json")
@@ -73,11 +77,14 @@ def measure(
     for name in args.steps:
         own = STEPS[name]
         own = {**own, "ego2exo_states": states} if own.get("ego2exo") else {**own, **settings_of(base)}
+        if "ego2exo_on_policy" in own:  # a model with random weights does not end its answer
+            tokenizer = read_tokenizer(str(base))
+            own["ego2exo_sample_tokens"] = len(tokenizer(ANSWER, add_special_tokens=False).input_ids) + 1
         file = pairs if "KL" in name else videos if "alone" in name else data
         runs[name] = trainer(base, file, folder / name, frames_upbound=frames, bits=bits, **own)
     rows: list[dict[str, Any]] = []
     for kind in args.batches:
-        whole = [name for name in runs if not name.endswith(("alone", "KL"))]
+        whole = [name for name in runs if "KL" not in name and not name.endswith("alone")]
         inputs = {name: batch(runs[name], (BATCHES[kind],)) for name in (runs if kind == "video" else whole)}
         ways = {name: partial(step, runs[name], given) for name, given in inputs.items()}
         seconds = side_by_side(ways, args.rounds, args.device)

@@ -15,9 +15,20 @@ from llava_ego2exo.demo import __main__ as demo
 from llava_ego2exo.demo import base as bases
 from llava_ego2exo.demo import encoder, models, pipeline
 from llava_ego2exo.demo.cameras import read_tests, write_material
+from llava_ego2exo.demo.exam import written_scores
 from llava_ego2exo.demo.pipeline import Command, losses, run_all
 from llava_ego2exo.demo.variants import DEFAULT, FRAMES, FULL, QUICK, STUDENTS, DemoPlan
-from llava_ego2exo.demo.world import HANDS, HELD_OUT, OBJECTS, QUESTION_TYPES, REGIONS, chance, scenes, vocabulary
+from llava_ego2exo.demo.world import (
+    HANDS,
+    HELD_OUT,
+    OBJECTS,
+    QUESTION_TYPES,
+    REGIONS,
+    chance,
+    describe,
+    scenes,
+    vocabulary,
+)
 
 needs_llava = pytest.mark.skipif(importlib.util.find_spec("llava") is None, reason="no llava is importable")
 TINY = DemoPlan(("control", "distill", "pooled-8+tokens-16"), encoder_scenes=20, encoder_steps=2, base_scenes=12,
@@ -129,13 +140,24 @@ def test_wrong_input_is_refused(tmp_path, capsys, monkeypatch):
     assert "llava-ego2exo[report]" in capsys.readouterr().err
 
 
+def test_descriptions_are_scored_by_their_facts():
+    (scene,) = scenes(1, seed=3)
+    right, (first, second) = describe(scene), scene.events
+    other = next(name for name in OBJECTS if name not in (first.object, second.object))
+    texts = {right: (6, 1), right.replace(second.object, other): (5, 0), right.split(",")[0] + ".": (3, 0), "": (0, 0)}
+    for text, (facts, whole) in texts.items():
+        assert written_scores([text], [scene]) == {"facts": pytest.approx(100 * facts / 6), "whole": 100.0 * whole}
+    scores = written_scores(list(texts), [scene] * 4)
+    assert scores == {"facts": pytest.approx(100 * 14 / 24), "whole": 25.0}
+
+
 def test_training_commands_of_every_variant(training_parser):
     """LLaVA's parser takes them all; what a name says of visual tokens is what its flags give."""
     base = bases.Base(Path("base"), Path("tower"), "qwen")
     for name in STUDENTS:
         command = pipeline.training_command(base, "distill.json", "out", DEFAULT.flags(name))
         parsed, left_over = training_parser.parse_known_args(command[3:])
-        assert not left_over and bool(parsed.ego2exo) == ("tokens" in name)
+        assert not left_over and bool(parsed.ego2exo) == ("tokens" in name or "policy" in name)
         rows, columns = map(int, (parsed.ego2exo_pool or bases.POOLING["ego2exo_pool"]).split("x"))
         ordinary = FRAMES * rows * columns if parsed.ego2exo_visual_tokens else 0
         pooled, tokens = (re.search(rf"{word}-(\d+)", name) for word in ("pooled", "tokens"))
@@ -229,7 +251,8 @@ def test_the_whole_pipeline(tmp_path, monkeypatch, capsys):
     metrics = json.loads((out / "metrics.json").read_text())
     assert set(metrics["variants"]) == {"base", *TINY.variants, "teacher", "chance"}
     for types in metrics["variants"].values():
-        assert set(types) == {*QUESTION_TYPES, "mean", "trained", "both"}
+        written = set() if types is metrics["variants"]["chance"] else {"facts", "whole"}
+        assert set(types) == {*QUESTION_TYPES, "mean", "trained", "both"} | written
         assert types["mean"]["mean"] == pytest.approx(sum(types[kind]["mean"] for kind in QUESTION_TYPES) / 4)
     means = {name: types["mean"]["mean"] for name, types in metrics["variants"].items()}
     assert f"{means['distill'] - means['control']:+.1f}" in text

@@ -159,7 +159,8 @@ class FirstGradientCheck:
                 f"no gradient reached {len(unreached)} trainable tensors in {self.steps} step(s) with a clip: "
                 f"{shorten_list(unreached)}",
                 "a gradient other than 0 for every trainable weight",
-                "check for a learning rate of 0 (--learning_rate, --mm_projector_lr, --ego2exo_lr); else report a bug",
+                "check for a learning rate of 0 (--learning_rate, --mm_projector_lr, --ego2exo_lr) and, in the log's "
+                "kl_capped and kl_left_out, for a privilege cap or filter that no token passes; else report a bug",
             )
 
 

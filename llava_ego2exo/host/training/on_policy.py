@@ -152,12 +152,8 @@ class StudentSampler:
         for clips, prompt, answer, taught in sampled.texts:
             asked = self.tokenizer.decode([token for token in prompt.tolist() if token != IMAGE_TOKEN_INDEX])
             both = (self.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in (answer, taught))
-            yield {
-                **clips,
-                "prompt": asked,
-                **dict(zip(("student", "teacher"), both, strict=True)),
-                "tokens": len(answer),
-            }
+            texts = dict(zip(("student", "teacher"), both, strict=True))
+            yield {**clips, "prompt": asked, **texts, "tokens": len(answer)}
 
 
 def _rows(batch: dict[str, Any]) -> list[Row]:

@@ -221,3 +221,13 @@ def test_a_run_is_logged_shown_and_resumed_as_the_same_run(sampled, tmp_path, mo
     with pytest.raises(Ego2ExoError) as error:
         sampled("cut", **{**flags, "ego2exo_on_policy": 0.25})
     assert "ego2exo_on_policy: 0.5 / 0.25" in error.value.given
+
+
+@pytest.mark.gpu
+def test_on_cuda(sampled, kinds):
+    """QLoRA on the first GPU: the CPU's random numbers and the card's stay where they are, and the run ends."""
+    trainer = sampled(kind=kinds[-1], bits=4, bf16=True, vision_tower_dtype=None, use_cpu=None, num_train_epochs=3)
+    assert trainer.model.device.type == "cuda" and len(history(trainer, "sample_kl")) == trainer.state.global_step
+    states = torch.get_rng_state(), torch.cuda.get_rng_state()
+    written(trainer, batch_of(trainer), 0, 0, 0)
+    assert torch.equal(states[0], torch.get_rng_state()) and torch.equal(states[1], torch.cuda.get_rng_state())

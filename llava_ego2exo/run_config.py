@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import isfinite, log
 from typing import Any
 
 from .config import PREFIX, FlagGroup, flag_field, is_whole
@@ -52,12 +52,12 @@ class DistillConfig(FlagGroup):
     )
     sample_tokens: int = flag_field(64, "For `on_policy`: maximum tokens of a sampled answer, its end token included.")
     privilege_cap: float | None = flag_field(
-        None, "Maximum KL (T² included, nats) that one token counts as; above it the token has no gradient."
+        None, "Maximum that one token's KL or divergence counts as (T² included, nats); above it, it has no gradient."
     )
     privilege_filter: float | None = flag_field(
         None,
         "Leave tokens out at which the teacher's own distributions on the ego and on the exo clip are further apart "
-        "than this (the same KL).",
+        "than this (the same KL or divergence, T² included).",
     )
 
     def __post_init__(self) -> None:
@@ -66,13 +66,14 @@ class DistillConfig(FlagGroup):
         self._check_on_policy()
 
     def _check_numbers(self) -> None:
-        open_ends = {"kd_temperature", "sample_temperature", "privilege_cap", "privilege_filter"}
-        for name in ("kd_weight", "on_policy", *sorted(open_ends)):
-            value, least = getattr(self, name), "above 0" if name in open_ends else "0 or more"
+        above = {"kd_temperature", "sample_temperature", "privilege_cap", "privilege_filter"}
+        for name in ("kd_weight", *sorted(above)):
+            value, least = getattr(self, name), "above 0" if name in above else "0 or more"
             if value is None and name.startswith("privilege_"):
                 continue
-            if not _is_number(value) or value < 0 or (value == 0 and name in open_ends):
-                raise Ego2ExoError(f"--{PREFIX}{name} {value}", f"a number {least}", "leave it out for the default")
+            if not _is_number(value) or value < 0 or (value == 0 and name in above):
+                what = "no bound" if name.startswith("privilege_") else "the default"
+                raise Ego2ExoError(f"--{PREFIX}{name} {value}", f"a number {least}", f"leave it out for {what}")
         beta = self.jsd_beta
         refuse(
             (self.divergence not in DIVERGENCES, f"--{PREFIX}divergence {self.divergence}", ", ".join(DIVERGENCES),
@@ -105,7 +106,8 @@ class DistillConfig(FlagGroup):
             name for name in ("sample_temperature", "sample_tokens") if getattr(self, name) != getattr(type(self), name)
         ]
         refuse(
-            (self.on_policy > 1, f"{flag} {self.on_policy}", "a probability from 0 to 1", "give a share of the steps"),
+            (not _is_number(self.on_policy) or not 0 <= self.on_policy <= 1, f"{flag} {self.on_policy}",
+             "a probability from 0 to 1", "give the share of steps that are to be on-policy"),
             (not is_whole(self.sample_tokens, 1), f"--{PREFIX}sample_tokens {self.sample_tokens}",
              "a whole number from 1", "leave it out for the default"),
             (self.on_policy and self.kind == "cached", f"{flag} {self.on_policy} with {cached} to score new answers",
@@ -113,9 +115,22 @@ class DistillConfig(FlagGroup):
             (self.privilege_filter is not None and self.kind == "cached", f"--{PREFIX}privilege_filter "
              f"{self.privilege_filter} with {cached} to ask about the exo clip", "it with self or a checkpoint's path",
              "take another teacher, or leave it out"),
-            (sampling and not self.on_policy, f"{', '.join(f'--{PREFIX}{name}' for name in sampling)} without {flag}",
-             "a run that samples", f"give {flag}, or leave the others out"),
+            (sampling and not self.on_policy, f"{', '.join(f'--{PREFIX}{name}' for name in sampling)} with {flag} 0",
+             "a run that samples", f"give {flag} a share of the steps, or leave the others out"),
         )  # fmt: skip
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        """A jsd is never above T² times the entropy of its two weights."""
+        parts = (self.jsd_beta, 1 - self.jsd_beta)
+        most = -(self.kd_temperature**2) * sum(part * log(part) for part in parts)
+        for name in ("privilege_cap", "privilege_filter"):
+            value = getattr(self, name)
+            refuse(
+                (self.divergence == "jsd" and value is not None and value >= most, f"--{PREFIX}{name} {value} with "
+                 f"--{PREFIX}divergence jsd, which is at most {most:.3f} a token here", "a bound that can be reached",
+                 "give a smaller one, or leave it out for no bound"),
+            )  # fmt: skip
 
     @property
     def on(self) -> bool:

@@ -25,7 +25,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     prompt = "text tokens before the answer (default: 128)"
     parser.add_argument("--prompt-tokens", type=int, default=128, metavar="N", help=prompt)
     parser.add_argument("--answer-tokens", type=int, default=128, metavar="N", help="of an answer (default: 128)")
-    sampled = "an on-policy step, in which the student samples that answer and the base scores it"
+    sampled = "an on-policy step: the student samples an answer of --answer-tokens, and the base scores it"
     parser.add_argument("--on-policy", action="store_true", help=sampled)
     no = "plan without --gradient_checkpointing"
     parser.add_argument("--no-gradient-checkpointing", action="store_true", help=no)

@@ -42,7 +42,8 @@ def plan(args: argparse.Namespace, progress: Callable[[str], None]) -> dict[str,
     for number, run in enumerate(runs, 1):
         progress(f"{number} of {len(runs)}: {run.bits} bits, {run.frames} frames")
         rows.append(_row(shapes, own, run, card, args))
-    return {"model": args.model, "shapes": shapes.summary(), "card": card, "rows": rows}
+    found = {"model": args.model, "shapes": shapes.summary(), "card": card, "on_policy": args.on_policy}
+    return {**found, "rows": rows}
 
 
 def plan_text(args: argparse.Namespace, found: dict[str, Any]) -> str:
@@ -54,9 +55,11 @@ def plan_text(args: argparse.Namespace, found: dict[str, Any]) -> str:
     if args.first_token:
         heads |= {"prefill": "prefill TFLOP", "tower": "of it tower", "ego": "of it ego tokens"}
         heads |= {"llava_prefill": "LLaVA alone TFLOP"} if args.beside_llava else {}
+    on_policy = ", in an on-policy step" if args.on_policy else ""
     table = markdown_table(list(heads.values()), [[_cell(row[key]) for key in heads] for row in found["rows"]])
     return (
-        f"{found['model']}: {found['shapes']}\nPeak GiB held by torch while training with LoRA:\n\n{table}\n\n"
+        f"{found['model']}: {found['shapes']}\n"
+        f"Peak GiB held by torch while training with LoRA{on_policy}:\n\n{table}\n\n"
         "CUDA's own context and its libraries' buffers come on top and are not planned."
     )
 

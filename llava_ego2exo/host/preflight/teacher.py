@@ -66,6 +66,12 @@ def check_distilling(settings: Settings) -> DistillConfig:
             (parallel > 1, f"pretraining_tp {parallel} {kl}: its head is not called as a module", "1", "set it to 1"),
             (router, f"output_router_logits true {kl}: the router's loss would be lost", "false", "set it to false"),
         )
+        length = settings["model_max_length"]
+        refuse(
+            (config.on_policy and length is not None and config.sample_tokens >= length,
+             f"--{PREFIX}sample_tokens {config.sample_tokens} with --model_max_length {length}",
+             "samples that leave room for clip and question", f"give fewer --{PREFIX}sample_tokens"),
+        )  # fmt: skip
         {"self": _check_self, "cached": _check_cached, "path": _check_path}[config.kind](settings, config)
     return config
 
@@ -164,7 +170,7 @@ class SampleCheck:
             key, source = "answer_keys", f" from {config.answers}, whose answers `teach --top-k` gave logits"
             self._tokenizer = read_tokenizer(str(settings["model_name_or_path"]))
         self.allowed = f'for the KL "{key}", or "replay": true for general data'
-        self.remedy = f"make the file with `llava-ego2exo targets`{source}, or set --{PREFIX}kd_weight 0"
+        self.remedy = f"make the file with `llava-ego2exo targets`{source}, or train without --{PREFIX}kd_weight"
         self._widths: set[int] = set()
 
     def __call__(self, sample: dict[str, Any], rows: RowCheck) -> Iterator[Fault]:

@@ -45,13 +45,15 @@ class ResumedStep(int):
     """A number of steps from which transformers' loop computes the exact position in place of its approximation.
 
     The loop takes `// steps of an epoch` for the epoch, and `% steps of an epoch` times the batches of a step for the
-    batches to skip; it has no other place to set the two.
+    batches to skip; it has no other place to set the two. Where all steps of a run are done it would train one more;
+    it trains none in an epoch behind the last.
     """
 
     position: TrainingPosition
+    done: int = 0  # the run's steps, where no more are to be trained
 
-    def __floordiv__(self, _steps: Any) -> int:
-        return self.position.epoch
+    def __floordiv__(self, steps: int) -> int:
+        return -(-self.done // steps) if self.done else self.position.epoch
 
     def __mod__(self, _steps: Any) -> ResumedStep:
         return ResumedStep(self.position.batch)
@@ -77,6 +79,8 @@ class PositionTracker(TrainerCallback):
         """Restore what transformers resets: the sums behind the logs, and a plain number of steps."""
         trainer, stored = self.trainer, self.resumed or {}
         trainer.steps.start_run()
+        if getattr(trainer.state.global_step, "done", 0):
+            trainer.report([f"all steps are done already ({int(trainer.state.global_step)}): nothing is trained"])
         trainer.stats = LossStats()
         # A checkpoint without a stored position gives no position to keep.
         self.known = bool(stored) or not trainer.state.global_step
@@ -145,6 +149,11 @@ class ResumeMixin:
         super().__init__(*args, **kwargs)
         self.tracker = PositionTracker(self)
         self.add_callback(self.tracker)
+
+    def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """The host's, which is told the run's steps before a checkpoint is read."""
+        self.total_steps = num_training_steps
+        return super().create_scheduler(num_training_steps, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One small batch; the first of a resumed run brings the loss that was not yet logged."""
@@ -235,6 +244,8 @@ class ResumeMixin:
         if stored is not None:
             trainer_state.global_step = ResumedStep(trainer_state.global_step)
             trainer_state.global_step.position = TrainingPosition(stored["epoch"], stored["batch"])
+            if self.total_steps <= trainer_state.global_step:
+                trainer_state.global_step.done = self.total_steps
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """The host's; at the start of an epoch the loaded state is what its order comes from."""

@@ -47,8 +47,10 @@ class LossStats:
     on_policy: float = 0.0  # of these, the ones of on-policy steps; what follows is of their samples alone
     sampled: float = 0.0  # rows that the student has answered
     sampled_ended: float = 0.0  # of these, the ones that it ended itself
-    sampled_tokens: float = 0.0  # their tokens that have a KL
-    sampled_kl: float = 0.0
+    sampled_tokens: float = 0.0  # all that it wrote
+    scored: float = 0.0  # of these tokens, the ones with a KL that counts
+    sampled_kl: float = 0.0  # over them
+    entropy_tokens: float = 0.0  # of these tokens, the ones with a KL
     sampled_entropy: float = 0.0  # of the student's distributions over them, nats
 
     def add(self, other: LossStats) -> None:
@@ -79,6 +81,12 @@ class LossStats:
             lines.append(f"{self.cut:.0f} of {self.samples:.0f} samples were cut at --model_max_length; {LONGER}")
         if self.masked:
             lines.append(f"{self.masked:.0f} of {self.samples:.0f} samples had no token of an answer left")
+        if self.unmatched:
+            lines.append(
+                f"{self.unmatched:.0f} of {self.tokens:.0f} answer tokens had no KL though their sample has a teacher: "
+                f"rows of student or teacher cut at --model_max_length ({LONGER}), or stored answers that are "
+                "tokenized differently now"
+            )
         return lines
 
     def summary_lines(self, distilling: bool) -> list[str]:
@@ -86,17 +94,13 @@ class LossStats:
         lines = self.warning_lines()
         if distilling and not self.kl_tokens:
             lines.append("no answer token had a KL in this run")
-        if self.left_out:
-            lines.append(f"--ego2exo_privilege_filter left out {self.left_out:.0f} of {self.kl_tokens:.0f} tokens")
+        for count, name, done in ((self.left_out, "filter", "left out"), (self.capped, "cap", "bounded")):
+            if count:
+                lines.append(f"--ego2exo_privilege_{name} {done} {count:.0f} of {self.kl_tokens:.0f} tokens")
         if self.sampled:
             lines.append(
                 f"on-policy: {self.on_policy / self.batches:.0%} of the batches, {self.sampled:.0f} samples of "
                 f"{self.sampled_tokens / self.sampled:.1f} tokens, {self.sampled_ended / self.sampled:.0%} ended"
-            )
-        if self.unmatched:
-            lines.append(
-                f"{self.unmatched:.0f} of {self.tokens:.0f} answer tokens had no KL though their sample has a teacher: "
-                "rows cut at --model_max_length, or stored answers that are tokenized differently now"
             )
         return lines
 
@@ -107,15 +111,16 @@ class LossStats:
             counted = max(self.kl_tokens - self.left_out, 1.0)
             logs |= {"loss_kl": self.kl / counted, "kl_tokens": self.kl_tokens}
             if config.privilege_cap is not None:
-                logs["kl_capped"] = self.capped / counted
+                logs["kl_capped"] = self.capped / max(self.kl_tokens, 1.0)
             if config.privilege_filter is not None:
                 logs["kl_left_out"] = self.left_out / max(self.kl_tokens, 1.0)
         if config.on_policy:
             logs["on_policy"] = self.on_policy / max(self.batches, 1.0)
         if self.sampled:
-            tokens = max(self.sampled_tokens, 1.0)
-            logs |= {"sample_kl": self.sampled_kl / tokens, "sample_entropy": self.sampled_entropy / tokens}
-            logs |= {"sample_tokens": tokens / self.sampled, "sample_ended": self.sampled_ended / self.sampled}
+            logs["sample_kl"] = self.sampled_kl / max(self.scored, 1.0)
+            logs["sample_entropy"] = self.sampled_entropy / max(self.entropy_tokens, 1.0)
+            logs["sample_tokens"] = self.sampled_tokens / self.sampled
+            logs["sample_ended"] = self.sampled_ended / self.sampled
         logs["answer_tokens"] = self.tokens / max(self.samples, 1.0)
         logs["supervised_share"] = self.tokens / max(self.positions, 1.0)
         return {name: round(value, 6) for name, value in logs.items()}
@@ -233,8 +238,11 @@ class Distiller:
         stats.kl_tokens, stats.unmatched, stats.ce_tokens = counts[-1]
         stats.ce, stats.kl, stats.capped, stats.left_out, stats.sampled_entropy = found.detach().tolist()
         if sampled is not None:
+            # Tokens that cannot be scored, as their row was cut, are no answer tokens of the loss.
+            stats.tokens = stats.ce_tokens + stats.kl_tokens
             stats.on_policy, stats.sampled, stats.sampled_ended = 1, len(sampled.rows), sampled.ended
-            stats.sampled_tokens, stats.sampled_kl = stats.kl_tokens, stats.kl
+            stats.sampled_tokens, stats.sampled_kl = sampled.tokens, stats.kl
+            stats.scored, stats.entropy_tokens = stats.kl_tokens - stats.left_out, stats.kl_tokens
         return (found[0] + self.config.kd_weight * found[1]) / max(stats.tokens, 1), stats
 
     def _targets(self, batch: dict[str, Any], inputs: dict[str, Any]) -> Any:

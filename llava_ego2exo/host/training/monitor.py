@@ -76,7 +76,7 @@ class TrainingMonitor(TrainerCallback):
             raise self._not_finite_error(stats, step)
         self.epoch.add(stats)
         require_answers(self.epoch, len(self.trainer.train_dataset))
-        if stats.tokens > stats.left_out and loss == 0:
+        if stats.ce_tokens + stats.kl_tokens > stats.left_out and loss == 0:
             raise Ego2ExoError(
                 f"the loss of step {step} is exactly 0 over {stats.tokens:.0f} answer tokens",
                 "a loss above 0",

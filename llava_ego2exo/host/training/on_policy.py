@@ -44,6 +44,7 @@ class SampledAnswers:
 
     rows: list[int]  # of the student's batch
     ended: int = 0  # how many it ended itself; the others ended at the maximum length
+    tokens: int = 0  # all that it wrote
     # Of each row the files of both views, and the tokens of prompt, answer and the teacher's answer.
     texts: list[tuple[dict[str, str], Tensor, Tensor, Tensor]] = dataclasses.field(default_factory=list)
 
@@ -122,7 +123,8 @@ class StudentSampler:
             theirs[index] = _answered(theirs[index][0][:their_start], answer)
         batch.update(_padded(mine))
         teacher.update(_padded(theirs))
-        return SampledAnswers([teacher["rows"][index] for index in spans], ended, texts)
+        rows, tokens = [teacher["rows"][index] for index in spans], sum(len(answer) for _, _, answer, _ in texts)
+        return SampledAnswers(rows, ended, tokens, texts)
 
     @torch.no_grad()
     def _generate(self, model: Any, batch: dict[str, Any], prompts: list[Tensor], seed: int) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import io
 from itertools import groupby
@@ -15,12 +16,12 @@ from ...common.pages import templates
 CURVES = {
     "loss": "what is minimised, at each step",
     "loss_ce": "cross-entropy (nats a token)",
-    "loss_kl": "T² KL (nats a token)",
+    "loss_kl": "T² KL or divergence (nats a token)",
     "kl_tokens": "tokens with a KL",
     "kl_capped": "share of tokens above the cap",
     "kl_left_out": "share of tokens left out",
     "on_policy": "share of on-policy batches",
-    "sample_kl": "T² KL of samples (nats a token)",
+    "sample_kl": "the same, of samples",
     "sample_entropy": "student's entropy in samples (nats)",
     "sample_tokens": "tokens a sample",
     "sample_ended": "share of samples that ended",
@@ -73,6 +74,7 @@ def write_samples(samples: list[dict[str, Any]], file: Path) -> str:
     shown = samples[-SHOWN:]
     steps = [(step, list(of)) for step, of in groupby(shown, lambda one: one["step"])]
     page = templates(Path(__file__).parent / "templates").get_template(PAGE)
-    plots = FILE if file.with_name(FILE).is_file() else ""
-    text = page.render(steps=steps[::-1], shown=len(shown), total=len(samples), file=file.name, plots=plots)
+    plots = file.with_name(FILE)
+    picture = base64.b64encode(plots.read_bytes()).decode() if plots.is_file() else ""
+    text = page.render(steps=steps[::-1], shown=len(shown), total=len(samples), file=file.name, picture=picture)
     return f"samples: {write_atomic(file.with_name(PAGE), text)}"

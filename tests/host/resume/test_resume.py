@@ -133,6 +133,10 @@ def test_a_checkpoint_loads_and_belongs_to_its_run(world, train, tmp_path):
     trainer = train(tmp_path / "s", **flags)
     from llava.model.builder import load_pretrained_model
 
+    again = train(tmp_path / "s", **flags)  # all steps are done
+    assert again.state.global_step == 1 and not (tmp_path / "s" / "checkpoint-2").exists()
+    kept = weights(trainer)
+    assert all(torch.equal(value, kept[name]) for name, value in weights(again).items())
     checkpoint = tmp_path / "s" / "checkpoint-1"
     state = load_pretrained_model(str(checkpoint), str(world.base()), "x", torch_dtype="float32")[1].state_dict()
     for name, value in weights(trainer).items():

@@ -207,7 +207,7 @@ def test_a_run_is_logged_shown_and_resumed_as_the_same_run(sampled, tmp_path, mo
     assert {one["step"] for one in samples} == {step + 1 for step, on in enumerate(drawn) if on}
     assert all(one["exo"] != one["ego"] and "What moves" in one["prompt"] for one in samples)
     page = (folder / "samples.html").read_text()
-    assert f"{len(samples)} of {len(samples)} samples" in page and "losses.png" in page
+    assert f"{len(samples)} of {len(samples)} samples" in page and "data:image/png;base64" in page
     cut = tmp_path / "cut"
     shutil.copytree(folder / "checkpoint-3", cut / "checkpoint-3")
     shutil.copy(folder / on_policy.FILE, cut)
@@ -218,6 +218,8 @@ def test_a_run_is_logged_shown_and_resumed_as_the_same_run(sampled, tmp_path, mo
     assert (cut / on_policy.FILE).read_bytes() == (folder / on_policy.FILE).read_bytes()
     kept = dict(whole.model.named_parameters())
     assert all(torch.equal(value, kept[name]) for name, value in resumed.model.named_parameters())
+    again = sampled("cut", **flags)  # all steps are done
+    assert again.state.global_step == whole.state.global_step and logged(again)[:-1] == logged(whole)[:-1]
     with pytest.raises(Ego2ExoError) as error:
         sampled("cut", **{**flags, "ego2exo_on_policy": 0.25})
     assert "ego2exo_on_policy: 0.5 / 0.25" in error.value.given

@@ -200,9 +200,9 @@ def table(results: Results) -> str:
         cells = [cell(row[column]) if column in row else "" for column in columns]
         body.append([name, results.visual_tokens.get(name, ""), *cells, milliseconds(results, name)])
     text = aligned_table(["", "visual tokens", *columns, "ms per answer"], body)
-    shown = "percent right on new clips of held-out pairs of objects; mean: over question types; trained: of trained ones"
+    shown = "percent right on new clips of held-out pairs of objects; mean: over question types; trained: on trained"
     written = "in descriptions that a model writes itself, facts that are right, and texts that are right as a whole"
-    return f"{text}\n\n{shown};\nfacts, whole: {written}; {legend(results)}"
+    return f"{text}\n\n{shown} pairs;\nfacts, whole: {written}; {legend(results)}"
 
 
 def milliseconds(results: Results, variant: str) -> str:

@@ -103,10 +103,11 @@ def monitor_of(samples=1000):
 
 def test_losses_that_no_run_should_have():
     monitor = monitor_of()
-    monitor.check(LossStats(tokens=4.0, samples=2.0, ce=8.0), clip=False)
+    monitor.check(LossStats(tokens=4.0, ce_tokens=4.0, samples=2.0, ce=8.0), clip=False)
+    monitor.check(LossStats(samples=2.0, kl_tokens=4.0, left_out=4.0, on_policy=1.0), clip=False)  # none that counts
     for stats, word in (({"ce": 0.0}, "exactly 0"), ({"ce": math.inf}, "cross-entropy inf"), ({"kl": math.nan}, "nan")):
         with pytest.raises(Ego2ExoError, match=word):
-            monitor.check(LossStats(tokens=4.0, samples=2.0, **stats), clip=False)
+            monitor.check(LossStats(tokens=4.0, ce_tokens=4.0, samples=2.0, **stats), clip=False)
 
 
 @pytest.mark.parametrize(("without", "refused"), [(9, False), (11, True)])

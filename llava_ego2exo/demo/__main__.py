@@ -80,7 +80,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, metavar="N", help=steps)
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="do all of it N times (default: 1)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first one (default: 0)")
-    parser.add_argument("--out", metavar="DIR", help="a folder that keeps everything, and goes on where it was left")
+    parser.add_argument("--out", metavar="DIR", help="a folder that keeps everything, and continues where it stopped")
     parser.add_argument("--rebuild", action="store_true", help="train the base anew, whatever is kept or shipped")
     parser.add_argument("--cache", metavar="DIR", help=f"where base models are kept (default: {cache_folder()})")
     args = parser.parse_args(argv)

@@ -36,7 +36,7 @@ VARIANTS = {
     **{f"pooled-{size}": f"the same, ordinary tokens pooled to {size} a clip" for size in SIZES},
     **{f"tokens-{size}": f"the same, with {size} ego tokens in the place of all ordinary ones" for size in SIZES},
     "distill+tokens-16": "all ordinary tokens and 16 ego tokens",
-    "distill+on-policy": "the same, with a KL to the teacher, in half of the steps of answers that the student samples",
+    "distill+on-policy": "the same with a KL to the teacher; in half of the steps the student samples the answers",
     "pooled-8+tokens-16": "8 pooled tokens and 16 ego tokens, after a stage with the ego tokens alone",
     "teacher": "the teacher, asked about the ego clip: the upper bound",
     CHANCE: "guessing",

@@ -31,7 +31,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "ego2exo_on_policy": 0.5,
         "ego2exo_divergence": "reverse",
         "ego2exo_sample_tokens": 40,
-    },  # fmt: skip
+    },
     "pooled-8+tokens-16": {**_tokens(16), "ego2exo_pool": POOLED[8], "ego2exo_bottleneck": 0.5},
 }
 

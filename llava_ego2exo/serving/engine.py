@@ -112,7 +112,7 @@ class Engine:
                 self.waiting.remove(job)
 
     def close(self, grace: float = 10.0) -> None:
-        """End the thread. Jobs that wait are told so at once, those that run have `grace` seconds to end."""
+        """End the thread. Jobs that wait get an error at once, those that run have `grace` seconds to end."""
         with self._changed:
             self._closed = True
             told = list(self.waiting)
@@ -146,13 +146,13 @@ class Engine:
             jobs = [job for job in jobs if job not in late and not job.cancelled]
             try:
                 results = self._results(jobs) if jobs else []
-            except Exception as error:  # of a library below: this batch fails, and the server goes on
+            except Exception as error:  # of a library below: this batch fails, and the server keeps running
                 logger.exception("a batch of %d failed", len(jobs))
                 results = [error] * len(jobs)
             self.running = []
             for job, result in zip(jobs, results, strict=True):
                 job.row.reason = "error" if isinstance(result, Exception) else job.row.reason
-            if jobs:  # counted before they are told: whoever has an answer finds it in the metrics
+            if jobs:  # counted before the answers are set: whoever has an answer finds it in the metrics
                 took = time.monotonic() - started
                 self.seconds = 0.8 * self.seconds + 0.2 * took
                 self.finished(jobs, took)

@@ -30,7 +30,7 @@ class Row:
         seed: of its draws; None: another one each time.
         stop: texts that end the answer, and are not part of it.
         report: called with each new piece of the answer's text.
-        cancelled: whether nobody waits for it any longer.
+        cancelled: whether no client waits for it any longer.
     """
 
     max_tokens: int

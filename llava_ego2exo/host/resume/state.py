@@ -145,13 +145,15 @@ def _stats(stored: dict[str, float]) -> LossStats:
 class ResumeMixin:
     """Before a trainer with :class:`~..trainer.DistillingMixin`: whole checkpoints, and runs that resume exactly."""
 
+    total_steps = 0  # of the run, once its scheduler is made
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tracker = PositionTracker(self)
         self.add_callback(self.tracker)
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
-        """The host's, which is told the run's steps before a checkpoint is read."""
+        """The host's, called with the run's number of steps before a checkpoint is read."""
         self.total_steps = num_training_steps
         return super().create_scheduler(num_training_steps, *args, **kwargs)
 
@@ -244,8 +246,10 @@ class ResumeMixin:
         if stored is not None:
             trainer_state.global_step = ResumedStep(trainer_state.global_step)
             trainer_state.global_step.position = TrainingPosition(stored["epoch"], stored["batch"])
-            if self.total_steps <= trainer_state.global_step:
-                trainer_state.global_step.done = self.total_steps
+            # DeepSpeed makes the scheduler itself where its file has one, or an optimizer.
+            total = self.total_steps or training_args.max_steps
+            if 0 < total <= trainer_state.global_step:
+                trainer_state.global_step.done = total
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """The host's; at the start of an epoch the loaded state is what its order comes from."""

@@ -21,11 +21,11 @@ from ..fixes.data import written_as
 from ..settings import DISTILL
 from .rows import host_row, warn_of_text
 from .stored_answers import beginnings, read_logits
+from .teachers import CLIPS
 from .unreadable_samples import EXO, skip_unreadable, unreadable_error
 
 # LLaVA hands its data arguments down to whatever reads a sample.
 _READER = f"{PREFIX}reader"
-CLIPS = "clips"  # in a teacher's part: the files of both views
 
 
 def wrap_data_module(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:

@@ -23,6 +23,7 @@ from ..model.answer_tokens import AnswerContent, Answers, ExpandedLabels, answer
 
 # Any number serves; near a batch's tokens it keeps float16 in range, and a power of two rounds nothing.
 REFERENCE = 256.0
+SAMPLED = "sampled"  # in a batch: what the student has written into it
 LONGER = "raise --model_max_length, or take fewer frames (--frames_upbound, --video_fps)"
 
 
@@ -83,7 +84,7 @@ class LossStats:
             lines.append(f"{self.masked:.0f} of {self.samples:.0f} samples had no token of an answer left")
         if self.unmatched:
             lines.append(
-                f"{self.unmatched:.0f} of {self.tokens:.0f} answer tokens had no KL though their sample has a teacher: "
+                f"{self.unmatched:.0f} answer tokens had no KL though their sample has a teacher: "
                 f"rows of student or teacher cut at --model_max_length ({LONGER}), or stored answers that are "
                 "tokenized differently now"
             )
@@ -212,7 +213,7 @@ class Distiller:
         `inputs` is the teacher's part of the batch, absent where no row has one, and `sampled` what the student itself
         has answered (:mod:`.on_policy`): these rows get no cross-entropy.
         """
-        batch, sampled = inputs.pop("teacher", None), inputs.pop("sampled", None)
+        batch, sampled = inputs.pop("teacher", None), inputs.pop(SAMPLED, None)
         targets = None if batch is None or self.teacher is None else self._targets(batch, inputs)
         inner = llava_model(model)
         head = inner.get_output_embeddings().forward

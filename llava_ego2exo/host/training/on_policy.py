@@ -1,7 +1,7 @@
 """On-policy steps: the student answers from the exo clip, and the teacher scores that answer from the ego clip.
 
 As in GKD (arXiv 2306.13649), where both models read the same input: here the teacher sees the view that the student
-lacks. In other steps the student learns from what the teacher wrote; at test time it goes on from its own words.
+lacks. In other steps the student learns from what the teacher wrote; at test time it continues from its own words.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ from ..inference.answerer import last_logits
 from ..inference.settings import stop_ids
 from ..model.answer_tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX, AnswerContent, llava_model
 from ..model.shared_encoding import remembered_encoding
-from .dataset import CLIPS
+from .losses import SAMPLED
 from .plots import write_samples
-from .teachers import evaluating
+from .teachers import CLIPS, evaluating
 
 FILE = "samples.jsonl"
 SHOWN_EVERY = 100  # steps
-SAMPLED = "sampled"  # in a batch: what was sampled into it
 
 Row = tuple[Tensor, Tensor]  # ids and labels (length,), without padding
 

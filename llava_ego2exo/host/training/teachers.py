@@ -23,6 +23,8 @@ from ..model.projector import CHILD
 from ..settings import RUN
 from .stored_answers import Turn, align_turns
 
+CLIPS = "clips"  # in a teacher's part of a batch: the files of both views
+
 
 @dataclass
 class StateTargets:
@@ -143,7 +145,7 @@ class StoredTeacher:
 
 def split_rows(batch: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
     """The student's rows of a teacher's batch, and its model inputs."""
-    return batch["rows"], {name: value for name, value in batch.items() if name not in ("rows", "clips")}
+    return batch["rows"], {name: value for name, value in batch.items() if name not in ("rows", CLIPS)}
 
 
 @contextmanager

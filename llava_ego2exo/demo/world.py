@@ -24,7 +24,7 @@ CLUTTER = ("basket", "box", "jar", "plate", "vase")  # on the table, never held
 
 # Pairs of objects that only tests show in one clip, in either order: each object has one such partner. Hands and
 # regions are independent of the objects, and no order is likelier than the other: nothing can be guessed from the rest.
-# (Were one order alone held out, students would memorise the other one.)
+# (Were one order alone held out, training would teach the other one by heart.)
 HELD_OUT = frozenset(frozenset(pair) for pair in zip(OBJECTS[:4], OBJECTS[4:], strict=True))
 
 QUESTION_TYPES = ("hand", "object", "region", "order")
